@@ -1,0 +1,1 @@
+"""RLHF with PPO in which the reference model is a first-class argument."""

@@ -1,0 +1,33 @@
+"""The errors a user is meant to read: what was found, what was expected, what to do."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class SalsaError(Exception):
+    """The command cannot do what was asked; the message is complete as it stands."""
+
+    exit_code = 1
+
+
+class UsageError(SalsaError):
+    """The command line or the configuration file is wrong."""
+
+    exit_code = 2
+
+
+@contextmanager
+def os_errors(path: Path, verb: str) -> Iterator[None]:
+    """Turn what the file system says of `path` into a `SalsaError`: cannot read, cannot write."""
+    try:
+        yield
+    except OSError as error:
+        raise SalsaError(f"{path}: cannot {verb} it: {error.strerror or error}") from error
+
+
+def one_line(text: str) -> str:
+    """Foreign text, fit for one line of a message."""
+    cut = text[:200]
+    shown = cut if cut.isprintable() and cut else ascii(cut)
+    return shown if len(text) <= 200 else f"{shown}..."

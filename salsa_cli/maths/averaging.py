@@ -1,0 +1,307 @@
+"""Weighted averages of stored tensors: summed in float64, rounded once.
+
+A stored tensor is a NumPy array of *storage elements* together with the name its dtype has in the
+safetensors format. NumPy has no bfloat16, so the bits of a `BF16` tensor are held as `uint16`;
+`F16`, `F32` and `F64` are NumPy's own floats.
+
+Everything here is pure, works on blocks that fit the processor's cache, and needs no more memory
+beyond its result than a few of those blocks.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+STORAGE: Mapping[str, np.dtype[Any]] = MappingProxyType(
+    {
+        "BF16": np.dtype(np.uint16),
+        "F16": np.dtype(np.float16),
+        "F32": np.dtype(np.float32),
+        "F64": np.dtype(np.float64),
+    }
+)
+"""The NumPy dtype that holds the elements of each float dtype that can be averaged."""
+
+FLOATS: frozenset[str] = frozenset(STORAGE)
+"""The safetensors names of the dtypes that can be averaged."""
+
+_BLOCK = 1 << 16
+_EXPONENT = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000, "F64": 0x7FF0 << 48}
+_BF16_NORMAL = 2.0**-126  # the smallest normal bfloat16; below it they are multiples of 2^-133
+_DROPPED = np.uint64(45)  # significand bits a float64 (53) has more than a bfloat16 (8)
+
+
+def widen(bits: Array, dtype: str) -> npt.NDArray[np.float64]:
+    """The values of stored elements as float64, exactly.
+
+    `bits` holds storage elements of `dtype`, in any shape; the result has that shape. A signalling
+    NaN becomes a quiet one.
+
+    Raises:
+        ValueError: `bits` is no storage of `dtype`.
+    """
+    flat = _flat(bits, dtype)
+    result = np.empty(flat.size, np.float64)
+    scratch = _Scratch(flat.size)
+    with np.errstate(all="ignore"):
+        for block in _blocks(flat.size):
+            _widen_into(flat[block], dtype, result[block], scratch)
+    return result.reshape(bits.shape)
+
+
+def narrow(values: npt.NDArray[np.float64], dtype: str) -> Array:
+    """float64 values as storage elements of `dtype`, rounded once, to nearest, ties to even.
+
+    Holds for subnormal results too. What is too large becomes an infinity, a zero keeps its sign,
+    a NaN stays a NaN (its payload may change). `values` has any shape; the result has that shape.
+
+    Raises:
+        ValueError: `dtype` is unknown, or `values` is not float64.
+    """
+    flat = _flat(values, "F64")
+    result = np.empty(flat.size, _storage(dtype))
+    scratch = _Scratch(flat.size)
+    with np.errstate(all="ignore"):
+        for block in _blocks(flat.size):
+            _narrow_into(flat[block], dtype, result[block], scratch)
+    return result.reshape(values.shape)
+
+
+def average(
+    pieces: Sequence[Array], dtypes: Sequence[str], weights: Sequence[float], dtype: str
+) -> Array:
+    """The weighted sum of equally shaped pieces, as storage elements of `dtype`.
+
+    Piece i holds storage elements of `dtypes[i]`. The result, of the same shape, is
+    `w[0] * x[0] + w[1] * x[1] + ...`, every product and every sum rounded to float64, from left to
+    right, and the last sum rounded once to `dtype`. Besides:
+
+    - a piece of weight 0 is not looked at, so its NaN or Inf does not spread;
+    - where all other pieces hold the same bits in `dtype`, and the weights sum to 1 (up to their
+      own rounding), those bits are the result, NaN payloads included. The sum alone would not do
+      that: in float64, 0.7 * x + 0.3 * x may miss x by one unit in the last place.
+
+    So a weight of 1 among zeros returns that piece's bytes, if its dtype is `dtype`.
+
+    Raises:
+        ValueError: the lengths or the shapes disagree, a piece is no storage of its dtype, a weight
+            is not finite, or all are 0.
+    """
+    counted = _counted(pieces, dtypes, weights)
+    shape = counted[0][0].shape
+    flats = [_flat(piece, name) for piece, name, _ in counted]
+    names = [name for _, name, _ in counted]
+    factors = [weight for _, _, weight in counted]
+    result = np.empty(math.prod(shape), _storage(dtype))
+    keeps_equal = all(name == dtype for name in names) and _sum_to_one(factors)
+    if keeps_equal and len(flats) == 1:
+        result[:] = flats[0]
+        return result.reshape(shape)
+    in_float32 = dtype == "BF16" and _float32_suffices(names, factors)
+    scratch = _Scratch(result.size)
+    with np.errstate(all="ignore"):
+        for block in _blocks(result.size):
+            parts = [flat[block] for flat in flats]
+            if in_float32:
+                _sum_in_float32(parts, factors, result[block], scratch)
+            else:
+                total = _sum_in_float64(parts, names, factors, scratch)
+                _narrow_into(total, dtype, result[block], scratch)
+            if keeps_equal:
+                _keep_equal(parts, dtype, result[block])
+    return result.reshape(shape)
+
+
+def count_nonfinite(bits: Array, dtype: str) -> int:
+    """How many of the storage elements of `dtype` are NaN or infinite.
+
+    `bits` has any shape.
+
+    Raises:
+        ValueError: `bits` is no storage of `dtype`.
+    """
+    words = _words(_flat(bits, dtype))
+    mask = words.dtype.type(_EXPONENT[dtype])
+    return sum(
+        int(np.count_nonzero((words[block] & mask) == mask)) for block in _blocks(words.size)
+    )
+
+
+class _Scratch:
+    """Working memory for one block, reused from block to block."""
+
+    def __init__(self, size: int) -> None:
+        size = min(size, _BLOCK)
+        self.total = np.empty(size, np.float64)
+        self.term = np.empty(size, np.float64)
+        self.singles = np.empty(size, np.float32)
+        self.singles_term = np.empty(size, np.float32)
+
+
+def _blocks(size: int) -> Iterator[slice]:
+    for begin in range(0, size, _BLOCK):
+        yield slice(begin, min(begin + _BLOCK, size))
+
+
+def _storage(dtype: str) -> np.dtype[Any]:
+    if dtype not in STORAGE:
+        raise ValueError(f"{dtype} is not one of {', '.join(STORAGE)}")
+    return STORAGE[dtype]
+
+
+def _flat(bits: Array, dtype: str) -> Array:
+    if bits.dtype != _storage(dtype):
+        raise ValueError(f"{dtype} is stored as {_storage(dtype)}, not as {bits.dtype}")
+    return bits.reshape(-1)
+
+
+def _words(bits: Array) -> Array:
+    """The same memory as unsigned integers."""
+    return bits.view(np.dtype(f"u{bits.dtype.itemsize}"))
+
+
+def _counted(
+    pieces: Sequence[Array], dtypes: Sequence[str], weights: Sequence[float]
+) -> list[tuple[Array, str, float]]:
+    """The inputs whose weight is not 0, checked."""
+    if not len(pieces) == len(dtypes) == len(weights):
+        raise ValueError(f"{len(pieces)} pieces, {len(dtypes)} dtypes, {len(weights)} weights")
+    if not all(map(math.isfinite, weights)):
+        raise ValueError(f"a weight is not finite: {list(weights)}")
+    if len({piece.shape for piece in pieces}) > 1:
+        raise ValueError(f"the shapes differ: {[piece.shape for piece in pieces]}")
+    counted = [
+        (piece, dtype, float(weight))
+        for piece, dtype, weight in zip(pieces, dtypes, weights, strict=True)
+        if weight != 0
+    ]
+    if not counted:
+        raise ValueError("every weight is 0")
+    return counted
+
+
+def _sum_to_one(weights: Sequence[float]) -> bool:
+    """Whether the weights were meant to sum to 1: each may be off by its own rounding."""
+    return abs(math.fsum(weights) - 1.0) <= len(weights) * 2.0**-53
+
+
+def _widen_into(
+    bits: Array, dtype: str, values: npt.NDArray[np.float64], scratch: _Scratch
+) -> None:
+    values[...] = _bf16_singles(bits, scratch.singles) if dtype == "BF16" else bits
+
+
+def _bf16_singles(bits: Array, memory: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """bfloat16 bits as float32: they are its upper half."""
+    singles = memory[: bits.size]
+    np.left_shift(bits, 16, out=_words(singles), dtype=np.uint32)
+    return singles
+
+
+def _sum_in_float64(
+    parts: Sequence[Array], dtypes: Sequence[str], weights: Sequence[float], scratch: _Scratch
+) -> npt.NDArray[np.float64]:
+    total, term = scratch.total[: parts[0].size], scratch.term[: parts[0].size]
+    _widen_into(parts[0], dtypes[0], total, scratch)
+    total *= weights[0]  # not 0 + w * x, which would lose the sign of a zero
+    for part, dtype, weight in zip(parts[1:], dtypes[1:], weights[1:], strict=True):
+        _widen_into(part, dtype, term, scratch)
+        term *= weight
+        total += term
+    return total
+
+
+def _narrow_into(
+    values: npt.NDArray[np.float64], dtype: str, result: Array, scratch: _Scratch
+) -> None:
+    if dtype == "BF16":
+        _narrow_to_bf16(values, result, scratch)
+    else:
+        result[...] = values  # NumPy rounds float64 once for each of its own floats
+
+
+def _narrow_to_bf16(values: npt.NDArray[np.float64], result: Array, scratch: _Scratch) -> None:
+    """Round float64 to bfloat16 in one step.
+
+    By way of a rounded float32 it would be two: 1 + 2^-8 + 2^-40 lies above the middle of two
+    bfloat16 numbers, as a float32 it lies on it, and ties to the wrong one. So the significand is
+    cut to bfloat16's 8 bits while it is still a float64, in integer arithmetic (a carry into the
+    exponent is right as it is); after that float32 holds it exactly, or overflows as it should.
+    Results below the smallest normal number have fewer bits, and NaNs no value: both apart.
+    """
+    size = values.size
+    rounded, singles = scratch.term[:size], scratch.singles[:size]
+    words, bits = _words(rounded), _words(values)
+    one = np.uint64(1)
+    np.right_shift(bits, _DROPPED, out=words)
+    words &= one  # a tie goes up only if the last kept bit is 1
+    words += bits
+    words += (one << (_DROPPED - one)) - one
+    words >>= _DROPPED
+    words <<= _DROPPED
+    singles[...] = rounded
+    np.right_shift(_words(singles), 16, out=result, casting="unsafe")
+    apart = ~(np.abs(values, out=rounded) >= _BF16_NORMAL)
+    if apart.any():
+        result[apart] = _narrow_small_to_bf16(values[apart])
+
+
+def _narrow_small_to_bf16(values: npt.NDArray[np.float64]) -> Array:
+    """Values below bfloat16's normal range, and NaNs, as bfloat16 bits.
+
+    The bits of a bfloat16 up to 2^-126 count its multiples of 2^-133.
+    """
+    bits = np.rint(np.abs(values) * 2.0**133).astype(np.uint16)
+    bits[np.isnan(values)] = 0x7FC0
+    bits[np.signbit(values)] |= 0x8000
+    return bits
+
+
+def _float32_suffices(dtypes: Sequence[str], weights: Sequence[float]) -> bool:
+    """Whether a float32 sum, rounded to bfloat16, is the exact sum rounded once.
+
+    It is for one or two bfloat16 inputs times powers of two. The products are exact. If float32
+    cannot hold their sum s, of exponent e, then the smaller product, 8 bits wide, has bits below
+    2^(e-23), hence is smaller than 2^(e-15): s lies that near to the larger one, a bfloat16
+    number, and farther from every middle between two of those, 2^(e-8) away. So rounding s to
+    float32 first cannot move it onto or across a middle. (2^-16 keeps subnormal products exact;
+    1 keeps them from overflowing.)
+    """
+    return len(weights) <= 2 and all(
+        dtype == "BF16" and abs(math.frexp(weight)[0]) == 0.5 and 2.0**-16 <= abs(weight) <= 1.0
+        for dtype, weight in zip(dtypes, weights, strict=True)
+    )
+
+
+def _sum_in_float32(
+    parts: Sequence[Array], weights: Sequence[float], result: Array, scratch: _Scratch
+) -> None:
+    """The bfloat16 sum where float32 suffices, in half the time."""
+    total = _bf16_singles(parts[0], scratch.singles)
+    total *= np.float32(weights[0])
+    for part, weight in zip(parts[1:], weights[1:], strict=True):
+        term = _bf16_singles(part, scratch.singles_term)
+        term *= np.float32(weight)
+        total += term
+    # A NaN, of bfloat16 bits or from inf - inf, has an empty lower half: no carry can reach it.
+    bits, lasts = _words(total), _words(scratch.singles_term[: total.size])
+    np.right_shift(bits, 16, out=lasts)
+    lasts &= np.uint32(1)
+    bits += lasts
+    bits += np.uint32(0x7FFF)
+    np.right_shift(bits, 16, out=result, casting="unsafe")
+
+
+def _keep_equal(parts: Sequence[Array], dtype: str, result: Array) -> None:
+    """Where all parts hold the same bits, put those bits into the result."""
+    first = _words(parts[0])
+    equal = np.ones(first.size, np.bool_)
+    for part in parts[1:]:
+        equal &= first == _words(part)
+    np.copyto(_words(result), first, where=equal)

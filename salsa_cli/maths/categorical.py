@@ -1,0 +1,87 @@
+"""The categorical distribution softmax(logits / temperature) over a vocabulary of V tokens.
+
+Rollout, reference and training must divide by the same temperature: the ratio and the KL compare
+the distribution that was sampled. Half-precision logits are raised to float32 before anything is
+computed; float64 stays float64. Some logits of a row may be -inf (probability 0), not all.
+A temperature that is not positive and finite is a ValueError everywhere.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    """Log probabilities of every token, in the shape of the logits.
+
+    Args:
+        logits: [..., V].
+        temperature: > 0.
+
+    log p_v = z_v - log sum_w exp(z_w) with z = logits / temperature; -inf where the logit is -inf.
+    """
+    _require_temperature(temperature)
+    # Raise first: a quotient rounded to bfloat16 has three significant digits.
+    raised = logits if logits.dtype == torch.float64 else logits.float()
+    return torch.log_softmax(raised / temperature, dim=-1)
+
+
+def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
+    """Log probability of each given token, [B, T] in float32 (float64 for float64 logits).
+
+    Args:
+        logits: [B, T, V]; those at position t predict tokens[:, t] (the caller shifts).
+        tokens: [B, T] long in [0, V), padding included.
+        temperature: > 0.
+
+    log softmax(logits / temperature) at the tokens; -inf at a token whose logit is -inf.
+    """
+    logprobs = log_softmax(logits, temperature)
+    return logprobs.gather(dim=-1, index=tokens.unsqueeze(-1)).squeeze(-1)
+
+
+def entropy(logits: Tensor, temperature: float) -> Tensor:
+    """Entropy in nats, [B, T] in float32 (float64 for float64 logits).
+
+    Args:
+        logits: [B, T, V].
+        temperature: > 0.
+
+    H = -sum_v p_v log p_v, with 0 log 0 = 0 in value and gradient: tokens of logit -inf add
+    nothing. Between 0 (one token possible) and log V (all equal).
+    """
+    logprobs = log_softmax(logits, temperature)
+    probabilities = logprobs.exp()
+    finite = logprobs.masked_fill(probabilities == 0, 0)
+    return -(probabilities * finite).sum(dim=-1)
+
+
+def sample_by_inverse_cdf(logits: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
+    """One token per row by inverse-CDF sampling, [B] long.
+
+    Args:
+        logits: [B, V].
+        uniforms: [B] float64 in [0, 1), independent and uniform.
+        temperature: > 0; greedy decoding is an argmax, not a limit of this function.
+
+    With c_v = p_0 + ... + p_v in float64, the token is the first v for which c_v > u * total
+    (Devroye, "Non-Uniform Random Variate Generation", 1986, section III.2). A row depends on its
+    own logits and uniform only, so an answer does not depend on the batch it is generated in.
+    A token of probability 0 is never returned, for any u up to the largest double below 1.
+    """
+    _require_temperature(temperature)
+    probabilities = torch.softmax(logits.double() / temperature, dim=-1)
+    # A parallel cumulative sum need not be monotone in its last bits: it may rise on a token of
+    # probability 0, or end below its maximum. Taking such tokens out and the maximum for the total
+    # keeps both promises: u * total < total, so that some possible token qualifies.
+    cumulative = probabilities.cumsum(dim=-1).masked_fill(probabilities == 0, 0)
+    total = cumulative.amax(dim=-1)
+    qualifies = cumulative > (uniforms * total).unsqueeze(-1)
+    # argmax returns the first of equal maxima.
+    return qualifies.to(torch.uint8).argmax(dim=-1)
+
+
+def _require_temperature(temperature: float) -> None:
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be positive and finite, not {temperature}")
