@@ -1,0 +1,137 @@
+"""Model folders: found here or on the hub, described for the record, their companions copied."""
+
+import re
+import shutil
+from pathlib import Path
+
+from salsa_cli.checkpoints import adapter_message, digest, listing, weights_digest
+from salsa_cli.errors import SalsaError, one_line, os_errors
+from salsa_cli.records import JSON, read_json
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+_FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+# The same weights again, for other programs: in subfolders, or in Mistral's own layout.
+_NOT_FETCHED = ["*/*.safetensors", "consolidated*"]
+
+SOUP_RECORD = "soup.json"
+
+# Everything that a tokenizer may consist of; patterns, because the names differ between families.
+_TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "chat_template.*",
+)
+
+
+def resolve(name: str) -> Path:
+    """The local folder of a model: `name` itself, or what the hub has under that id, fetched.
+
+    A folder of that name goes first. Of a hub model only configuration, tokenizer and safetensors
+    are fetched: nothing that runs or unpickles.
+
+    Raises:
+        SalsaError: there is no such folder or hub model, the hub cannot be reached, or the folder
+            has no config.json.
+    """
+    with os_errors(Path(name), "read"):
+        folder = _existing_folder(name) or _fetch(name)
+        if (folder / "config.json").is_file():
+            return folder
+        if (folder / "adapter_config.json").is_file():
+            raise SalsaError(adapter_message(folder))
+        raise SalsaError(
+            f"{name}: no config.json in it; expected a Hugging Face model folder {listing(folder)}"
+        )
+
+
+def first_ingredient(folder: Path) -> str | None:
+    """The first model that a soup's record names; None for a folder that is no soup.
+
+    A relative path is meant from where the soup was made, or else from beside the soup.
+    """
+    path = folder / SOUP_RECORD
+    if not path.exists():
+        return None
+    name = str(read_json(path)["ingredients"][0]["model"])
+    beside = folder.parent / name
+    return str(beside) if not Path(name).exists() and beside.exists() else name
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the tokenizer's files, byte for byte."""
+    for pattern in _TOKENIZER_FILES:
+        for path in sorted(source.glob(pattern)):
+            if path.is_file():
+                shutil.copyfile(path, target / path.name)
+
+
+def copy_if_present(path: Path, target: Path) -> None:
+    """Copy a file into a folder, if there is such a file."""
+    if path.is_file():
+        shutil.copyfile(path, target / path.name)
+
+
+def describe(folder: Path) -> dict[str, JSON]:
+    """A model for the record: where it lay, and the digest of its weights."""
+    return {"path": str(folder), "weights_sha256": weights_digest(folder)}
+
+
+def describe_files(name: str, files: tuple[Path, ...]) -> dict[str, JSON]:
+    """A data source for the record: what it was called, and the digests of its files."""
+    return {"source": name, "sha256": {str(path): digest(path) for path in files}}
+
+
+def free_space(path: Path) -> int:
+    """Bytes free on the disk that `path` lies on or would lie on."""
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def _existing_folder(name: str) -> Path | None:
+    """The folder of that name; None if there is none, but the name may be one on the hub."""
+    folder = Path(name)
+    if name and folder.is_dir():
+        return folder
+    if name and not folder.exists() and _HUB_NAME.fullmatch(name):
+        return None
+    found = "is a file" if name and folder.exists() else "no such folder"
+    raise SalsaError(
+        f"{one_line(name)}: {found}; expected a Hugging Face model folder or a hub id like org/name"
+    )
+
+
+def _fetch(name: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    except ImportError as error:
+        raise SalsaError(
+            f"{name}: no such folder, and huggingface_hub is not installed to fetch it; "
+            "pip install huggingface_hub, or give a local folder"
+        ) from error
+    try:
+        fetched = snapshot_download(name, allow_patterns=_FETCHED, ignore_patterns=_NOT_FETCHED)
+    except GatedRepoError as error:
+        raise SalsaError(
+            f"{name}: no such folder, and on the Hugging Face hub it is gated; accept its terms at "
+            f"https://huggingface.co/{name} and log in with `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise SalsaError(
+            f"{name}: no such folder, and no such model on the Hugging Face hub; correct the name, "
+            "or log in with `hf auth login` if the model is private"
+        ) from error
+    except Exception as error:  # the hub's failures are of many libraries' types
+        reason = one_line(str(error).strip().partition("\n")[0] or type(error).__name__)
+        raise SalsaError(
+            f"{name}: no such folder, and it could not be fetched from the Hugging Face hub "
+            f"({reason}); give a local folder, or try again with a connection"
+        ) from error
+    return Path(str(fetched))

@@ -1,0 +1,147 @@
+"""Model folders found here or on the hub."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+from files import failure
+from huggingface_hub import errors as hub_errors
+
+from salsa_cli import folders
+from salsa_cli.folders import resolve
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """A hub that records what is asked and does what `hub["answer"]` says."""
+    state: dict[str, Any] = {"asked": []}
+
+    def snapshot_download(name: str, **options: Any) -> str:
+        state["asked"].append((name, options))
+        if isinstance(state["answer"], BaseException):
+            raise state["answer"]
+        return str(state["answer"])
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.chdir(tmp_path)
+    yield state
+
+
+def http_error(kind: type[Exception]) -> Exception:
+    """An error of the hub's client, without the response its constructor asks for."""
+    return kind.__new__(kind)
+
+
+class TestResolve:
+    def test_a_folder(self, hub: dict[str, Any], tmp_path: Path) -> None:
+        (tmp_path / "org" / "sft").mkdir(parents=True)
+        (tmp_path / "org" / "sft" / "config.json").touch()
+        for name in ["org/sft", "org/sft/", "./org/sft", str(tmp_path / "org" / "sft")]:
+            assert resolve(name) == Path(name)
+        assert hub["asked"] == []
+
+    def test_a_hub_model(self, hub: dict[str, Any], tmp_path: Path) -> None:
+        snapshot = tmp_path / "cache" / "snapshot"
+        snapshot.mkdir(parents=True)
+        (snapshot / "config.json").touch()
+        hub["answer"] = snapshot
+        assert resolve("Qwen/Qwen2.5-0.5B") == snapshot
+        ((name, options),) = hub["asked"]
+        assert name == "Qwen/Qwen2.5-0.5B"
+        assert options["allow_patterns"] == [
+            "*.json",
+            "*.safetensors",
+            "*.model",
+            "*.txt",
+            "*.jinja",
+        ]
+        assert options["ignore_patterns"] == ["*/*.safetensors", "consolidated*"]
+
+    def test_what_is_fetched(self) -> None:
+        """By the hub's own filter: no code, no pickles, no weights twice."""
+        from huggingface_hub.utils._paths import filter_repo_objects
+
+        wanted = [
+            "config.json", "model.safetensors", "model-00001-of-00002.safetensors",
+            "model.safetensors.index.json", "tokenizer.model", "vocab.txt", "chat_template.jinja",
+            "additional_chat_templates/tool_use.jinja",
+        ]  # fmt: skip
+        unwanted = [
+            "pytorch_model.bin", "modeling_x.py", "consolidated.safetensors",
+            "original/model.safetensors", "onnx/model.onnx", "optimizer.pt", "README.md",
+        ]  # fmt: skip
+        fetched = filter_repo_objects(
+            wanted + unwanted,
+            allow_patterns=folders._FETCHED,
+            ignore_patterns=folders._NOT_FETCHED,
+        )
+        assert list(fetched) == wanted
+
+    @pytest.mark.parametrize(
+        "name",
+        ["sft-x", "./sft-x", "../sft-x", "a/b/c", "/gone", "sft/", "org/name\n", "~/x", "-a/b"],
+    )
+    def test_a_path_is_not_looked_up(self, hub: dict[str, Any], name: str) -> None:
+        message = failure(lambda: resolve(name))
+        assert ": no such folder; expected a Hugging Face model folder or a hub id" in message
+        assert hub["asked"] == []
+
+    def test_a_file_or_nothing(self, hub: dict[str, Any], tmp_path: Path) -> None:
+        (tmp_path / "org").mkdir()
+        (tmp_path / "org" / "sft").touch()
+        assert failure(lambda: resolve("org/sft")) == (
+            "org/sft: is a file; expected a Hugging Face model folder or a hub id like org/name"
+        )
+        assert ": no such folder" in failure(lambda: resolve(""))
+        assert "cannot read it: File name too long" in failure(lambda: resolve("x" * 5000))
+
+    def test_a_folder_without_a_model(self, hub: dict[str, Any], tmp_path: Path) -> None:
+        (tmp_path / "sft-x").mkdir()
+        for name in ["b.txt", "a.txt"]:
+            (tmp_path / "sft-x" / name).touch()
+        assert failure(lambda: resolve("sft-x")) == (
+            "sft-x: no config.json in it; expected a Hugging Face model folder "
+            "(found: a.txt, b.txt)"
+        )
+        (tmp_path / "sft-x" / "adapter_config.json").touch()
+        assert "LoRA adapter, which is not handled yet" in failure(lambda: resolve("sft-x"))
+
+    @pytest.mark.parametrize(
+        ("error", "says"),
+        [
+            (http_error(hub_errors.RepositoryNotFoundError), "no such model on the Hugging Face"),
+            (http_error(hub_errors.GatedRepoError), "https://huggingface.co/org/name and log in"),
+            (hub_errors.LocalEntryNotFoundError("Got: refused\nMore"), "(Got: refused); give a"),
+            (hub_errors.OfflineModeIsEnabled("offline"), "(offline); give a local folder"),
+            (hub_errors.HFValidationError("bad name"), "(bad name)"),
+            (TimeoutError(), "(TimeoutError)"),
+            (RuntimeError("\x1b[31mred" + "x" * 5000), r"('\x1b[31mred"),
+        ],
+    )
+    def test_hub_failures(self, hub: dict[str, Any], error: Exception, says: str) -> None:
+        hub["answer"] = error
+        message = failure(lambda: resolve("org/name"))
+        assert message.startswith("org/name: no such folder, and ")
+        assert says in message and len(message) < 500
+
+    def test_interruption_is_no_failure(self, hub: dict[str, Any]) -> None:
+        hub["answer"] = KeyboardInterrupt()
+        with pytest.raises(KeyboardInterrupt):
+            resolve("org/name")
+
+    def test_really_offline(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.chdir(tmp_path)
+        message = failure(lambda: resolve("org/name"))
+        assert "no such folder, and it could not be fetched" in message
+
+    def test_without_the_hub_s_client(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+        monkeypatch.chdir(tmp_path)
+        assert "pip install huggingface_hub" in failure(lambda: resolve("org/name"))

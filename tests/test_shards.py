@@ -1,0 +1,333 @@
+"""Weights written in shards: what is on the disk, and what is there when it fails."""
+
+import errno
+import hashlib
+import itertools
+import os
+import random
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+from files import FIRST, SECOND, failure, peak_memory, read_all, write
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from salsa_cli import shards
+from salsa_cli.checkpoints import TensorReader, digest, open_checkpoint, weights_digest
+from salsa_cli.folders import resolve
+from salsa_cli.layout import Array, NewTensor
+from salsa_cli.records import read_json
+from salsa_cli.shards import ShardWriter, plan_shards
+
+
+def arrays_of_all_kinds() -> dict[str, tuple[str, Array]]:
+    rng = np.random.default_rng(0)
+    return {
+        "odd": ("F16", rng.standard_normal(3).astype(np.float16)),
+        "scalar": ("F64", np.array(2.5)),
+        "empty": ("F32", np.zeros((0, 4), np.float32)),
+        "matrix": ("F32", rng.standard_normal((5, 7)).astype(np.float32)),
+        "brain": ("BF16", rng.integers(0, 65536, (2, 3, 4)).astype(np.uint16)),
+        "ids": ("I64", np.arange(6, dtype=np.uint64)),
+        "flag": ("BOOL", np.array([0, 1, 1], np.uint8)),
+        "näme": ("U8", np.array([7], np.uint8)),
+    }
+
+
+class TestWriter:
+    @pytest.mark.parametrize("size", [1, 24, 60, 150, 10**9])
+    def test_what_is_written_is_read_again(self, tmp_path: Path, size: int) -> None:
+        arrays = arrays_of_all_kinds()
+        writer = write(tmp_path / "m", arrays, size)
+        checkpoint = open_checkpoint(tmp_path / "m")
+        assert list(checkpoint.tensors) == [spec.name for spec in writer.plan]
+        for name, array in read_all(checkpoint).items():
+            assert array.tobytes() == arrays[name][1].tobytes()
+            assert array.shape == arrays[name][1].shape
+        assert checkpoint.metadata == {"format": "pt"}
+        contents = [(tmp_path / "m" / file.name).read_bytes() for file in writer.files]
+        assert sum('"näme":'.encode() in content for content in contents) == 1
+        assert [file.name for file in writer.files] == [file.name for file in checkpoint.files]
+        for file, content in zip(writer.files, contents, strict=True):
+            assert (file.nbytes, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+
+    @pytest.mark.parametrize("size", [1, 60, 10**9])
+    def test_torch_loads_every_shard(self, tmp_path: Path, size: int) -> None:
+        """It would not if a float32 began at an odd place, as after three float16."""
+        pytest.importorskip("torch")
+        from safetensors.torch import load_file
+
+        arrays = arrays_of_all_kinds()
+        writer = write(tmp_path / "m", arrays, size)
+        loaded = {}
+        for file in writer.files:
+            loaded.update(load_file(tmp_path / "m" / file.name))
+        assert loaded.keys() == arrays.keys()
+        assert loaded["matrix"].numpy().tolist() == arrays["matrix"][1].tolist()
+        assert loaded["odd"].numpy().tolist() == arrays["odd"][1].tolist()
+
+    def test_shards_and_their_index(self, tmp_path: Path) -> None:
+        arrays = {name: ("F32", np.full(2, ord(name), np.float32)) for name in "cab"}
+        writer = write(tmp_path / "m", arrays, 16)
+        index = (tmp_path / "m" / "model.safetensors.index.json").read_text()
+        assert index == (
+            '{\n  "metadata": {\n    "total_parameters": 6,\n    "total_size": 24\n  },\n'
+            '  "weight_map": {\n'
+            f'    "a": "{FIRST}",\n    "b": "{SECOND}",\n    "c": "{FIRST}"\n'
+            "  }\n}\n"
+        )
+        assert [file.name for file in writer.files] == [FIRST, SECOND]
+        assert sorted(path.name for path in (tmp_path / "m").iterdir()) == [
+            FIRST,
+            SECOND,
+            "model.safetensors.index.json",
+        ]
+        loaded = safetensors.numpy.load_file(tmp_path / "m" / FIRST)
+        assert {name: array.tolist() for name, array in loaded.items()} == {
+            "c": [99.0, 99.0],
+            "a": [97.0, 97.0],
+        }
+
+    def test_pieces_of_any_size_make_the_same_file(self, tmp_path: Path) -> None:
+        arrays = arrays_of_all_kinds()
+        whole = write(tmp_path / "whole", arrays, 60)
+        (tmp_path / "pieces").mkdir()
+        rng = random.Random(0)
+        specs = [NewTensor(name, dtype, array.shape) for name, (dtype, array) in arrays.items()]
+        with ShardWriter(tmp_path / "pieces", specs, 60) as writer:
+            for spec in writer.plan:
+                flat = arrays[spec.name][1].reshape(-1)
+                while flat.size:
+                    count = rng.randint(0, 3)
+                    writer.write(flat[:count])
+                    flat = flat[count:]
+        assert writer.files == whole.files
+        assert weights_digest(tmp_path / "pieces") == weights_digest(tmp_path / "whole")
+
+    def test_strided_pieces_are_written_in_row_order(self, tmp_path: Path) -> None:
+        matrix = np.arange(6, dtype=np.float32).reshape(2, 3)
+        write(tmp_path / "m", {"w": ("F32", matrix.T)}, 100)
+        assert read_all(open_checkpoint(tmp_path / "m"))["w"].tolist() == matrix.T.tolist()
+
+    def test_plan(self) -> None:
+        def sizes(*nbytes: int, limit: int) -> list[list[int]]:
+            specs = [NewTensor(str(i), "U8", (n,)) for i, n in enumerate(nbytes)]
+            return [[spec.nbytes for spec in shard] for shard in plan_shards(specs, limit)]
+
+        assert sizes(limit=1) == [[]]
+        assert sizes(3, 3, 4, limit=10) == [[3, 3, 4]]
+        assert sizes(3, 3, 5, 5, 1, limit=10) == [[3, 3], [5, 5], [1]]
+        assert sizes(1, 99, 1, 1, limit=10) == [[1], [99], [1, 1]]
+        assert sizes(99, 98, limit=10) == [[99], [98]]
+        assert sizes(10, 0, 0, 1, limit=10) == [[10, 0, 0], [1]]
+
+    def test_wider_elements_go_first_in_their_file_only(self) -> None:
+        specs = [
+            NewTensor(f"{i}{dtype}", dtype, (1,))
+            for i, dtype in enumerate(["F16", "F64", "BF16", "F32", "U8", "F32"])
+        ]
+        planned = [[spec.name for spec in shard] for shard in plan_shards(specs, 12)]
+        assert planned == [["1F64", "0F16", "2BF16"], ["3F32", "5F32", "4U8"]]
+
+    @settings(max_examples=100, deadline=None)
+    @given(st.lists(st.integers(0, 30), max_size=20), st.integers(1, 40))
+    def test_plan_keeps_all_in_order_within_the_limit(self, sizes: list[int], limit: int) -> None:
+        specs = [NewTensor(str(i), "U8", (n,)) for i, n in enumerate(sizes)]
+        planned = plan_shards(specs, limit)
+        assert [spec for shard in planned for spec in shard] == specs
+        for shard in planned:
+            assert (
+                sum(spec.nbytes for spec in shard) <= limit
+                or sum(spec.nbytes > 0 for spec in shard) == 1
+            )
+        for shard, after in itertools.pairwise(planned):
+            assert sum(spec.nbytes for spec in shard) + after[0].nbytes > limit
+
+    @pytest.mark.parametrize(
+        ("specs", "size", "says"),
+        [
+            ([NewTensor("a", "F32", (1,)), NewTensor("a", "F16", (1,))], 10, "a is not the name"),
+            ([NewTensor("__metadata__", "F32", (1,))], 10, "__metadata__ is not the name"),
+            ([], 0, "a shard cannot have 0 bytes"),
+            ([NewTensor("a", "F4", (1,))], 10, "no tensor of F4"),
+        ],
+    )
+    def test_wrong_plans(self, specs: list[NewTensor], size: int, says: str) -> None:
+        with pytest.raises(ValueError, match=says):
+            plan_shards(specs, size)
+
+    def test_wrong_pieces(self, tmp_path: Path) -> None:
+        with ShardWriter(tmp_path, [NewTensor("a", "BF16", (2,))], 100) as writer:
+            for piece in (np.zeros(2, np.float16), np.zeros(2, ">u2"), np.zeros(4, np.uint8)):
+                with pytest.raises(ValueError, match="a lacks 4 bytes of BF16, not 4 of"):
+                    writer.write(piece)
+            writer.write(np.zeros(1, np.uint16))
+            with pytest.raises(ValueError, match="a lacks 2 bytes of BF16, not 4 of uint16"):
+                writer.write(np.zeros(2, np.uint16))
+            writer.write(np.ones(1, np.uint16))
+        assert read_all(open_checkpoint(tmp_path))["a"].tolist() == [0, 1]
+
+    def test_too_many_pieces(self, tmp_path: Path) -> None:
+        with (
+            pytest.raises(ValueError, match="every tensor is complete"),
+            ShardWriter(tmp_path, [NewTensor("a", "U8", (1,))], 100) as writer,
+        ):
+            writer.write(np.zeros(1, np.uint8))
+            writer.write(np.zeros(1, np.uint8))
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("written", [0, 1, 2, 3])
+    def test_an_incomplete_model_does_not_stay(self, tmp_path: Path, written: int) -> None:
+        specs = [NewTensor(name, "U8", (2,)) for name in "ab"]
+        with (
+            pytest.raises(ValueError, match=f"{'aabb'[written]} lacks {2 - written % 2} bytes"),
+            ShardWriter(tmp_path, specs, 2) as writer,
+        ):
+            for _ in range(written):
+                writer.write(np.zeros(1, np.uint8))
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+    def test_an_exception_removes_the_files(
+        self, tmp_path: Path, error: type[BaseException]
+    ) -> None:
+        (tmp_path / "config.json").touch()
+        specs = [NewTensor(name, "U8", (1,)) for name in "abc"]
+        with pytest.raises(error), ShardWriter(tmp_path, specs, 1) as writer:
+            writer.write(np.zeros(1, np.uint8))
+            assert len(list(tmp_path.iterdir())) == 3
+            raise error
+        assert writer.files == ()
+        assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+    def test_finish_may_be_called_early_but_not_too_early(self, tmp_path: Path) -> None:
+        specs = [NewTensor(name, "U8", (1,)) for name in "ab"]
+        with pytest.raises(ValueError, match="not complete"):
+            ShardWriter(tmp_path, specs, 1).finish()
+        with ShardWriter(tmp_path, specs, 1) as writer:
+            writer.write(np.zeros(1, np.uint8))
+            with pytest.raises(ValueError, match="b lacks 1 bytes"):
+                writer.finish()
+            writer.write(np.zeros(1, np.uint8))
+            writer.finish()
+            assert open_checkpoint(tmp_path).parameters == 2
+        assert len(writer.files) == 2
+
+    @pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json", FIRST])
+    def test_other_weights_are_not_joined(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / name).touch()
+        message = failure(lambda: write(tmp_path, {}, 1))
+        assert message == f"{tmp_path} holds weights already; choose an empty folder"
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+
+    def test_no_folder(self, tmp_path: Path) -> None:
+        message = failure(lambda: ShardWriter(tmp_path / "gone", [], 1).__enter__())
+        assert message.endswith("cannot write it: No such file or directory")
+
+    @pytest.mark.parametrize("at", [1, 2, 3])
+    def test_full_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+        """In the header, in the data, in the index: one message, and nothing stays."""
+        left = [at]
+
+        class Full(FileIO):
+            def write(self, data: Any, /) -> int:
+                left[0] -= 1
+                if not left[0]:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                return super().write(data) or 0
+
+        monkeypatch.setattr(shards, "FileIO", Full)
+        arrays = {name: ("U8", np.zeros(1, np.uint8)) for name in "ab"}
+        message = failure(lambda: write(tmp_path, arrays, 1))
+        assert message.endswith("cannot write it: No space left on device")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_short_system_writes_are_continued(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Slow(FileIO):
+            def write(self, data: Any, /) -> int:
+                return super().write(data[:5]) or 0
+
+        expected = write(tmp_path / "fast", arrays_of_all_kinds(), 60).files
+        monkeypatch.setattr(shards, "FileIO", Slow)
+        assert write(tmp_path / "slow", arrays_of_all_kinds(), 60).files == expected
+        for file in expected:
+            assert digest(tmp_path / "slow" / file.name) == file.sha256
+
+    def test_memory_does_not_grow_with_the_tensor(self, tmp_path: Path) -> None:
+        piece = np.zeros(1 << 16, np.uint8)
+        with peak_memory() as peak:
+            with ShardWriter(tmp_path, [NewTensor("a", "U8", (1 << 24,))], 1 << 30) as writer:
+                for _ in range(1 << 8):
+                    writer.write(piece)
+            digest(tmp_path / "model.safetensors")
+            with TensorReader() as reader:
+                spec = open_checkpoint(tmp_path).tensors["a"]
+                for begin in range(0, 1 << 24, 1 << 16):
+                    reader.read(spec, begin, 1 << 16)
+        assert peak[0] < 1 << 20
+
+
+class TestOtherWriters:
+    def test_safetensors_torch(self, tmp_path: Path) -> None:
+        torch = pytest.importorskip("torch")
+        from safetensors.torch import save_file
+
+        tensors = {
+            "half": torch.arange(5, dtype=torch.float16),
+            "brain": torch.tensor([[1.0, -2.0]], dtype=torch.bfloat16),
+            "single": torch.tensor(3.5),
+            "ids": torch.arange(3),
+        }
+        save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+        checkpoint = open_checkpoint(tmp_path)
+        arrays = read_all(checkpoint)
+        assert arrays["half"].tolist() == [0, 1, 2, 3, 4]
+        assert arrays["brain"].tolist() == [[0x3F80, 0xC000]]
+        assert (arrays["single"].shape, arrays["single"].tolist()) == ((), 3.5)
+        assert checkpoint.tensors["ids"].dtype == "I64"
+        assert arrays["ids"].tolist() == [0, 1, 2]
+
+    @pytest.mark.parametrize("size", ["5GB", "20KB"])
+    def test_transformers(self, tmp_path: Path, size: str) -> None:
+        """Their folder is read; ours, written from it, is loaded by them; the indexes agree."""
+        torch = pytest.importorskip("torch")
+        transformers = pytest.importorskip("transformers")
+        config = transformers.LlamaConfig(
+            vocab_size=64,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+        )
+        torch.manual_seed(0)
+        llama = transformers.LlamaForCausalLM(config).to(torch.bfloat16)
+        theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+        llama.save_pretrained(theirs, max_shard_size=size)
+        checkpoint = open_checkpoint(resolve(str(theirs)))
+        assert (len(checkpoint.files) > 1) == (size == "20KB")
+        assert checkpoint.parameters == llama.num_parameters()
+        state = llama.state_dict()
+        arrays = read_all(checkpoint)
+        assert arrays.keys() == state.keys()
+        for name, array in arrays.items():
+            assert array.tolist() == state[name].view(torch.uint16).tolist()
+
+        writer = write(
+            ours, {name: (checkpoint.tensors[name].dtype, arrays[name]) for name in arrays}, 20_000
+        )
+        (ours / "config.json").write_bytes((theirs / "config.json").read_bytes())
+        assert len(writer.files) > 1
+        loaded = transformers.AutoModelForCausalLM.from_pretrained(ours)
+        assert loaded.dtype == torch.bfloat16
+        assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.state_dict().items())
+        if size == "20KB":
+            index = "model.safetensors.index.json"
+            assert read_json(ours / index)["metadata"] == read_json(theirs / index)["metadata"]

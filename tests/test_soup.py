@@ -1,0 +1,256 @@
+"""The story of `soup`: exact values, an ordinary folder, refusals that list everything."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from conftest import World
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from salsa_cli import runs, soup
+from salsa_cli.configs import SoupConfig
+from salsa_cli.errors import SalsaError
+from salsa_cli.reports import Event, Warned, silent
+
+Tensors = dict[str, torch.Tensor]
+
+
+def configure(output: Path, *models: Path, **changes: Any) -> SoupConfig:
+    return SoupConfig(models=tuple(map(str, models)), output=output, **changes)
+
+
+def run(config: SoupConfig) -> soup.SoupResult:
+    result = soup.run(config, silent)
+    assert isinstance(result, soup.SoupResult)
+    return result
+
+
+def oracle(models: Sequence[Tensors], weights: Sequence[float]) -> Tensors:
+    """The float64 average, rounded once: exact for float32 and float16; bfloat16 see averaging."""
+    found = {}
+    for name, first in models[0].items():
+        total = sum(w * m[name].double().numpy() for w, m in zip(weights, models, strict=True))
+        dtype = {torch.float32: np.float32, torch.float16: np.float16}[first.dtype]
+        found[name] = torch.from_numpy(np.asarray(total).astype(dtype))
+    return found
+
+
+def save_as(folder: Path, source: Path, dtype: torch.dtype) -> Path:
+    AutoModelForCausalLM.from_pretrained(source, dtype=dtype).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def assert_same(found: Tensors, expected: Tensors) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1 / 3, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_every_value_is_the_float64_average_rounded_once(
+    world: World, tmp_path: Path, alpha: float, dtype: torch.dtype
+) -> None:
+    a, b = (save_as(tmp_path / n, s, dtype) for n, s in (("a", world.a), ("b", world.b)))
+    run(configure(tmp_path / "ref", a, b, alpha=alpha))
+    inputs = [load_file(folder / "model.safetensors") for folder in (a, b)]
+    expected = oracle(inputs, (1 - alpha, alpha))
+    assert_same(load_file(tmp_path / "ref" / "model.safetensors"), expected)
+
+
+def test_pieces_shards_and_layouts_do_not_change_the_values(world: World, tmp_path: Path) -> None:
+    sharded = tmp_path / "sharded"
+    AutoModelForCausalLM.from_pretrained(world.b).save_pretrained(sharded, max_shard_size="8KB")
+    tiny.tokenizer().save_pretrained(sharded)
+    assert len(list(sharded.glob("*.safetensors"))) > 1
+    whole = configure(tmp_path / "whole", world.a, world.b, alpha=0.3)
+    run(whole)
+    # Three columns of the embedding a piece, a few tensors a file: far below what --memory allows.
+    parts = configure(tmp_path / "parts", world.a, sharded, alpha=0.3)
+    object.__setattr__(parts, "memory", 3 * 8 * 50)
+    object.__setattr__(parts, "max_shard_size", 5000)
+    run(parts)
+    found: Tensors = {}
+    for file in sorted((tmp_path / "parts").glob("*.safetensors")):
+        found |= load_file(file)
+    assert_same(found, load_file(tmp_path / "whole" / "model.safetensors"))
+    AutoModelForCausalLM.from_pretrained(tmp_path / "parts")
+
+
+def test_the_ends_of_the_line_and_equal_inputs_give_the_same_bytes(
+    world: World, tmp_path: Path
+) -> None:
+    original = load_file(world.a / "model.safetensors")
+    for name, models, alpha in (
+        ("zero", (world.a, world.b), 0.0),
+        ("one", (world.b, world.a), 1.0),
+        ("equal", (world.a, world.a), 0.3),
+    ):
+        run(configure(tmp_path / name, *models, alpha=alpha))
+        assert_same(load_file(tmp_path / name / "model.safetensors"), original)
+
+
+def test_the_result_is_an_ordinary_folder(world: World, tmp_path: Path) -> None:
+    config = configure(tmp_path / "ref", world.a, world.b, world.a, weights=(0.5, 0.25, 0.25))
+    result = run(replace(config, verify=True))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "ref")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "ref")
+    inputs = tokenizer("the cat", return_tensors="pt")
+    assert model.generate(inputs.input_ids, max_new_tokens=3).shape[1] > 2
+    assert result.parameters == sum(p.numel() for p in model.parameters())
+    assert result.weights == (0.5, 0.25, 0.25)
+    made = json.loads((tmp_path / "ref" / "soup.json").read_text())
+    assert [one["weight"] for one in made["ingredients"]] == [0.5, 0.25, 0.25]
+    assert made["ingredients"][0]["model"] == str(world.a)
+    card = (tmp_path / "ref" / "README.md").read_text()
+    assert f"base_model:\n- {world.a}\n- {world.b}\n" in card and "- merge\n- salsa\n" in card
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_logits_equal_those_of_an_average_made_in_memory(world: World, tmp_path: Path) -> None:
+    run(configure(tmp_path / "ref", world.a, world.b, alpha=0.5))
+    ours = AutoModelForCausalLM.from_pretrained(tmp_path / "ref")
+    theirs = AutoModelForCausalLM.from_pretrained(world.a)
+    other = AutoModelForCausalLM.from_pretrained(world.b).state_dict()
+    theirs.load_state_dict({k: (v + other[k]) / 2 for k, v in theirs.state_dict().items()})
+    ids = torch.tensor([[4, 6, 9, 11]])
+    assert torch.equal(ours(ids).logits, theirs(ids).logits)
+
+
+def test_reward_models_can_be_averaged(world: World, tmp_path: Path) -> None:
+    other = tiny.save_reward_model(tmp_path / "other", seed=8)
+    run(configure(tmp_path / "mean", world.rm, other))
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "mean")
+    heads = [load_file(f / "model.safetensors")["score.weight"] for f in (world.rm, other)]
+    assert torch.equal(model.score.weight.detach(), (heads[0] + heads[1]) / 2)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_the_type_of_the_result_can_be_chosen(world: World, tmp_path: Path, dtype: str) -> None:
+    run(configure(tmp_path / "ref", world.a, world.b, dtype=dtype))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "ref")
+    assert model.dtype == getattr(torch, dtype)
+
+
+def test_all_differences_are_listed_at_once(world: World, tmp_path: Path) -> None:
+    other = tiny.save_language_model(
+        tmp_path / "other", seed=3, hidden_size=24, num_hidden_layers=1
+    )
+    tiny.tokenizer(words=[*tiny.WORDS[:-1], "snow"], bos_token="<unk>").save_pretrained(other)
+    with pytest.raises(SalsaError) as caught:
+        soup.run(configure(tmp_path / "ref", world.a, other), silent)
+    message = str(caught.value)
+    for words in (
+        "these models cannot be averaged; expected fine-tunes of one base:",
+        "config.json hidden_size: 16 in",
+        "config.json num_hidden_layers: 2 in",
+        "for example 'rain' is 23 and absent",
+        "bos_token: '<s>' in",
+        "model.embed_tokens.weight: [24, 16] in",
+        "model.layers.1.",
+    ):
+        assert words in message
+    assert list(tmp_path.iterdir()) == [other]
+
+
+def test_a_chat_template_of_its_own_is_worth_a_warning(world: World, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(world.b, tmp_path / "other"))
+    (other / "chat_template.jinja").write_text("{{ messages }}")
+    warnings: list[Event] = []
+    soup.run(
+        configure(tmp_path / "ref", world.a, other),
+        lambda event: warnings.append(event) if isinstance(event, Warned) else None,
+    )
+    assert warnings == [
+        Warned(
+            f"the chat templates of {world.a} and {other} differ; the soup takes that of {world.a}"
+        )
+    ]
+    assert not (tmp_path / "ref" / "chat_template.jinja").exists()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_number_that_is_none_is_named(world: World, tmp_path: Path, bad: float) -> None:
+    other = Path(shutil.copytree(world.b, tmp_path / "other"))
+    tensors = load_file(other / "model.safetensors")
+    tensors["model.norm.weight"][3] = bad
+    save_file(tensors, other / "model.safetensors", {"format": "pt"})
+    with pytest.raises(SalsaError, match=r"model\.norm\.weight of .*other holds 1 values"):
+        soup.run(configure(tmp_path / "ref", world.a, other), silent)
+    assert list(tmp_path.iterdir()) == [other]
+
+
+def test_integers_must_agree(world: World, tmp_path: Path) -> None:
+    folders = [Path(shutil.copytree(world.a, tmp_path / name)) for name in ("x", "y", "z")]
+    for folder, count in zip(folders, (3, 3, 4), strict=True):
+        tensors = load_file(folder / "model.safetensors")
+        tensors["steps"] = torch.tensor([1, 2, count])
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    run(configure(tmp_path / "ref", folders[0], folders[1]))
+    assert load_file(tmp_path / "ref" / "model.safetensors")["steps"].tolist() == [1, 2, 3]
+    with pytest.raises(
+        SalsaError, match="steps is of type I64, which is not averaged, and differs"
+    ):
+        soup.run(configure(tmp_path / "no", folders[0], folders[2]), silent)
+
+
+def test_a_disk_that_is_too_small_is_found_first(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(soup.folders, "free_space", lambda path: 1000)
+    with pytest.raises(SalsaError, match=r"needs 21\.8kB and its disk has 1kB free"):
+        soup.run(configure(tmp_path / "ref", world.a, world.b), silent)
+
+
+def test_what_was_stored_wrongly_is_found(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    average = soup.average
+
+    def unreliable(plan: soup.Plan, config: SoupConfig, folder: Path, report: Any) -> Any:
+        files = average(plan, config, folder, report)
+        path = folder / "model.safetensors"
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+        return files
+
+    monkeypatch.setattr(soup, "average", unreliable)
+    with pytest.raises(SalsaError, match="was not stored as it was computed"):
+        soup.run(configure(tmp_path / "ref", world.a, world.b, verify=True), silent)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_counts_and_writes_nothing(world: World, tmp_path: Path) -> None:
+    config = configure(tmp_path / "ref", world.a, world.b, dry_run=True)
+    record = soup.run(config, silent).record()
+    assert record["tensors"] == 21
+    assert record["bytes_to_read"] == 2 * record["bytes_to_write"]  # type: ignore[operator]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_loads_before_all_is_written(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill leaves the draft as it is; it must not look like a model."""
+
+    def killed(folder: Path, output: Path) -> None:
+        saved = tmp_path / "as-it-was-when-killed"
+        shutil.copytree(folder, saved)
+        (saved / "config.json").unlink()  # written last of all
+        with pytest.raises((OSError, ValueError)):
+            AutoModelForCausalLM.from_pretrained(saved)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "publish", killed)
+    with pytest.raises(KeyboardInterrupt):
+        soup.run(configure(tmp_path / "ref", world.a, world.b), silent)
