@@ -1,0 +1,154 @@
+"""The command line: four commands, and the one place where errors become exit codes.
+
+A command's module is imported only when it runs, so that `--help` answers at once.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, NoReturn
+
+import typer
+
+from salsa_cli import reports, runs
+from salsa_cli.configs import Config, EvalConfig, PPOConfig, SoupConfig, TrainRMConfig
+from salsa_cli.errors import SalsaError
+from salsa_cli.records import to_json
+from salsa_cli.settings import Manners, options
+from salsa_cli.version import VERSION
+
+INTERRUPTED = 130
+TERMINATED = 143
+
+app = typer.Typer(
+    name="salsa",
+    help="RLHF with PPO in which the reference model is a first-class argument.",
+    invoke_without_command=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"salsa {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command("soup")
+@options(SoupConfig)
+def soup(config: SoupConfig, manners: Manners) -> None:
+    """Average the weights of models, shard by shard, in little memory.
+
+    salsa soup sft-a/ sft-b/ --alpha 0.5 -o ref/
+    """
+    _execute("salsa_cli.soup", config, manners)
+
+
+@app.command("train-rm")
+@options(TrainRMConfig)
+def train_rm(config: TrainRMConfig, manners: Manners) -> None:
+    """Train a reward model on preference pairs.
+
+    salsa train-rm sft-a/ --data prefs.jsonl -o rm/
+    """
+    _execute("salsa_cli.train_rm", config, manners)
+
+
+@app.command("ppo")
+@options(PPOConfig)
+def ppo(config: PPOConfig, manners: Manners) -> None:
+    """Train a policy by PPO, held near a reference model.
+
+    salsa ppo --ref ref/ --reward rm/ --prompts prompts.jsonl -o policy/
+    """
+    _execute("salsa_cli.ppo", config, manners)
+
+
+@app.command("eval")
+@options(EvalConfig)
+def evaluate(config: EvalConfig, manners: Manners) -> None:
+    """Compare models: who wins, by how much, how surely.
+
+    salsa eval policy/ baseline/ --prompts prompts.jsonl --judge rm:rm/ -o results/
+    """
+    _execute("salsa_cli.evaluate", config, manners)
+
+
+def main() -> None:
+    """Entry point of `salsa`: run the command line and exit with its code."""
+    try:
+        runs.terminate_like_interrupt()
+        app()
+    except Exception as error:
+        _fail(error)
+    except KeyboardInterrupt as interrupt:
+        _stop(interrupt)
+
+
+def _execute(module: str, config: Config, manners: Manners) -> None:
+    """Run a command's module and print its result; every way to end passes through here."""
+    try:
+        with reports.listening(manners.quiet) as report:
+            run: Callable[[Config, reports.Report], reports.Result]
+            run = importlib.import_module(module).run
+            result = run(config, report)
+        _print(result, manners)
+    except typer.Exit:
+        raise
+    except Exception as error:
+        _fail(error)
+    except KeyboardInterrupt as interrupt:
+        _stop(interrupt)
+
+
+def _print(result: reports.Result, manners: Manners) -> None:
+    try:
+        if manners.json:
+            print(to_json(result.record()), flush=True)
+        elif not manners.quiet:
+            reports.print_result(result)
+    except BrokenPipeError:
+        # The reader of stdout has gone. The result stands in its folder; say nothing at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(error: Exception) -> NoReturn:
+    if os.environ.get("SALSA_DEBUG"):
+        raise error
+    reports.print_error(_explain(error))
+    sys.exit(error.exit_code if isinstance(error, SalsaError) else 1)
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, SalsaError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'file system'}: {error.strerror}"
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return f"out of memory ({error}); try a smaller --batch-size or a shorter length"
+    return (
+        f"{type(error).__name__}: {error}\n"
+        "This is a defect of salsa, not of your input. SALSA_DEBUG=1 shows where it happened."
+    )
+
+
+def _stop(interrupt: KeyboardInterrupt) -> NoReturn:
+    terminated = isinstance(interrupt, runs.Terminated)
+    reports.print_error(str(interrupt) or ("terminated" if terminated else "interrupted"))
+    sys.exit(TERMINATED if terminated else INTERRUPTED)

@@ -1,0 +1,418 @@
+"""What can be set: one frozen dataclass a command.
+
+The command-line option, its help, the bounds check, the JSON record and the type all come from
+the one line that declares a field here (`settings.py` does the translating).
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+from salsa_cli.errors import UsageError
+
+MEGABYTE = 10**6
+GIGABYTE = 10**9
+
+Device = Literal["auto", "cpu", "cuda"]
+WeightDtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How one field meets a person.
+
+    `low`/`high` are inclusive bounds, `above`/`below` exclusive ones; they hold for every item of a
+    list. `size` fields are bytes and are written like `256MB`. A field that is not `recorded`
+    says how to run, not what to compute, and stays out of the JSON record.
+    """
+
+    help: str
+    flags: tuple[str, ...] = ()
+    metavar: str | None = None
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    positional: bool = False
+    size: bool = False
+    recorded: bool = True
+    panel: str = "Options"
+
+    def bounds(self) -> str:
+        """The range in words, empty where there is none."""
+        lower = f"from {self.low:g}" if self.low is not None else ""
+        if self.above is not None:
+            lower = f"above {self.above:g}"
+        upper = f"to {self.high:g}" if self.high is not None else ""
+        if self.below is not None:
+            upper = f"below {self.below:g}"
+        return f"{lower} {upper}".strip()
+
+    def admits(self, value: float) -> bool:
+        """Whether `value` lies within the bounds; NaN never does."""
+        return (
+            value == value
+            and (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+
+@dataclass(frozen=True)
+class Field:
+    """One declared field of a configuration: its name, its bare type and its `Setting`."""
+
+    name: str
+    type: Any
+    setting: Setting
+
+    @property
+    def option(self) -> str:
+        """What the user types for it: `--max-length`, or the bare name of an argument."""
+        if self.setting.positional:
+            return self.name.upper()
+        return next(
+            (flag for flag in self.setting.flags if flag.startswith("--")),
+            "--" + self.name.replace("_", "-"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What all commands share; checks the bounds of every field when it is made."""
+
+    output: Annotated[
+        Path, Setting("Folder to write. It appears when it is complete.", flags=("-o", "--output"))
+    ]
+    force: Annotated[bool, Setting("Replace OUTPUT if it exists.", recorded=False, panel="Run")] = (
+        False
+    )
+
+    def __post_init__(self) -> None:
+        for field in declared(type(self)):
+            check_bounds(field, getattr(self, field.name))
+
+
+def declared(config_type: type[Config]) -> tuple[Field, ...]:
+    """The fields of a configuration class in their order, required ones first."""
+    hints = get_type_hints(config_type, include_extras=True)
+    found = []
+    for field in fields(config_type):
+        annotation = hints[field.name]
+        (setting,) = (m for m in annotation.__metadata__ if isinstance(m, Setting))
+        found.append(Field(field.name, annotation.__origin__, setting))
+    return tuple(found)
+
+
+def check_bounds(field: Field, value: object) -> None:
+    """Raise `UsageError` where a number (or one of a tuple of numbers) is out of its range."""
+    numbers = value if isinstance(value, tuple) else (value,)
+    for number in numbers:
+        if isinstance(number, int | float) and not field.setting.admits(number):
+            raise UsageError(
+                f"{field.option} is {number:g}, which is out of range; "
+                f"expected a number {field.setting.bounds()}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoupConfig(Config):
+    """`salsa soup`."""
+
+    models: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Two or more models of one base: folders or hub ids.",
+            positional=True,
+            metavar="A B [C ...]",
+        ),
+    ]
+    alpha: Annotated[
+        float | None,
+        Setting(
+            "Share of B in (1 - alpha) A + alpha B. For two models.", low=0, high=1, metavar="X"
+        ),
+    ] = None
+    weights: Annotated[
+        tuple[float, ...] | None,
+        Setting("One weight a model, summing to 1. Equal weights by default.", metavar="X,Y,..."),
+    ] = None
+    memory: Annotated[
+        int, Setting("Memory for the pieces in flight.", size=True, low=8 * MEGABYTE)
+    ] = 256 * MEGABYTE
+    dtype: Annotated[
+        WeightDtype, Setting("Type of the result's floating-point tensors; auto keeps A's.")
+    ] = "auto"
+    max_shard_size: Annotated[
+        int, Setting("Largest safetensors file to write.", size=True, low=MEGABYTE)
+    ] = 5 * GIGABYTE
+    verify: Annotated[
+        bool, Setting("Read the result back and check every value against a recomputation.")
+    ] = False
+    dry_run: Annotated[
+        bool,
+        Setting("Check the inputs and say what would be written; write nothing.", recorded=False),
+    ] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        count = len(self.models)
+        if count < 2:
+            raise UsageError(f"a soup needs two models or more; found {count}")
+        if self.alpha is not None and self.weights is not None:
+            raise UsageError("--alpha and --weights say the same thing; give one of them")
+        if self.alpha is not None and count != 2:
+            raise UsageError(f"--alpha mixes two models; found {count}. Use --weights for more")
+        if self.weights is not None and len(self.weights) != count:
+            raise UsageError(f"--weights has {len(self.weights)} numbers for {count} models")
+        if abs(sum(self.mixing) - 1.0) > 1e-9:
+            raise UsageError(f"--weights sum to {sum(self.mixing):g}; expected 1")
+
+    @property
+    def mixing(self) -> tuple[float, ...]:
+        """The weight of each model, in the order of `models`."""
+        if self.weights is not None:
+            return self.weights
+        if self.alpha is not None:
+            return (1.0 - self.alpha, self.alpha)
+        return (1.0 / len(self.models),) * len(self.models)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRMConfig(Config):
+    """`salsa train-rm`."""
+
+    model: Annotated[
+        str, Setting("Model to start from, usually an SFT model.", positional=True, metavar="MODEL")
+    ]
+    data: Annotated[str, Setting("Preference pairs: a file, a folder or a hub id.", metavar="DATA")]
+    eval_data: Annotated[
+        str | None, Setting("Held-out pairs. By default a share of --data.", metavar="DATA")
+    ] = None
+    eval_share: Annotated[
+        float, Setting("Share of --data held out for evaluation.", above=0, below=1, metavar="X")
+    ] = 0.1
+    epochs: Annotated[
+        int, Setting("Passes over the pairs.", low=1, metavar="N", panel="Training")
+    ] = 1
+    batch_size: Annotated[int, Setting("Pairs a step.", low=1, metavar="N", panel="Training")] = 16
+    learning_rate: Annotated[
+        float, Setting("Peak rate of AdamW.", above=0, metavar="X", panel="Training")
+    ] = 1e-5
+    warmup: Annotated[
+        float,
+        Setting("Share of the steps over which the rate rises.", low=0, below=1, panel="Training"),
+    ] = 0.05
+    max_length: Annotated[
+        int,
+        Setting(
+            "Longest prompt with answer, in tokens; longer pairs are dropped.", low=2, metavar="N"
+        ),
+    ] = 1024
+    label_smoothing: Annotated[
+        float, Setting("Share of labels taken to be wrong.", low=0, below=0.5, panel="Training")
+    ] = 0.0
+    max_grad_norm: Annotated[
+        float, Setting("Gradients are scaled down to this norm.", above=0, panel="Training")
+    ] = 1.0
+    save_every: Annotated[
+        int, Setting("Steps between checkpoints.", low=1, metavar="N", panel="Run")
+    ] = 500
+    seed: Annotated[
+        int, Setting("Seed of the score head and the order.", low=0, metavar="N", panel="Run")
+    ] = 0
+    device: Annotated[Device, Setting("Where to compute.", panel="Run")] = "auto"
+    resume: Annotated[
+        bool, Setting("Continue a run that was stopped.", recorded=False, panel="Run")
+    ] = False
+    dry_run: Annotated[
+        bool,
+        Setting("Check the inputs and say what would be done.", recorded=False, panel="Run"),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig(Config):
+    """`salsa ppo`."""
+
+    ref: Annotated[str, Setting("Model that the KL penalty refers to.", metavar="REF")]
+    reward: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Reward model, or FILE.py:FUNCTION; repeat it for the mean of several.", metavar="RM"
+        ),
+    ]
+    prompts: Annotated[str, Setting("Prompts: a file, a folder or a hub id.", metavar="DATA")]
+    policy: Annotated[
+        str | None,
+        Setting(
+            "Model to start from. By default the first ingredient of a soup, else REF itself.",
+            metavar="MODEL",
+        ),
+    ] = None
+    critic: Annotated[
+        str | None,
+        Setting(
+            "Model that the critic starts from. By default the first reward model if it shares "
+            "the policy's vocabulary, else the policy with a zero head.",
+            metavar="MODEL",
+        ),
+    ] = None
+    updates: Annotated[int, Setting("Rollout batches.", low=1, metavar="N", panel="PPO")] = 100
+    batch_size: Annotated[int, Setting("Answers per update.", low=1, metavar="N", panel="PPO")] = 64
+    response_length: Annotated[
+        int, Setting("Longest answer, in tokens.", low=1, metavar="N", panel="PPO")
+    ] = 128
+    temperature: Annotated[
+        float,
+        Setting(
+            "Sampling temperature; also divides the logits in training.",
+            above=0,
+            metavar="X",
+            panel="PPO",
+        ),
+    ] = 1.0
+    kl_coef: Annotated[
+        float, Setting("Weight of the KL to REF in the reward.", low=0, metavar="X", panel="PPO")
+    ] = 0.05
+    no_eos: Annotated[
+        Literal["keep", "subtract", "replace"],
+        Setting("What an answer without an end token scores.", panel="PPO"),
+    ] = "keep"
+    no_eos_value: Annotated[
+        float,
+        Setting(
+            "Number that --no-eos subtracts, or puts in the score's place.",
+            metavar="X",
+            panel="PPO",
+        ),
+    ] = 1.0
+    gamma: Annotated[
+        float, Setting("Discount per token.", above=0, high=1, metavar="X", panel="PPO")
+    ] = 1.0
+    lam: Annotated[
+        float,
+        Setting("Lambda of GAE.", flags=("--lambda",), low=0, high=1, metavar="X", panel="PPO"),
+    ] = 0.95
+    clip: Annotated[
+        float, Setting("Clip range of the ratio.", above=0, below=1, metavar="X", panel="PPO")
+    ] = 0.2
+    value_clip: Annotated[
+        float, Setting("Clip range of the value.", above=0, metavar="X", panel="PPO")
+    ] = 0.2
+    epochs: Annotated[
+        int, Setting("Passes over each rollout batch.", low=1, metavar="N", panel="Training")
+    ] = 4
+    minibatches: Annotated[
+        int, Setting("Optimiser steps per pass.", low=1, metavar="N", panel="Training")
+    ] = 1
+    micro_batch_size: Annotated[
+        int | None,
+        Setting(
+            "Answers per forward pass; a whole minibatch by default.",
+            low=1,
+            metavar="N",
+            panel="Training",
+        ),
+    ] = None
+    learning_rate: Annotated[
+        float, Setting("Rate of AdamW for the policy.", above=0, metavar="X", panel="Training")
+    ] = 3e-6
+    critic_learning_rate: Annotated[
+        float | None,
+        Setting(
+            "Rate of AdamW for the critic; the policy's by default.",
+            above=0,
+            metavar="X",
+            panel="Training",
+        ),
+    ] = None
+    schedule: Annotated[
+        Literal["linear", "constant"],
+        Setting("How the rates go: to zero over the run, or not.", panel="Training"),
+    ] = "linear"
+    max_grad_norm: Annotated[
+        float,
+        Setting("Gradients are scaled down to this norm.", above=0, metavar="X", panel="Training"),
+    ] = 1.0
+    save_every: Annotated[
+        int, Setting("Updates between checkpoints.", low=1, metavar="N", panel="Run")
+    ] = 10
+    seed: Annotated[
+        int, Setting("Seed of order and sampling.", low=0, metavar="N", panel="Run")
+    ] = 0
+    device: Annotated[Device, Setting("Where to compute.", panel="Run")] = "auto"
+    resume: Annotated[
+        bool, Setting("Continue a run that was stopped.", recorded=False, panel="Run")
+    ] = False
+    dry_run: Annotated[
+        bool,
+        Setting("Check the inputs and say what would be done.", recorded=False, panel="Run"),
+    ] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size % self.minibatches:
+            raise UsageError(
+                f"--batch-size {self.batch_size} does not divide "
+                f"into --minibatches {self.minibatches}"
+            )
+        if self.minibatch_size % self.forward_size:
+            raise UsageError(
+                f"--micro-batch-size {self.forward_size} does not divide "
+                f"a minibatch of {self.minibatch_size} answers"
+            )
+
+    @property
+    def minibatch_size(self) -> int:
+        """Answers per optimiser step."""
+        return self.batch_size // self.minibatches
+
+    @property
+    def forward_size(self) -> int:
+        """Answers per forward pass."""
+        return self.micro_batch_size or self.minibatch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(Config):
+    """`salsa eval`."""
+
+    models: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Models to compare: folders, hub ids, or NAME=MODEL.",
+            positional=True,
+            metavar="MODEL...",
+        ),
+    ]
+    prompts: Annotated[str, Setting("Prompts: a file, a folder or a hub id.", metavar="DATA")]
+    judge: Annotated[
+        tuple[str, ...],
+        Setting("rm:MODEL or python:FILE.py:FUNCTION. Repeatable.", metavar="JUDGE"),
+    ]
+    max_prompts: Annotated[
+        int | None, Setting("Use the first N prompts only.", low=1, metavar="N")
+    ] = None
+    response_length: Annotated[
+        int, Setting("Longest answer, in tokens.", low=1, metavar="N", panel="Generation")
+    ] = 128
+    temperature: Annotated[
+        float, Setting("Sampling temperature.", above=0, metavar="X", panel="Generation")
+    ] = 1.0
+    batch_size: Annotated[
+        int,
+        Setting("Answers generated or judged at a time.", low=1, metavar="N", panel="Generation"),
+    ] = 64
+    draws: Annotated[
+        int, Setting("Bootstrap draws over the prompts.", low=100, metavar="N", panel="Statistics")
+    ] = 10_000
+    seed: Annotated[
+        int, Setting("Seed of sampling and of the bootstrap.", low=0, metavar="N", panel="Run")
+    ] = 0
+    device: Annotated[Device, Setting("Where to compute.", panel="Run")] = "auto"
+    dry_run: Annotated[
+        bool,
+        Setting("Check the inputs and say what would be done.", recorded=False, panel="Run"),
+    ] = False

@@ -1,0 +1,323 @@
+"""Files, folders and hub datasets to typed rows, and the order in which training visits them."""
+
+import csv
+import gzip
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from salsa_cli.errors import SalsaError
+
+Row = Mapping[str, Any]
+T = TypeVar("T")
+
+_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
+_HUB_ID = re.compile(r"^(?P<path>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<split>\w+))?$")
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+Prompt = str | tuple[Message, ...]
+"""What a model answers: plain text, taken as it is, or a conversation for its chat template."""
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Two answers to one prompt, the first of them preferred."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows with the place they came from, for errors that name file, row and column."""
+
+    name: str
+    rows: Sequence[Row]
+
+    def error(self, row: int, text: str) -> SalsaError:
+        """An error about row `row` (counted from 0 here, from 1 for the user)."""
+        return SalsaError(f"{self.name}, row {row + 1}: {text}")
+
+
+def read(name: str) -> Source:
+    """Rows of a `.jsonl`, `.json`, `.parquet` or `.csv` file (also `.gz`), a folder, or a hub id.
+
+    Raises:
+        SalsaError: nothing of that name, a file of another kind, broken content, or no rows.
+    """
+    path = Path(name)
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if _kind(p) is not None)
+        if not files:
+            raise SalsaError(f"{name} holds no data file; expected {', '.join(_SUFFIXES)}")
+        rows = [row for file in files for row in _read_file(file)]
+    elif path.exists():
+        rows = _read_file(path)
+    elif (match := _HUB_ID.match(name)) and _kind(path) is None:
+        rows = _read_hub(name, match["path"], match["config"], match["split"] or "train")
+    else:
+        raise SalsaError(f"{name}: no such file or folder")
+    if not rows:
+        raise SalsaError(f"{name} is empty; expected at least one row")
+    return Source(name, rows)
+
+
+def local_files(name: str) -> tuple[Path, ...]:
+    """The files behind a data source; none for a hub id."""
+    path = Path(name)
+    if path.is_dir():
+        return tuple(sorted(p for p in path.iterdir() if _kind(p) is not None))
+    return (path,) if path.exists() else ()
+
+
+def prompts(source: Source) -> list[Prompt]:
+    """The `prompt` column: text, or a list of messages that ends with the user's turn."""
+    return [_prompt(source, index, _column(source, index, "prompt")) for index in _indices(source)]
+
+
+def preferences(source: Source) -> list[Preference]:
+    """Preference pairs in any of TRL's layouts.
+
+    `prompt` + `chosen` + `rejected`, or only the last two with the prompt as their common
+    beginning; each a string or a list of messages. Where `chosen` and `rejected` are
+    conversations, they may repeat the prompt (as ultrafeedback_binarized does) or start after it.
+    """
+    return [_preference(source, index) for index in _indices(source)]
+
+
+def plain(prompt: Prompt) -> str | list[dict[str, str]]:
+    """A prompt as JSON has it: text, or a list of messages."""
+    if isinstance(prompt, str):
+        return prompt
+    return [asdict(message) for message in prompt]
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The permutation of `range(count)` of one epoch: a pure function of (seed, epoch)."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def batch_indices(count: int, batch_size: int, seed: int, step: int) -> list[int]:
+    """Which of `count` items step `step` (from 0) visits: epoch after epoch, each reshuffled.
+
+    A pure function of its arguments, so a resumed run needs no data position.
+    """
+    first = step * batch_size
+    positions = range(first, first + batch_size)
+    orders = {p // count: epoch_order(count, seed, p // count) for p in (first, positions[-1])}
+    for epoch in range(min(orders), max(orders)):
+        orders.setdefault(epoch, epoch_order(count, seed, epoch))
+    return [int(orders[p // count][p % count]) for p in positions]
+
+
+def stable_seed(*parts: int | str) -> int:
+    """A 63-bit seed from (seed, purpose, step, ...), the same on every machine and version."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def _indices(source: Source) -> range:
+    return range(len(source.rows))
+
+
+def _column(source: Source, index: int, name: str) -> object:
+    row = source.rows[index]
+    if name not in row:
+        found = ", ".join(row) or "none"
+        raise source.error(index, f"no column '{name}'; its columns are {found}")
+    value = row[name]
+    if value is None or value == "" or value == []:
+        raise source.error(index, f"column '{name}' is empty")
+    return value
+
+
+def _prompt(source: Source, index: int, value: object) -> Prompt:
+    if isinstance(value, str):
+        return value
+    messages = _messages(source, index, "prompt", value)
+    if messages[-1].role == "assistant":
+        raise source.error(
+            index, "the 'prompt' ends with the assistant's turn; expected the user's"
+        )
+    return messages
+
+
+def _messages(source: Source, index: int, column: str, value: object) -> tuple[Message, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise source.error(
+            index, f"column '{column}' holds {value!r:.40}; expected text or a list of messages"
+        )
+    turns = []
+    for turn in value:
+        role = turn.get("role") if isinstance(turn, Mapping) else None
+        content = turn.get("content") if isinstance(turn, Mapping) else None
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise source.error(
+                index, f"column '{column}' has a message without 'role' and 'content' texts"
+            )
+        turns.append(Message(role, content))
+    return tuple(turns)
+
+
+def _preference(source: Source, index: int) -> Preference:
+    chosen = _column(source, index, "chosen")
+    rejected = _column(source, index, "rejected")
+    explicit = "prompt" in source.rows[index]
+    prompt = _prompt(source, index, _column(source, index, "prompt")) if explicit else None
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        if prompt is not None:
+            return _distinct(source, index, Preference(prompt, chosen, rejected))
+        shared = _common_text(chosen, rejected)
+        if not shared:
+            raise source.error(
+                index, "no 'prompt' column, and 'chosen' and 'rejected' begin differently"
+            )
+        pair = Preference(shared, chosen[len(shared) :], rejected[len(shared) :])
+        return _distinct(source, index, pair)
+    better = _messages(source, index, "chosen", chosen)
+    worse = _messages(source, index, "rejected", rejected)
+    return _distinct(source, index, _from_messages(source, index, prompt, better, worse))
+
+
+def _from_messages(
+    source: Source,
+    index: int,
+    prompt: Prompt | None,
+    chosen: tuple[Message, ...],
+    rejected: tuple[Message, ...],
+) -> Preference:
+    for column, turns in (("chosen", chosen), ("rejected", rejected)):
+        if turns[-1].role != "assistant":
+            raise source.error(index, f"column '{column}' does not end with the assistant's turn")
+    context = chosen[:-1]
+    if context != rejected[:-1]:
+        raise source.error(index, "'chosen' and 'rejected' differ before their last message")
+    if not context and prompt is None:
+        raise source.error(index, "no 'prompt' column, and the conversations hold no user turn")
+    if not context:
+        assert prompt is not None
+        context = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+    return Preference(context, chosen[-1].content, rejected[-1].content)
+
+
+def _distinct(source: Source, index: int, pair: Preference) -> Preference:
+    for column, text in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+        if not text.strip():
+            raise source.error(index, f"column '{column}' holds an empty answer")
+    return pair
+
+
+def _common_text(first: str, second: str) -> str:
+    """The longest common beginning, cut back to a place where both go on with a new word."""
+    length = 0
+    for a, b in zip(first, second, strict=False):
+        if a != b:
+            break
+        length += 1
+    while length and not first[length - 1].isspace():
+        length -= 1
+    # The blank belongs to the answer, as it does in a prompt that ends with its last word.
+    return first[:length].rstrip(" ")
+
+
+def _kind(path: Path) -> str | None:
+    name = path.name.removesuffix(".gz")
+    return next((suffix for suffix in _SUFFIXES if name.endswith(suffix)), None)
+
+
+def _read_file(path: Path) -> list[Row]:
+    readers: dict[str, Callable[[Path], Iterator[Row]]] = {
+        ".jsonl": _read_jsonl,
+        ".json": _read_json,
+        ".csv": _read_csv,
+        ".parquet": _read_parquet,
+    }
+    kind = _kind(path)
+    if kind is None:
+        raise SalsaError(
+            f"{path} is no data file that salsa reads; expected {', '.join(_SUFFIXES)}"
+        )
+    try:
+        return list(readers[kind](path))
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, csv.Error) as error:
+        raise SalsaError(f"{path} cannot be read: {error}") from error
+
+
+def _text(path: Path) -> str:
+    data = path.read_bytes()
+    return (gzip.decompress(data) if path.name.endswith(".gz") else data).decode("utf-8-sig")
+
+
+def _read_jsonl(path: Path) -> Iterator[Row]:
+    # Only "\n" ends a line: U+2028 and its like may stand inside a JSON string.
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if line.strip():
+            yield _object(path, f"line {number}", line)
+
+
+def _object(path: Path, place: str, text: str) -> Row:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SalsaError(
+            f"{path}, {place}, column {error.colno}: not JSON ({error.msg})"
+        ) from error
+    if not isinstance(value, dict):
+        raise SalsaError(f"{path}, {place}: a JSON {type(value).__name__}; expected an object")
+    return value
+
+
+def _read_json(path: Path) -> Iterator[Row]:
+    text = _text(path)
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SalsaError(
+            f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg})"
+        ) from error
+    rows = value.get("data") if isinstance(value, dict) else value
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise SalsaError(f"{path}: expected a JSON list of objects (one object a line is .jsonl)")
+    yield from rows
+
+
+def _read_csv(path: Path) -> Iterator[Row]:
+    yield from csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    import datasets
+
+    try:
+        yield from datasets.Dataset.from_parquet(str(path))
+    except Exception as error:
+        raise SalsaError(f"{path} cannot be read as Parquet: {error}") from error
+
+
+def _read_hub(name: str, path: str, config: str | None, split: str) -> list[Row]:
+    import datasets
+
+    try:
+        return list(datasets.load_dataset(path, config, split=split))
+    except Exception as error:
+        reason = str(error).split("\n")[0]
+        raise SalsaError(
+            f"{name}: no such file or folder, and the hub does not give it as "
+            f"org/name[:config][@split] ({reason})"
+        ) from error

@@ -1,0 +1,321 @@
+"""Transformers: policies, reward models, critics and tokenizers, loaded, run and saved.
+
+Never trains. Dropout is off in every model: all of them stay in evaluation mode, also while their
+weights are trained, so that log-probabilities of one batch can be compared between passes.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+)
+
+from salsa_cli.data import Prompt
+from salsa_cli.errors import SalsaError
+from salsa_cli.maths import categorical, masked
+from salsa_cli.tokens import (
+    Answer,
+    Tokenizer,
+    Tokens,
+    end_token,
+    pad_right,
+    position_ids,
+    scored_ids,
+)
+
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+Module = Any
+"""A transformers model; its classes carry no types that a checker could use."""
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal language model with its tokenizer and the tokens that end and pad its answers."""
+
+    folder: Path
+    model: Module
+    tokenizer: Tokenizer
+    eos_ids: tuple[int, ...]
+    pad_id: int
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """A sequence classifier with one output, and the scale that makes its scores mean 0, std 1."""
+
+    folder: Path
+    model: Module
+    tokenizer: Tokenizer
+    mean: float
+    std: float
+
+    @property
+    def pad_id(self) -> int:
+        """The token that pads its batches; it is masked, so any will do."""
+        pad = self.tokenizer.pad_token_id
+        return end_token(self.tokenizer) if pad is None else pad
+
+    def score_ids(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Raw scores `[B]` in float32, with gradients, of rows of token ids."""
+        tokens = pad_right(rows, self.pad_id).to(self.model.device)
+        return last_scores(self.model, tokens)
+
+    @torch.no_grad()
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> torch.Tensor:
+        """Normalised scores `[B]` in float32 on the CPU."""
+        rows = [
+            scored_ids(self.tokenizer, prompt, answer)
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+        return ((self.score_ids(rows) - self.mean) / self.std).cpu()
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a model folder; never runs code from the folder."""
+    try:
+        return cast(Tokenizer, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+    except Exception as error:
+        raise SalsaError(
+            f"{folder}: no tokenizer can be loaded from it ({_line(error)})"
+        ) from error
+
+
+def load_language_model(folder: Path, dtype: torch.dtype, device: torch.device) -> LanguageModel:
+    """A causal language model, frozen; `trainable` thaws it.
+
+    Raises:
+        SalsaError: it cannot be loaded, weights are missing, or nothing ends its answers.
+    """
+    tokenizer = load_tokenizer(folder)
+    model = _load(AutoModelForCausalLM, folder, dtype, "a causal language model")
+    given = model.generation_config.eos_token_id if model.generation_config else None
+    eos = [given] if isinstance(given, int) else list(given or [])
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in eos:
+        eos.append(tokenizer.eos_token_id)
+    if not eos:
+        raise SalsaError(f"{folder}: neither tokenizer nor generation_config.json has an end token")
+    pad = eos[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    # The folder's sampling habits (top_p, repetition_penalty ...) would bend every log-probability.
+    model.generation_config = GenerationConfig(eos_token_id=eos, pad_token_id=pad)
+    return LanguageModel(folder, _frozen(model, device), tokenizer, tuple(eos), pad)
+
+
+def load_reward_model(folder: Path, dtype: torch.dtype, device: torch.device) -> RewardModel:
+    """A trained reward model, frozen.
+
+    Raises:
+        SalsaError: it cannot be loaded, or its folder has no trained score head.
+    """
+    model = _load(AutoModelForSequenceClassification, folder, dtype, "a reward model", num_labels=1)
+    scale = getattr(model.config, "salsa_reward", None) or {}
+    return RewardModel(
+        folder,
+        _frozen(model, device),
+        load_tokenizer(folder),
+        float(scale.get("mean", 0.0)),
+        float(scale.get("std", 1.0)),
+    )
+
+
+def new_reward_model(folder: Path, device: torch.device, seed: int) -> RewardModel:
+    """A reward model to train: the language model's body in float32 and a fresh score head.
+
+    The head is normal with standard deviation 1/sqrt(d + 1) (Stiennon et al. 2020, appendix),
+    drawn from `seed` alone.
+    """
+    tokenizer = load_tokenizer(folder)
+    model = _load_body(folder)
+    width = model.score.in_features
+    noise = torch.randn(
+        model.score.weight.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32
+    )
+    with torch.no_grad():
+        model.score.weight.copy_(noise / math.sqrt(width + 1))
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token_id = end_token(tokenizer)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return RewardModel(folder, _frozen(model, device), tokenizer, 0.0, 1.0)
+
+
+def load_critic(folder: Path, device: torch.device) -> Module:
+    """A value network in float32: a reward model as it is, or a policy with a zero head."""
+    if has_score_head(folder):
+        model = _load(
+            AutoModelForSequenceClassification, folder, torch.float32, "a critic", num_labels=1
+        )
+    else:
+        model = _load_body(folder)
+        torch.nn.init.zeros_(model.score.weight)
+    if not hasattr(model, "score"):
+        raise SalsaError(f"{folder}: a {type(model).__name__} has no per-token score head")
+    return _frozen(model, device)
+
+
+def has_score_head(folder: Path) -> bool:
+    """Whether a folder holds a sequence classifier, by its configuration."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return any("SequenceClassification" in name for name in config.get("architectures") or [])
+
+
+def trainable(model: Module) -> list[torch.nn.Parameter]:
+    """Thaw the weights of a model and return them; dropout stays off."""
+    model.requires_grad_(True)
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def context_length(folder: Path) -> int | None:
+    """The most tokens a model can attend to, where its configuration says so."""
+    limit = getattr(_text_config(folder), "max_position_embeddings", None)
+    return int(limit) if limit else None
+
+
+def answer_logits(model: Module, prompts: Tokens, responses: Tokens) -> torch.Tensor:
+    """Logits `[B, R, V]` that predict each response token.
+
+    Args:
+        prompts: `[B, P]`, left-padded.
+        responses: `[B, R]`, right-padded.
+    """
+    ids, mask = _joined(prompts, responses)
+    width = responses.ids.shape[1]
+    logits: torch.Tensor = model(
+        input_ids=ids,
+        attention_mask=mask.long(),
+        position_ids=position_ids(mask),
+        use_cache=False,
+        logits_to_keep=width + 1,
+    ).logits
+    return logits[:, :-1]
+
+
+def answer_logprobs(
+    model: Module, prompts: Tokens, responses: Tokens, temperature: float
+) -> torch.Tensor:
+    """Log-probabilities `[B, R]` in float32 of the response tokens at a temperature."""
+    logits = answer_logits(model, prompts, responses)
+    return categorical.token_logprobs(logits, responses.ids, temperature)
+
+
+def answer_values(critic: Module, prompts: Tokens, responses: Tokens) -> torch.Tensor:
+    """Values `[B, R]` in float32 of the states in which each response token is chosen."""
+    ids, mask = _joined(prompts, responses)
+    hidden = _hidden(critic, ids, mask)
+    width = responses.ids.shape[1]
+    values: torch.Tensor = critic.score(hidden[:, -width - 1 : -1]).squeeze(-1)
+    return values.float()
+
+
+def last_scores(model: Module, tokens: Tokens) -> torch.Tensor:
+    """Scores `[B]` in float32 at the last real token of each row, whichever side is padded."""
+    hidden = _hidden(model, tokens.ids, tokens.mask)
+    last = masked.last_index(tokens.mask)
+    rows = torch.arange(len(last), device=last.device)
+    scores: torch.Tensor = model.score(hidden[rows, last]).squeeze(-1)
+    return scores.float()
+
+
+def vocabulary_size(folder: Path) -> int:
+    """The number of logits of a model, by its configuration."""
+    return int(_text_config(folder).vocab_size)
+
+
+def save_model(model: Module, folder: Path, *, like: Path) -> None:
+    """Configuration and weights as transformers writes them, in the weight type of `like`.
+
+    A causal model also gets the generation config of `like`, byte for byte.
+    """
+    model.to(getattr(_text_config(like), "dtype", None) or torch.float32).save_pretrained(folder)
+    habits = like / "generation_config.json"
+    if habits.exists() and model.can_generate():
+        shutil.copyfile(habits, folder / habits.name)
+
+
+def _text_config(folder: Path) -> Any:
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config()
+    except Exception as error:
+        raise SalsaError(f"{folder}: config.json cannot be used ({_line(error)})") from error
+
+
+def _hidden(model: Module, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    body = getattr(model, model.base_model_prefix)
+    hidden: torch.Tensor = body(
+        input_ids=ids,
+        attention_mask=mask.long(),
+        position_ids=position_ids(mask),
+        use_cache=False,
+    ).last_hidden_state
+    return hidden
+
+
+def _joined(prompts: Tokens, responses: Tokens) -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.cat([prompts.ids, responses.ids], dim=1)
+    return ids, torch.cat([prompts.mask, responses.mask], dim=1)
+
+
+def _frozen(model: Module, device: torch.device) -> Module:
+    return model.eval().requires_grad_(False).to(device)
+
+
+def _load_body(folder: Path) -> Module:
+    """A sequence classifier whose body comes from a language model; its head is not set yet."""
+    model = _load(
+        AutoModelForSequenceClassification,
+        folder,
+        torch.float32,
+        "a sequence classifier",
+        fresh=("score.",),
+        num_labels=1,
+    )
+    if not hasattr(model, "score"):
+        raise SalsaError(
+            f"{folder}: a {type(model).__name__} has no score head that salsa can train"
+        )
+    return model
+
+
+def _load(
+    loader: Any,
+    folder: Path,
+    dtype: torch.dtype,
+    kind: str,
+    fresh: tuple[str, ...] = (),
+    **options: Any,
+) -> Module:
+    try:
+        model, info = loader.from_pretrained(
+            folder,
+            dtype=dtype,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    except Exception as error:
+        raise SalsaError(f"{folder} cannot be loaded as {kind}: {_line(error)}") from error
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith(fresh or "\0"))
+    if missing:
+        hint = " (it has no trained score head)" if "score.weight" in missing else ""
+        raise SalsaError(
+            f"{folder} cannot be used as {kind}: its files lack {', '.join(missing[:4])}"
+            f"{' ...' if len(missing) > 4 else ''}{hint}"
+        )
+    return model
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -1,0 +1,63 @@
+"""AdamW with gradient clipping and schedules: how weights move, in every command that trains."""
+
+from typing import Any
+
+import torch
+
+from salsa_cli.errors import SalsaError
+from salsa_cli.models import Module, trainable
+
+
+class Learner:
+    """A model under training with its optimiser.
+
+    AdamW with epsilon 1e-5 and no weight decay, as in the published PPO recipes.
+    """
+
+    def __init__(self, name: str, model: Module, rate: float, max_grad_norm: float) -> None:
+        self.model = model
+        self._name = name
+        self._rate = rate
+        self._max_grad_norm = max_grad_norm
+        self._parameters = trainable(model)
+        self._optimiser = torch.optim.AdamW(self._parameters, lr=rate, eps=1e-5, weight_decay=0.0)
+
+    def step(self, share: float) -> float:
+        """Apply the gathered gradients at `share` of the peak rate; returns their norm before.
+
+        Raises:
+            SalsaError: a gradient is NaN or infinite; the weights are left as they were.
+        """
+        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm))
+        if not norm < float("inf"):
+            raise SalsaError(
+                f"the gradient of the {self._name} is not finite; its weights were not changed. "
+                "Try a lower learning rate, and look at the last rows of metrics.jsonl"
+            )
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._rate * share
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        return norm
+
+    def state(self) -> dict[str, Any]:
+        """Weights and moments, for a checkpoint."""
+        return {"model": self.model.state_dict(), "optimiser": self._optimiser.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `state` returned."""
+        self.model.load_state_dict(state["model"])
+        self._optimiser.load_state_dict(state["optimiser"])
+
+
+def linear_decay(step: int, steps: int) -> float:
+    """Share of the peak rate at step `step` (from 0) of `steps`: 1 at first, 1/steps at last."""
+    return 1.0 - step / steps
+
+
+def warmed_up(step: int, steps: int, warmup: float) -> float:
+    """Linear rise over the first `warmup` share of the steps, then linear decay."""
+    rising = int(steps * warmup)
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    return linear_decay(step - rising, steps - rising)

@@ -1,0 +1,321 @@
+"""Events of a running command, and where they go: a terminal, a log, a file of metrics.
+
+A command emits events and never asks who listens. Everything here goes to stderr or to a file:
+stdout belongs to the result.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from salsa_cli.records import to_json
+
+Value = float | int | str | bool | None
+
+
+@dataclass(frozen=True)
+class Note:
+    """One line that a person should read once."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something that is probably not as intended, and what to try."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """`done` of `total` units of a stage are finished; `figures` are its live numbers."""
+
+    stage: str
+    done: int
+    total: int
+    unit: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row of metrics."""
+
+    values: Mapping[str, object]
+
+
+Event = Note | Warned | Advanced | Measured
+Report = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows for a person; the first column is left-aligned, the others right-aligned."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+
+
+class Result(Protocol):
+    """What a command hands back."""
+
+    def record(self) -> Mapping[str, object]:
+        """The object that `--json` prints."""
+        ...
+
+    def summary(self) -> tuple[str, Table | None]:
+        """The same for a person: lines of text, and a table to stand above them."""
+        ...
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a command would do, as facts by name; the result of `--dry-run`."""
+
+    facts: Mapping[str, Value]
+
+    def record(self) -> Mapping[str, object]:
+        """The object that `--json` prints."""
+        return {"dry_run": True, **{_key(name): value for name, value in self.facts.items()}}
+
+    def summary(self) -> tuple[str, Table | None]:
+        """One fact a line."""
+        return "\n".join(f"{name}: {value}" for name, value in self.facts.items()), None
+
+
+def silent(event: Event) -> None:
+    """Listens and says nothing."""
+
+
+def both(first: Report, second: Report) -> Report:
+    """Send every event to two listeners."""
+
+    def send(event: Event) -> None:
+        first(event)
+        second(event)
+
+    return send
+
+
+def metrics_file(path: Path) -> Report:
+    """Append every `Measured` row to a JSON Lines file, each line whole and flushed."""
+
+    def write(event: Event) -> None:
+        if isinstance(event, Measured):
+            with path.open("a", encoding="utf-8") as file:
+                file.write(to_json(event.values) + "\n")
+
+    return write
+
+
+@contextmanager
+def listening(quiet: bool) -> Iterator[Report]:
+    """The listener for this process's stderr: a live view, plain lines, or nothing."""
+    if quiet:
+        yield silent
+        return
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield PlainLines(sys.stderr)
+        return
+    view = LiveView(console)
+    try:
+        yield view
+    finally:
+        view.close()
+
+
+class PlainLines:
+    """Events as plain lines, at most one progress line every `pause` seconds and stage."""
+
+    def __init__(self, stream: IO[str], pause: float = 2.0) -> None:
+        self._stream = stream
+        self._pause = pause
+        self._last: dict[str, float] = {}
+        self._began: dict[str, float] = {}
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Note(text):
+                self._write(text)
+            case Warned(text):
+                self._write(f"warning: {text}")
+            case Advanced():
+                self._advance(event)
+            case Measured():
+                pass
+
+    def _advance(self, event: Advanced) -> None:
+        now = time.monotonic()
+        began = self._began.setdefault(event.stage, now)
+        finished = event.done >= event.total
+        if not finished and now - self._last.get(event.stage, 0.0) < self._pause:
+            return
+        self._last[event.stage] = now
+        parts = [
+            f"{event.stage} {amount(event.done, event.unit)}/{amount(event.total, event.unit)}"
+        ]
+        parts += [f"{name} {figure(value)}" for name, value in event.figures.items()]
+        if event.done and now - began >= self._pause and not finished:
+            left = (now - began) / event.done * (event.total - event.done)
+            parts.append(f"{duration(left)} left")
+        self._write("  ".join(parts))
+        if finished:
+            del self._began[event.stage], self._last[event.stage]
+
+    def _write(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+
+class LiveView:
+    """Bars for the stages under way, and the latest figures in a row below them."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=28),
+            _Amount(),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            console=console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._figures: Mapping[str, float] = {}
+        self._live: Live | None = None
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Note(text):
+                self._console.print(escape(text), highlight=False)
+            case Warned(text):
+                self._console.print(f"[yellow]warning:[/] {escape(text)}", highlight=False)
+            case Advanced():
+                self._advance(event)
+            case Measured():
+                pass
+
+    def close(self) -> None:
+        """Leave the last picture on the screen."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _advance(self, event: Advanced) -> None:
+        if self._live is None:
+            self._live = Live(console=self._console, refresh_per_second=8)
+            self._live.start()
+        if event.stage not in self._tasks:
+            self._tasks[event.stage] = self._bars.add_task(
+                event.stage, total=event.total, unit=event.unit
+            )
+        task = self._tasks[event.stage]
+        self._bars.update(task, completed=event.done, total=event.total)
+        if event.figures:
+            self._figures = event.figures
+        self._live.update(Group(self._bars, self._figure_table()))
+        if event.done >= event.total:
+            del self._tasks[event.stage]
+
+    def _figure_table(self) -> RichTable:
+        table = RichTable(box=None, padding=(0, 2, 0, 0), show_header=bool(self._figures))
+        for name in self._figures:
+            table.add_column(name, header_style="dim", justify="right")
+        table.add_row(*(figure(value) for value in self._figures.values()))
+        return table
+
+
+class _Amount(ProgressColumn):
+    """`12/40 updates 1.3 updates/s`, with bytes written as sizes."""
+
+    def render(self, task: Task) -> Text:
+        unit = str(task.fields["unit"])
+        text = f"{amount(task.completed, unit)}/{amount(task.total or 0, unit)}"
+        speed = task.finished_speed or task.speed
+        if unit != "B":
+            text += f" {unit}"
+        if speed:
+            text += f"  {amount(speed, unit) if unit == 'B' else figure(speed)}/s"
+        return Text(text)
+
+
+def print_result(result: Result) -> None:
+    """The result for a person, on stdout."""
+    text, table = result.summary()
+    console = Console(highlight=False, soft_wrap=True)
+    if table is not None:
+        console.print(_rich_table(table))
+    if text:
+        console.print(escape(text))
+
+
+def print_error(text: str) -> None:
+    """One error, on stderr."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"[red]error:[/] {escape(text)}")
+
+
+def _key(name: str) -> str:
+    return name.replace(",", "").replace("-", "_").replace(" ", "_")
+
+
+def _rich_table(table: Table) -> RichTable:
+    drawn = RichTable(
+        title=table.title or None, title_justify="left", box=None, padding=(0, 2, 0, 0)
+    )
+    for position, name in enumerate(table.columns):
+        drawn.add_column(name, justify="right" if position else "left", header_style="bold")
+    for row in table.rows:
+        drawn.add_row(*(escape(cell) for cell in row))
+    return drawn
+
+
+def amount(count: float, unit: str) -> str:
+    """A count of units; bytes as 13.5GB."""
+    if unit != "B":
+        return f"{count:,.0f}"
+    for suffix, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= factor:
+            return f"{count / factor:.3g}{suffix}"
+    return f"{count:.0f}B"
+
+
+def figure(value: float) -> str:
+    """A number with three or four telling digits."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    if 1000 <= abs(value) < 10**6:
+        return f"{value:,.0f}"
+    if value == 0 or 0.01 <= abs(value) < 1000:
+        return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    return f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a person: 4.2 s, 3 min 20 s, 2 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,89 @@
+"""Sources of reward: reward models and Python functions, as one thing that scores answers."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import torch
+
+from salsa_cli import data, folders, models
+from salsa_cli.data import Prompt
+from salsa_cli.errors import SalsaError
+from salsa_cli.runtime import Runtime
+from salsa_cli.tokens import Answer
+
+
+class Scorer(Protocol):
+    """Scores `[B]` in float32 on the CPU; higher is better."""
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class FunctionScorer:
+    """A Python function `f(prompts, answers) -> scores` over lists of equal length."""
+
+    name: str
+    function: Callable[[list[Any], list[str]], Sequence[float]]
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> torch.Tensor:
+        """Call the function and check what it returns."""
+        texts = [answer.text for answer in answers]
+        try:
+            values = [float(v) for v in self.function([data.plain(p) for p in prompts], texts)]
+        except Exception as error:
+            raise SalsaError(f"{self.name} failed: {type(error).__name__}: {error}") from error
+        if len(values) != len(texts):
+            raise SalsaError(f"{self.name} gave {len(values)} scores for {len(texts)} answers")
+        if any(value != value or abs(value) == float("inf") for value in values):
+            raise SalsaError(f"{self.name} gave a score that is no finite number: {values}")
+        return torch.tensor(values, dtype=torch.float32)
+
+
+def is_function(name: str) -> bool:
+    """Whether a reward is named as a function (`module:function`, `file.py:function`)."""
+    return ":" in name and not Path(name).exists()
+
+
+def resolve(name: str) -> str:
+    """Check that a reward exists before anything is loaded, fetching it from the hub if needed."""
+    if is_function(name):
+        _function(name)
+        return name
+    return str(folders.resolve(name))
+
+
+def load(name: str, runtime: Runtime) -> Scorer:
+    """A reward model's folder, or a function, ready to score."""
+    if is_function(name):
+        return FunctionScorer(name, _function(name))
+    return models.load_reward_model(Path(name), runtime.frozen_dtype, runtime.device)
+
+
+def _function(name: str) -> Callable[[list[Any], list[str]], Sequence[float]]:
+    place, _, attribute = name.rpartition(":")
+    function = getattr(_module(name, place), attribute, None)
+    if not callable(function):
+        raise SalsaError(f"{name}: {place} has no function '{attribute}'")
+    found: Callable[[list[Any], list[str]], Sequence[float]] = function
+    return found
+
+
+def _module(name: str, place: str) -> ModuleType:
+    try:
+        if not place.endswith(".py"):
+            return importlib.import_module(place)
+        spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{place} is no Python file")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    except Exception as error:
+        raise SalsaError(
+            f"{name}: cannot import {place} ({type(error).__name__}: {error})"
+        ) from error

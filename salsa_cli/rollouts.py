@@ -1,0 +1,158 @@
+"""Prompts and a policy to answers, and to all that PPO needs to know about them.
+
+The one home of generation. An answer depends on its prompt, its seed and the weights, and not on
+the batch it was generated in: every row draws its tokens from uniforms of its own.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from salsa_cli import models
+from salsa_cli.maths import categorical
+from salsa_cli.models import LanguageModel, Module
+from salsa_cli.runtime import Runtime
+from salsa_cli.tokens import Answer, Tokens, answer_text, pad_left
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Answers to a batch of prompts.
+
+    Attributes:
+        prompts: `[B, P]`, left-padded.
+        responses: `[B, R]`, right-padded; the mask covers the end token.
+        finished: `[B]`, True where an end token was produced.
+    """
+
+    prompts: Tokens
+    responses: Tokens
+    finished: torch.Tensor
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """Tokens per answer `[B]`, the end token counted."""
+        return self.responses.mask.sum(-1)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Answers with what was known of them when they were sampled; one response mask for all.
+
+    Attributes:
+        logprobs, ref_logprobs: `[B, R]` under the policy that sampled, and under the reference.
+        values: `[B, R]` of the critic at that time.
+        scores: `[B]` of the reward.
+    """
+
+    sampled: Sampled
+    logprobs: torch.Tensor
+    ref_logprobs: torch.Tensor
+    values: torch.Tensor
+    scores: torch.Tensor
+
+    @property
+    def mask(self) -> torch.Tensor:
+        """True on the real tokens of the answers `[B, R]`."""
+        return self.sampled.responses.mask
+
+
+class _DrawFromUniforms(LogitsProcessor):  # type: ignore[misc]
+    """Leaves one token possible a row: the one that the row's own uniform number selects."""
+
+    def __init__(self, uniforms: torch.Tensor, start: int, temperature: float) -> None:
+        self._uniforms = uniforms
+        self._start = start
+        self._temperature = temperature
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        uniforms = self._uniforms[:, input_ids.shape[1] - self._start]
+        drawn = categorical.sample_by_inverse_cdf(scores, uniforms, self._temperature)
+        certain = torch.full_like(scores, float("-inf"))
+        return certain.scatter(-1, drawn.unsqueeze(-1), 0.0)
+
+
+@torch.no_grad()
+def sample(
+    policy: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    *,
+    length: int,
+    temperature: float,
+    runtime: Runtime,
+) -> Sampled:
+    """Sample one answer a prompt, of at most `length` tokens.
+
+    Args:
+        prompts: rows of token ids.
+        seeds: one a prompt; the answer's only source of randomness.
+        temperature: divides the logits; above 0.
+    """
+    tokens = pad_left(prompts, policy.pad_id).to(runtime.device)
+    start = tokens.ids.shape[1]
+    draws = np.stack([np.random.default_rng(seed).random(length) for seed in seeds])
+    uniforms = torch.from_numpy(draws).to(runtime.device)
+    with runtime.autocast():
+        ids = policy.model.generate(
+            input_ids=tokens.ids,
+            attention_mask=tokens.mask.long(),
+            logits_processor=LogitsProcessorList([_DrawFromUniforms(uniforms, start, temperature)]),
+            generation_config=GenerationConfig(
+                do_sample=False,
+                max_new_tokens=length,
+                eos_token_id=list(policy.eos_ids),
+                pad_token_id=policy.pad_id,
+            ),
+        )
+    responses, finished = _until_end(ids[:, start:], policy.eos_ids)
+    return Sampled(tokens, responses, finished)
+
+
+def texts(policy: LanguageModel, sampled: Sampled) -> list[Answer]:
+    """The answers as text."""
+    answers = []
+    for index in range(len(sampled.finished)):
+        prompt = sampled.prompts.ids[index][sampled.prompts.mask[index]].tolist()
+        answer = sampled.responses.ids[index][sampled.responses.mask[index]].tolist()
+        text = answer_text(policy.tokenizer, prompt, answer)
+        answers.append(Answer(text, bool(sampled.finished[index])))
+    return answers
+
+
+@torch.no_grad()
+def logprobs(
+    model: Module, sampled: Sampled, *, temperature: float, rows: int, runtime: Runtime
+) -> torch.Tensor:
+    """Log-probabilities `[B, R]` of the answers under a model, `rows` answers a forward pass."""
+    with runtime.autocast():
+        parts = [
+            models.answer_logprobs(model, prompts, responses, temperature)
+            for prompts, responses in _parts(sampled, rows)
+        ]
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def values(critic: Module, sampled: Sampled, *, rows: int, runtime: Runtime) -> torch.Tensor:
+    """Values `[B, R]` of the answers' states, `rows` answers a forward pass."""
+    with runtime.autocast():
+        parts = [models.answer_values(critic, p, r) for p, r in _parts(sampled, rows)]
+    return torch.cat(parts)
+
+
+def _parts(sampled: Sampled, rows: int) -> Iterator[tuple[Tokens, Tokens]]:
+    for first in range(0, len(sampled.finished), rows):
+        chosen = slice(first, first + rows)
+        yield sampled.prompts[chosen], sampled.responses[chosen]
+
+
+def _until_end(ids: torch.Tensor, eos_ids: Sequence[int]) -> tuple[Tokens, torch.Tensor]:
+    """Mask everything behind the first end token, whatever the padding token is."""
+    ends = torch.isin(ids, torch.tensor(list(eos_ids), device=ids.device))
+    # A token is real if no end token came before it.
+    mask = ends.long().cumsum(-1) - ends.long() == 0
+    return Tokens(ids, mask), ends.any(-1)

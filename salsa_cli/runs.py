@@ -1,0 +1,261 @@
+"""The run folder: a draft that becomes the result in one rename, its record, its checkpoints."""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from salsa_cli.configs import Config
+from salsa_cli.errors import SalsaError
+from salsa_cli.records import JSON, to_json, write_json
+from salsa_cli.settings import record
+from salsa_cli.version import versions
+
+PARTIAL = ".partial"
+_LOCK = ".lock"
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived; unwinds like Ctrl-C."""
+
+
+def partial_folder(output: Path) -> Path:
+    """Where a run works until it is complete: beside its output, so that a rename ends it."""
+    return output.with_name(output.name + PARTIAL)
+
+
+def check_output(output: Path, force: bool) -> None:
+    """Refuse an output that exists, or that cannot be made.
+
+    Raises:
+        SalsaError: `output` exists and `force` is not set, or its parent is no writable folder.
+    """
+    if (output.exists() or output.is_symlink()) and not force:
+        raise SalsaError(f"{output} exists already; choose another -o, or replace it with --force")
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        raise SalsaError(f"{output} is no folder, so --force does not replace it")
+    above = output.absolute().parent
+    while not above.exists():
+        above = above.parent
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise SalsaError(f"{output} cannot be made: {above} is not a folder that can be written to")
+
+
+@contextmanager
+def draft(output: Path, *, force: bool) -> Iterator[Path]:
+    """A fresh folder to fill; becomes `output` when the block ends, vanishes when it fails."""
+    check_output(output, force)
+    folder = partial_folder(output)
+    with _locked(folder):
+        _empty(folder)
+        try:
+            yield folder
+            publish(folder, output)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def resumable(output: Path, *, force: bool, resume: bool) -> Iterator[Path]:
+    """A folder to fill that outlives a failure if it holds a checkpoint by then.
+
+    Raises:
+        SalsaError: `output` exists, or an unfinished run of that name was neither to be
+            continued (`resume`) nor to be discarded (`force`).
+    """
+    check_output(output, force)
+    folder = partial_folder(output)
+    if not resume and not force and latest_checkpoint(folder) is not None:
+        raise SalsaError(
+            f"{folder} holds an unfinished run; continue it with --resume, "
+            "or start again with --force"
+        )
+    with _locked(folder):
+        if not resume or latest_checkpoint(folder) is None:
+            _empty(folder)
+        try:
+            yield folder
+            publish(folder, output)
+        except BaseException as end:
+            saved = latest_checkpoint(folder)
+            if saved is None:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            hint = f"{folder} keeps the run up to step {saved.step}; continue it with --resume"
+            if isinstance(end, KeyboardInterrupt):
+                raise type(end)(f"interrupted; {hint}") from end
+            if isinstance(end, SalsaError):
+                raise type(end)(f"{end}\n{hint}") from end
+            raise
+
+
+def publish(folder: Path, output: Path) -> None:
+    """Make `folder` the result `output`; what stood there before goes only then."""
+    (folder / _LOCK).unlink(missing_ok=True)
+    _sync(folder)
+    if not output.exists():
+        folder.rename(output)
+        return
+    retired = output.with_name(output.name + ".replaced")
+    shutil.rmtree(retired, ignore_errors=True)
+    output.rename(retired)
+    folder.rename(output)
+    shutil.rmtree(retired)
+
+
+def made_by(
+    command: str, config: Config, inputs: Mapping[str, JSON], **more: Any
+) -> dict[str, JSON]:
+    """How a result was made; `--config` takes it back."""
+    return {
+        "command": command,
+        "settings": record(config),
+        "inputs": dict(inputs),
+        "versions": dict(versions()),
+        **more,
+    }
+
+
+def write_record(folder: Path, name: str, content: Mapping[str, JSON]) -> None:
+    """Write the record of a run into its folder."""
+    write_json(folder / name, content)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint on disk: the number of finished steps, and its file."""
+
+    step: int
+    file: Path
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """The file for the state after `step` steps."""
+    return folder / "checkpoints" / f"{step:06d}.pt"
+
+
+def latest_checkpoint(folder: Path) -> Saved | None:
+    """The newest complete checkpoint of a run folder."""
+    found = sorted((folder / "checkpoints").glob("[0-9]*.pt"))
+    return Saved(int(found[-1].stem), found[-1]) if found else None
+
+
+def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], keep: int = 2) -> None:
+    """Save `state` (tensors and plain values) atomically and drop all but the newest `keep`."""
+    import torch
+
+    path = checkpoint_path(folder, step)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".draft")
+    try:
+        with unfinished.open("wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    for old in sorted(path.parent.glob("[0-9]*.pt"))[:-keep]:
+        old.unlink()
+
+
+def load_checkpoint(saved: Saved) -> dict[str, Any]:
+    """The state of a checkpoint, on the CPU; loads tensors and plain values only."""
+    import torch
+
+    try:
+        state = torch.load(saved.file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise SalsaError(
+            f"{saved.file} cannot be read as a checkpoint ({error}); delete it to fall back "
+            "to the one before"
+        ) from error
+    return dict(state)
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a run that will not be continued."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def check_same_settings(saved: Saved, stored: str, settings: Mapping[str, JSON]) -> None:
+    """Refuse to continue a run under other settings than those it began with.
+
+    Raises:
+        SalsaError: names every setting that differs, with both values.
+    """
+    before = json.loads(stored)
+    now = json.loads(to_json(settings))
+    differing = [
+        f"{name} was {before.get(name)}, is {now.get(name)}"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    ]
+    if differing:
+        raise SalsaError(
+            f"{saved.file} is of a run with other settings: {'; '.join(differing)}. "
+            "Resume with the same ones, or start again with --force"
+        )
+
+
+def finished(output: Path, name: str) -> dict[str, Any] | None:
+    """The result that a complete run recorded in `output/name`; None where there is none."""
+    path = output / name
+    if not path.is_file():
+        return None
+    made = json.loads(path.read_text(encoding="utf-8"))
+    return dict(made["result"]) if "result" in made else None
+
+
+def keep_rows(path: Path, rows: int) -> None:
+    """Cut a JSON Lines file down to its first `rows` lines (those that a checkpoint covers)."""
+    if path.exists():
+        kept = path.read_bytes().split(b"\n")[:rows]
+        path.write_bytes(b"".join(line + b"\n" for line in kept))
+
+
+def terminate_like_interrupt() -> None:
+    """Make SIGTERM unwind the program, so that drafts are cleaned up."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.name != _LOCK:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SalsaError(f"{folder} is in use by another salsa process") from error
+        yield
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,42 @@
+"""Where and how tensors are computed: accelerate's devices and processes. Never algorithms."""
+
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+
+from salsa_cli.errors import SalsaError
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The device that this process computes on."""
+
+    accelerator: Accelerator
+
+    @property
+    def device(self) -> torch.device:
+        """Where models and batches go."""
+        device: torch.device = self.accelerator.device
+        return device
+
+    @property
+    def frozen_dtype(self) -> torch.dtype:
+        """Type of weights that are not trained: bfloat16 on a GPU, float32 on a CPU."""
+        return torch.bfloat16 if self.device.type == "cuda" else torch.float32
+
+    def autocast(self) -> torch.autocast:
+        """Forward passes in bfloat16 on a GPU; float32 on a CPU."""
+        on_gpu = self.device.type == "cuda"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=on_gpu)
+
+
+def start(device: str) -> Runtime:
+    """Set up the device that was asked for (`auto`, `cpu` or `cuda`).
+
+    Raises:
+        SalsaError: `cuda` was asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SalsaError("--device cuda: no CUDA device is available here; use --device cpu")
+    return Runtime(Accelerator(cpu=device == "cpu"))

@@ -1,0 +1,145 @@
+"""Prompts and answers to token ids and back: chat templates, end tokens, padding.
+
+The one place that decides what a model reads, so that a text scores the same in training, in PPO
+and in evaluation.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from salsa_cli.data import Prompt, plain
+from salsa_cli.errors import SalsaError
+
+PLAIN_TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+"""How a conversation is written for a model that brings no chat template."""
+
+
+class Tokenizer(Protocol):
+    """What salsa uses of a Hugging Face tokenizer."""
+
+    bos_token_id: int | None
+    eos_token_id: int | None
+    pad_token_id: int | None
+    chat_template: str | None
+
+    def __len__(self) -> int: ...
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str: ...
+    def apply_chat_template(self, conversation: Any, **options: Any) -> Any: ...
+    def get_vocab(self) -> dict[str, int]: ...
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Padded token ids `[B, T]` and the mask `[B, T]` that is True on real tokens."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+
+    def to(self, device: torch.device) -> "Tokens":
+        """The same on another device."""
+        return Tokens(self.ids.to(device), self.mask.to(device))
+
+    def __getitem__(self, rows: torch.Tensor | slice) -> "Tokens":
+        return Tokens(self.ids[rows], self.mask[rows])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The text of an answer, and whether it came to its end or was cut at the length limit."""
+
+    text: str
+    finished: bool = True
+
+
+def end_token(tokenizer: Tokenizer) -> int:
+    """The token that ends an answer.
+
+    Raises:
+        SalsaError: the tokenizer has none.
+    """
+    if tokenizer.eos_token_id is None:
+        raise SalsaError("the tokenizer has no eos_token; set one in tokenizer_config.json")
+    return tokenizer.eos_token_id
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
+    """Token ids of a prompt, ready for the answer to follow."""
+    text, special = _rendered(tokenizer, prompt)
+    return _encode(tokenizer, text, special)
+
+
+def scored_ids(tokenizer: Tokenizer, prompt: Prompt, answer: Answer) -> list[int]:
+    """Token ids of prompt and answer as a reward model reads them.
+
+    Prompt and answer are encoded as one text. A finished answer closes with the end token, exactly
+    once; an answer that was cut closes with its last token.
+    """
+    text, special = _rendered(tokenizer, prompt)
+    ids = _encode(tokenizer, text + answer.text, special)
+    return [*ids, end_token(tokenizer)] if answer.finished else ids
+
+
+def answer_text(tokenizer: Tokenizer, prompt: Sequence[int], answer: Sequence[int]) -> str:
+    """The text that `answer` adds to `prompt`, special tokens left out.
+
+    Decoded behind the prompt, because some tokenizers drop the first blank of a text.
+    """
+    before = tokenizer.decode(list(prompt), skip_special_tokens=True)
+    whole = tokenizer.decode([*prompt, *answer], skip_special_tokens=True)
+    if whole.startswith(before):
+        return whole[len(before) :]
+    return tokenizer.decode(list(answer), skip_special_tokens=True)
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad: int) -> Tokens:
+    """Rows of ids as one tensor, their ends aligned: how prompts are padded."""
+    return _pad(rows, pad, left=True)
+
+
+def pad_right(rows: Sequence[Sequence[int]], pad: int) -> Tokens:
+    """Rows of ids as one tensor, their beginnings aligned."""
+    return _pad(rows, pad, left=False)
+
+
+def _pad(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> Tokens:
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.bool)
+    for index, row in enumerate(rows):
+        place = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[index, place] = torch.tensor(row, dtype=torch.long)
+        mask[index, place] = True
+    return Tokens(ids, mask)
+
+
+def position_ids(mask: torch.Tensor) -> torch.Tensor:
+    """Positions `[B, T]` that count real tokens from 0, wherever the padding stands."""
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def _rendered(tokenizer: Tokenizer, prompt: Prompt) -> tuple[str, bool]:
+    """The prompt's text, and whether the tokenizer has still to add its special tokens."""
+    if isinstance(prompt, str):
+        return prompt, True
+    text = tokenizer.apply_chat_template(
+        plain(prompt),
+        tokenize=False,
+        add_generation_prompt=True,
+        chat_template=tokenizer.chat_template or PLAIN_TEMPLATE,
+    )
+    return str(text), tokenizer.chat_template is None
+
+
+def _encode(tokenizer: Tokenizer, text: str, special: bool) -> list[int]:
+    ids = list(tokenizer.encode(text, add_special_tokens=special))
+    # Some tokenizers close every text with the end token; here the answer is still to come.
+    if special and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
+        ids.pop()
+    return ids

@@ -1,0 +1,276 @@
+"""The command line as a person and a pipeline meet it: real processes, exit codes, streams."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import tiny
+from conftest import World
+
+VERBS = ("soup", "train-rm", "ppo", "eval")
+
+
+def salsa(
+    *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "salsa_cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "100", **(env or {})},
+        check=False,
+    )
+
+
+def assert_refused(
+    done: subprocess.CompletedProcess[str], words: str, folder: Path, left: set[str], code: int
+) -> None:
+    """One message on stderr, nothing on stdout, no traceback, nothing left behind."""
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert {path.name for path in folder.iterdir()} == left
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], *([verb, "--help"] for verb in VERBS)])
+def test_help_answers_without_torch(arguments: list[str]) -> None:
+    script = (
+        "import sys\nfrom salsa_cli.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    code = end.code\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'datasets'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else code)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+    if len(arguments) < 2:
+        assert all(verb in done.stdout for verb in VERBS)
+
+
+def test_soup_needs_no_torch(world: World, tmp_path: Path) -> None:
+    script = "import sys; sys.modules['torch'] = None\nfrom salsa_cli.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "soup", world.a, world.b, "-o", tmp_path / "ref"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "ref" / "config.json").exists()
+
+
+def test_bounds_and_defaults_are_in_the_help() -> None:
+    text = re.sub(r"\s+", " ", salsa("ppo", "--help", env={"COLUMNS": "200"}).stdout)
+    assert "Weight of the KL to REF in the reward. (from 0) [default: 0.05]" in text
+    assert "Clip range of the ratio. (above 0 below 1) [default: 0.2]" in text
+
+
+def test_version() -> None:
+    assert re.fullmatch(r"salsa \d+\.\d+\.\d+\n", salsa("--version").stdout)
+
+
+def test_json_is_one_object_and_nothing_else(world: World, tmp_path: Path) -> None:
+    done = salsa("soup", world.a, world.b, "--alpha", "0.5", "-o", "ref/", "--json", cwd=tmp_path)
+    assert done.returncode == 0
+    result = json.loads(done.stdout)
+    assert done.stdout.count("\n") == 1
+    assert result["output"] == "ref" and result["weights"] == [0.5, 0.5]
+    assert {"tensors", "parameters", "bytes", "seconds"} <= result.keys()
+
+
+def test_without_a_terminal_there_are_plain_lines(world: World, tmp_path: Path) -> None:
+    forced = {"TERM": "xterm-256color", "PYTHONUTF8": "1"}
+    done = salsa("soup", world.a, world.b, "-o", tmp_path / "ref", env=forced)
+    assert "\x1b" not in done.stdout + done.stderr and "\r" not in done.stderr
+    assert "averaging 2 models of 21 tensors" in done.stderr
+    assert "0.5" in done.stdout
+
+
+def test_quiet_is_silent(world: World, tmp_path: Path) -> None:
+    done = salsa("soup", world.a, world.b, "-o", tmp_path / "ref", "-q")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    failed = salsa("soup", world.a, world.b, "-o", tmp_path / "ref", "-q")
+    assert failed.returncode == 1 and "exists already" in failed.stderr
+
+
+def test_a_record_is_a_configuration_and_flags_override_it(world: World, tmp_path: Path) -> None:
+    salsa("soup", world.a, world.b, "--alpha", "0.25", "-o", tmp_path / "one")
+    record = tmp_path / "one" / "soup.json"
+    for order in (["--config", record, "-o", "two"], ["-o", "two", "--config", record, "--force"]):
+        done = salsa("soup", *order, "--json", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["weights"] == [0.75, 0.25]
+    done = salsa("soup", "--config", record, "--alpha", "1", "-o", "three", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["weights"] == [0.0, 1.0]
+
+
+# --------------------------------------------------------------------------- bad input
+
+BAD = [
+    (["soup", "A", "none", "-o", "out"], "none: no such folder; expected a Hugging Face model", 1),
+    (
+        ["soup", "A", "empty", "-o", "out"],
+        "empty: no config.json in it; expected a Hugging Face",
+        1,
+    ),
+    (["soup", "A", "RM", "-o", "out"], "these models cannot be averaged", 1),
+    (["soup", "A", "B", "-o", "empty"], "empty exists already; choose another -o, or replace", 1),
+    (["soup", "A", "B", "--alpha", "1.5", "-o", "out"], "expected a number from 0 to 1", 2),
+    (["soup", "A", "B", "--alpha", "x", "-o", "out"], "--alpha", 2),
+    (["soup", "A", "-o", "out"], "a soup needs two models or more", 2),
+    (["soup", "A", "B"], "-o", 2),
+    (["soup", "A", "B", "-o", "out", "--beta", "1"], "--beta", 2),
+    (["soup", "A", "B", "-o", "out", "--memory", "much"], "'much' is not a size", 2),
+    (["train-rm", "A", "--data", "column.jsonl", "-o", "out"], "row 2: no column 'rejected'", 1),
+    (["train-rm", "A", "--data", "empty.jsonl", "-o", "out"], "empty.jsonl is empty", 1),
+    (["train-rm", "none", "--data", "PREFS", "-o", "out"], "none: no such folder", 1),
+    (["train-rm", "A", "--data", "PREFS", "-o", "out", "--epochs", "0"], "--epochs is 0", 2),
+    (["train-rm", "A", "--data", "PREFS", "-o", "empty"], "empty exists already", 1),
+    (
+        ["ppo", "--ref", "S", "--reward", "RM", "--prompts", "empty.jsonl", "-o", "out"],
+        "is empty",
+        1,
+    ),
+    (
+        "ppo --ref S --reward A --prompts P -o out --response-length 4".split(),
+        "no trained score head",
+        1,
+    ),
+    (["ppo", "--ref", "S", "--reward", "none", "--prompts", "P", "-o", "out"], "none: no such", 1),
+    (
+        ["ppo", "--ref", "empty", "--reward", "RM", "--prompts", "P", "-o", "out"],
+        "no config.json",
+        1,
+    ),
+    (["ppo", "--ref", "S", "--reward", "RM", "--prompts", "P", "-o", "empty"], "exists already", 1),
+    (
+        ["ppo", "--ref", "S", "--reward", "RM", "--prompts", "P", "-o", "out", "--kl-coef", "-1"],
+        "--kl-coef is -1, which is out of range; expected a number from 0",
+        2,
+    ),
+    (["eval", "A", "none", "--prompts", "P", "--judge", "rm:RM", "-o", "out"], "none: no such", 1),
+    (["eval", "A", "--prompts", "column.jsonl", "--judge", "rm:x", "-o", "out"], "x: no such", 1),
+    (["eval", "A", "--prompts", "none.jsonl", "--judge", "rm:RM", "-o", "out"], "no such file", 1),
+    (["eval", "A", "--prompts", "P", "--judge", "who", "-o", "out"], "--judge who: expected", 2),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words", "code"), BAD)
+def test_bad_input(
+    world: World, tmp_path: Path, arguments: list[str], words: str, code: int
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.jsonl").write_text("")
+    tiny.write_rows(
+        tmp_path / "column.jsonl",
+        [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "chosen": "b"}],
+    )
+    named = {"A": world.a, "B": world.b, "S": world.soup, "RM": world.rm}
+    named |= {"P": world.prompts, "PREFS": world.preferences, "rm:RM": f"rm:{world.rm}"}  # type: ignore[dict-item]
+    done = salsa(*(named.get(word, word) for word in arguments), cwd=tmp_path)
+    assert_refused(done, words, tmp_path, {"empty", "empty.jsonl", "column.jsonl"}, code)
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = salsa("soup", "x", "y", "-o", "out", cwd=tmp_path, env={"SALSA_DEBUG": "1"})
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "no such folder" in done.stderr
+
+
+# --------------------------------------------------------------------------- interruption
+
+
+def commands(world: World) -> dict[str, list[object]]:
+    """Each command with enough to do that it can be stopped in the middle."""
+    return {
+        "train-rm": ["train-rm", world.a, "--data", world.preferences, "--epochs", 10_000],
+        "ppo": [
+            *("ppo", "--ref", world.soup, "--reward", world.rm, "--prompts", world.prompts),
+            *("--updates", 10_000, "--response-length", 4, "--save-every", 10_000),
+        ],
+        "eval": [
+            *("eval", world.a, world.b, "--prompts", world.prompts, "--judge", f"rm:{world.rm}"),
+            *("--response-length", 50, "--draws", 10**8),
+        ],
+    }
+
+
+@pytest.mark.parametrize("verb", ["train-rm", "ppo", "eval"])
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
+)
+def test_an_interrupted_command_leaves_nothing(
+    world: World, tmp_path: Path, verb: str, sent: signal.Signals, code: int
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "salsa_cli", *map(str, commands(world)[verb]), "-o", "out"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / "out.partial").exists() and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    process.send_signal(sent)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == code, stderr
+    assert stdout == "" and "Traceback" not in stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_soup_leaves_nothing(world: World, tmp_path: Path) -> None:
+    """The soup of this world takes milliseconds, so the signal is sent from within."""
+    script = (
+        "import os, signal\nfrom salsa_cli import cli, soup\n"
+        "soup.write_companions = lambda *rest: os.kill(os.getpid(), signal.SIGINT)\ncli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "soup", world.a, world.b, "-o", tmp_path / "ref"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_ppo_with_a_checkpoint_says_how_to_go_on(
+    world: World, tmp_path: Path
+) -> None:
+    arguments = [*commands(world)["ppo"], "--save-every", 1, "-o", "out"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "salsa_cli", *map(str, arguments)],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list(tmp_path.glob("out.partial/checkpoints/*.pt")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
+    assert not (tmp_path / "out.partial" / "config.json").exists()
+
+
+def test_a_reader_that_goes_away_is_no_error(world: World, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m salsa_cli soup {world.a} {world.b} -o {tmp_path}/ref --json"
+    done = subprocess.run(
+        f"set -o pipefail; {command} | true", shell=True, executable="bash", capture_output=True
+    )
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
+    assert (tmp_path / "ref" / "config.json").exists()

@@ -1,0 +1,184 @@
+"""Layouts, broken files, and the order of visits."""
+
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from salsa_cli import data
+from salsa_cli.data import Message, Preference, Source
+from salsa_cli.errors import SalsaError
+
+USER = {"role": "user", "content": "Why?"}
+GOOD = {"role": "assistant", "content": "Because."}
+BAD = {"role": "assistant", "content": "No."}
+
+
+def write_rows(path: Path, rows: list[Any]) -> str:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"prompt": "P", "chosen": " a", "rejected": " b"}, Preference("P", " a", " b")),
+        (
+            {"chosen": "One two three", "rejected": "One two four"},
+            Preference("One two", " three", " four"),
+        ),
+        (
+            {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]},
+            Preference((Message("user", "Why?"),), "Because.", "No."),
+        ),
+        (
+            {"chosen": [USER, GOOD], "rejected": [USER, BAD]},
+            Preference((Message("user", "Why?"),), "Because.", "No."),
+        ),
+        (  # ultrafeedback_binarized: the prompt as text, and again inside the conversations
+            {
+                "prompt": "Why?",
+                "chosen": [USER, GOOD],
+                "rejected": [USER, BAD],
+                "score_chosen": 8.0,
+            },
+            Preference((Message("user", "Why?"),), "Because.", "No."),
+        ),
+    ],
+)
+def test_every_layout_of_preferences(row: dict[str, Any], expected: Preference) -> None:
+    assert data.preferences(Source("x", [row])) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (
+            {"prompt": "p", "chosen": "c"},
+            "row 1: no column 'rejected'; its columns are prompt, chosen",
+        ),
+        ({"prompt": "p", "chosen": "c", "rejected": None}, "column 'rejected' is empty"),
+        ({"prompt": "p", "chosen": "c", "rejected": 3}, "column 'rejected' holds 3; expected text"),
+        (
+            {"prompt": "p", "chosen": "c", "rejected": "  "},
+            "column 'rejected' holds an empty answer",
+        ),
+        (
+            {"prompt": "p", "chosen": [{"role": "user"}], "rejected": [BAD]},
+            "without 'role' and 'content'",
+        ),
+        (
+            {"prompt": "p", "chosen": [USER], "rejected": [BAD]},
+            "'chosen' does not end with the assistant",
+        ),
+        ({"chosen": "abc", "rejected": "xyz"}, "begin differently"),
+        ({"chosen": [GOOD], "rejected": [BAD]}, "no 'prompt' column"),
+        (
+            {"chosen": [USER, GOOD], "rejected": [{"role": "user", "content": "How?"}, BAD]},
+            "differ before their last message",
+        ),
+    ],
+)
+def test_bad_preferences_name_row_and_column(row: dict[str, Any], words: str) -> None:
+    with pytest.raises(SalsaError) as caught:
+        data.preferences(Source("prefs.jsonl", [row]))
+    assert words in str(caught.value)
+    assert str(caught.value).startswith("prefs.jsonl, row 1: ")
+
+
+def test_prompts_may_be_text_or_conversations() -> None:
+    rows = [{"prompt": "Hello"}, {"prompt": [USER]}]
+    assert data.prompts(Source("x", rows)) == ["Hello", (Message("user", "Why?"),)]
+    with pytest.raises(SalsaError, match="ends with the assistant's turn"):
+        data.prompts(Source("x", [{"prompt": [USER, GOOD]}]))
+
+
+def test_only_newline_ends_a_jsonl_row(tmp_path: Path) -> None:
+    rows = [{"prompt": "a\u2028b"}, {"prompt": "c\u0085d"}]
+    assert data.read(write_rows(tmp_path / "p.jsonl", rows)).rows == rows
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".csv.gz"])
+def test_every_kind_of_file(tmp_path: Path, suffix: str) -> None:
+    rows = [{"prompt": "one, two"}, {"prompt": 'say "three"\nfour'}]
+    path = tmp_path / f"p{suffix}"
+    if suffix.startswith(".jsonl"):
+        content = "".join(json.dumps(row) + "\n" for row in rows)
+    elif suffix == ".json":
+        content = json.dumps(rows)
+    elif suffix == ".parquet":
+        datasets = pytest.importorskip("datasets")
+        datasets.Dataset.from_list(rows).to_parquet(str(path))
+    else:
+        content = 'prompt\n"one, two"\n"say ""three""\nfour"\n'
+    if suffix.endswith(".gz"):
+        path.write_bytes(gzip.compress(content.encode()))
+    elif suffix != ".parquet":
+        path.write_text(content)
+    assert [dict(row) for row in data.read(str(path)).rows] == rows
+
+
+def test_a_folder_is_all_its_files_in_order(tmp_path: Path) -> None:
+    write_rows(tmp_path / "b.jsonl", [{"prompt": "2"}])
+    write_rows(tmp_path / "a.jsonl", [{"prompt": "1"}])
+    (tmp_path / "notes.txt").write_text("no data")
+    assert [row["prompt"] for row in data.read(str(tmp_path)).rows] == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("p.jsonl", "", "is empty; expected at least one row"),
+        ("p.jsonl", '{"prompt": "a"}\n{"prompt": \n', "line 2, column 12: not JSON"),
+        ("p.jsonl", "[1]\n", "line 1: a JSON list; expected an object"),
+        ("p.json", '{"a": 1}', "expected a JSON list of objects"),
+        ("p.txt", "hello", "is no data file that salsa reads"),
+        ("p.jsonl", b"\xff\xfe", "cannot be read"),
+        ("p.jsonl.gz", "plain", "cannot be read"),
+        ("p.parquet", "plain", "cannot be read as Parquet"),
+    ],
+)
+def test_broken_files(tmp_path: Path, name: str, content: str | bytes, words: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(SalsaError) as caught:
+        data.read(str(path))
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file() -> None:
+    with pytest.raises(SalsaError, match=r"nowhere\.jsonl: no such file or folder"):
+        data.read("nowhere.jsonl")
+
+
+@given(
+    count=st.integers(1, 40),
+    batch_size=st.integers(1, 100),
+    seed=st.integers(0, 5),
+    steps=st.integers(1, 8),
+)
+def test_every_epoch_visits_every_item_once(
+    count: int, batch_size: int, seed: int, steps: int
+) -> None:
+    visits = [i for step in range(steps) for i in data.batch_indices(count, batch_size, seed, step)]
+    assert len(visits) == steps * batch_size
+    for epoch in range(len(visits) // count):
+        assert sorted(visits[epoch * count : (epoch + 1) * count]) == list(range(count))
+    assert max(Counter(visits).values()) - min(Counter(visits).values()) <= 1 or steps == 1
+
+
+def test_epochs_and_seeds_differ() -> None:
+    orders = [tuple(data.epoch_order(50, seed, epoch)) for seed in (0, 1) for epoch in (0, 1)]
+    assert len(set(orders)) == 4
+
+
+def test_stable_seed_is_stable_and_separates_its_parts() -> None:
+    assert data.stable_seed(0, "rollout", 3, 5) == 1874772470824432436
+    assert data.stable_seed("a", "bc") != data.stable_seed("ab", "c")
+    assert 0 <= data.stable_seed("x") < 2**63

@@ -1,0 +1,175 @@
+"""The story of `eval` on models of a few thousand weights."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from conftest import World
+
+from salsa_cli import evaluate, judges
+from salsa_cli.configs import EvalConfig
+from salsa_cli.errors import SalsaError, UsageError
+from salsa_cli.judges import Scored, Verdict
+from salsa_cli.records import read_rows
+from salsa_cli.reports import silent
+
+
+def configure(world: World, output: Path, *models: object, **changes: Any) -> EvalConfig:
+    settings: dict[str, Any] = {
+        "models": tuple(str(model) for model in models),
+        "prompts": str(world.prompts),
+        "judge": (f"rm:{world.rm}",),
+        "output": output,
+        "response_length": 6,
+        "batch_size": 5,
+        "draws": 1000,
+        "device": "cpu",
+    }
+    return EvalConfig(**{**settings, **changes})
+
+
+def run(config: EvalConfig) -> evaluate.EvalResult:
+    result = evaluate.run(config, silent)
+    assert isinstance(result, evaluate.EvalResult)
+    return result
+
+
+def test_the_result(world: World, tmp_path: Path) -> None:
+    config = configure(world, tmp_path / "r", world.a, world.b)
+    result = run(config)
+    (pair,) = result.pairs
+    assert (pair.a, pair.b, pair.judge) == ("a", "b", f"rm:{world.rm}")
+    assert pair.n == 12 == pair.wins + pair.losses + pair.ties
+    assert pair.win_rate == (pair.wins + pair.ties / 2) / 12
+    assert pair.low <= pair.win_rate <= pair.high
+    stored = json.loads((tmp_path / "r" / "results.json").read_text())
+    assert stored["pairs"][0]["win_rate"] == pair.win_rate
+    answers = read_rows(tmp_path / "r" / "answers" / "a.jsonl")
+    assert len(answers) == 12 and answers[0]["prompt"] == "the a"
+    verdicts = read_rows(tmp_path / "r" / "judgments.jsonl")
+    assert sum(v["outcome"] for v in verdicts) / 12 == pair.win_rate
+    text, table = result.summary()
+    assert "12 prompts" in text and table is not None
+
+
+def test_turning_the_models_round_turns_the_rate_round(world: World, tmp_path: Path) -> None:
+    (ab,) = run(configure(world, tmp_path / "ab", world.a, world.b)).pairs
+    (ba,) = run(configure(world, tmp_path / "ba", world.b, world.a)).pairs
+    assert ba.win_rate == 1 - ab.win_rate
+    assert (ba.wins, ba.losses, ba.ties) == (ab.losses, ab.wins, ab.ties)
+    assert (ba.low, ba.high) == pytest.approx((1 - ab.high, 1 - ab.low))
+
+
+def test_a_model_against_itself_is_even(world: World, tmp_path: Path) -> None:
+    (pair,) = run(configure(world, tmp_path / "r", world.a, f"again={world.a}")).pairs
+    assert (pair.win_rate, pair.low, pair.high, pair.ties) == (0.5, 0.5, 0.5, 12)
+
+
+def test_answers_do_not_depend_on_the_batch_size(world: World, tmp_path: Path) -> None:
+    config = configure(world, tmp_path / "five", world.a)
+    run(config)
+    run(replace(config, batch_size=1, output=tmp_path / "one"))
+    five, one = (tmp_path / name / "answers" / "a.jsonl" for name in ("five", "one"))
+    assert five.read_bytes() == one.read_bytes()
+
+
+def test_one_model_alone_gets_scores(world: World, tmp_path: Path) -> None:
+    result = run(configure(world, tmp_path / "r", world.a))
+    assert result.pairs == ()
+    (row,) = result.scores
+    assert row.n == 12 and row.low <= row.score <= row.high
+    _, table = result.summary()
+    assert table is not None and table.rows[0][0] == "a"
+
+
+def test_a_function_judges_beside_a_reward_model(world: World, tmp_path: Path) -> None:
+    (tmp_path / "taste.py").write_text(
+        "def score(prompts, answers):\n    return [len(a) for a in answers]\n"
+    )
+    judge = f"python:{tmp_path / 'taste.py'}:score"
+    config = configure(
+        world, tmp_path / "r", world.a, world.b, world.soup, judge=(f"rm:{world.rm}", judge)
+    )
+    result = run(config)
+    assert [(p.a, p.b) for p in result.pairs if p.judge == judge] == [
+        ("a", "b"),
+        ("a", "soup"),
+        ("b", "soup"),
+    ]
+    assert len(result.scores) == 6
+
+
+def test_verdicts_by_hand() -> None:
+    scored = Scored("j", {"x": [1.0, 2.0, 3.0], "y": [0.0, 2.0, 5.0]})
+    assert [verdict.outcome for verdict in judges.verdicts(scored)] == [1.0, 0.5, 0.0]
+    rates = evaluate.win_rates(
+        [Verdict(i, "x", "y", "j", o, 0, 0) for i, o in enumerate([1.0, 1.0, 0.5, 0.0])],
+        EvalConfig(models=("x", "y"), prompts="p", judge=("rm:j",), output=Path("r"), draws=100),
+    )
+    assert (rates[0].win_rate, rates[0].wins, rates[0].ties, rates[0].losses) == (0.625, 2, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.51, 0.7, "x beats y by j."),
+        (0.3, 0.49, "y beats x by j."),
+        (0.5, 0.7, "By j, 9 prompts do not tell x from y."),
+    ],
+)
+def test_what_an_interval_says_in_words(low: float, high: float, words: str) -> None:
+    row = evaluate.PairRow("x", "y", "j", 0.5, low, high, 9, 4, 4, 1, 0)
+    assert evaluate._in_words(row) == words
+
+
+def test_two_models_of_one_name(world: World, tmp_path: Path) -> None:
+    config = configure(world, tmp_path / "r", world.a, world.a)
+    with pytest.raises(UsageError, match=r"two models are called 'a'; .* NAME=MODEL"):
+        evaluate.run(config, silent)
+
+
+@pytest.mark.parametrize(
+    ("judge", "words"),
+    [
+        ("gpt", "expected rm:MODEL"),
+        ("rm:", "expected rm:MODEL"),
+        ("rm:taste.py:score", "expected a model folder"),
+        ("python:nowhere", "expected FILE.py:FUNCTION"),
+    ],
+)
+def test_judges_that_cannot_be(judge: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        judges.parse(judge)
+
+
+def test_functions_that_fail(world: World, tmp_path: Path) -> None:
+    source = tmp_path / "bad.py"
+    source.write_text(
+        "def short(p, a):\n    return [1.0]\n"
+        "def nan(p, a):\n    return [float('nan')] * len(a)\n"
+        "def crash(p, a):\n    return 1 / 0\n"
+    )
+    for name, words in (
+        ("short", "gave 1 scores for"),
+        ("nan", "no finite number"),
+        ("crash", "failed: ZeroDivisionError"),
+        ("absent", "has no function 'absent'"),
+    ):
+        config = configure(world, tmp_path / "r", world.a, judge=(f"python:{source}:{name}",))
+        with pytest.raises(SalsaError, match=words):
+            evaluate.run(config, silent)
+        assert not config.output.exists()
+    with pytest.raises(SalsaError, match="cannot import"):
+        judges.parse(f"python:{tmp_path / 'none.py'}:score")
+
+
+def test_a_prompt_that_leaves_no_room(world: World, tmp_path: Path) -> None:
+    path = tiny.write_rows(tmp_path / "p.jsonl", [{"prompt": " ".join(["the"] * 60)}])
+    config = configure(world, tmp_path / "r", world.a, prompts=str(path))
+    with pytest.raises(
+        SalsaError, match="prompt 1: 60 tokens and --response-length 6 exceed the 64"
+    ):
+        evaluate.run(config, silent)

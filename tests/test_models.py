@@ -1,0 +1,124 @@
+"""Loading, scoring and saving; what is refused and how."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from conftest import World
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from salsa_cli import models
+from salsa_cli.errors import SalsaError
+from salsa_cli.tokens import Answer, pad_left, pad_right
+
+CPU = torch.device("cpu")
+ROWS = [[4, 6, 9, 2], [5, 2], [7, 8, 10, 11, 12, 2]]
+
+
+def test_a_score_does_not_depend_on_padding(world: World) -> None:
+    reward = models.load_reward_model(world.rm, torch.float32, CPU)
+    alone = torch.cat([reward.score_ids([row]) for row in ROWS])
+    for tokens in (pad_left(ROWS, 0), pad_right(ROWS, 0), pad_left(ROWS, 9), pad_right(ROWS, 9)):
+        # float32, other shapes of the same matrix products
+        torch.testing.assert_close(
+            models.last_scores(reward.model, tokens), alone, atol=1e-6, rtol=0
+        )
+
+
+def test_scores_are_those_of_transformers(world: World) -> None:
+    reward = models.load_reward_model(world.rm, torch.float32, CPU)
+    naive = AutoModelForSequenceClassification.from_pretrained(world.rm).eval()
+    for row in ROWS:
+        with torch.no_grad():
+            expected = naive(torch.tensor([row])).logits[0]
+        torch.testing.assert_close(reward.score_ids([row]), expected, atol=1e-6, rtol=0)
+
+
+def test_the_stored_scale_normalises_scores(world: World, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(world.rm, tmp_path / "rm"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps(config | {"salsa_reward": {"mean": 2, "std": 4}})
+    )
+    plain = models.load_reward_model(world.rm, torch.float32, CPU)
+    scaled = models.load_reward_model(folder, torch.float32, CPU)
+    raw = plain.score(["the cat"], [Answer(" sat")])
+    torch.testing.assert_close(scaled.score(["the cat"], [Answer(" sat")]), (raw - 2) / 4)
+
+
+def test_a_new_head_depends_on_the_seed_alone(world: World) -> None:
+    torch.manual_seed(1)
+    first = models.new_reward_model(world.a, CPU, seed=5)
+    torch.manual_seed(2)
+    again = models.new_reward_model(world.a, CPU, seed=5)
+    other = models.new_reward_model(world.a, CPU, seed=6)
+    assert torch.equal(first.model.score.weight, again.model.score.weight)
+    assert not torch.equal(first.model.score.weight, other.model.score.weight)
+
+
+def test_a_language_model_is_no_reward_model(world: World) -> None:
+    with pytest.raises(SalsaError, match=r"lack score\.weight .*no trained score head"):
+        models.load_reward_model(world.a, torch.float32, CPU)
+
+
+def test_a_critic_from_a_policy_starts_at_zero(world: World) -> None:
+    critic = models.load_critic(world.a, CPU)
+    assert models.last_scores(critic, pad_right(ROWS, 0)).tolist() == [0.0, 0.0, 0.0]
+    trained = models.load_critic(world.rm, CPU)
+    assert models.last_scores(trained, pad_right(ROWS, 0)).abs().min() > 0
+
+
+def test_missing_weights_are_named(world: World, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(world.a, tmp_path / "a"))
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        SalsaError, match=r"cannot be used as .*: its files lack model\.norm\.weight"
+    ):
+        models.load_language_model(folder, torch.float32, CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        (
+            "config.json",
+            '{"model_type": "nonsense"}',
+            "cannot be loaded as a causal language model",
+        ),
+        ("tokenizer.json", "{}", "no tokenizer can be loaded"),
+        ("model.safetensors", "nonsense", "cannot be loaded as a causal language model"),
+    ],
+)
+def test_broken_folders(world: World, tmp_path: Path, name: str, content: str, words: str) -> None:
+    folder = Path(shutil.copytree(world.a, tmp_path / "a"))
+    (folder / name).write_text(content)
+    with pytest.raises(SalsaError) as caught:
+        models.load_language_model(folder, torch.float32, CPU)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_saved_model_keeps_the_weight_type_and_the_habits_of_its_origin(
+    world: World, tmp_path: Path
+) -> None:
+    origin = tmp_path / "origin"
+    model = AutoModelForCausalLM.from_pretrained(world.a, dtype=torch.bfloat16)
+    model.save_pretrained(origin)
+    tiny.tokenizer().save_pretrained(origin)
+    habits = '{"eos_token_id": [1, 2], "top_p": 0.9}'
+    (origin / "generation_config.json").write_text(habits)
+    loaded = models.load_language_model(origin, torch.float32, CPU)
+    target = tmp_path / "target"
+    models.save_model(loaded.model, target, like=origin)
+    again = AutoModelForCausalLM.from_pretrained(target)
+    assert again.dtype == torch.bfloat16
+    assert (target / "generation_config.json").read_text() == habits
+    for name, weight in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight), name

@@ -1,0 +1,310 @@
+"""The story of `ppo` on a model of a few thousand weights."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from conftest import World
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from salsa_cli import data, ppo, runs, runtime
+from salsa_cli.configs import PPOConfig
+from salsa_cli.errors import SalsaError
+from salsa_cli.records import read_rows
+from salsa_cli.reports import Event, Measured, Note, Warned, silent
+from salsa_cli.tokens import Answer
+
+
+def configure(world: World, output: Path, **changes: Any) -> PPOConfig:
+    """Four updates of eight answers; large steps, so that mistakes show."""
+    settings: dict[str, Any] = {
+        "ref": str(world.soup),
+        "reward": (str(world.rm),),
+        "prompts": str(world.prompts),
+        "output": output,
+        "updates": 4,
+        "batch_size": 8,
+        "response_length": 6,
+        "epochs": 2,
+        "minibatches": 2,
+        "learning_rate": 1e-3,
+        "save_every": 2,
+        "device": "cpu",
+    }
+    return PPOConfig(**{**settings, **changes})
+
+
+def run(config: PPOConfig) -> ppo.PPOResult:
+    result = ppo.run(config, silent)
+    assert isinstance(result, ppo.PPOResult)
+    return result
+
+
+def rows_without_time(folder: Path) -> list[dict[str, Any]]:
+    return [
+        {k: v for k, v in row.items() if k != "time"} for row in read_rows(folder / "metrics.jsonl")
+    ]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    return state
+
+
+@pytest.fixture(scope="module")
+def finished(world: World, tmp_path_factory: pytest.TempPathFactory) -> PPOConfig:
+    """The configuration of a run that went through without a stop."""
+    config = configure(world, tmp_path_factory.mktemp("ppo") / "policy")
+    run(config)
+    return config
+
+
+def test_the_result_is_an_ordinary_folder(finished: PPOConfig) -> None:
+    folder = finished.output
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("the cat", return_tensors="pt").input_ids
+    assert model.generate(ids, max_new_tokens=3).shape[1] > ids.shape[1]
+    rows = read_rows(folder / "metrics.jsonl")
+    assert [row["update"] for row in rows] == [1, 2, 3, 4]
+    assert {row["update"] for row in read_rows(folder / "samples.jsonl")} == {1, 2, 3, 4}
+    made = json.loads((folder / "salsa.json").read_text())
+    assert made["result"]["reward_last"] == rows[-1]["reward"]
+    assert made["settings"]["ref"] == finished.ref
+    assert len(made["inputs"]["reference"]["weights_sha256"]) == 64
+    assert not runs.partial_folder(folder).exists()
+
+
+def test_the_ratio_is_exactly_one_before_anything_has_moved(finished: PPOConfig) -> None:
+    rows = read_rows(finished.output / "metrics.jsonl")
+    assert [row["ratio_error"] for row in rows] == [0.0] * 4
+    # ... and it is not one because nothing moves:
+    assert all(row["approx_kl"] > 0 for row in rows)
+
+
+def test_the_policy_starts_at_the_first_ingredient_away_from_the_soup(
+    world: World, finished: PPOConfig
+) -> None:
+    made = json.loads((finished.output / "salsa.json").read_text())
+    assert made["inputs"]["policy"]["path"] == str(world.a)
+    assert read_rows(finished.output / "metrics.jsonl")[0]["kl"] > 0
+
+
+def test_the_policy_has_moved(world: World, finished: PPOConfig) -> None:
+    before, after = weights(world.a), weights(finished.output)
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_same_settings_give_the_same_bits(
+    world: World, finished: PPOConfig, tmp_path: Path
+) -> None:
+    again = configure(world, tmp_path / "policy")
+    run(again)
+    assert rows_without_time(again.output) == rows_without_time(finished.output)
+    for name, weight in weights(finished.output).items():
+        assert torch.equal(weights(again.output)[name], weight), name
+
+
+@pytest.mark.parametrize("stop_at", [2, 3])
+def test_a_run_that_was_stopped_resumes_to_the_same_bits(
+    world: World, finished: PPOConfig, tmp_path: Path, stop_at: int
+) -> None:
+    config = configure(world, tmp_path / "policy")
+
+    def stopping(event: Event) -> None:
+        if isinstance(event, Measured) and event.values["update"] == stop_at:
+            raise KeyboardInterrupt
+
+    if stop_at == 2:  # stopped before the first checkpoint: nothing is left
+        with pytest.raises(KeyboardInterrupt):
+            ppo.run(config, stopping)
+        assert list(tmp_path.iterdir()) == []
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            ppo.run(config, stopping)
+        assert not config.output.exists()
+        with pytest.raises(SalsaError, match="holds an unfinished run"):
+            ppo.run(config, silent)
+    notes: list[str] = []
+    ppo.run(
+        replace(config, resume=True),
+        lambda event: notes.append(event.text) if isinstance(event, Note) else None,
+    )
+    assert ("resumed after update 2" in notes) == (stop_at == 3)
+    assert rows_without_time(config.output) == rows_without_time(finished.output)
+    for name, weight in weights(finished.output).items():
+        assert torch.equal(weights(config.output)[name], weight), name
+
+
+def test_resume_refuses_other_settings(world: World, tmp_path: Path) -> None:
+    config = configure(world, tmp_path / "policy", save_every=1)
+
+    def stopping(event: Event) -> None:
+        if isinstance(event, Measured) and event.values["update"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ppo.run(config, stopping)
+    with pytest.raises(SalsaError, match=r"other settings: kl_coef was 0\.05, is 0\.1"):
+        ppo.run(replace(config, resume=True, kl_coef=0.1), silent)
+
+
+def test_resuming_a_complete_run_hands_back_its_result(finished: PPOConfig) -> None:
+    result = run(replace(finished, resume=True))
+    made = json.loads((finished.output / "salsa.json").read_text())
+    assert dict(result.record()) == made["result"]
+
+
+def test_accumulated_passes_make_the_same_update(world: World, tmp_path: Path) -> None:
+    whole = configure(world, tmp_path / "whole", updates=2, minibatches=1)
+    parts = replace(whole, output=tmp_path / "parts", micro_batch_size=2)
+    run(whole)
+    run(parts)
+    expected = weights(whole.output)
+    for name, weight in weights(parts.output).items():
+        # Other shapes sum in another order; Adam's division magnifies it where gradients vanish.
+        torch.testing.assert_close(weight, expected[name], atol=1e-5, rtol=0)
+    for ours, theirs in zip(*(rows_without_time(c.output) for c in (parts, whole)), strict=True):
+        assert ours["kl"] == pytest.approx(theirs["kl"], abs=1e-4)
+        assert ours["policy_loss"] == pytest.approx(theirs["policy_loss"], abs=1e-4)
+
+
+def test_a_reference_that_is_no_soup_is_also_the_start(world: World, tmp_path: Path) -> None:
+    notes: list[str] = []
+    config = configure(world, tmp_path / "policy", ref=str(world.a), updates=1)
+    ppo.run(config, lambda event: notes.append(event.text) if isinstance(event, Note) else None)
+    assert f"{world.a} is no soup: the policy starts from it too (plain PPO)" in notes
+    assert read_rows(config.output / "metrics.jsonl")[0]["kl"] == 0.0
+
+
+def test_a_function_as_reward_and_the_policy_as_critic(world: World, tmp_path: Path) -> None:
+    (tmp_path / "taste.py").write_text(
+        "def score(prompts, answers):\n    return [a.count('happy') - 2.0 for a in answers]\n"
+    )
+    name = f"{tmp_path / 'taste.py'}:score"
+    config = configure(world, tmp_path / "policy", reward=(name,), updates=1)
+    run(config)
+    made = json.loads((config.output / "salsa.json").read_text())
+    assert made["inputs"]["rewards"] == [name]
+    assert made["inputs"]["critic"]["path"] == str(world.a)
+    assert read_rows(config.output / "metrics.jsonl")[0]["reward"] <= -1.0
+
+
+def test_several_rewards_are_averaged(world: World, tmp_path: Path) -> None:
+    (tmp_path / "two.py").write_text(
+        "def one(p, a):\n    return [1.0] * len(a)\ndef four(p, a):\n    return [4.0] * len(a)\n"
+    )
+    names = tuple(f"{tmp_path / 'two.py'}:{name}" for name in ("one", "four"))
+    config = configure(world, tmp_path / "policy", reward=names, updates=1)
+    assert run(config).reward_first == 2.5
+
+
+@pytest.mark.parametrize(
+    ("no_eos", "expected"),
+    [("keep", [3.0, 5.0]), ("subtract", [3.0, 4.0]), ("replace", [3.0, 1.0])],
+)
+def test_what_an_answer_without_an_end_scores(
+    world: World, no_eos: str, expected: list[float]
+) -> None:
+    class Lengths:
+        def score(self, prompts: Any, answers: Any) -> torch.Tensor:
+            return torch.tensor([float(len(answer.text)) for answer in answers])
+
+    config = configure(world, Path("unused"), no_eos=no_eos, no_eos_value=1.0)
+    answers = [Answer("abc"), Answer("abcde", finished=False)]
+    assert ppo.score(["p", "p"], answers, [Lengths()], config).tolist() == expected
+
+
+def test_a_reference_with_another_vocabulary_is_refused(world: World, tmp_path: Path) -> None:
+    other = tiny.save_language_model(tmp_path / "other", seed=3)
+    tiny.tokenizer(words=[*tiny.WORDS[:-1], "snow"]).save_pretrained(other)
+    config = configure(world, tmp_path / "policy", ref=str(other), policy=str(world.a))
+    with pytest.raises(SalsaError, match=r"the vocabularies of the policy .* differ"):
+        ppo.run(config, silent)
+    larger = tiny.save_language_model(tmp_path / "larger", seed=3, vocab_size=32)
+    with pytest.raises(SalsaError, match=r"has logits for 24 tokens and .* for 32"):
+        ppo.run(replace(config, ref=str(larger)), silent)
+    assert not config.output.exists()
+
+
+def test_prompts_that_do_not_fit_are_left_out_with_a_warning(world: World, tmp_path: Path) -> None:
+    prompts = tiny.write_rows(
+        tmp_path / "p.jsonl", [{"prompt": "the cat"}, {"prompt": " ".join(["the"] * 60)}]
+    )
+    warnings: list[str] = []
+    config = configure(world, tmp_path / "policy", prompts=str(prompts))
+    plan = ppo.prepare(
+        config, lambda event: warnings.append(event.text) if isinstance(event, Warned) else None
+    )
+    assert plan.prompts == ("the cat",)
+    assert warnings == [
+        "1 of 2 prompts are left out: longer than 58 tokens, which is the context less "
+        "--response-length"
+    ]
+    with pytest.raises(SalsaError, match=r"no prompt of .* fits: .* a context of 64 tokens"):
+        ppo.prepare(replace(config, response_length=63), silent)
+
+
+def test_a_gradient_that_is_no_number_stops_the_run(world: World, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    broken = Path(shutil.copytree(world.rm, tmp_path / "rm"))
+    tensors = load_file(broken / "model.safetensors")
+    tensors["score.weight"] = torch.full_like(tensors["score.weight"], 1e38)
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    config = configure(world, tmp_path / "policy", reward=(str(broken),))
+    with pytest.raises(SalsaError, match="not finite"):
+        ppo.run(config, silent)
+    assert not config.output.exists()
+
+
+def test_the_first_epoch_keeps_the_order_and_the_others_do_not(world: World) -> None:
+    config = configure(world, Path("unused"), batch_size=32, minibatches=4)
+    first = torch.cat(list(ppo._minibatches(3, 0, config)))
+    second = torch.cat(list(ppo._minibatches(3, 1, config)))
+    assert first.tolist() == list(range(32))
+    assert sorted(second.tolist()) == list(range(32)) != second.tolist()
+
+
+def test_targets_are_those_of_a_naive_restatement(world: World) -> None:
+    """Rewards, GAE, returns and whitening of a real rollout, in float64 loops."""
+    config = configure(world, Path("unused"), kl_coef=0.3, gamma=0.9, lam=0.7, temperature=0.8)
+    plan = ppo.prepare(config, silent)
+    cpu = runtime.start("cpu")
+    actors = ppo.load(plan, config, cpu)
+    indices = data.batch_indices(len(plan.prompts), 8, 0, 0)
+    sampled = ppo.rollouts.sample(
+        actors.policy,
+        [plan.prompt_ids[i] for i in indices],
+        list(range(8)),
+        length=6,
+        temperature=0.8,
+        runtime=cpu,
+    )
+    scores = torch.arange(8.0)
+    rollout = ppo.recall(sampled, scores, actors, config, cpu)
+    targets = ppo.aim(rollout, ppo.kl.k1(rollout.logprobs, rollout.ref_logprobs), config)
+    gaes, returns, places = [], {}, []
+    for row in range(8):
+        length = int(rollout.mask[row].sum())
+        pairs = zip(rollout.logprobs[row], rollout.ref_logprobs[row], strict=True)
+        reward = [-0.3 * (float(p) - float(q)) for p, q in pairs][:length]
+        reward[-1] += float(scores[row])
+        value = [float(v) for v in rollout.values[row][:length]] + [0.0]
+        trace = 0.0
+        for t in reversed(range(length)):
+            trace = reward[t] + 0.9 * value[t + 1] - value[t] + 0.9 * 0.7 * trace
+            gaes.append(trace)
+            places.append((row, t))
+            returns[row, t] = trace + value[t]
+    mean = sum(gaes) / len(gaes)
+    deviation = (sum((g - mean) ** 2 for g in gaes) / len(gaes)) ** 0.5
+    for gae, place in zip(gaes, places, strict=True):
+        # float32 sums of a few dozen terms against float64
+        assert float(targets.advantages[place]) == pytest.approx((gae - mean) / deviation, abs=1e-5)
+        assert float(targets.returns[place]) == pytest.approx(returns[place], abs=1e-5)

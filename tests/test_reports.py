@@ -1,0 +1,132 @@
+"""Where events go, and how numbers look to a person."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from salsa_cli import reports
+from salsa_cli.reports import Advanced, DryRun, LiveView, Measured, Note, PlainLines, Table, Warned
+
+
+def test_plain_lines_are_few_and_whole() -> None:
+    stream = io.StringIO()
+    lines = PlainLines(stream, pause=3600)
+    lines(Note("a note"))
+    lines(Warned("careful"))
+    for done in range(1, 101):
+        lines(Advanced("ppo", done, 100, "updates", {"reward": done / 100}))
+    lines(Measured({"reward": 1}))
+    assert stream.getvalue().splitlines() == [
+        "a note",
+        "warning: careful",
+        "ppo 1/100  reward 0.010",
+        "ppo 100/100  reward 1.000",
+    ]
+
+
+def test_plain_lines_tell_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 110.0, 115.0])
+    monkeypatch.setattr(reports.time, "monotonic", lambda: next(clock))
+    stream = io.StringIO()
+    lines = PlainLines(stream)
+    for done in (10, 20, 30):
+        lines(Advanced("soup", done * 10**6, 100 * 10**6, "B"))
+    assert stream.getvalue().splitlines() == [
+        "soup 10MB/100MB",
+        "soup 20MB/100MB  40 s left",
+        "soup 30MB/100MB  35 s left",
+    ]
+
+
+def test_the_live_view_shows_bars_and_figures() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    view = LiveView(console)
+    view(Note("[not] markup"))
+    view(Advanced("ppo", 1, 2, "updates", {"reward": 0.5}))
+    view(Advanced("ppo", 2, 2, "updates", {"reward": 0.75}))
+    view.close()
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "[not] markup" in text and "2/2 updates" in text and "0.750" in text
+
+
+def test_metrics_are_appended_line_by_line(tmp_path: Path) -> None:
+    listen = reports.metrics_file(tmp_path / "m.jsonl")
+    listen(Measured({"a": 1, "b": float("nan")}))
+    listen(Note("not a metric"))
+    listen(Measured({"a": 2, "time": {"x": 0.5}}))
+    rows = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
+    assert rows == [{"a": 1, "b": None}, {"a": 2, "time": {"x": 0.5}}]
+
+
+def test_both_listeners_hear_everything() -> None:
+    heard: list[object] = []
+    reports.both(heard.append, heard.append)(Note("x"))
+    assert heard == [Note("x"), Note("x")]
+
+
+def test_results_go_to_stdout_and_errors_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    class Found:
+        def record(self) -> dict[str, object]:
+            return {}
+
+        def summary(self) -> tuple[str, Table | None]:
+            return "[a] line", Table(("model", "score"), [("x", "0.5"), ("yy", "10.0")])
+
+    reports.print_result(Found())
+    reports.print_error("[b] wrong")
+    out, err = capsys.readouterr()
+    assert [line.rstrip() for line in out.splitlines()] == [
+        "model  score",
+        "x        0.5",
+        "yy      10.0",
+        "[a] line",
+    ]
+    assert err == "error: [b] wrong\n"
+
+
+def test_a_dry_run_as_record_and_as_text() -> None:
+    dry = DryRun({"training pairs": 3, "longest pair, tokens": 9})
+    assert dry.record() == {"dry_run": True, "training_pairs": 3, "longest_pair_tokens": 9}
+    assert dry.summary() == ("training pairs: 3\nlongest pair, tokens: 9", None)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0B"), (999, "999B"), (1000, "1kB"), (13_480_000_000, "13.5GB"), (2 * 10**12, "2TB")],
+)
+def test_bytes(count: int, text: str) -> None:
+    assert reports.amount(count, "B") == text
+
+
+def test_counts() -> None:
+    assert reports.amount(12345, "steps") == "12,345"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0.000"),
+        (0.05, "0.050"),
+        (-1.23456, "-1.235"),
+        (12.34, "12.3"),
+        (999.96, "1000.0"),
+        (1234.5, "1,234"),
+        (1.5e7, "1.5e+07"),
+        (3e-6, "3e-06"),
+        (1234567, "1,234,567"),
+    ],
+)
+def test_figures(value: float, text: str) -> None:
+    assert reports.figure(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (59.4, "59 s"), (61, "1 min 1 s"), (7500, "2 h 5 min")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert reports.duration(seconds) == text

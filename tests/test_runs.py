@@ -1,0 +1,144 @@
+"""The life of a run folder: draft, rename, checkpoint, resume, lock."""
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import torch
+
+from salsa_cli import runs
+from salsa_cli.errors import SalsaError
+
+
+def test_a_draft_becomes_the_result_when_it_is_complete(tmp_path: Path) -> None:
+    output = tmp_path / "deep" / "out"
+    with runs.draft(output, force=False) as folder:
+        (folder / "a").write_text("1")
+        assert not output.exists()
+    assert [path.name for path in output.iterdir()] == ["a"]
+    assert [path.name for path in output.parent.iterdir()] == ["out"]
+
+
+def test_a_draft_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), runs.draft(tmp_path / "out", force=False) as folder:
+        (folder / "a").write_text("1")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_exists_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with (
+        pytest.raises(SalsaError, match="exists already; choose another -o, or replace"),
+        runs.draft(tmp_path / "out", force=False),
+    ):
+        raise AssertionError("the draft must not begin")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_force_replaces_the_old_only_when_the_new_is_complete(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "old").write_text("")
+    with pytest.raises(RuntimeError), runs.draft(output, force=True):
+        raise RuntimeError
+    assert (output / "old").exists()
+    with runs.draft(output, force=True) as folder:
+        (folder / "new").write_text("")
+    assert [path.name for path in output.iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_force_does_not_replace_what_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("precious")
+    with pytest.raises(SalsaError, match="is no folder"):
+        runs.check_output(tmp_path / "out", force=True)
+
+
+def test_an_output_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SalsaError, match="cannot be made"):
+        runs.check_output(tmp_path / "file" / "out", force=False)
+
+
+def test_an_interrupted_run_is_kept_once_it_has_a_checkpoint(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+
+    def interrupted(steps: int, resume: bool) -> None:
+        with runs.resumable(output, force=False, resume=resume) as folder:
+            for step in range(steps):
+                runs.save_checkpoint(folder, step + 1, {"w": torch.tensor([float(step)])})
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(0, resume=False)
+    assert list(tmp_path.iterdir()) == []
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(5, resume=False)
+    saved = runs.latest_checkpoint(runs.partial_folder(output))
+    assert saved is not None and saved.step == 5
+    assert runs.load_checkpoint(saved)["w"].item() == 4.0
+    assert len(list(saved.file.parent.iterdir())) == 2  # the newest two are kept
+
+    with pytest.raises(SalsaError, match="holds an unfinished run; continue it with --resume"):
+        interrupted(0, resume=False)
+    with runs.resumable(output, force=False, resume=True) as folder:
+        assert runs.latest_checkpoint(folder) == saved
+    assert (output / "checkpoints").is_dir()
+    assert not runs.partial_folder(output).exists()
+
+
+def test_force_starts_an_unfinished_run_again(tmp_path: Path) -> None:
+    folder = runs.partial_folder(tmp_path / "out")
+    runs.save_checkpoint(folder, 1, {})
+    with runs.resumable(tmp_path / "out", force=True, resume=False) as folder:
+        assert runs.latest_checkpoint(folder) is None
+
+
+def test_a_checkpoint_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    runs.save_checkpoint(tmp_path, 3, {"w": torch.ones(1000)})
+    saved = runs.latest_checkpoint(tmp_path)
+    assert saved is not None
+    saved.file.write_bytes(saved.file.read_bytes()[:500])
+    with pytest.raises(SalsaError, match="cannot be read as a checkpoint"):
+        runs.load_checkpoint(saved)
+
+
+def _hold(output: Path, entered: object, leave: object) -> None:
+    with runs.draft(output, force=False):
+        entered.set()  # type: ignore[attr-defined]
+        leave.wait(30)  # type: ignore[attr-defined]
+
+
+def test_two_processes_do_not_share_a_draft(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    entered, leave = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(tmp_path / "out", entered, leave))
+    other.start()
+    assert entered.wait(30)
+    with (
+        pytest.raises(SalsaError, match="in use by another salsa process"),
+        runs.draft(tmp_path / "out", force=False),
+    ):
+        raise AssertionError("the draft must not begin")
+    leave.set()
+    other.join()
+    assert (tmp_path / "out").is_dir()
+
+
+def test_other_settings_are_named() -> None:
+    saved = runs.Saved(3, Path("000003.pt"))
+    with pytest.raises(SalsaError, match=r"lr was 1, is 2; new was None, is \[1\]"):
+        runs.check_same_settings(
+            saved, json.dumps({"lr": 1, "k": 0}), {"lr": 2, "k": 0, "new": [1]}
+        )
+    runs.check_same_settings(saved, json.dumps({"a": [1, 2]}), {"a": [1, 2]})
+
+
+def test_rows_beyond_the_checkpoint_are_cut(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text("1\n2\n3\nhalf a li")
+    runs.keep_rows(path, 2)
+    assert path.read_text() == "1\n2\n"

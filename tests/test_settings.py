@@ -1,0 +1,133 @@
+"""From dataclass to options and back."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from salsa_cli import settings
+from salsa_cli.configs import EvalConfig, PPOConfig, SoupConfig, TrainRMConfig, declared
+from salsa_cli.errors import UsageError
+
+OUT = Path("out")
+
+
+def soup(**changes: object) -> SoupConfig:
+    return SoupConfig(**{"models": ("a", "b"), "output": OUT, **changes})  # type: ignore[arg-type]
+
+
+def test_weights_of_a_soup() -> None:
+    assert soup().mixing == (0.5, 0.5)
+    assert soup(alpha=0.25).mixing == (0.75, 0.25)
+    assert soup(models=("a", "b", "c"), weights=(0.5, 0.3, 0.2)).mixing == (0.5, 0.3, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"models": ("a",)}, "a soup needs two models or more; found 1"),
+        ({"alpha": 0.5, "weights": (0.5, 0.5)}, "give one of them"),
+        ({"alpha": 0.5, "models": ("a", "b", "c")}, "Use --weights"),
+        ({"weights": (1.0,)}, "--weights has 1 numbers for 2 models"),
+        ({"weights": (0.5, 0.6)}, "--weights sum to 1.1; expected 1"),
+        ({"alpha": 1.5}, "--alpha is 1.5, which is out of range; expected a number from 0 to 1"),
+        ({"alpha": float("nan")}, "--alpha is nan"),
+        ({"memory": 5}, "--memory is 5"),
+    ],
+)
+def test_a_soup_that_cannot_be(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        soup(**changes)
+    assert words in str(caught.value)
+
+
+def ppo(**changes: object) -> PPOConfig:
+    needed = {"ref": "ref", "reward": ("rm",), "prompts": "p.jsonl", "output": OUT}
+    return PPOConfig(**{**needed, **changes})  # type: ignore[arg-type]
+
+
+def test_batches_that_do_not_divide() -> None:
+    assert ppo(batch_size=24, minibatches=3, micro_batch_size=4).minibatch_size == 8
+    with pytest.raises(UsageError, match="--batch-size 10 does not divide into --minibatches 3"):
+        ppo(batch_size=10, minibatches=3)
+    with pytest.raises(UsageError, match="--micro-batch-size 3 does not divide a minibatch of 8"):
+        ppo(batch_size=8, micro_batch_size=3)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", 0.0),
+        ("kl_coef", -0.1),
+        ("gamma", 0.0),
+        ("gamma", 1.1),
+        ("clip", 1.0),
+        ("updates", 0),
+        ("seed", -1),
+    ],
+)
+def test_bounds_of_ppo(field: str, value: float) -> None:
+    with pytest.raises(UsageError, match="out of range"):
+        ppo(**{field: value})
+
+
+@pytest.mark.parametrize("config_type", [SoupConfig, TrainRMConfig, PPOConfig, EvalConfig])
+def test_every_setting_has_help_and_a_name_of_its_own(config_type: type) -> None:
+    fields = declared(config_type)
+    assert all(field.setting.help.endswith(".") for field in fields)
+    assert len({field.option for field in fields}) == len(fields)
+    assert not {"config", "json", "quiet"} & {field.name for field in fields}
+
+
+def test_a_record_can_be_handed_back(tmp_path: Path) -> None:
+    config = soup(alpha=0.25, force=True, dry_run=True)
+    record = settings.record(config)
+    assert record["alpha"] == 0.25
+    assert record["models"] == ["a", "b"]
+    assert "force" not in record and "dry_run" not in record
+    path = tmp_path / "soup.json"
+    path.write_text(json.dumps({"command": "soup", "settings": record, "versions": {}}))
+    assert settings.read_config_file(path, SoupConfig) == record
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("alpha: 0.5\nalfa: 1\n", "unknown setting alfa; expected some of alpha"),
+        ("a: [1,\nb: 2", "line 2, column 5: this is neither JSON nor YAML"),
+        ("- 1\n", "expected a mapping"),
+    ],
+)
+def test_bad_configuration_files(tmp_path: Path, content: str, words: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(content)
+    with pytest.raises(UsageError) as caught:
+        settings.read_config_file(path, SoupConfig)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("256MB", 256_000_000), ("1.5GiB", 1_610_612_736), ("7", 7), (7, 7), (" 3 kb ", 3000)],
+)
+def test_sizes(text: object, count: int) -> None:
+    assert settings.parse_size(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "MB", "1XB", "-1MB", "1.2.3GB", "."])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a size"):
+        settings.parse_size(text)
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
+def test_numbers_from_text_and_from_a_list(numbers: list[float]) -> None:
+    assert settings.parse_numbers(",".join(map(repr, numbers))) == tuple(numbers)
+    assert settings.parse_numbers(numbers) == tuple(numbers)
+
+
+def test_what_is_no_list_of_numbers() -> None:
+    with pytest.raises(UsageError, match="expected one like"):
+        settings.parse_numbers("0.5,x")

@@ -1,0 +1,89 @@
+"""What a model reads, and what is read back."""
+
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from salsa_cli import models, tokens
+from salsa_cli.data import Message
+from salsa_cli.errors import SalsaError
+from salsa_cli.tokens import Answer, Tokenizer
+
+TEMPLATE = (
+    "{% for m in messages %}<s> {{ m.role }} {{ m.content }} {% endfor %}"
+    "{% if add_generation_prompt %}<s> assistant {% endif %}"
+)
+QUESTION = (Message("user", "the cat"),)
+THE, CAT, SAT, BOS, EOS = 4, 6, 9, 1, 2
+
+
+@pytest.fixture(scope="module")
+def plain() -> Tokenizer:
+    return tiny.tokenizer()
+
+
+@pytest.fixture(scope="module")
+def chat() -> Tokenizer:
+    tokenizer = tiny.tokenizer(words=[*tiny.WORDS, "user", "assistant"])
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def test_a_finished_answer_closes_with_one_end_token(plain: Tokenizer) -> None:
+    assert tokens.scored_ids(plain, "the cat", Answer(" sat")) == [THE, CAT, SAT, EOS]
+    assert tokens.scored_ids(plain, "the cat", Answer(" sat", finished=False)) == [THE, CAT, SAT]
+
+
+def test_a_tokenizer_that_ends_every_text_itself(plain: Tokenizer) -> None:
+    class Ending:
+        eos_token_id = EOS
+
+        def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+            ids = plain.encode(text, add_special_tokens=False)
+            return [BOS, *ids, EOS] if add_special_tokens else ids
+
+    ending: Tokenizer = Ending()  # type: ignore[assignment]
+    assert tokens.prompt_ids(ending, "the cat") == [BOS, THE, CAT]
+    assert tokens.scored_ids(ending, "the cat", Answer(" sat")) == [BOS, THE, CAT, SAT, EOS]
+
+
+def test_a_chat_template_writes_its_special_tokens_once(chat: Tokenizer) -> None:
+    user, assistant = (chat.get_vocab()[word] for word in ("user", "assistant"))
+    expected = [BOS, user, THE, CAT, BOS, assistant]
+    assert tokens.prompt_ids(chat, QUESTION) == expected
+    assert tokens.scored_ids(chat, QUESTION, Answer("sat")) == [*expected, SAT, EOS]
+
+
+def test_a_conversation_without_a_template_is_written_plainly(plain: Tokenizer) -> None:
+    text, special = tokens._rendered(plain, (Message("user", "Why?"),))
+    assert text == "User: Why?\n\nAssistant:"
+    assert special
+
+
+def test_a_tokenizer_without_an_end_token(plain: Tokenizer) -> None:
+    endless = tiny.tokenizer(eos_token=None)
+    with pytest.raises(SalsaError, match="no eos_token"):
+        tokens.scored_ids(endless, "the", Answer(" cat"))
+
+
+def test_padding_and_positions() -> None:
+    left = tokens.pad_left([[5, 6, 7], [8]], pad=0)
+    assert left.ids.tolist() == [[5, 6, 7], [0, 0, 8]]
+    assert left.mask.tolist() == [[True, True, True], [False, False, True]]
+    assert tokens.position_ids(left.mask).tolist() == [[0, 1, 2], [0, 0, 0]]
+    right = tokens.pad_right([[5, 6, 7], [8]], pad=0)
+    assert right.ids.tolist() == [[5, 6, 7], [8, 0, 0]]
+    assert tokens.position_ids(right.mask[:, :2]).tolist() == [[0, 1], [0, 0]]
+    assert left[torch.tensor([1])].ids.tolist() == [[0, 0, 8]]
+
+
+def test_the_blank_before_an_answer_survives(stories_model: Path) -> None:
+    """A Llama tokenizer drops the first blank of whatever it decodes."""
+    tokenizer = models.load_tokenizer(stories_model)
+    whole = tokenizer.encode("Once there was a bug. The bug was red.")
+    prompt = tokens.prompt_ids(tokenizer, "Once there was a bug.")
+    assert whole[: len(prompt)] == prompt
+    assert tokenizer.decode(whole[len(prompt) :]) == "The bug was red."
+    assert tokens.answer_text(tokenizer, prompt, whole[len(prompt) :]) == " The bug was red."
