@@ -92,6 +92,9 @@ def evaluate(config: EvalConfig, manners: Manners) -> None:
 
 def main() -> None:
     """Entry point of `salsa`: run the command line and exit with its code."""
+    # Threads of PyTorch that wait for one another must sleep, not spin: on a machine whose cores
+    # are busy, a small model is dozens of times slower when they spin.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         runs.terminate_like_interrupt()
         app()
@@ -105,6 +108,8 @@ def _execute(module: str, config: Config, manners: Manners) -> None:
     """Run a command's module and print its result; every way to end passes through here."""
     try:
         with reports.listening(manners.quiet) as report:
+            if module != "salsa_cli.soup":
+                report(reports.Note("loading PyTorch and Transformers"))
             run: Callable[[Config, reports.Report], reports.Result]
             run = importlib.import_module(module).run
             result = run(config, report)

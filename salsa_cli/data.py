@@ -176,23 +176,37 @@ def _messages(source: Source, index: int, column: str, value: object) -> tuple[M
 
 
 def _preference(source: Source, index: int) -> Preference:
-    chosen = _column(source, index, "chosen")
-    rejected = _column(source, index, "rejected")
     explicit = "prompt" in source.rows[index]
     prompt = _prompt(source, index, _column(source, index, "prompt")) if explicit else None
+    chosen, rejected = _answer(source, index, "chosen"), _answer(source, index, "rejected")
     if isinstance(chosen, str) and isinstance(rejected, str):
-        if prompt is not None:
-            return _distinct(source, index, Preference(prompt, chosen, rejected))
-        shared = _common_text(chosen, rejected)
-        if not shared:
-            raise source.error(
-                index, "no 'prompt' column, and 'chosen' and 'rejected' begin differently"
-            )
-        pair = Preference(shared, chosen[len(shared) :], rejected[len(shared) :])
-        return _distinct(source, index, pair)
-    better = _messages(source, index, "chosen", chosen)
-    worse = _messages(source, index, "rejected", rejected)
-    return _distinct(source, index, _from_messages(source, index, prompt, better, worse))
+        pair = _from_texts(source, index, prompt, chosen, rejected)
+    elif not isinstance(chosen, str) and not isinstance(rejected, str):
+        pair = _from_messages(source, index, prompt, chosen, rejected)
+    else:
+        raise source.error(index, "one of 'chosen' and 'rejected' is text, the other messages")
+    for column, text in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+        if not text.strip():
+            raise source.error(index, f"column '{column}' holds an empty answer")
+    return pair
+
+
+def _answer(source: Source, index: int, column: str) -> str | tuple[Message, ...]:
+    value = _column(source, index, column)
+    return value if isinstance(value, str) else _messages(source, index, column, value)
+
+
+def _from_texts(
+    source: Source, index: int, prompt: Prompt | None, chosen: str, rejected: str
+) -> Preference:
+    if prompt is not None:
+        return Preference(prompt, chosen, rejected)
+    shared = _common_text(chosen, rejected)
+    if not shared:
+        raise source.error(
+            index, "no 'prompt' column, and 'chosen' and 'rejected' begin differently"
+        )
+    return Preference(shared, chosen[len(shared) :], rejected[len(shared) :])
 
 
 def _from_messages(
@@ -214,13 +228,6 @@ def _from_messages(
         assert prompt is not None
         context = (Message("user", prompt),) if isinstance(prompt, str) else prompt
     return Preference(context, chosen[-1].content, rejected[-1].content)
-
-
-def _distinct(source: Source, index: int, pair: Preference) -> Preference:
-    for column, text in (("chosen", pair.chosen), ("rejected", pair.rejected)):
-        if not text.strip():
-            raise source.error(index, f"column '{column}' holds an empty answer")
-    return pair
 
 
 def _common_text(first: str, second: str) -> str:

@@ -80,13 +80,21 @@ class EvalResult:
 
     def summary(self) -> tuple[str, Table | None]:
         """Win rates where models were compared, else mean scores; and how surely."""
-        lines = [
-            f"{row.model}: {row.length:.1f} tokens an answer, {row.finished:.0%} finished"
-            for row in self.answers
-        ]
-        lines += [_in_words(row) for row in self.pairs]
+        lines = [self._describe(row) for row in self.answers]
+        lines += [_undecided(row) for row in self.pairs if row.low <= 0.5 <= row.high]
         lines.append(f"{self.output}: {self.prompts} prompts in {duration(self.seconds)}")
         return "\n".join(lines), self._table()
+
+    def _describe(self, row: AnswerRow) -> str:
+        means = [
+            f"{short_name(score.judge)} {figure(score.score)}"
+            for score in self.scores
+            if score.model == row.model
+        ]
+        return (
+            f"{row.model}: mean score {', '.join(means)}; "
+            f"{row.length:.1f} tokens an answer, {row.finished:.0%} finished"
+        )
 
     def _table(self) -> Table:
         if not self.pairs:
@@ -95,7 +103,7 @@ class EvalResult:
                 [
                     (
                         row.model,
-                        row.judge,
+                        short_name(row.judge),
                         figure(row.score),
                         f"{figure(row.low)} to {figure(row.high)}",
                         str(row.n),
@@ -109,7 +117,7 @@ class EvalResult:
                 (
                     row.a,
                     row.b,
-                    row.judge,
+                    short_name(row.judge),
                     f"{row.win_rate:.1%}",
                     f"{row.low:.1%} to {row.high:.1%}",
                     str(row.wins),
@@ -344,9 +352,11 @@ def _check_room(
         )
 
 
-def _in_words(row: PairRow) -> str:
-    if row.low > 0.5:
-        return f"{row.a} beats {row.b} by {row.judge}."
-    if row.high < 0.5:
-        return f"{row.b} beats {row.a} by {row.judge}."
-    return f"By {row.judge}, {row.n} prompts do not tell {row.a} from {row.b}."
+def _undecided(row: PairRow) -> str:
+    return f"By {short_name(row.judge)}, {row.n} prompts do not tell {row.a} from {row.b}."
+
+
+def short_name(judge: str) -> str:
+    """A judge's name without the folders before its file."""
+    kind, _, source = judge.partition(":")
+    return f"{kind}:{source.rstrip('/').rsplit('/', 1)[-1]}"

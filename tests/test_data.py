@@ -76,6 +76,10 @@ def test_every_layout_of_preferences(row: dict[str, Any], expected: Preference) 
             {"prompt": "p", "chosen": [USER], "rejected": [BAD]},
             "'chosen' does not end with the assistant",
         ),
+        (
+            {"prompt": "p", "chosen": "c", "rejected": [BAD]},
+            "is text, the other messages",
+        ),
         ({"chosen": "abc", "rejected": "xyz"}, "begin differently"),
         ({"chosen": [GOOD], "rejected": [BAD]}, "no 'prompt' column"),
         (
