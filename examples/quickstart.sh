@@ -6,7 +6,8 @@
 #
 # Sets up .venv on first use. PYTHON chooses the interpreter; pip's own settings pass through.
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$(dirname "$0")/.." && pwd)
+examples=$root/examples
 out=${1:-quickstart}
 
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
@@ -17,25 +18,27 @@ python=${PYTHON:-python3}
 
 bold='' plain=''
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$'\033[1m' plain=$'\033[0m'; fi
-# Show a command as it would be typed, then run it.
-run() { printf '\n%s$ %s%s\n' "$bold" "$*" "$plain"; "$@"; }
+show() { printf '\n%s$ %s%s\n' "$bold" "$*" "$plain"; }
+run() { show "$@"; "$@"; }
 
-venv=$here/../.venv
-[ -x "$venv/bin/python" ] || run "$python" -m venv "$venv"
-PATH=$(cd "$venv/bin" && pwd):$PATH
-run python -m pip install --quiet --disable-pip-version-check --editable "$here/.."
+[ -x "$root/.venv/bin/python" ] || run "$python" -m venv "$root/.venv"
+PATH=$root/.venv/bin:$PATH
+run python -m pip install --disable-pip-version-check --editable "$root"
 
 # Models this small gain nothing from a second thread.
-export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_PROGRESS_BARS=1
 mkdir -p "$out"
 cd "$out"
 began=$SECONDS
 
-run python "$here/world.py" world
-run python "$here/sft.py" world/base --data world/sft.jsonl --seed 1 --share 1/2 -o sft-a > sft-a.log &
-run python "$here/sft.py" world/base --data world/sft.jsonl --seed 2 --share 2/2 -o sft-b
-wait $!
-run python "$here/preferences.py" sft-a --prompts world/prompts.jsonl -o prefs.jsonl
+run python "$examples/world.py" world
+# The two SFT models of one base differ in their data and its order. One a core.
+sft=(python "$examples/sft.py" world/base --data world/sft.jsonl)
+show "${sft[@]}" --seed 1 --share 1/2 -o sft-a "> sft-a.log &"
+"${sft[@]}" --seed 1 --share 1/2 -o sft-a > sft-a.log 2>&1 &
+run "${sft[@]}" --seed 2 --share 2/2 -o sft-b
+wait $! || { cat sft-a.log; fail "the first SFT model failed"; }
+run python "$examples/preferences.py" sft-a --prompts world/prompts.jsonl -o prefs.jsonl
 
 settings=(--updates 30 --response-length 64 --learning-rate 5e-4 --critic-learning-rate 1e-3
     --lambda 1 --schedule constant)
@@ -44,7 +47,7 @@ run salsa train-rm sft-a/ --data prefs.jsonl --epochs 2 --learning-rate 1e-3 -o 
 run salsa ppo --ref ref/ --reward rm/ --prompts world/prompts.jsonl "${settings[@]}" -o salsa/
 run salsa ppo --ref sft-a/ --reward rm/ --prompts world/prompts.jsonl "${settings[@]}" -o ppo/
 run salsa eval salsa/ ppo/ sft-a/ --prompts world/heldout.jsonl --response-length 64 \
-    --judge rm:rm/ --judge "python:$here/gold.py:score" -o results/
+    --judge rm:rm/ --judge "python:$examples/gold.py:score" -o results/
 
 printf '\nDone in %s s. In %s:\n' "$((SECONDS - began))" "$PWD"
 cat <<'END'
@@ -52,5 +55,5 @@ cat <<'END'
   rm/             the reward model
   salsa/, ppo/    the two policies, each with metrics.jsonl and samples.jsonl
   results/        results.json, the answers, every verdict
-One run on one seed proves little; look at the intervals before you believe a winner.
+One run with one seed proves little; look at the intervals before you believe in a winner.
 END

@@ -110,6 +110,7 @@ class EvalResult:
                     )
                     for row in self.scores
                 ],
+                names=2,
             )
         return Table(
             ("a", "b", "judge", "a wins", "95 % interval", "wins", "ties", "losses"),
@@ -126,6 +127,7 @@ class EvalResult:
                 )
                 for row in self.pairs
             ],
+            names=3,
         )
 
 

@@ -70,11 +70,11 @@ Report = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Table:
-    """Rows for a person; the first column is left-aligned, the others right-aligned."""
+    """Rows for a person; the first `names` columns are left-aligned, the numbers right-aligned."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
-    title: str = ""
+    names: int = 1
 
 
 class Result(Protocol):
@@ -280,11 +280,11 @@ def _key(name: str) -> str:
 
 
 def _rich_table(table: Table) -> RichTable:
-    drawn = RichTable(
-        title=table.title or None, title_justify="left", box=None, padding=(0, 2, 0, 0)
-    )
+    drawn = RichTable(box=None, padding=(0, 2, 0, 0))
     for position, name in enumerate(table.columns):
-        drawn.add_column(name, justify="right" if position else "left", header_style="bold")
+        drawn.add_column(
+            name, justify="left" if position < table.names else "right", header_style="bold"
+        )
     for row in table.rows:
         drawn.add_row(*(escape(cell) for cell in row))
     return drawn
@@ -306,7 +306,7 @@ def figure(value: float) -> str:
         return f"{value:,}"
     if 1000 <= abs(value) < 10**6:
         return f"{value:,.0f}"
-    if value == 0 or 0.01 <= abs(value) < 1000:
+    if value == 0 or 0.001 <= abs(value) < 1000:
         return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
     return f"{value:.3g}"
 
