@@ -78,7 +78,7 @@ def copy_if_present(path: Path, target: Path) -> None:
 
 def describe(folder: Path) -> dict[str, JSON]:
     """A model for the record: where it lay, and the digest of its weights."""
-    return {"path": str(folder), "weights_sha256": weights_digest(folder)}
+    return {"path": str(folder), "weights_xxh3": weights_digest(folder)}
 
 
 def describe_files(name: str, files: tuple[Path, ...]) -> dict[str, JSON]:

@@ -103,8 +103,8 @@ def read_header(file: Path) -> tuple[list[TensorSpec], dict[str, str]]:
     return specs, metadata
 
 
-def encode_header(shard: Sequence[NewTensor]) -> bytes:
-    """Length and JSON, padded so that the data begins at a multiple of 8."""
+def encode_header(shard: Sequence[NewTensor], alignment: int = 8) -> bytes:
+    """Length and JSON, padded by blanks so that the data begins at a multiple of `alignment`."""
     entries: dict[str, Any] = {METADATA: {"format": "pt"}}
     offset = 0
     for spec in shard:
@@ -116,7 +116,7 @@ def encode_header(shard: Sequence[NewTensor]) -> bytes:
         }
         offset = end
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(8 + len(text)) % alignment)
     return len(text).to_bytes(8, "little") + text
 
 

@@ -1,13 +1,14 @@
-"""Writing safetensors: tensors distributed over shards, streamed, synced and indexed."""
+"""Writing safetensors: tensors distributed over shards, shards cut into blocks, an index.
 
-import hashlib
+A block is what one thread computes and writes at a time: whole blocks of the disk, at a place of
+its own in its file. So memory depends on the size of a block, and not on that of a tensor.
+"""
+
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,17 +16,30 @@ from typing import Self
 import numpy as np
 
 from salsa_cli.checkpoints import INDEX, WEIGHTS
-from salsa_cli.errors import SalsaError, os_errors
-from salsa_cli.layout import BITS, METADATA, Array, NewTensor, encode_header, storage_dtype
+from salsa_cli.disk import ALIGNMENT, Bytes, OutputFile, Way, aligned, round_up
+from salsa_cli.errors import SalsaError
+from salsa_cli.layout import BITS, METADATA, NewTensor, encode_header
+from salsa_cli.records import write_text
 
 
 @dataclass(frozen=True)
-class WeightFile:
-    """A file that was written: its name, its bytes, and their sha256 in hex."""
+class Span:
+    """Elements `[begin, begin + count)` of a tensor, `place` bytes after a block's start."""
 
-    name: str
+    tensor: NewTensor
+    begin: int
+    count: int
+    place: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """`nbytes` bytes from `offset` of a shard's file, and the tensors that they are parts of."""
+
+    shard: int
+    offset: int
     nbytes: int
-    sha256: str
+    spans: tuple[Span, ...]
 
 
 def plan_shards(
@@ -58,42 +72,64 @@ def plan_shards(
     )
 
 
+def cut_blocks(shard: Sequence[NewTensor], number: int, start: int, size: int) -> Iterator[Block]:
+    """Cut the data of a shard, which begins at byte `start` of its file, into blocks.
+
+    `size` in bytes is a multiple of the disk's blocks, and so of every element's width: since wide
+    elements go first, no element lies across a cut.
+    """
+    spans: list[Span] = []
+    filled, offset = 0, start
+    for tensor in shard:
+        width = BITS[tensor.dtype] // 8
+        elements = math.prod(tensor.shape)
+        begin = 0
+        while begin < elements:
+            count = min((size - filled) // width, elements - begin)
+            spans.append(Span(tensor, begin, count, filled))
+            begin, filled = begin + count, filled + count * width
+            if filled == size:
+                yield Block(number, offset, filled, tuple(spans))
+                spans, filled, offset = [], 0, offset + size
+    if spans:
+        yield Block(number, offset, filled, tuple(spans))
+
+
 class ShardWriter:
     """Writes tensors into a folder as `model.safetensors`, or as numbered shards and an index.
 
-    Go through `plan`, and for each tensor hand its elements to `write`, in as many pieces as you
-    like. The end of a `with` block finishes the files; an exception in it removes them.
-
-        with ShardWriter(folder, specs, max_shard_size) as writer:
-            for spec in writer.plan:
-                writer.write(elements of spec)
-        writer.files
+    Fill and `write` every one of `blocks`, in any order and from any thread. The end of a `with`
+    block finishes the files; an exception in it removes them.
     """
 
-    def __init__(self, folder: Path, specs: Sequence[NewTensor], max_shard_size: int) -> None:
-        """Plan only. `max_shard_size` in bytes; see `plan_shards` for its errors."""
+    def __init__(
+        self, folder: Path, specs: Sequence[NewTensor], max_shard_size: int, block_size: int
+    ) -> None:
+        """Plan only. Sizes in bytes; see `plan_shards` for its errors."""
         self._folder = folder
         self._shards = plan_shards(specs, max_shard_size)
-        self._finished: list[WeightFile] = []
-        self._begun: list[Path] = []
-        self._pending: Iterator[NewTensor] = iter(())
-        self._current: NewTensor | None = None
-        self._left = 0
-        self._handle: FileIO | None = None
-        self._hash = hashlib.sha256()
+        self._headers = [encode_header(shard, ALIGNMENT) for shard in self._shards]
+        self.blocks = tuple(
+            block
+            for number, shard in enumerate(self._shards)
+            for block in cut_blocks(shard, number, len(self._headers[number]), block_size)
+        )
+        self.names = tuple(self._name(number) for number in range(len(self._shards)))
+        self._files: list[OutputFile] = []
+        self._missing = {(block.shard, block.offset) for block in self.blocks}
 
     @property
-    def plan(self) -> tuple[NewTensor, ...]:
-        """The tensors in the order in which they must be written."""
-        return tuple(spec for shard in self._shards for spec in shard)
+    def way(self) -> Way:
+        """How the bytes go to the disk."""
+        return self._files[0].way
 
     @property
-    def files(self) -> tuple[WeightFile, ...]:
-        """The weight files that are complete, in order."""
-        return tuple(self._finished)
+    def headers(self) -> tuple[bytes, ...]:
+        """What each file begins with."""
+        return tuple(self._headers)
 
     def __enter__(self) -> Self:
-        """Begin the first file.
+        """Make the files and write their headers.
 
         Raises:
             SalsaError: the folder has weights already, or cannot be written to.
@@ -101,7 +137,12 @@ class ShardWriter:
         if any(self._folder.glob("*.safetensors*")):
             raise SalsaError(f"{self._folder} holds weights already; choose an empty folder")
         try:
-            self._advance()
+            for name, shard, header in zip(self.names, self._shards, self._headers, strict=True):
+                size = len(header) + sum(tensor.nbytes for tensor in shard)
+                self._files.append(OutputFile(self._folder / name, size))
+                memory = aligned(len(header))
+                memory[: len(header)] = np.frombuffer(header, np.uint8)
+                self._files[-1].write(0, memory)
         except BaseException:
             self._abandon()
             raise
@@ -113,119 +154,53 @@ class ShardWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            try:
-                self.finish()
-            except BaseException:
-                self._abandon()
-                raise
-        else:
+        try:
+            if kind is None:
+                self._finish()
+        except BaseException:
+            self._abandon()
+            raise
+        if kind is not None:
             self._abandon()
 
-    def write(self, piece: Array) -> None:
-        """Append a piece, of any shape, to the tensor whose turn it is.
-
-        A tensor without elements needs no piece, and may have an empty one.
+    def write(self, block: Block, memory: Bytes) -> None:
+        """Write a block, which fills the beginning of `aligned` memory.
 
         Raises:
             SalsaError: the disk does not take it.
-            ValueError: it is not of the tensor's storage dtype, or more than the tensor lacks.
         """
-        if not piece.size:
-            return
-        if self._current is None:
-            raise ValueError("every tensor is complete")
-        name, dtype = self._current.name, self._current.dtype
-        if piece.dtype != storage_dtype(dtype) or piece.nbytes > self._left:
-            raise ValueError(
-                f"{name} lacks {self._left} bytes of {dtype}, not {piece.nbytes} of {piece.dtype}"
-            )
-        self._append(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
-        self._left -= piece.nbytes
-        if not self._left:
-            self._advance()
+        self._files[block.shard].write(block.offset, memory[: round_up(block.nbytes)])
+        self._missing.discard((block.shard, block.offset))
 
-    def finish(self) -> None:
-        """Complete the files on the disk; the index last. The `with` block does it by itself.
-
-        Raises:
-            SalsaError: the disk does not take them.
-            ValueError: a tensor is not complete.
-        """
-        if len(self._finished) < len(self._shards):
-            name = self._current.name if self._current else "everything"
-            raise ValueError(f"not complete: {name} lacks {self._left} bytes")
-        index = self._folder / INDEX
-        if len(self._shards) > 1 and index not in self._begun:
-            self._begun.append(index)
-            with os_errors(index, "write"), FileIO(index, "xb") as handle:
-                _write_all(handle, memoryview(self._index()))
-                os.fsync(handle.fileno())
-
-    def _advance(self) -> None:
-        """Go on to the next tensor that has bytes, through the ends of files."""
-        while not self._left:
-            self._current = next(self._pending, None)
-            if self._current is not None:
-                self._left = self._current.nbytes
-                continue
-            self._end_shard()
-            if len(self._finished) == len(self._shards):
-                return
-            self._begin_shard(self._shards[len(self._finished)])
-
-    def _begin_shard(self, shard: tuple[NewTensor, ...]) -> None:
-        path = self._folder / self._name(len(self._finished))
-        with os_errors(path, "write"):
-            self._handle = FileIO(path, "xb")
-        self._begun.append(path)
-        self._hash = hashlib.sha256()
-        self._pending = iter(shard)
-        self._append(memoryview(encode_header(shard)))
-
-    def _end_shard(self) -> None:
-        if self._handle is None:
-            return
-        path = self._begun[-1]
-        with os_errors(path, "write"), self._handle:
-            os.fsync(self._handle.fileno())
-            nbytes = self._handle.tell()
-        self._handle = None
-        self._finished.append(WeightFile(path.name, nbytes, self._hash.hexdigest()))
-
-    def _append(self, data: memoryview) -> None:
-        assert self._handle is not None
-        with os_errors(self._begun[-1], "write"):
-            _write_all(self._handle, data)
-        self._hash.update(data)
+    def _finish(self) -> None:
+        if self._missing:
+            raise ValueError(f"{len(self._missing)} blocks were never written")
+        for file in self._files:
+            file.finish()
+        if len(self._shards) > 1:
+            write_text(self._folder / INDEX, self._index())
 
     def _abandon(self) -> None:
-        if self._handle is not None:
-            self._handle.close()
-            self._handle = None
-        for path in self._begun:
-            path.unlink(missing_ok=True)
-        self._finished.clear()
+        for file in self._files:
+            file.close()
+            file.path.unlink(missing_ok=True)
+        (self._folder / INDEX).unlink(missing_ok=True)
 
     def _name(self, number: int) -> str:
         if len(self._shards) == 1:
             return WEIGHTS
         return f"model-{number + 1:05d}-of-{len(self._shards):05d}.safetensors"
 
-    def _index(self) -> bytes:
+    def _index(self) -> str:
+        tensors = [tensor for shard in self._shards for tensor in shard]
         metadata = {
-            "total_parameters": sum(math.prod(spec.shape) for spec in self.plan),
-            "total_size": sum(spec.nbytes for spec in self.plan),
+            "total_parameters": sum(math.prod(tensor.shape) for tensor in tensors),
+            "total_size": sum(tensor.nbytes for tensor in tensors),
         }
         weight_map = {
-            spec.name: self._name(number)
+            tensor.name: self._name(number)
             for number, shard in enumerate(self._shards)
-            for spec in shard
+            for tensor in shard
         }
         content = {"metadata": metadata, "weight_map": weight_map}
-        return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
-
-
-def _write_all(handle: FileIO, data: memoryview) -> None:
-    while data:
-        data = data[handle.write(data) :]
+        return json.dumps(content, indent=2, sort_keys=True) + "\n"

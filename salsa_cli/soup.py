@@ -5,7 +5,7 @@ W = (1 - alpha) A + alpha B (Chegini et al. 2024). Every value is the float64 av
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from salsa_cli import checkpoints, compatibility, folders, runs
-from salsa_cli.checkpoints import Checkpoint, TensorReader
+from salsa_cli.checkpoints import Checkpoint, combined_digest, tensor_hash
 from salsa_cli.configs import SoupConfig
+from salsa_cli.disk import ALIGNMENT, Bytes, aligned
 from salsa_cli.errors import SalsaError
-from salsa_cli.layout import Array, NewTensor
+from salsa_cli.layout import BITS, Array, NewTensor
 from salsa_cli.maths import averaging
 from salsa_cli.records import JSON, read_json, write_json, write_text
 from salsa_cli.reports import (
@@ -30,10 +31,13 @@ from salsa_cli.reports import (
     amount,
     duration,
 )
-from salsa_cli.shards import ShardWriter, WeightFile
+from salsa_cli.shards import Block, ShardWriter
+from salsa_cli.sources import Source, Workspace, workspaces
+from salsa_cli.streaming import in_blocks
 
 STORAGE_NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-CONFIG_NAMES = {"F64": "float64", **{storage: name for name, storage in STORAGE_NAMES.items()}}
+THREADS = 4  # more than cores, since most of them wait for the disk
+LARGEST_BLOCK = 8 << 20  # beyond it the disk gets no faster
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class SoupResult:
     tensors: int
     parameters: int
     bytes: int
+    io: str
     seconds: float
 
     def record(self) -> Mapping[str, object]:
@@ -61,6 +66,15 @@ class SoupResult:
             f"{self.output} = {recipe}\n{self.tensors} tensors, {self.parameters:,} parameters, "
             f"{amount(self.bytes, 'B')} in {duration(self.seconds)}"
         ), None
+
+
+@dataclass(frozen=True)
+class Written:
+    """Digests of the files that were written and of the ingredients, and the way of the bytes."""
+
+    files: Mapping[str, str]
+    ingredients: Sequence[str]
+    way: str
 
 
 @dataclass(frozen=True)
@@ -93,7 +107,7 @@ def run(config: SoupConfig, report: Report) -> Result:
             }
         )
     with runs.draft(config.output, force=config.force) as folder:
-        files = average(plan, config, folder, report)
+        written = average(plan, config, folder, report)
         if config.verify:
             verify(plan, config, folder, report)
         result = SoupResult(
@@ -103,9 +117,10 @@ def run(config: SoupConfig, report: Report) -> Result:
             tensors=len(plan.tensors),
             parameters=plan.ingredients[0].parameters,
             bytes=plan.nbytes,
+            io=written.way,
             seconds=time.monotonic() - began,
         )
-        write_companions(plan, config, folder, files, result)
+        write_companions(plan, config, folder, written, result)
     return result
 
 
@@ -137,56 +152,88 @@ def prepare(config: SoupConfig, report: Report) -> Plan:
     return plan
 
 
-def average(plan: Plan, config: SoupConfig, folder: Path, report: Report) -> tuple[WeightFile, ...]:
-    """Stream every tensor through memory in pieces; returns the files written."""
-    done = 0
-    with ShardWriter(folder, plan.tensors, config.max_shard_size) as writer:
-        for _, _, piece in pieces(writer.plan, plan, config):
-            writer.write(piece)
-            done += piece.nbytes
-            report(Advanced("soup", done, plan.nbytes, "B"))
-    return writer.files
+def average(plan: Plan, config: SoupConfig, folder: Path, report: Report) -> Written:
+    """Stream every tensor through memory, block by block, and write the result's files."""
+    blocks = _block_size(config)
+    with ShardWriter(folder, plan.tensors, config.max_shard_size, blocks) as writer:
+        files = [tensor_hash() for _ in writer.names]
+        for file, header in zip(files, writer.headers, strict=True):
+            file.update(header)
+
+        def then(block: Block, output: Bytes) -> None:
+            files[block.shard].update(output[: block.nbytes].data)
+
+        ways, digests = stream(plan, config, writer.blocks, writer.write, then, "soup", report)
+        way = "/".join(sorted({*ways, writer.way}))
+    digests_by_file = {
+        name: file.hexdigest() for name, file in zip(writer.names, files, strict=True)
+    }
+    return Written(digests_by_file, digests, way)
 
 
 def verify(plan: Plan, config: SoupConfig, folder: Path, report: Report) -> None:
     """Read the result back and compare every byte with a recomputation."""
     written = checkpoints.open_checkpoint(folder)
-    done = 0
-    with TensorReader() as reader:
-        for tensor, begin, piece in pieces(plan.tensors, plan, config):
-            stored = reader.read(written.tensors[tensor.name], begin, piece.size)
-            if stored.tobytes() != piece.tobytes():
+    planned = ShardWriter(folder, plan.tensors, config.max_shard_size, _block_size(config)).blocks
+    with Source(written) as stored:
+
+        def compare(block: Block, output: Bytes) -> None:
+            memory = aligned(block.nbytes + 2 * ALIGNMENT)
+            found = stored.gather(block, memory, aligned(block.nbytes + 2 * ALIGNMENT))
+            if not np.array_equal(found, output[: block.nbytes]):
+                names = ", ".join(span.tensor.name for span in block.spans)
                 raise SalsaError(
-                    f"{tensor.name} was not stored as it was computed; the disk may be failing"
+                    f"{names} was not stored as it was computed; the disk may be failing"
                 )
-            done += piece.nbytes
-            report(Advanced("verifying", done, plan.nbytes, "B"))
+
+        stream(plan, config, planned, compare, lambda block, output: None, "verifying", report)
 
 
-def pieces(
-    tensors: Sequence[NewTensor], plan: Plan, config: SoupConfig
-) -> Iterator[tuple[NewTensor, int, Array]]:
-    """The average of every tensor in pieces: the tensor, the first element, the values."""
+def stream(
+    plan: Plan,
+    config: SoupConfig,
+    blocks: Sequence[Block],
+    work: Callable[[Block, Bytes], None],
+    then: Callable[[Block, Bytes], None],
+    stage: str,
+    report: Report,
+) -> tuple[set[str], list[str]]:
+    """Compute the average block by block; `work` takes each one, `then` each one in order.
+
+    Returns the ways in which the inputs were read, and the digests of the ingredients.
+    """
+    done = 0
     with ExitStack() as stack:
-        readers = [stack.enter_context(TensorReader()) for _ in plan.ingredients]
-        for tensor in tensors:
-            specs = [one.tensors[tensor.name] for one in plan.ingredients]
-            # In flight: each input's piece and the result's, none wider than eight bytes a value.
-            step = config.memory // (8 * (len(specs) + 1))
-            for begin in range(0, specs[0].elements, step):
-                count = min(step, specs[0].elements - begin)
-                parts = [
-                    reader.read(spec, begin, count)
-                    for reader, spec in zip(readers, specs, strict=True)
-                ]
-                yield tensor, begin, _combine(tensor, parts, [s.dtype for s in specs], config)
+        sources = [stack.enter_context(Source(one)) for one in plan.ingredients]
+
+        def compute(block: Block, memory: Workspace) -> None:
+            gathered = [
+                source.gather(block, part, memory.bounce)
+                for source, part in zip(sources, memory.inputs, strict=True)
+            ]
+            memory.gathered[:] = gathered
+            _combine(block, sources, gathered, memory.output, config)
+            work(block, memory.output)
+
+        def account(block: Block, memory: Workspace) -> None:
+            nonlocal done
+            for source, gathered in zip(sources, memory.gathered, strict=True):
+                source.digest(block, gathered)
+            then(block, memory.output)
+            done += block.nbytes
+            report(Advanced(stage, done, plan.nbytes, "B"))
+
+        memories = workspaces(sources, blocks, _block_size(config), THREADS)
+        in_blocks(blocks, memories, compute, account)
+        digests = [combined_digest(source.checkpoint, source.all_digests()) for source in sources]
+        return {source.way for source in sources}, digests
 
 
 def write_companions(
     plan: Plan,
     config: SoupConfig,
     folder: Path,
-    files: Sequence[WeightFile],
+    written: Written,
     result: SoupResult,
 ) -> None:
     """Tokenizer, model card and record; config.json, by which a folder loads, comes last."""
@@ -194,15 +241,17 @@ def write_companions(
     folders.copy_tokenizer(first, folder)
     folders.copy_if_present(first / "generation_config.json", folder)
     ingredients: list[JSON] = [
-        {"model": model, "weight": weight, **folders.describe(path)}
-        for model, weight, path in zip(config.models, config.mixing, plan.folders, strict=True)
+        {"model": model, "weight": weight, "path": str(path), "weights_xxh3": digest}
+        for model, weight, path, digest in zip(
+            config.models, config.mixing, plan.folders, written.ingredients, strict=True
+        )
     ]
     made = runs.made_by(
         "soup",
         config,
         {},
         ingredients=ingredients,
-        files={file.name: {"bytes": file.nbytes, "sha256": file.sha256} for file in files},
+        files_xxh3=dict(written.files),
         result=dict(result.record()),
     )
     runs.write_record(folder, folders.SOUP_RECORD, made)
@@ -215,20 +264,57 @@ def write_companions(
 
 
 def _combine(
-    tensor: NewTensor, parts: Sequence[Array], dtypes: Sequence[str], config: SoupConfig
-) -> Array:
-    if tensor.dtype in averaging.FLOATS:
-        for part, dtype, model in zip(parts, dtypes, config.models, strict=True):
-            if bad := averaging.count_nonfinite(part, dtype):
-                raise SalsaError(f"{tensor.name} of {model} holds {bad} values that are NaN or Inf")
-        return averaging.average(parts, dtypes, config.mixing, tensor.dtype)
-    for part, model in zip(parts[1:], config.models[1:], strict=True):
-        if not np.array_equal(part, parts[0]):
+    block: Block,
+    sources: Sequence[Source],
+    gathered: Sequence[Bytes],
+    output: Bytes,
+    config: SoupConfig,
+) -> None:
+    """Fill the result's block from the blocks of the ingredients."""
+    parts = [source.parts(block, one) for source, one in zip(sources, gathered, strict=True)]
+    for found in zip(*parts, strict=True):
+        span = found[0][0]
+        dtypes = [spec.dtype for _, spec, _ in found]
+        values = [part for _, _, part in found]
+        width = BITS[span.tensor.dtype] // 8
+        target = output[span.place : span.place + span.count * width]
+        if span.tensor.dtype in averaging.FLOATS:
+            result = target.view(averaging.STORAGE[span.tensor.dtype])
+            averaging.average_into(result, values, dtypes, config.mixing, span.tensor.dtype)
+            # What is not finite in an ingredient is not finite in the result, unless it has no
+            # weight; so one look at the result spares a look at each ingredient.
+            if 0 in config.mixing or averaging.count_nonfinite(result, span.tensor.dtype):
+                _check_finite(span.tensor, values, dtypes, config)
+        else:
+            _check_equal(span.tensor, values, config)
+            target[:] = values[0].view(np.uint8)
+
+
+def _check_finite(
+    tensor: NewTensor, values: Sequence[Array], dtypes: Sequence[str], config: SoupConfig
+) -> None:
+    for part, dtype, model in zip(values, dtypes, config.models, strict=True):
+        if bad := averaging.count_nonfinite(part, dtype):
+            raise SalsaError(f"{tensor.name} of {model} holds {bad} values that are NaN or Inf")
+
+
+def _check_equal(tensor: NewTensor, values: Sequence[Array], config: SoupConfig) -> None:
+    for part, model in zip(values[1:], config.models[1:], strict=True):
+        if not np.array_equal(part, values[0]):
             raise SalsaError(
                 f"{tensor.name} is of type {tensor.dtype}, which is not averaged, and differs "
                 f"between {config.models[0]} and {model}"
             )
-    return parts[0]
+
+
+def _block_size(config: SoupConfig) -> int:
+    """Bytes of the result that a thread has in hand, so that all together keep to --memory.
+
+    A thread holds a block of the result and one of each ingredient, which may be of a type four
+    times as wide, and once more where a layout differs.
+    """
+    share = config.memory // (THREADS * (1 + 4 * (len(config.models) + 1)))
+    return max(ALIGNMENT, min(LARGEST_BLOCK, share // ALIGNMENT * ALIGNMENT))
 
 
 def _result_dtype(dtype: str, config: SoupConfig) -> str:

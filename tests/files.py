@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
 
 from salsa_cli.checkpoints import Checkpoint, TensorReader
+from salsa_cli.disk import ALIGNMENT, aligned
 from salsa_cli.errors import SalsaError
 from salsa_cli.layout import Array, NewTensor
 from salsa_cli.shards import ShardWriter
@@ -36,9 +38,13 @@ def write(folder: Path, arrays: Mapping[str, tuple[str, Array]], size: int) -> S
     """Write (dtype, storage elements) by name; returns the finished writer."""
     folder.mkdir(exist_ok=True)
     specs = [NewTensor(name, dtype, array.shape) for name, (dtype, array) in arrays.items()]
-    with ShardWriter(folder, specs, size) as writer:
-        for spec in writer.plan:
-            writer.write(arrays[spec.name][1])
+    with ShardWriter(folder, specs, size, ALIGNMENT) as writer:
+        for block in reversed(writer.blocks):
+            memory = aligned(block.nbytes)
+            for span in block.spans:
+                part = arrays[span.tensor.name][1].reshape(-1)[span.begin : span.begin + span.count]
+                memory[span.place : span.place + part.nbytes] = part.view(np.uint8)
+            writer.write(block, memory)
     return writer
 
 

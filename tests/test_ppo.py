@@ -76,7 +76,7 @@ def test_the_result_is_an_ordinary_folder(finished: PPOConfig) -> None:
     made = json.loads((folder / "salsa.json").read_text())
     assert made["result"]["reward_last"] == rows[-1]["reward"]
     assert made["settings"]["ref"] == finished.ref
-    assert len(made["inputs"]["reference"]["weights_sha256"]) == 64
+    assert len(made["inputs"]["reference"]["weights_xxh3"]) == 32
     assert not runs.partial_folder(folder).exists()
 
 

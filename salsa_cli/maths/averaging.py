@@ -93,29 +93,43 @@ def average(
         ValueError: the lengths or the shapes disagree, a piece is no storage of its dtype, a weight
             is not finite, or all are 0.
     """
+    shape = pieces[0].shape if pieces else ()
+    result = np.empty(math.prod(shape), _storage(dtype))
+    average_into(result, pieces, dtypes, weights, dtype)
+    return result.reshape(shape)
+
+
+def average_into(
+    result: Array,
+    pieces: Sequence[Array],
+    dtypes: Sequence[str],
+    weights: Sequence[float],
+    dtype: str,
+) -> None:
+    """`average`, written into memory that is there: `result`, flat storage elements of `dtype`."""
     counted = _counted(pieces, dtypes, weights)
-    shape = counted[0][0].shape
     flats = [_flat(piece, name) for piece, name, _ in counted]
     names = [name for _, name, _ in counted]
     factors = [weight for _, _, weight in counted]
-    result = np.empty(math.prod(shape), _storage(dtype))
     keeps_equal = all(name == dtype for name in names) and _sum_to_one(factors)
     if keeps_equal and len(flats) == 1:
         result[:] = flats[0]
-        return result.reshape(shape)
+        return
     in_float32 = dtype == "BF16" and _float32_suffices(names, factors)
     scratch = _Scratch(result.size)
     with np.errstate(all="ignore"):
         for block in _blocks(result.size):
             parts = [flat[block] for flat in flats]
+            total: Array
             if in_float32:
-                _sum_in_float32(parts, factors, result[block], scratch)
+                total = _sum_in_float32(parts, factors, result[block], scratch)
             else:
                 total = _sum_in_float64(parts, names, factors, scratch)
                 _narrow_into(total, dtype, result[block], scratch)
-            if keeps_equal:
+            # Of equal values a sum in float64 may miss them by a unit in the last place, which
+            # rounding to a narrower type takes back; a NaN may lose its payload in any type.
+            if keeps_equal and (dtype == "F64" or np.isnan(total).any()):
                 _keep_equal(parts, dtype, result[block])
-    return result.reshape(shape)
 
 
 def count_nonfinite(bits: Array, dtype: str) -> int:
@@ -281,8 +295,8 @@ def _float32_suffices(dtypes: Sequence[str], weights: Sequence[float]) -> bool:
 
 def _sum_in_float32(
     parts: Sequence[Array], weights: Sequence[float], result: Array, scratch: _Scratch
-) -> None:
-    """The bfloat16 sum where float32 suffices, in half the time."""
+) -> npt.NDArray[np.float32]:
+    """The bfloat16 sum where float32 suffices, in half the time; returns it unrounded."""
     total = _bf16_singles(parts[0], scratch.singles)
     total *= np.float32(weights[0])
     for part, weight in zip(parts[1:], weights[1:], strict=True):
@@ -290,12 +304,13 @@ def _sum_in_float32(
         term *= np.float32(weight)
         total += term
     # A NaN, of bfloat16 bits or from inf - inf, has an empty lower half: no carry can reach it.
-    bits, lasts = _words(total), _words(scratch.singles_term[: total.size])
-    np.right_shift(bits, 16, out=lasts)
-    lasts &= np.uint32(1)
-    bits += lasts
-    bits += np.uint32(0x7FFF)
-    np.right_shift(bits, 16, out=result, casting="unsafe")
+    bits, rounded = _words(total), _words(scratch.singles_term[: total.size])
+    np.right_shift(bits, 16, out=rounded)
+    rounded &= np.uint32(1)
+    rounded += np.uint32(0x7FFF)
+    rounded += bits
+    np.right_shift(rounded, 16, out=result, casting="unsafe")
+    return total
 
 
 def _keep_equal(parts: Sequence[Array], dtype: str, result: Array) -> None:

@@ -1,0 +1,151 @@
+"""Large files read and written past the page cache, where the file system lets us.
+
+Copying through the page cache costs more time than the disk does: with tens of gigabytes that are
+touched once, the kernel mostly finds, fills and evicts pages. So files are opened with O_DIRECT,
+for which offset, length and memory must be multiples of a block. Where that is refused (tmpfs,
+many network mounts, other systems than Linux) the same calls go through the cache, and the cache
+is told to forget what it will not be asked for again.
+"""
+
+import mmap
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from salsa_cli.errors import SalsaError, os_errors
+
+Bytes = npt.NDArray[np.uint8]
+Way = Literal["direct", "buffered"]
+
+ALIGNMENT = 4096
+"""What offsets, lengths and addresses are multiples of; no file system asks for more."""
+
+_DIRECT = getattr(os, "O_DIRECT", 0)
+
+
+def aligned(nbytes: int) -> Bytes:
+    """Fresh memory of at least `nbytes`, whole blocks at the address of a page."""
+    return np.frombuffer(mmap.mmap(-1, max(round_up(nbytes), ALIGNMENT)), np.uint8)
+
+
+def round_up(nbytes: int) -> int:
+    """The next multiple of a block."""
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+class _File:
+    """An open file that any thread may use: every call names its own offset."""
+
+    def __init__(self, path: Path, flags: int, verb: str) -> None:
+        self.path = path
+        self._verb = verb
+        self._flags = flags
+        with os_errors(path, verb):
+            self._buffered = os.open(path, flags, 0o666)
+        try:
+            self._direct = os.open(path, flags | _DIRECT) if _DIRECT else -1
+        except OSError:
+            self._direct = -1
+
+    @property
+    def way(self) -> Way:
+        """How bytes go to and from the disk."""
+        return "buffered" if self._direct < 0 else "direct"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close it; a second time does nothing."""
+        for descriptor in {self._direct, self._buffered} - {-1}:
+            os.close(descriptor)
+        self._direct = self._buffered = -1
+
+    def _transfer(self, call: Any, view: memoryview, offset: int) -> int:
+        """One system call, directly if possible; a refusal makes the file a buffered one."""
+        if self._direct >= 0:
+            try:
+                return int(call(self._direct, [view], offset))
+            except OSError as refused:
+                if refused.errno != 22:  # EINVAL: the file system opens directly but does not read
+                    raise
+                self._direct = -1
+        count = int(call(self._buffered, [view], offset))
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._buffered, offset, count, os.POSIX_FADV_DONTNEED)
+        return count
+
+
+class InputFile(_File):
+    """A file to read from."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, os.O_RDONLY, "read")
+
+    def read(self, offset: int, nbytes: int, memory: Bytes) -> Bytes:
+        """The bytes `[offset, offset + nbytes)`, as a view into `memory`.
+
+        `memory` is `aligned` and holds two blocks more than `nbytes`, since whole blocks are read.
+
+        Raises:
+            SalsaError: the file ends before, or cannot be read.
+        """
+        start = offset // ALIGNMENT * ALIGNMENT
+        wanted = round_up(offset + nbytes) - start
+        needed = offset + nbytes - start
+        view = memory[:wanted].data
+        reached = 0
+        with os_errors(self.path, "read"):
+            while reached < needed:
+                begin = reached // ALIGNMENT * ALIGNMENT
+                count = self._transfer(os.preadv, view[begin:], start + begin)
+                if begin + count <= reached:
+                    raise SalsaError(
+                        f"{self.path}: it ends {needed - reached} bytes too early; it has changed "
+                        "since it was opened, or the disk fails"
+                    )
+                reached = begin + count
+        return memory[offset - start : offset - start + nbytes]
+
+
+class OutputFile(_File):
+    """A new file of a known size to write into, in any order."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        super().__init__(path, os.O_RDWR | os.O_CREAT, "write")
+        self._size = size
+        with os_errors(path, "write"):
+            os.ftruncate(self._buffered, size)
+
+    def write(self, offset: int, data: Bytes) -> None:
+        """Write whole blocks of `aligned` memory at a multiple of a block.
+
+        The last block of the file may reach beyond its size; `finish` cuts it.
+
+        Raises:
+            SalsaError: the disk does not take it.
+        """
+        view = data.data
+        done = 0
+        with os_errors(self.path, "write"):
+            while done < len(view):
+                done += self._transfer(os.pwritev, view[done:], offset + done)
+
+    def finish(self) -> None:
+        """Cut the file to its size and see it safely on the disk."""
+        with os_errors(self.path, "write"):
+            os.ftruncate(self._buffered, self._size)
+            os.fsync(self._buffered)
+        self.close()
