@@ -138,6 +138,10 @@ class SoupConfig(Config):
         tuple[float, ...] | None,
         Setting("One weight a model, summing to 1. Equal weights by default.", metavar="X,Y,..."),
     ] = None
+    normalize: Annotated[bool, Setting("Scale --weights so that they sum to 1.")] = False
+    allow_nonfinite: Annotated[
+        bool, Setting("Average values that are NaN or Inf instead of refusing them.")
+    ] = False
     memory: Annotated[
         int, Setting("Memory for the pieces in flight.", size=True, low=8 * MEGABYTE)
     ] = 256 * MEGABYTE
@@ -166,14 +170,19 @@ class SoupConfig(Config):
             raise UsageError(f"--alpha mixes two models; found {count}. Use --weights for more")
         if self.weights is not None and len(self.weights) != count:
             raise UsageError(f"--weights has {len(self.weights)} numbers for {count} models")
+        if self.normalize and (self.weights is None or not sum(self.weights)):
+            raise UsageError("--normalize needs --weights, whose sum is not 0")
         if abs(sum(self.mixing) - 1.0) > 1e-9:
-            raise UsageError(f"--weights sum to {sum(self.mixing):g}; expected 1")
+            raise UsageError(
+                f"--weights sum to {sum(self.mixing):g}; expected 1 (--normalize scales them)"
+            )
 
     @property
     def mixing(self) -> tuple[float, ...]:
         """The weight of each model, in the order of `models`."""
         if self.weights is not None:
-            return self.weights
+            total = sum(self.weights) if self.normalize else 1.0
+            return tuple(weight / total for weight in self.weights)
         if self.alpha is not None:
             return (1.0 - self.alpha, self.alpha)
         return (1.0 / len(self.models),) * len(self.models)

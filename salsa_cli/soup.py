@@ -283,6 +283,8 @@ def _combine(
             averaging.average_into(result, values, dtypes, config.mixing, span.tensor.dtype)
             # What is not finite in an ingredient is not finite in the result, unless it has no
             # weight; so one look at the result spares a look at each ingredient.
+            if config.allow_nonfinite:
+                continue
             if 0 in config.mixing or averaging.count_nonfinite(result, span.tensor.dtype):
                 _check_finite(span.tensor, values, dtypes, config)
         else:
@@ -295,7 +297,10 @@ def _check_finite(
 ) -> None:
     for part, dtype, model in zip(values, dtypes, config.models, strict=True):
         if bad := averaging.count_nonfinite(part, dtype):
-            raise SalsaError(f"{tensor.name} of {model} holds {bad} values that are NaN or Inf")
+            raise SalsaError(
+                f"{tensor.name} of {model} holds {bad} values that are NaN or Inf; "
+                "--allow-nonfinite averages them all the same"
+            )
 
 
 def _check_equal(tensor: NewTensor, values: Sequence[Array], config: SoupConfig) -> None:

@@ -21,6 +21,7 @@ def soup(**changes: object) -> SoupConfig:
 def test_weights_of_a_soup() -> None:
     assert soup().mixing == (0.5, 0.5)
     assert soup(alpha=0.25).mixing == (0.75, 0.25)
+    assert soup(weights=(3.0, 1.0), normalize=True).mixing == (0.75, 0.25)
     assert soup(models=("a", "b", "c"), weights=(0.5, 0.3, 0.2)).mixing == (0.5, 0.3, 0.2)
 
 
@@ -31,7 +32,9 @@ def test_weights_of_a_soup() -> None:
         ({"alpha": 0.5, "weights": (0.5, 0.5)}, "give one of them"),
         ({"alpha": 0.5, "models": ("a", "b", "c")}, "Use --weights"),
         ({"weights": (1.0,)}, "--weights has 1 numbers for 2 models"),
-        ({"weights": (0.5, 0.6)}, "--weights sum to 1.1; expected 1"),
+        ({"weights": (0.5, 0.6)}, "--weights sum to 1.1; expected 1 (--normalize scales them)"),
+        ({"normalize": True}, "--normalize needs --weights"),
+        ({"normalize": True, "weights": (1.0, -1.0)}, "--normalize needs --weights"),
         ({"alpha": 1.5}, "--alpha is 1.5, which is out of range; expected a number from 0 to 1"),
         ({"alpha": float("nan")}, "--alpha is nan"),
         ({"memory": 5}, "--memory is 5"),
@@ -95,7 +98,7 @@ def test_a_record_can_be_handed_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("alpha: 0.5\nalfa: 1\n", "unknown setting alfa; expected some of alpha"),
+        ("alpha: 0.5\nalfa: 1\n", "unknown setting alfa; expected some of allow_nonfinite"),
         ("a: [1,\nb: 2", "line 2, column 5: this is neither JSON nor YAML"),
         ("- 1\n", "expected a mapping"),
     ],

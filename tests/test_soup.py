@@ -187,6 +187,18 @@ def test_a_number_that_is_none_is_named(world: World, tmp_path: Path, bad: float
     with pytest.raises(SalsaError, match=r"model\.norm\.weight of .*other holds 1 values"):
         soup.run(configure(tmp_path / "ref", world.a, other), silent)
     assert list(tmp_path.iterdir()) == [other]
+    run(configure(tmp_path / "ref", world.a, other, allow_nonfinite=True))
+    found = load_file(tmp_path / "ref" / "model.safetensors")["model.norm.weight"]
+    assert torch.isfinite(found).tolist() == [i != 3 for i in range(16)]
+
+
+def test_a_number_that_is_none_is_named_even_without_weight(world: World, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(world.b, tmp_path / "other"))
+    tensors = load_file(other / "model.safetensors")
+    tensors["model.norm.weight"][3] = float("nan")
+    save_file(tensors, other / "model.safetensors", {"format": "pt"})
+    with pytest.raises(SalsaError, match=r"model\.norm\.weight of .*other holds 1 values"):
+        soup.run(configure(tmp_path / "ref", world.a, other, alpha=0.0), silent)
 
 
 def test_integers_must_agree(world: World, tmp_path: Path) -> None:
