@@ -15,9 +15,9 @@ from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.judges import JudgeSpec, Scored, Verdict
 from salsa_cli.maths import statistics
 from salsa_cli.records import JSON, to_json, write_json
-from salsa_cli.reports import Advanced, DryRun, Report, Result, Table, duration, figure
+from salsa_cli.reports import Advanced, DryRun, Report, Result, Table, Warned, duration, figure
 from salsa_cli.runtime import Runtime
-from salsa_cli.tokens import Answer, prompt_ids
+from salsa_cli.tokens import Answer, prompt_ids, template_warning
 
 
 @dataclass(frozen=True)
@@ -218,6 +218,8 @@ def answer(
 ) -> Answered:
     """One answer a prompt; the seed of an answer is that of its prompt, the same for all models."""
     model = models.load_language_model(path, device.frozen_dtype, device.device)
+    if warning := template_warning(name, model.tokenizer, prompts):
+        report(Warned(warning))
     ids = [prompt_ids(model.tokenizer, prompt) for prompt in prompts]
     _check_room(name, models.context_length(path), ids, config)
     answers: list[Answer] = []

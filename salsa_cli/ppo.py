@@ -41,7 +41,7 @@ from salsa_cli.rewards import Scorer
 from salsa_cli.rollouts import Rollout
 from salsa_cli.runtime import Runtime
 from salsa_cli.settings import record
-from salsa_cli.tokens import Answer, prompt_ids
+from salsa_cli.tokens import Answer, prompt_ids, template_warning
 
 RECORD = "salsa.json"
 
@@ -146,6 +146,8 @@ def prepare(config: PPOConfig, report: Report) -> Plan:
     prompts = data.prompts(data.read(config.prompts))
     check_vocabulary(policy, reference)
     critic = folders.resolve(config.critic) if config.critic else _critic_of(policy, sources)
+    if warning := template_warning(policy, models.load_tokenizer(policy), prompts):
+        report(Warned(warning))
     kept, ids = _fitting(policy, prompts, config, report)
     report(Note(f"policy {policy}   reference {reference}   critic from {critic}"))
     return Plan(policy, reference, critic, sources, kept, ids)

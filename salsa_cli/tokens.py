@@ -98,6 +98,13 @@ def answer_text(tokenizer: Tokenizer, prompt: Sequence[int], answer: Sequence[in
     return tokenizer.decode(list(answer), skip_special_tokens=True)
 
 
+def template_warning(name: object, tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> str | None:
+    """What to say where conversations meet a model without a chat template; None elsewhere."""
+    if tokenizer.chat_template or all(isinstance(prompt, str) for prompt in prompts):
+        return None
+    return f"{name} has no chat template: messages are written as 'User: ...' and 'Assistant: ...'"
+
+
 def pad_left(rows: Sequence[Sequence[int]], pad: int) -> Tokens:
     """Rows of ids as one tensor, their ends aligned: how prompts are padded."""
     return _pad(rows, pad, left=True)

@@ -1,12 +1,11 @@
 """`salsa train-rm`: a reward model from preference pairs, by the Bradley-Terry likelihood."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from salsa_cli import data, folders, models, optimisation, runs, runtime
@@ -33,9 +32,12 @@ from salsa_cli.reports import (
 )
 from salsa_cli.runtime import Runtime
 from salsa_cli.settings import record
-from salsa_cli.tokens import Answer, Tokenizer, scored_ids
+from salsa_cli.tokens import Answer, Tokenizer, scored_ids, template_warning
 
 RECORD = "salsa.json"
+
+REFERENCE_PAIRS = 256
+"""Pairs whose scores make the scale; fewer would leave the deviation to chance."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,9 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Held-out accuracy with its interval, and the spread of the raw scores."""
+class Scale:
+    """Mean and standard deviation of the raw scores on reference answers."""
 
-    accuracy: Interval
     mean: float
     std: float
 
@@ -116,17 +117,18 @@ def run(config: TrainRMConfig, report: Report) -> Result:
         device = runtime.start(config.device)
         reward = models.new_reward_model(plan.model, device.device, config.seed)
         train(reward, plan, config, device, folder, report)
-        found = evaluate(reward, plan.held_out, config, device, report)
+        accuracy = evaluate(reward, plan.held_out, config, device, report)
+        scale = measure_scale(reward, plan, config, device)
         result = TrainRMResult(
             output=str(config.output),
             pairs=len(plan.training),
             eval_pairs=len(plan.held_out),
-            eval_accuracy=found.accuracy.estimate,
-            eval_low=found.accuracy.low,
-            eval_high=found.accuracy.high,
+            eval_accuracy=accuracy.estimate,
+            eval_low=accuracy.low,
+            eval_high=accuracy.high,
             seconds=time.monotonic() - began,
         )
-        save(reward, found, plan, config, result, folder)
+        save(reward, scale, plan, config, result, folder)
     return result
 
 
@@ -139,6 +141,8 @@ def prepare(config: TrainRMConfig, report: Report) -> Plan:
     else:
         training, held_out = _split(pairs, config)
     tokenizer = models.load_tokenizer(model)
+    if warning := template_warning(model, tokenizer, [pair.prompt for pair in pairs]):
+        report(Warned(warning))
     encoded = tuple(
         _encode(tokenizer, part, name, config, report)
         for part, name in ((training, "training"), (held_out, "held-out"))
@@ -208,20 +212,30 @@ def evaluate(
     config: TrainRMConfig,
     device: Runtime,
     report: Report,
-) -> Evaluation:
-    """Score the held-out pairs."""
-    chosen, rejected = [], []
-    for first in range(0, len(pairs), config.batch_size):
-        better, worse = _scores(reward, pairs[first : first + config.batch_size], device)
-        chosen.append(better)
-        rejected.append(worse)
-        done = min(first + config.batch_size, len(pairs))
+) -> Interval:
+    """The share of the held-out pairs that are ordered rightly, ties as half."""
+    right, done = 0.0, 0
+    for batch in _batches(pairs, config):
+        right += float(preference.outcomes(*_scores(reward, batch, device)).sum())
+        done += len(batch)
         report(Advanced("evaluation", done, len(pairs), "pairs"))
-    better, worse = torch.cat(chosen), torch.cat(rejected)
-    right = float(preference.outcomes(better, worse).sum())
-    everything = torch.cat([better, worse]).cpu().numpy().astype(np.float64)
-    mean, std = statistics.mean_and_std(everything)
-    return Evaluation(statistics.wilson_interval(right, len(pairs)), mean, std)
+    return statistics.wilson_interval(right, len(pairs))
+
+
+@torch.no_grad()
+def measure_scale(reward: RewardModel, plan: Plan, config: TrainRMConfig, device: Runtime) -> Scale:
+    """Mean and spread of the scores of answers, held-out ones first, training ones if few."""
+    pairs = (plan.held_out + plan.training)[: max(REFERENCE_PAIRS, len(plan.held_out))]
+    parts = [part for batch in _batches(pairs, config) for part in _scores(reward, batch, device)]
+    mean, std = statistics.mean_and_std(torch.cat(parts).double().cpu().numpy())
+    return Scale(mean, std or 1.0)
+
+
+def _batches(
+    pairs: Sequence[EncodedPair], config: TrainRMConfig
+) -> Iterator[Sequence[EncodedPair]]:
+    for first in range(0, len(pairs), config.batch_size):
+        yield pairs[first : first + config.batch_size]
 
 
 def restore(folder: Path, config: TrainRMConfig, learner: Learner, report: Report) -> int:
@@ -239,15 +253,14 @@ def restore(folder: Path, config: TrainRMConfig, learner: Learner, report: Repor
 
 def save(
     reward: RewardModel,
-    found: Evaluation,
+    scale: Scale,
     plan: Plan,
     config: TrainRMConfig,
     result: TrainRMResult,
     folder: Path,
 ) -> None:
     """The model as an ordinary folder, its scale in config.json, and how it was made."""
-    scale = {"mean": found.mean, "std": found.std or 1.0}
-    reward.model.config.salsa_reward = scale
+    reward.model.config.salsa_reward = asdict(scale)
     inputs: dict[str, JSON] = {
         "model": folders.describe(plan.model),
         "data": folders.describe_files(config.data, data.local_files(config.data)),

@@ -62,6 +62,15 @@ def test_a_conversation_without_a_template_is_written_plainly(plain: Tokenizer) 
     assert special
 
 
+def test_a_missing_template_is_worth_a_warning_where_it_is_missed(
+    plain: Tokenizer, chat: Tokenizer
+) -> None:
+    assert tokens.template_warning("m", plain, ["text"]) is None
+    assert tokens.template_warning("m", chat, ["text", QUESTION]) is None
+    warning = tokens.template_warning("m", plain, ["text", QUESTION])
+    assert warning is not None and warning.startswith("m has no chat template")
+
+
 def test_a_tokenizer_without_an_end_token(plain: Tokenizer) -> None:
     endless = tiny.tokenizer(eos_token=None)
     with pytest.raises(SalsaError, match="no eos_token"):
