@@ -81,6 +81,7 @@ def resumable(output: Path, *, force: bool, resume: bool) -> Iterator[Path]:
     with _locked(folder):
         if not resume or latest_checkpoint(folder) is None:
             _empty(folder)
+        begun = latest_checkpoint(folder)
         try:
             yield folder
             publish(folder, output)
@@ -92,7 +93,7 @@ def resumable(output: Path, *, force: bool, resume: bool) -> Iterator[Path]:
             hint = f"{folder} keeps the run up to step {saved.step}; continue it with --resume"
             if isinstance(end, KeyboardInterrupt):
                 raise type(end)(f"interrupted; {hint}") from end
-            if isinstance(end, SalsaError):
+            if isinstance(end, SalsaError) and saved != begun:
                 raise type(end)(f"{end}\n{hint}") from end
             raise
 
@@ -176,8 +177,8 @@ def load_checkpoint(saved: Saved) -> dict[str, Any]:
         state = torch.load(saved.file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise SalsaError(
-            f"{saved.file} cannot be read as a checkpoint ({error}); delete it to fall back "
-            "to the one before"
+            f"{saved.file} cannot be read as a checkpoint ({str(error).split('. ')[0]}); delete it "
+            "to fall back to the one before"
         ) from error
     return dict(state)
 

@@ -97,6 +97,19 @@ def test_force_starts_an_unfinished_run_again(tmp_path: Path) -> None:
         assert runs.latest_checkpoint(folder) is None
 
 
+def test_a_failure_after_progress_says_how_to_go_on(tmp_path: Path) -> None:
+    def failing(steps: list[int], resume: bool) -> None:
+        with runs.resumable(tmp_path / "out", force=False, resume=resume) as folder:
+            for step in steps:
+                runs.save_checkpoint(folder, step, {})
+            raise SalsaError("the loss is not finite")
+
+    with pytest.raises(SalsaError, match=r"not finite\n.* up to step 2; continue it with --resume"):
+        failing([1, 2], resume=False)
+    with pytest.raises(SalsaError, match="not finite$"):
+        failing([], resume=True)  # it would fail again at the same place
+
+
 def test_a_checkpoint_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     runs.save_checkpoint(tmp_path, 3, {"w": torch.ones(1000)})
     saved = runs.latest_checkpoint(tmp_path)
