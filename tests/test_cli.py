@@ -191,6 +191,11 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------- interruption
 
 
+def hear_interrupts() -> None:
+    """In the child: a shell that runs the tests in the background lets them ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def commands(world: World) -> dict[str, list[object]]:
     """Each command with enough to do that it can be stopped in the middle."""
     return {
@@ -219,6 +224,7 @@ def test_an_interrupted_command_leaves_nothing(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_interrupts,
     )
     while not (tmp_path / "out.partial").exists() and process.poll() is None:
         time.sleep(0.01)
@@ -241,6 +247,7 @@ def test_an_interrupted_soup_leaves_nothing(world: World, tmp_path: Path) -> Non
         capture_output=True,
         text=True,
         check=False,
+        preexec_fn=hear_interrupts,
     )
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
@@ -256,6 +263,7 @@ def test_an_interrupted_ppo_with_a_checkpoint_says_how_to_go_on(
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_interrupts,
     )
     while not list(tmp_path.glob("out.partial/checkpoints/*.pt")) and process.poll() is None:
         time.sleep(0.01)
