@@ -198,6 +198,8 @@ def hear_interrupts() -> None:
 
 def commands(world: World) -> dict[str, list[object]]:
     """Each command with enough to do that it can be stopped in the middle."""
+    sleepy = world.prompts.with_name("sleepy.py")
+    sleepy.write_text("import time\ndef score(prompts, answers):\n    time.sleep(600)\n")
     return {
         "train-rm": ["train-rm", world.a, "--data", world.preferences, "--epochs", 10_000],
         "ppo": [
@@ -205,8 +207,8 @@ def commands(world: World) -> dict[str, list[object]]:
             *("--updates", 10_000, "--response-length", 4, "--save-every", 10_000),
         ],
         "eval": [
-            *("eval", world.a, world.b, "--prompts", world.prompts, "--judge", f"rm:{world.rm}"),
-            *("--response-length", 50, "--draws", 10**8),
+            *("eval", world.a, world.b, "--prompts", world.prompts, "--response-length", 50),
+            *("--judge", f"python:{sleepy}:score"),
         ],
     }
 
