@@ -156,4 +156,8 @@ def _explain(error: Exception) -> str:
 def _stop(interrupt: KeyboardInterrupt) -> NoReturn:
     terminated = isinstance(interrupt, runs.Terminated)
     reports.print_error(str(interrupt) or ("terminated" if terminated else "interrupted"))
-    sys.exit(TERMINATED if terminated else INTERRUPTED)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # An interrupt that has passed through an extension module's own call of the interpreter makes
+    # Python end itself by SIGINT, whatever exit code is asked for. All is cleaned up; leave at once.
+    os._exit(TERMINATED if terminated else INTERRUPTED)
