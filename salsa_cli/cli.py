@@ -159,5 +159,5 @@ def _stop(interrupt: KeyboardInterrupt) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     # An interrupt that has passed through an extension module's own call of the interpreter makes
-    # Python end itself by SIGINT, whatever exit code is asked for. All is cleaned up; leave at once.
+    # Python end itself by SIGINT, whatever exit code is asked for. All is clean; leave at once.
     os._exit(TERMINATED if terminated else INTERRUPTED)
