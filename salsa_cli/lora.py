@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from salsa_cli.errors import SalsaError
-from salsa_cli.models import Module
+from salsa_cli.passes import Module
 
 ALPHA = 2
 """The update is B A times alpha / rank, with alpha this many times the rank."""

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from salsa_cli.errors import SalsaError
-from salsa_cli.models import Module, trainable
+from salsa_cli.models import trainable
+from salsa_cli.passes import Module
 
 
 class Learner:

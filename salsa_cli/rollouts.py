@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from salsa_cli import models
+from salsa_cli import passes
 from salsa_cli.maths import categorical
-from salsa_cli.models import LanguageModel, Module
+from salsa_cli.models import LanguageModel
+from salsa_cli.passes import Module
 from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import Answer, Tokens, answer_text, pad_left
 
@@ -134,7 +135,7 @@ def logprobs(
     """Log-probabilities `[B, R]` of the answers under a model, `rows` answers a forward pass."""
     with runtime.autocast():
         parts = [
-            models.answer_logprobs(model, prompts, responses, temperature)
+            passes.answer_logprobs(model, prompts, responses, temperature)
             for prompts, responses in _parts(sampled, rows)
         ]
     return torch.cat(parts)
@@ -146,7 +147,7 @@ def end_logprobs(
 ) -> torch.Tensor:
     """Log-probabilities `[B]` under a model of ending the answer at once, by any end token."""
     with runtime.autocast():
-        logits = models.next_logits(model, sampled.prompts)
+        logits = passes.next_logits(model, sampled.prompts)
     logprobs = categorical.log_softmax(logits, temperature)
     return torch.logsumexp(logprobs[:, list(eos_ids)], dim=-1)
 
@@ -155,7 +156,7 @@ def end_logprobs(
 def values(critic: Module, sampled: Sampled, *, rows: int, runtime: Runtime) -> torch.Tensor:
     """Values `[B, R]` of the answers' states, `rows` answers a forward pass."""
     with runtime.autocast():
-        parts = [models.answer_values(critic, p, r) for p, r in _parts(sampled, rows)]
+        parts = [passes.answer_values(critic, p, r) for p, r in _parts(sampled, rows)]
     return torch.cat(parts)
 
 

@@ -117,19 +117,19 @@ MUTANTS = [
     ),
     Mutant(
         "values of the state after the token",
-        "models.py",
+        "passes.py",
         "hidden[:, -width - 1 : -1]",
         "hidden[:, -width:]",
     ),
     Mutant(
         "logits of the token after",
-        "models.py",
+        "passes.py",
         "return logits[:, :-1]",
         "return logits[:, 1:]",
     ),
     Mutant(
         "padding attended to",
-        "models.py",
+        "passes.py",
         "attention_mask=mask.long(),\n        position_ids=position_ids(mask),\n"
         "        use_cache=False,\n        logits_to_keep=width + 1,",
         "attention_mask=torch.ones_like(ids),\n        position_ids=position_ids(mask),\n"

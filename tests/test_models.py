@@ -10,7 +10,7 @@ import torch
 from conftest import World
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from salsa_cli import models
+from salsa_cli import models, passes
 from salsa_cli.errors import SalsaError
 from salsa_cli.tokens import Answer, pad_left, pad_right
 
@@ -24,7 +24,7 @@ def test_a_score_does_not_depend_on_padding(world: World) -> None:
     for tokens in (pad_left(ROWS, 0), pad_right(ROWS, 0), pad_left(ROWS, 9), pad_right(ROWS, 9)):
         # float32, other shapes of the same matrix products
         torch.testing.assert_close(
-            models.last_scores(reward.model, tokens), alone, atol=1e-6, rtol=0
+            passes.last_scores(reward.model, tokens), alone, atol=1e-6, rtol=0
         )
 
 
@@ -66,9 +66,9 @@ def test_a_language_model_is_no_reward_model(world: World) -> None:
 
 def test_a_critic_from_a_policy_starts_at_zero(world: World) -> None:
     critic = models.load_critic(world.a, CPU)
-    assert models.last_scores(critic, pad_right(ROWS, 0)).tolist() == [0.0, 0.0, 0.0]
+    assert passes.last_scores(critic, pad_right(ROWS, 0)).tolist() == [0.0, 0.0, 0.0]
     trained = models.load_critic(world.rm, CPU)
-    assert models.last_scores(trained, pad_right(ROWS, 0)).abs().min() > 0
+    assert passes.last_scores(trained, pad_right(ROWS, 0)).abs().min() > 0
 
 
 def test_missing_weights_are_named(world: World, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_dropout_is_off_while_weights_are_trained(tmp_path: Path) -> None:
     loaded = models.load_language_model(folder, torch.float32, CPU)
     models.trainable(loaded.model)
     prompts, answers = pad_left(ROWS, 0), pad_right(ROWS, 0)
-    first, second = (models.answer_logprobs(loaded.model, prompts, answers, 1.0) for _ in range(2))
+    first, second = (passes.answer_logprobs(loaded.model, prompts, answers, 1.0) for _ in range(2))
     assert first.requires_grad and torch.equal(first, second)
 
 
@@ -145,5 +145,5 @@ def test_a_critic_from_a_reward_model_predicts_the_scores_that_are_trained_on(
     reward = models.load_reward_model(folder, torch.float32, CPU)
     critic = models.load_critic(folder, CPU)
     expected = (reward.score_ids(ROWS) - 2) / 4
-    found = models.last_scores(critic, pad_right(ROWS, 0))
+    found = passes.last_scores(critic, pad_right(ROWS, 0))
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)

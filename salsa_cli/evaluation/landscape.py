@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from salsa_cli import models, rewards
+from salsa_cli import models, passes, rewards
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation import answer_files, answers
 from salsa_cli.evaluation.answer_files import Replies, Reply
@@ -247,8 +247,8 @@ def _token_kl(
     """KL `[1, R]` of each token's distribution, a stretch of positions at a time."""
     prompt, response = prompt.to(runtime.device), response.to(runtime.device)
     with runtime.autocast():
-        ours = models.answer_logits(model.model, prompt, response)
-        theirs = models.answer_logits(anchor.model, prompt, response)
+        ours = passes.answer_logits(model.model, prompt, response)
+        theirs = passes.answer_logits(anchor.model, prompt, response)
     for first in range(0, ours.shape[1], _POSITIONS):
         part = slice(first, first + _POSITIONS)
         yield kl.exact(ours[:, part], theirs[:, part], temperature)

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from salsa_cli import models, rewards, runs
-from salsa_cli.models import LanguageModel, Module
+from salsa_cli.models import LanguageModel
 from salsa_cli.optimisation import Learner
+from salsa_cli.passes import Module
 from salsa_cli.records import JSON, to_json
 from salsa_cli.rewards import Ensemble, Scale
 from salsa_cli.rl import references

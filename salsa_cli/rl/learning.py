@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from salsa_cli import models, optimisation
+from salsa_cli import optimisation, passes
 from salsa_cli.data import stable_seed
 from salsa_cli.maths import advantages as adv
 from salsa_cli.maths import kl, masked, ppo_loss
@@ -132,10 +132,10 @@ def _gather(
         mask = rollout.mask[rows]
         prompts, responses = rollout.sampled.prompts[rows], rollout.sampled.responses[rows]
         with device.autocast():
-            logprobs = models.answer_logprobs(
+            logprobs = passes.answer_logprobs(
                 actors.policy.model, prompts, responses, config.temperature
             )
-            values = models.answer_values(actors.critic.model, prompts, responses)
+            values = passes.answer_values(actors.critic.model, prompts, responses)
         old = rollout.logprobs[rows]
         policy = ppo_loss.policy_loss(
             logprobs, old, targets.advantages[rows], mask, config.clip, tokens, config.dual_clip

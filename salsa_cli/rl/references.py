@@ -10,7 +10,8 @@ import torch
 from salsa_cli import folders, models
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.maths import averaging
-from salsa_cli.models import LanguageModel, Module
+from salsa_cli.models import LanguageModel
+from salsa_cli.passes import Module
 from salsa_cli.records import JSON
 from salsa_cli.weights import checkpoints, compatibility
 

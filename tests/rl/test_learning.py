@@ -12,7 +12,7 @@ import torch
 from conftest import World
 from oracle import Batch, Recipe
 
-from salsa_cli import models, runtime
+from salsa_cli import models, passes, runtime
 from salsa_cli.maths import advantages as adv
 from salsa_cli.maths import categorical, masked, ppo_loss
 from salsa_cli.optimisation import Learner
@@ -437,9 +437,9 @@ def test_bfloat16_and_float32_agree_on_the_same_answers(world: World, cpu: Runti
     sampled = given_answers([1, 2, 3, 4, 5, 6, 6, 1], pad=0)
     config = configure()
     policy = models.load_language_model(world.a, torch.float32, cpu.device).model
-    exact = models.answer_logprobs(policy, sampled.prompts, sampled.responses, config.temperature)
+    exact = passes.answer_logprobs(policy, sampled.prompts, sampled.responses, config.temperature)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        half = models.answer_logprobs(
+        half = passes.answer_logprobs(
             policy, sampled.prompts, sampled.responses, config.temperature
         )
     assert half.dtype == torch.float32
