@@ -12,10 +12,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from salsa_cli import reports, runs
-from salsa_cli.configs import Config, SoupConfig, TrainRMConfig
+from salsa_cli.configs import Config, SoupConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation.eval_config import EvalConfig
 from salsa_cli.records import to_json
+from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.rl.ppo_config import PPOConfig
 from salsa_cli.settings import Manners, options
 from salsa_cli.version import VERSION

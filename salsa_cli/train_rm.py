@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from salsa_cli import data, folders, lora, models, runs, runtime
-from salsa_cli.configs import TrainRMConfig
 from salsa_cli.data import stable_seed
 from salsa_cli.errors import os_errors
 from salsa_cli.lora import Adapters
@@ -30,6 +29,7 @@ from salsa_cli.reward_models.assessment import Assessment, Group, PairScores
 from salsa_cli.reward_models.fitting import Begun, Member
 from salsa_cli.reward_models.pairs import Dropped, EncodedPair
 from salsa_cli.reward_models.reward_pages import Trained
+from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.rewards import Scale
 from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import padding_token

@@ -9,13 +9,13 @@ from conftest import World
 from transformers import AutoModelForSequenceClassification
 
 from salsa_cli import lora, models, runtime, train_rm
-from salsa_cli.configs import TrainRMConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.models import RewardModel
 from salsa_cli.records import read_rows
 from salsa_cli.reports import silent
 from salsa_cli.reward_models import fitting
 from salsa_cli.reward_models.pairs import EncodedPair
+from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 
 DEVICE = runtime.start("cpu")
 ROWS = [[4, 6, 9, 2], [5, 2], [7, 8, 10, 11, 12, 2]]

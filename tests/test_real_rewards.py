@@ -19,9 +19,9 @@ from conftest import shared_data
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from salsa_cli import train_rm
-from salsa_cli.configs import TrainRMConfig
 from salsa_cli.records import read_json
 from salsa_cli.reports import silent
+from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salsa_cli import settings
-from salsa_cli.configs import SoupConfig, TrainRMConfig, declared
+from salsa_cli.configs import SoupConfig, declared
 from salsa_cli.errors import UsageError
 from salsa_cli.evaluation.eval_config import EvalConfig
+from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.rl.ppo_config import PPOConfig
 
 OUT = Path("out")

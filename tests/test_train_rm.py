@@ -16,10 +16,10 @@ from conftest import World
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from salsa_cli import models, runs, train_rm
-from salsa_cli.configs import TrainRMConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.records import read_rows
 from salsa_cli.reports import Event, Measured, Warned, silent
+from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.tokens import Answer
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from salsa_cli import interrupts, optimisation, runs
-from salsa_cli.configs import TrainRMConfig
 from salsa_cli.data import stable_seed
 from salsa_cli.errors import SalsaError
 from salsa_cli.maths import preference
@@ -21,6 +20,7 @@ from salsa_cli.reports import Advanced, Measured, Note, Report
 from salsa_cli.reward_models import pairs
 from salsa_cli.reward_models.assessment import PairScores
 from salsa_cli.reward_models.pairs import EncodedPair
+from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.runtime import Runtime
 from salsa_cli.settings import record
 

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from salsa_cli import data
-from salsa_cli.configs import TrainRMConfig
 from salsa_cli.data import stable_seed
 from salsa_cli.errors import SalsaError
 from salsa_cli.reports import Note, Report, Warned
 from salsa_cli.reward_models import pairs
 from salsa_cli.reward_models.pairs import Dropped, EncodedPair, EncodedPairs
 from salsa_cli.reward_models.preferences import MARGIN, contests, has_contests, preferences
+from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.tokens import Tokenizer, template_warning
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from salsa_cli import pages
-from salsa_cli.configs import TrainRMConfig
 from salsa_cli.maths import statistics
 from salsa_cli.maths.calibration import ReliabilityBin
 from salsa_cli.pages.charts import Bin, Estimate, IntervalChart, Line, LineChart, ReliabilityChart
@@ -15,6 +14,7 @@ from salsa_cli.records import to_json
 from salsa_cli.reports import figure
 from salsa_cli.reward_models.assessment import Assessment, Group
 from salsa_cli.reward_models.pairs import Dropped
+from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.rewards import Scale
 from salsa_cli.settings import record
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from salsa_cli.configs import TrainRMConfig
 from salsa_cli.reward_models import assessment, reward_pages
 from salsa_cli.reward_models.assessment import PairScores
 from salsa_cli.reward_models.pairs import Dropped, EncodedPair
 from salsa_cli.reward_models.reward_pages import Trained
+from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.rewards import Scale
 
 PAIRS = tuple(

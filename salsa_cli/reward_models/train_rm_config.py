@@ -1,0 +1,122 @@
+"""What can be set of `salsa train-rm`, and which settings do not go together."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from salsa_cli.configs import Config, Device, Setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRMConfig(Config):
+    """`salsa train-rm`."""
+
+    model: Annotated[
+        str, Setting("Model to start from, usually an SFT model.", positional=True, metavar="MODEL")
+    ]
+    data: Annotated[str, Setting("Preference pairs: a file, a folder or a hub id.", metavar="DATA")]
+    eval_data: Annotated[
+        str | None, Setting("Held-out pairs. By default a share of --data.", metavar="DATA")
+    ] = None
+    eval_share: Annotated[
+        float, Setting("Share of --data held out for evaluation.", above=0, below=1, metavar="X")
+    ] = 0.1
+    epochs: Annotated[
+        int, Setting("Passes over the pairs.", low=1, metavar="N", panel="Training")
+    ] = 1
+    batch_size: Annotated[int, Setting("Pairs a step.", low=1, metavar="N", panel="Training")] = 16
+    micro_batch_size: Annotated[
+        int | None,
+        Setting(
+            "Pairs per forward pass; a whole batch by default.",
+            low=1,
+            metavar="N",
+            panel="Training",
+        ),
+    ] = None
+    learning_rate: Annotated[
+        float, Setting("Peak rate of AdamW.", above=0, metavar="X", panel="Training")
+    ] = 1e-5
+    warmup: Annotated[
+        float,
+        Setting("Share of the steps over which the rate rises.", low=0, below=1, panel="Training"),
+    ] = 0.05
+    schedule: Annotated[
+        Literal["linear", "cosine"],
+        Setting("How the rate goes to zero after the warm-up.", panel="Training"),
+    ] = "linear"
+    max_length: Annotated[
+        int, Setting("Longest prompt with answer, in tokens.", low=2, metavar="N")
+    ] = 1024
+    on_long: Annotated[
+        Literal["drop", "truncate"],
+        Setting("What becomes of a longer pair: left out, or its answers cut."),
+    ] = "drop"
+    pad_token: Annotated[
+        str | None,
+        Setting("Token that pads, where the model has none of its own.", metavar="TOKEN"),
+    ] = None
+    margin: Annotated[
+        str | None,
+        Setting(
+            "Column with the lead in score that the chosen answer should have.",
+            metavar="COLUMN",
+            panel="Training",
+        ),
+    ] = None
+    label_smoothing: Annotated[
+        float, Setting("Share of labels taken to be wrong.", low=0, below=0.5, panel="Training")
+    ] = 0.0
+    center: Annotated[
+        float,
+        Setting(
+            "Weight of the penalty that holds scores around 0; 0.01 is usual.",
+            low=0,
+            metavar="X",
+            panel="Training",
+        ),
+    ] = 0.0
+    max_grad_norm: Annotated[
+        float, Setting("Gradients are scaled down to this norm.", above=0, panel="Training")
+    ] = 1.0
+    lora_rank: Annotated[
+        int | None,
+        Setting(
+            "Train low-rank updates of this rank and the score head, and merge them in the end; "
+            "needs the extra 'lora'.",
+            low=1,
+            metavar="R",
+            panel="Training",
+        ),
+    ] = None
+    gradient_checkpointing: Annotated[
+        bool,
+        Setting("Compute activations twice instead of keeping them.", panel="Training"),
+    ] = False
+    ensemble: Annotated[
+        int,
+        Setting(
+            "Reward models to train, into OUTPUT/0, OUTPUT/1 and so on, where more than one.",
+            low=1,
+            metavar="K",
+            panel="Training",
+        ),
+    ] = 1
+    save_every: Annotated[
+        int, Setting("Steps between checkpoints.", low=1, metavar="N", panel="Run")
+    ] = 500
+    seed: Annotated[
+        int, Setting("Seed of the score head and the order.", low=0, metavar="N", panel="Run")
+    ] = 0
+    device: Annotated[Device, Setting("Where to compute.", panel="Run")] = "auto"
+    resume: Annotated[
+        bool, Setting("Continue a run that was stopped.", recorded=False, panel="Run")
+    ] = False
+    dry_run: Annotated[
+        bool,
+        Setting("Check the inputs and say what would be done.", recorded=False, panel="Run"),
+    ] = False
+
+    @property
+    def forward_size(self) -> int:
+        """Pairs per forward pass."""
+        return min(self.micro_batch_size or self.batch_size, self.batch_size)
