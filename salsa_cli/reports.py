@@ -344,6 +344,11 @@ def amount(count: float, unit: str) -> str:
     return f"{count:.0f}B"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things by their name: 1 pair, 700 pairs."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def figure(value: float) -> str:
     """A number with three or four telling digits."""
     if isinstance(value, int):

@@ -46,8 +46,9 @@ REFERENCE_PAIRS = 256
 class TrainRMResult:
     """What a trained reward model came to; accuracy is the share of held-out pairs it orders.
 
-    `dropped` counts the pairs of both files that were left out; `members` are the accuracies of
-    the members of an ensemble, whose mean score the other figures describe.
+    `dropped` counts the rows of both files that were left out, `truncated` those of which an
+    answer was cut; `members` are the accuracies of the members of an ensemble, whose mean score
+    the other figures describe.
     """
 
     output: str
@@ -62,6 +63,7 @@ class TrainRMResult:
     eval_calibration_error: float
     members: tuple[float, ...]
     seconds: float
+    truncated: int = 0
 
     def record(self) -> Mapping[str, object]:
         """The object that `--json` prints."""
@@ -91,6 +93,8 @@ class Plan:
     training: tuple[EncodedPair, ...]
     held_out: tuple[EncodedPair, ...]
     dropped: Mapping[str, tuple[Dropped, ...]]
+    cut: Mapping[str, tuple[int, ...]]
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -239,7 +243,15 @@ def write(
     if config.ensemble > 1:
         evaluation["members"] = [asdict(one) for one in found.members]
     dropped = {name: [asdict(one) for one in given] for name, given in plan.dropped.items()}
-    made = runs.made_by("train-rm", config, inputs, result=dict(result.record()), dropped=dropped)
+    made = runs.made_by(
+        "train-rm",
+        config,
+        inputs,
+        result=dict(result.record()),
+        dropped=dropped,
+        cut={name: rows for name, rows in plan.cut.items() if rows},
+        warnings=plan.warnings,
+    )
     trained = Trained(
         config,
         len(plan.training),
@@ -295,6 +307,7 @@ def _result(config: TrainRMConfig, plan: Plan, found: Found, seconds: float) -> 
         eval_calibration_error=found.together.calibration_error,
         members=tuple(one.accuracy.accuracy for one in found.members),
         seconds=seconds,
+        truncated=sum(map(len, plan.cut.values())),
     )
 
 

@@ -16,7 +16,7 @@ from conftest import World
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from salsa_cli import models, runs, train_rm
-from salsa_cli.errors import SalsaError
+from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.records import read_rows
 from salsa_cli.reports import Event, Measured, Warned, silent
 from salsa_cli.reward_models.train_rm_config import TrainRMConfig
@@ -127,12 +127,11 @@ def test_what_is_left_out_is_counted_and_named(world: World, tmp_path: Path) -> 
     path = tiny.write_rows(tmp_path / "p.jsonl", rows)
     config = configure(world, tmp_path / "rm", eval_data=str(path), max_length=5)
     assert warnings_of(config) == [
-        f"{path}: 2 of 3 pairs are left out: longer than 5 tokens: 1 (row 2); "
-        "equal scores: 1 (row 3)"
+        f"{path}: 2 of 3 pairs left out: longer than 5 tokens: 1 (row 2); equal scores: 1 (row 3)"
     ]
     assert len(train_rm.prepare(config, silent).held_out) == 1
     with pytest.raises(
-        SalsaError, match=r"no pairs are left of 40: longer than 4 tokens: 40 \(rows"
+        SalsaError, match=r"nothing is left of 40 pairs: longer than 4 tokens: 40 \(rows"
     ):
         train_rm.prepare(replace(config, max_length=4), silent)
 
@@ -142,11 +141,68 @@ def test_what_looks_odd_is_said(world: World, tmp_path: Path) -> None:
     path = tiny.write_rows(tmp_path / "p.jsonl", rows)
     config = configure(world, tmp_path / "rm", data=str(path), eval_data=str(path))
     (warning,) = warnings_of(config)
-    assert "1 of 1 pairs of" in warning and "have a prompt that is also in" in warning
+    assert "1 of 1 pair of" in warning and "have a prompt that is also in" in warning
     scored = [{**row, "score_chosen": 1, "score_rejected": 2} for row in rows * 2]
     other = tiny.write_rows(tmp_path / "scored.jsonl", [{**scored[0], "prompt": "x"}, scored[1]])
     (warning,) = warnings_of(configure(world, tmp_path / "rm", data=str(other)))
     assert "in 2 pairs the rejected answer has the higher score (first in row 1)" in warning
+
+
+def test_an_empty_answer_stops_the_run_unless_it_may_be_left_out(
+    world: World, tmp_path: Path
+) -> None:
+    rows: list[dict[str, Any]] = [
+        {"prompt": f"the {word}", "chosen": " happy", "rejected": " sad"} for word in tiny.WORDS
+    ]
+    rows[2]["rejected"] = rows[4]["chosen"] = ""
+    rows[6] |= {"rejected": "", "score_chosen": 7.5, "score_rejected": 1}
+    path = tiny.write_rows(tmp_path / "p.jsonl", rows)
+    config = configure(world, tmp_path / "rm", data=str(path))
+    with pytest.raises(SalsaError) as caught:
+        train_rm.run(config, silent)
+    assert str(caught.value) == (
+        f"{path}, row 3: column 'rejected' holds an empty answer (as does 1 more row); expected "
+        "text. --on-empty drop leaves such pairs out"
+    )
+    assert list(tmp_path.iterdir()) == [path]
+    assert warnings_of(replace(config, on_empty="drop")) == [
+        f"{path}: 1 rejected answer without text, and scored by raters (first in row 7): the model "
+        "learns that saying nothing is worse",
+        f"{path}: 2 of 20 pairs left out: an empty answer: 2 (rows 3, 5)",
+    ]
+
+
+def test_margins_that_decide_everything_are_a_warning(world: World, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"the {word}", "chosen": " happy", "rejected": " sad", "margin": 9 + place}
+        for place, word in enumerate(tiny.WORDS)
+    ]
+    path = tiny.write_rows(tmp_path / "p.jsonl", rows)
+    (warning,) = warnings_of(configure(world, tmp_path, data=str(path), margin="margin"))
+    assert f"{path}: 18 margins beyond 10 (first in row 3)" in warning
+
+
+def test_what_is_cut_and_what_was_said_of_the_data_stays_with_the_result(
+    world: World, tmp_path: Path
+) -> None:
+    rows = [{"prompt": "the cat", "chosen": " sat happy and happy", "rejected": " sad"}]
+    path = tiny.write_rows(tmp_path / "p.jsonl", rows * 3)
+    held_out = tiny.write_rows(tmp_path / "held-out.jsonl", rows)
+    changes = {"eval_data": str(held_out), "max_length": 5, "on_long": "truncate", "epochs": 1}
+    config = configure(world, tmp_path / "rm", data=str(path), **changes)
+    result = train_rm.run(config, silent)
+    assert isinstance(result, train_rm.TrainRMResult) and result.truncated == 4
+    made = json.loads((config.output / "salsa.json").read_text())
+    assert made["cut"] == {str(path): [1, 2, 3], str(held_out): [1]}
+    cut, also_cut, overlap = made["warnings"]
+    assert "3 of 3 pairs cut to 5 tokens (first in row 1)" in cut
+    assert "1 of 1 pair cut to 5 tokens (first in row 1)" in also_cut
+    assert "1 of 1 pair of" in overlap and "have a prompt that is also in" in overlap
+
+
+def test_a_share_beside_given_pairs_is_refused(world: World, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--eval-share has no effect with --eval-data"):
+        configure(world, tmp_path, eval_data="held-out.jsonl", eval_share=0.2)
 
 
 def test_the_held_out_pairs_are_never_trained_on(world: World, tmp_path: Path) -> None:
@@ -161,7 +217,7 @@ def test_the_held_out_pairs_are_never_trained_on(world: World, tmp_path: Path) -
 
 def test_one_pair_is_too_few(world: World, tmp_path: Path) -> None:
     path = tiny.preferences(tmp_path / "p.jsonl", 1)
-    with pytest.raises(SalsaError, match="all 1 pairs of the data have one prompt"):
+    with pytest.raises(SalsaError, match=r"the data have one prompt \(1 pair\)"):
         train_rm.prepare(configure(world, tmp_path, data=str(path)), silent)
 
 

@@ -10,11 +10,13 @@ import numpy as np
 from salsa_cli import data
 from salsa_cli.data import Prompt
 from salsa_cli.errors import SalsaError
+from salsa_cli.reports import counted
 from salsa_cli.reward_models.preferences import Contest, Preference
 from salsa_cli.tokens import Answer, Tokenizer, prompt_ids, scored_ids
 
 OnLong = Literal["drop", "truncate"]
 
+EMPTY = "an empty answer"
 EQUAL_SCORES = "equal scores"
 IDENTICAL = "identical answers"
 NO_ROOM = "no room for an answer in {limit} tokens"
@@ -29,7 +31,8 @@ that the batches of an epoch are still mixed at random."""
 class EncodedPair:
     """Token ids of a prompt with its better and with its worse answer.
 
-    `margin` and `category` are those of the pair, `row` is its row in its file, counted from 1.
+    `margin` and `category` are those of the pair, `row` is its row in its file, counted from 1;
+    `cut` says that an answer was too long and lost its end.
     Pairs of one `contest` hold the right and the wrong answers to one prompt (see
     `encode_contests`).
     """
@@ -41,6 +44,7 @@ class EncodedPair:
     category: str | None = None
     row: int = 1
     contest: str | None = None
+    cut: bool = False
 
     @property
     def length(self) -> int:
@@ -64,16 +68,17 @@ class Dropped:
 
 @dataclass(frozen=True)
 class EncodedPairs:
-    """The pairs that are kept, and those that are not."""
+    """The pairs that are kept, those that are not, and the rows of which an answer was cut."""
 
     kept: tuple[EncodedPair, ...]
     dropped: tuple[Dropped, ...]
+    cut: tuple[int, ...] = ()
 
 
 def encode(
     tokenizer: Tokenizer, pairs: Sequence[Preference], max_length: int, on_long: OnLong
 ) -> EncodedPairs:
-    """Encode every pair that can teach something.
+    """Encode every pair that can teach something; one with a hole for an answer cannot.
 
     Args:
         tokenizer: of the reward model.
@@ -82,17 +87,8 @@ def encode(
         on_long: what becomes of a longer pair: it is dropped, or its answers are cut there (and
             then have no end token).
     """
-    kept: list[EncodedPair] = []
-    dropped: dict[str, list[int]] = {}
-    for pair in pairs:
-        outcome = _encode(tokenizer, pair, max_length, on_long)
-        if isinstance(outcome, EncodedPair):
-            kept.append(outcome)
-        else:
-            dropped.setdefault(outcome, []).append(pair.row)
-    return EncodedPairs(
-        tuple(kept), tuple(Dropped(reason, tuple(rows)) for reason, rows in dropped.items())
-    )
+    outcomes = [(pair.row, [_useful(tokenizer, pair, max_length, on_long)]) for pair in pairs]
+    return _sorted_out(outcomes)
 
 
 def encode_contests(
@@ -101,57 +97,76 @@ def encode_contests(
     """Encode contests as pairs that hold each of its answers: the first right one with the first
     wrong one, and so on; the shorter list goes on with its last answer.
 
-    A contest is dropped as a whole.
+    A contest is dropped as a whole. Answers that are identical stay: they tie, by the rules.
     """
+    outcomes: list[tuple[int, list[EncodedPair | str]]] = []
+    for one in given:
+        pairs = [
+            Preference(
+                one.prompt,
+                Answer(one.right[min(place, len(one.right) - 1)]),
+                Answer(one.wrong[min(place, len(one.wrong) - 1)]),
+                category=one.category,
+                row=one.row,
+            )
+            for place in range(max(len(one.right), len(one.wrong)))
+        ]
+        found = [EMPTY if one.hole else _fitted(tokenizer, p, max_length, on_long) for p in pairs]
+        named = [f if isinstance(f, str) else replace(f, contest=one.name) for f in found]
+        outcomes.append((one.row, named))
+    return _sorted_out(outcomes)
+
+
+def _sorted_out(outcomes: Sequence[tuple[int, Sequence[EncodedPair | str]]]) -> EncodedPairs:
+    """Rows with what became of their pairs; one reason drops the row."""
     kept: list[EncodedPair] = []
     dropped: dict[str, list[int]] = {}
-    for one in given:
-        count = max(len(one.right), len(one.wrong))
-        outcomes = [
-            _encode(
-                tokenizer,
-                Preference(
-                    one.prompt,
-                    Answer(one.right[min(place, len(one.right) - 1)]),
-                    Answer(one.wrong[min(place, len(one.wrong) - 1)]),
-                    category=one.category,
-                    row=one.row,
-                ),
-                max_length,
-                on_long,
-            )
-            for place in range(count)
-        ]
-        reasons = [outcome for outcome in outcomes if isinstance(outcome, str)]
+    for row, found in outcomes:
+        reasons = [one for one in found if isinstance(one, str)]
         if reasons:
-            dropped.setdefault(reasons[0], []).append(one.row)
-            continue
-        kept += [replace(o, contest=one.name) for o in outcomes if isinstance(o, EncodedPair)]
-    return EncodedPairs(
-        tuple(kept), tuple(Dropped(reason, tuple(rows)) for reason, rows in dropped.items())
-    )
+            dropped.setdefault(reasons[0], []).append(row)
+        else:
+            kept += [one for one in found if isinstance(one, EncodedPair)]
+    cut = dict.fromkeys(pair.row for pair in kept if pair.cut)
+    left_out = (Dropped(reason, tuple(rows)) for reason, rows in dropped.items())
+    return EncodedPairs(tuple(kept), tuple(left_out), tuple(cut))
 
 
-def _encode(
+def _useful(
     tokenizer: Tokenizer, pair: Preference, max_length: int, on_long: OnLong
 ) -> EncodedPair | str:
-    """The encoded pair, or the reason why it is dropped."""
+    """The encoded pair, or the reason why it teaches nothing."""
     if pair.scores is not None and pair.scores[0] == pair.scores[1]:
         return EQUAL_SCORES
+    if pair.hole:
+        return EMPTY
+    found = _fitted(tokenizer, pair, max_length, on_long)
+    if isinstance(found, EncodedPair) and found.chosen == found.rejected:
+        return IDENTICAL
+    return found
+
+
+def _fitted(
+    tokenizer: Tokenizer, pair: Preference, max_length: int, on_long: OnLong
+) -> EncodedPair | str:
+    """The encoded pair, cut where it may be, or the reason why there is no room for it."""
     chosen, rejected = (
         tuple(scored_ids(tokenizer, pair.prompt, answer)) for answer in (pair.chosen, pair.rejected)
     )
-    if chosen == rejected:
-        return IDENTICAL
-    if max(len(chosen), len(rejected)) > max_length:
-        if len(prompt_ids(tokenizer, pair.prompt)) >= max_length:
-            return NO_ROOM.format(limit=max_length)
-        if on_long == "drop":
-            return TOO_LONG.format(limit=max_length)
-        chosen, rejected = chosen[:max_length], rejected[:max_length]
-        if chosen == rejected:
-            return IDENTICAL
-    return EncodedPair(pair.prompt, chosen, rejected, pair.margin, pair.category, pair.row)
+    long = max(len(chosen), len(rejected)) > max_length
+    if long and len(prompt_ids(tokenizer, pair.prompt)) >= max_length:
+        return NO_ROOM.format(limit=max_length)
+    if long and on_long == "drop":
+        return TOO_LONG.format(limit=max_length)
+    return EncodedPair(
+        pair.prompt,
+        chosen[:max_length],
+        rejected[:max_length],
+        pair.margin,
+        pair.category,
+        pair.row,
+        cut=long,
+    )
 
 
 def split_by_prompt(
@@ -169,8 +184,8 @@ def split_by_prompt(
     prompts = list(counts)
     if len(prompts) < 2:
         raise SalsaError(
-            f"all {len(pairs)} pairs of the data have one prompt; expected two or "
-            "more, to train on and to hold out, or --eval-data"
+            f"the data have one prompt ({counted(len(pairs), 'pair')}); expected two or more, to "
+            "train on and to hold out, or --eval-data"
         )
     held_out: set[Prompt] = set()
     wanted, taken = share * len(pairs), 0

@@ -1,6 +1,6 @@
 """Preference rows in every common layout to typed pairs: the better and the worse answer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -16,7 +16,12 @@ CATEGORIES = ("subset", "category")
 MARGIN = "margin"
 """The usual column for by how much the chosen answer should lead."""
 
+LARGEST_MARGIN = 100.0
+"""A lead in score of 10 is a probability of 99.995 %; beyond this it is no lead in score at all."""
+
 _TURN = "\n\nAssistant:"
+
+_Side = str | tuple[Message, ...]
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,24 @@ class Preference:
     scores: tuple[float, float] | None = None
     row: int = 1
 
+    @property
+    def empty(self) -> str | None:
+        """The column whose answer holds no text; None where both say something."""
+        return _first_empty((self.chosen.text,), (self.rejected.text,))
+
+    @property
+    def hole(self) -> str | None:
+        """The same, where an empty answer is a hole in the data.
+
+        An answer that raters scored, and not as the better one, was seen to be empty: that is what
+        a model said, and saying nothing is what it should learn to rank low.
+        """
+        if self.scores is not None and (
+            self.scores[0] == self.scores[1] or self.empty == "rejected"
+        ):
+            return None
+        return self.empty
+
 
 def preferences(source: Source, margin: str | None = None) -> list[Preference]:
     """Preference pairs in any of TRL's layouts, or as the transcripts of HH-RLHF.
@@ -42,7 +65,7 @@ def preferences(source: Source, margin: str | None = None) -> list[Preference]:
     `prompt` + `chosen` + `rejected`, or only the last two with the prompt as their common
     beginning; each a string or a list of messages. Where `chosen` and `rejected` are
     conversations, they may repeat the prompt (as ultrafeedback_binarized does) or start after it.
-    The rejected answer may be empty.
+    Answers may be empty; `Preference.hole` judges that.
 
     Args:
         source: the rows.
@@ -64,6 +87,11 @@ class Contest:
     category: str
     name: str
     row: int = 1
+
+    @property
+    def hole(self) -> str | None:
+        """The column that holds an answer without text, if one does."""
+        return _first_empty(self.right, self.wrong)
 
 
 def has_contests(source: Source) -> bool:
@@ -101,22 +129,18 @@ def _answers(source: Source, index: int, name: str) -> tuple[str, ...]:
 def _preference(source: Source, index: int, margin: str | None) -> Preference:
     _require_pair(source, index)
     explicit = prompt(source, index) if "prompt" in source.rows[index] else None
-    chosen, rejected = _side(source, index, "chosen"), _side(source, index, "rejected")
+    chosen, rejected = _sides(source, index)
     if isinstance(chosen, str) and isinstance(rejected, str):
         start, *texts = _from_texts(source, index, explicit, chosen, rejected)
     elif not isinstance(chosen, str) and not isinstance(rejected, str):
         start, *texts = _from_messages(source, index, explicit, chosen, rejected)
     else:
         raise source.error(index, "one of 'chosen' and 'rejected' is text, the other messages")
-    # Nobody prefers nothing. But an empty answer may well be the worse one, and a reward model
-    # that never saw one does not know what to think of it.
-    if not texts[0].strip():
-        raise source.error(index, "column 'chosen' holds an empty answer")
     return Preference(
         start,
         Answer(texts[0], _finished(source, index, "chosen")),
         Answer(texts[1], _finished(source, index, "rejected")),
-        0.0 if margin is None else _number(source, index, margin, column(source, index, margin)),
+        0.0 if margin is None else _margin(source, index, margin),
         _category(source, index),
         _scores(source, index),
         index + 1,
@@ -133,11 +157,27 @@ def _require_pair(source: Source, index: int) -> None:
         )
 
 
-def _side(source: Source, index: int, name: str) -> str | tuple[Message, ...]:
-    if name == "rejected" and source.rows[index].get(name) == "":
+def _sides(source: Source, index: int) -> tuple[_Side, _Side]:
+    """The chosen and the rejected one; an empty one is a text, or ends the other's conversation."""
+    chosen, rejected = _side(source, index, "chosen"), _side(source, index, "rejected")
+    if not rejected and not isinstance(chosen, str):
+        return chosen, (*chosen[:-1], Message("assistant", ""))
+    if not chosen and not isinstance(rejected, str):
+        return (*rejected[:-1], Message("assistant", "")), rejected
+    return chosen, rejected
+
+
+def _side(source: Source, index: int, name: str) -> _Side:
+    if source.rows[index].get(name, 0) in ("", None):
         return ""
     value = column(source, index, name)
     return value if isinstance(value, str) else conversation(source, index, name, value)
+
+
+def _first_empty(better: Sequence[str], worse: Sequence[str]) -> str | None:
+    """The first of the columns 'chosen' and 'rejected' that holds an answer without text."""
+    sides = (("chosen", better), ("rejected", worse))
+    return next((name for name, texts in sides if not all(map(str.strip, texts))), None)
 
 
 def _from_texts(
@@ -145,7 +185,7 @@ def _from_texts(
 ) -> tuple[Prompt, str, str]:
     if explicit is not None:
         return explicit, chosen, rejected
-    if chosen == rejected:
+    if chosen == rejected or not chosen or not rejected:
         return "", chosen, rejected  # nobody can tell where the answer begins; nobody need to
     shared = _common_beginning(chosen, rejected)
     if not shared:
@@ -229,6 +269,17 @@ def _scores(source: Source, index: int) -> tuple[float, float] | None:
                     _number(source, index, worse, values[worse]),
                 )
     return None
+
+
+def _margin(source: Source, index: int, name: str) -> float:
+    number = _number(source, index, name, column(source, index, name))
+    if abs(number) > LARGEST_MARGIN:
+        raise source.error(
+            index,
+            f"column '{name}' holds {number:g}; expected the lead in score that the chosen answer "
+            f"should have, at most {LARGEST_MARGIN:g} (a lead of 10 is a probability of 99.995 %)",
+        )
+    return number
 
 
 def _number(source: Source, index: int, name: str, value: object) -> float:

@@ -53,7 +53,7 @@ def report(trained: Trained) -> str:
 def model_card(trained: Trained, member: Assessment, scale: Scale, name: str) -> str:
     """README.md of one model: what it is, what it is worth, and how to use it."""
     config, accuracy = trained.config, member.accuracy
-    held_out = config.eval_data or f"{config.eval_share:g} of {config.data}, by prompt"
+    held_out = config.eval_data or f"{config.held_out_share:g} of {config.data}, by prompt"
     categories = "".join(
         f"| {one.name} | {one.n} | {one.accuracy:.1%} | {one.low:.1%} to {one.high:.1%} |\n"
         for one in (accuracy, *member.categories)

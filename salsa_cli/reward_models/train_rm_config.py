@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from salsa_cli.configs import Config, Device, Setting
+from salsa_cli.errors import UsageError
+
+EVAL_SHARE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +21,14 @@ class TrainRMConfig(Config):
         str | None, Setting("Held-out pairs. By default a share of --data.", metavar="DATA")
     ] = None
     eval_share: Annotated[
-        float, Setting("Share of --data held out for evaluation.", above=0, below=1, metavar="X")
-    ] = 0.1
+        float | None,
+        Setting(
+            f"Share of --data held out where there is no --eval-data; {EVAL_SHARE:g} by default.",
+            above=0,
+            below=1,
+            metavar="X",
+        ),
+    ] = None
     epochs: Annotated[
         int, Setting("Passes over the pairs.", low=1, metavar="N", panel="Training")
     ] = 1
@@ -51,6 +60,13 @@ class TrainRMConfig(Config):
         Literal["drop", "truncate"],
         Setting("What becomes of a longer pair: left out, or its answers cut."),
     ] = "drop"
+    on_empty: Annotated[
+        Literal["error", "drop"],
+        Setting(
+            "What becomes of an empty answer: the run stops and names it, or the pair is left out. "
+            "A rejected answer that raters scored may be empty."
+        ),
+    ] = "error"
     pad_token: Annotated[
         str | None,
         Setting("Token that pads, where the model has none of its own.", metavar="TOKEN"),
@@ -115,6 +131,16 @@ class TrainRMConfig(Config):
         bool,
         Setting("Check the inputs and say what would be done.", recorded=False, panel="Run"),
     ] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eval_data is not None and self.eval_share is not None:
+            raise UsageError("--eval-share has no effect with --eval-data")
+
+    @property
+    def held_out_share(self) -> float:
+        """Share of the pairs that are held out where none are given apart."""
+        return EVAL_SHARE if self.eval_share is None else self.eval_share
 
     @property
     def forward_size(self) -> int:

@@ -63,6 +63,17 @@ def test_what_teaches_nothing_is_dropped_counted_and_named() -> None:
     assert found.dropped[1].text() == "identical answers: 2 (rows 2, 6)"
 
 
+def test_a_hole_for_an_answer_is_dropped() -> None:
+    given = [
+        preference(" sat", "", row=1),
+        preference(" sat", "", scores=(2.0, 1.0), row=2),
+        preference("", " sat", row=3),
+    ]
+    found = pairs.encode(TOKENIZER, given, 6, "drop")
+    assert [(kept.row, kept.rejected) for kept in found.kept] == [(2, (*ids("the cat"), EOS))]
+    assert [(one.reason, one.rows) for one in found.dropped] == [("an empty answer", (1, 3))]
+
+
 def test_long_answers_may_be_cut_where_something_of_them_is_left() -> None:
     given = [
         preference(" sat and ran happy", " sad", row=1),
@@ -77,6 +88,7 @@ def test_long_answers_may_be_cut_where_something_of_them_is_left() -> None:
         "identical answers": (2,),
         "no room for an answer in 5 tokens": (3,),
     }
+    assert found.cut == (1,)
 
 
 @given(
@@ -102,7 +114,7 @@ def test_a_split_of_single_pairs_takes_the_share_exactly_and_depends_on_the_seed
 
 
 def test_one_prompt_cannot_be_split() -> None:
-    with pytest.raises(SalsaError, match="all 3 pairs of the data have one prompt"):
+    with pytest.raises(SalsaError, match=r"the data have one prompt \(3 pairs\)"):
         pairs.split_by_prompt([pair("p")] * 3, 0.1, 0)
 
 
@@ -153,3 +165,11 @@ def test_a_contest_becomes_pairs_that_hold_each_of_its_answers_or_none() -> None
         for wrong in (" ran", " sang", " sad")
     ]
     assert [(one.reason, one.rows) for one in found.dropped] == [("longer than 6 tokens", (2,))]
+
+
+def test_a_contest_keeps_a_wrong_answer_that_is_the_right_one_and_loses_none_for_a_hole() -> None:
+    alike = Contest("the cat", (" sat",), (" sat", " ran"), "Math", "7", 1)
+    broken = Contest("the cat", (" sat",), (" ran", " "), "Math", "8", 2)
+    found = pairs.encode_contests(TOKENIZER, [alike, broken], 6, "drop")
+    assert [(p.chosen == p.rejected, p.row) for p in found.kept] == [(True, 1), (False, 1)]
+    assert [(one.reason, one.rows) for one in found.dropped] == [("an empty answer", (2,))]

@@ -68,6 +68,10 @@ TALK = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Why?\n\nAssistant:"
         ),
         ({"chosen": "the same", "rejected": "the same"}, "", "the same", "the same"),
         ({"prompt": "P", "chosen": " a", "rejected": ""}, "P", " a", ""),
+        ({"prompt": "P", "chosen": None, "rejected": " b"}, "P", "", " b"),
+        ({"prompt": "P", "chosen": [USER, GOOD], "rejected": ""}, ASKED, "Because.", ""),
+        ({"chosen": None, "rejected": [USER, BAD]}, ASKED, "", "No."),
+        ({"chosen": "One two", "rejected": ""}, "", "One two", ""),
         ({"chosen": "One two", "rejected": "One"}, "One", " two", ""),
     ],
 )
@@ -102,10 +106,9 @@ def test_what_else_a_row_may_say() -> None:
             {"prompt": "p", "chosen": "c"},
             "row 1: no column 'rejected'; its columns are prompt, chosen",
         ),
-        ({"prompt": "p", "chosen": "c", "rejected": None}, "column 'rejected' is empty"),
         ({"prompt": "p", "chosen": "c", "rejected": 3}, "column 'rejected' holds 3; expected text"),
-        ({"prompt": "p", "chosen": "", "rejected": "r"}, "column 'chosen' is empty"),
-        ({"prompt": "p", "chosen": "  ", "rejected": "r"}, "column 'chosen' holds an empty answer"),
+        ({"prompt": "", "chosen": "c", "rejected": "r"}, "column 'prompt' is empty"),
+        ({"prompt": "p", "chosen": [], "rejected": "r"}, "column 'chosen' is empty"),
         (
             {"prompt": "p", "chosen": [{"role": "user"}], "rejected": [BAD]},
             "without 'role' and 'content'",
@@ -154,10 +157,11 @@ def test_bad_rows_are_named_with_their_column(row: dict[str, Any], words: str) -
         ("far", "column 'margin' holds 'far'; expected a number"),
         (float("nan"), "column 'margin' holds nan; expected a number"),
         (True, "column 'margin' holds True; expected a number"),
+        (-101, "column 'margin' holds -101; expected the lead in score that the chosen answer"),
         (None, "column 'margin' is empty"),
     ],
 )
-def test_a_margin_is_a_finite_number(value: object, words: str) -> None:
+def test_a_margin_is_a_finite_number_of_a_sensible_size(value: object, words: str) -> None:
     row = {"prompt": "p", "chosen": "c", "rejected": "r", "margin": value}
     with pytest.raises(SalsaError) as caught:
         preferences(Source("x", [row]), "margin")
@@ -167,11 +171,38 @@ def test_a_margin_is_a_finite_number(value: object, words: str) -> None:
         preferences(Source("x", [missing]), "margin")
 
 
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "scores", "empty", "hole"),
+    [
+        ("a", "b", None, None, None),
+        ("a", " \n", None, "rejected", "rejected"),
+        ("", "b", None, "chosen", "chosen"),
+        ("", "", None, "chosen", "chosen"),
+        ("a", "", (7.5, 1.0), "rejected", None),  # a rater saw it and did not like it
+        ("", "b", (7.5, 1.0), "chosen", "chosen"),  # nobody prefers nothing
+        ("", "b", (3.0, 3.0), "chosen", None),  # it is left out anyway
+    ],
+)
+def test_an_empty_answer_is_a_hole_unless_raters_scored_it_as_the_worse_one(
+    chosen: str,
+    rejected: str,
+    scores: tuple[float, float] | None,
+    empty: str | None,
+    hole: str | None,
+) -> None:
+    pair = Preference("p", Answer(chosen), Answer(rejected), scores=scores)
+    assert (pair.empty, pair.hole) == (empty, hole)
+
+
 def test_rows_of_rewardbench_2_are_contests() -> None:
     row = {"prompt": "p", "chosen": ["a"], "rejected": ["b", "c"], "subset": "Math", "id": "7"}
     assert contests(Source("x", [row])) == [Contest("p", ("a",), ("b", "c"), "Math", "7")]
     assert has_contests(Source("x", [row]))
     assert not has_contests(Source("x", [{"chosen": [GOOD], "rejected": [BAD]}]))
+    holes = [
+        contests(Source("x", [{**row, **change}]))[0].hole for change in ({}, {"chosen": [""]})
+    ]
+    assert holes == [None, "chosen"]
     with pytest.raises(
         SalsaError, match="row 1: column 'chosen' holds 'a'; expected a list of texts"
     ):
