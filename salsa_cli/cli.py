@@ -68,11 +68,17 @@ def soup(config: SoupConfig, manners: Manners) -> None:
 @app.command("train-rm")
 @options(TrainRMConfig)
 def train_rm(config: TrainRMConfig, manners: Manners) -> None:
-    """Train a reward model on preference pairs.
+    """Train a reward model on preference pairs, or evaluate one.
 
     salsa train-rm sft-a/ --data prefs.jsonl -o rm/
+
+    salsa train-rm rm/ --eval-data rewardbench.jsonl -o evaluation/
     """
-    _execute("salsa_cli.train_rm", config, manners)
+    _execute(
+        "salsa_cli.train_rm" if config.data is not None else "salsa_cli.reward_models.appraise",
+        config,
+        manners,
+    )
 
 
 @app.command("ppo")

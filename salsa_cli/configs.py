@@ -5,7 +5,7 @@ the one line that declares a field here (`settings.py` does the translating).
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -73,11 +73,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Field:
-    """One declared field of a configuration: its name, its bare type and its `Setting`."""
+    """One declared field of a configuration: name, bare type, `Setting`, default if it has one."""
 
     name: str
     type: Any
     setting: Setting
+    default: Any = MISSING
 
     @property
     def option(self) -> str:
@@ -113,7 +114,7 @@ def declared(config_type: type[Config]) -> tuple[Field, ...]:
     for field in fields(config_type):
         annotation = hints[field.name]
         (setting,) = (m for m in annotation.__metadata__ if isinstance(m, Setting))
-        found.append(Field(field.name, annotation.__origin__, setting))
+        found.append(Field(field.name, annotation.__origin__, setting, field.default))
     return tuple(found)
 
 

@@ -253,6 +253,8 @@ def save_model(model: Module, folder: Path, *, like: Path) -> None:
     A causal model also gets the generation config of `like`, byte for byte.
     """
     model.to(getattr(_text_config(like), "dtype", None) or torch.float32).save_pretrained(folder)
+    for path in folder.glob("*.safetensors"):  # made for their owner alone, whatever the umask
+        path.chmod((folder / "config.json").stat().st_mode)
     habits = like / "generation_config.json"
     if habits.exists() and model.can_generate():
         shutil.copyfile(habits, folder / habits.name)

@@ -15,8 +15,12 @@ from salsa_cli import data, folders, models
 from salsa_cli.data import Prompt
 from salsa_cli.errors import SalsaError
 from salsa_cli.maths import ensembles, statistics
+from salsa_cli.records import read_json
 from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import Answer
+
+SCALE = "salsa_reward"
+"""The key of config.json under which a reward model holds its scale."""
 
 
 class Scorer(Protocol):
@@ -58,6 +62,17 @@ class Scale:
         """That of scores [N]; equal scores keep their size."""
         mean, std = statistics.mean_and_std(scores.double().numpy())
         return cls(mean, std or 1.0)
+
+
+def stored_scale(folder: Path) -> Scale | None:
+    """The scale that a reward model's configuration holds; its scores are taken by it."""
+    found = read_json(folder / "config.json").get(SCALE)
+    return Scale(float(found["mean"]), float(found["std"])) if found else None
+
+
+def unscaled(names: Sequence[str]) -> list[Path]:
+    """The models among some rewards that hold no scale, so that their scores are taken raw."""
+    return [one for name in names for one in models_of(name) if stored_scale(one) is None]
 
 
 @dataclass(frozen=True)

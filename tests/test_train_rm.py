@@ -53,6 +53,8 @@ def test_it_learns_and_says_so(trained: TrainRMConfig) -> None:
     assert [row["step"] for row in rows] == list(range(1, 21))
     assert rows[-1]["loss"] < 0.2 < rows[0]["loss"]
     assert not (trained.output / "checkpoints").exists()
+    modes = {path.name: path.stat().st_mode & 0o777 for path in trained.output.iterdir()}
+    assert len(set(modes.values())) == 1, modes  # the weights, too, are as the umask has it
 
 
 def test_the_result_loads_in_transformers_and_scores_the_same(trained: TrainRMConfig) -> None:

@@ -1,8 +1,8 @@
 """The pairs that a reward model is trained on and judged by, from the files that a run names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from salsa_cli import data
 from salsa_cli.data import Source, stable_seed
@@ -25,55 +25,64 @@ WIDE_MARGIN = 10.0
 """A lead in score from which on a pair is decided for good, and margins deserve a look."""
 
 
-class RewardData(NamedTuple):
-    """Pairs to train on, pairs held out, and what is to be known of the sources.
+@dataclass(frozen=True)
+class SourcePairs:
+    """What one source holds: the pairs that are kept, and what became of the others.
 
-    `dropped` are the pairs that were left out of each source, `cut` the rows of which an answer
-    lost its end, `warnings` what was said of the data.
+    `cut` are the rows of which an answer lost its end, `warnings` what was said of the source.
     """
+
+    name: str
+    kept: tuple[EncodedPair, ...]
+    dropped: tuple[Dropped, ...] = ()
+    cut: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def left_out(self) -> int:
+        """Rows that are not kept."""
+        return sum(len(one.rows) for one in self.dropped)
+
+
+@dataclass(frozen=True)
+class RewardData:
+    """Pairs to train on, pairs held out, the sources they come from, and all warnings."""
 
     training: tuple[EncodedPair, ...]
     held_out: tuple[EncodedPair, ...]
-    dropped: Mapping[str, tuple[Dropped, ...]]
-    cut: Mapping[str, tuple[int, ...]]
+    sources: tuple[SourcePairs, ...]
     warnings: tuple[str, ...]
 
 
 class Reader:
-    """Reads sources for one model, and remembers what it had to warn of."""
+    """Reads sources for one model."""
 
     def __init__(
         self, model: Path, tokenizer: Tokenizer, limit: int, config: TrainRMConfig, report: Report
     ) -> None:
-        self.warnings: list[str] = []
         self._model = model
         self._tokenizer = tokenizer
         self._limit = limit
         self._config = config
         self._report = report
 
-    def training_pairs(self, name: str) -> EncodedPairs:
+    def training_pairs(self, name: str) -> SourcePairs:
         """The pairs of a source, encoded."""
         return self._pairs(data.read(name))
 
-    def held_out_pairs(self, name: str) -> EncodedPairs:
+    def held_out_pairs(self, name: str) -> SourcePairs:
         """The same; the source may also hold contests, as RewardBench 2 does."""
         source = data.read(name)
         return self._contests(source) if has_contests(source) else self._pairs(source)
 
-    def warn(self, text: str) -> None:
-        """Say it now, and keep it for the record."""
-        self.warnings.append(text)
-        self._report(Warned(text))
-
-    def _contests(self, source: Source) -> EncodedPairs:
+    def _contests(self, source: Source) -> SourcePairs:
         given = contests(source)
         self._refuse_holes(source, given)
         config = self._config
         encoded = pairs.encode_contests(self._tokenizer, given, self._limit, config.on_long)
-        return self._kept(source.name, encoded, len(given), "prompt")
+        return self._kept(source, encoded, "prompt")
 
-    def _pairs(self, source: Source) -> EncodedPairs:
+    def _pairs(self, source: Source) -> SourcePairs:
         config = self._config
         given = preferences(source, config.margin)
         self._refuse_holes(source, given)
@@ -81,9 +90,8 @@ class Reader:
             self._report(
                 Note(f"{source.name} has a column '{MARGIN}'; --margin {MARGIN} would use it")
             )
-        self._look_at(source.name, given)
         encoded = pairs.encode(self._tokenizer, given, self._limit, config.on_long)
-        return self._kept(source.name, encoded, len(source.rows), "pair")
+        return self._kept(source, encoded, "pair", self._oddities(source.name, given))
 
     def _refuse_holes(self, source: Source, given: Sequence[Preference | Contest]) -> None:
         holes = [one for one in given if one.hole]
@@ -97,40 +105,45 @@ class Reader:
             "--on-empty drop leaves such pairs out",
         )
 
-    def _look_at(self, name: str, given: Sequence[Preference]) -> None:
-        """Warn of what is no error and may yet be one."""
+    def _oddities(self, name: str, given: Sequence[Preference]) -> Iterator[str]:
+        """What is no error and may yet be one."""
         if warning := template_warning(self._model, self._tokenizer, [one.prompt for one in given]):
-            self.warn(warning)
+            yield warning
         if rows := [p.row for p in given if p.scores is not None and p.scores[0] < p.scores[1]]:
-            self.warn(
+            yield (
                 f"{name}: in {counted(len(rows), 'pair')} the rejected answer has the higher score "
                 f"(first in row {rows[0]}); they are used as they are labelled"
             )
         if rows := [one.row for one in given if one.empty and not one.hole]:
-            self.warn(
+            yield (
                 f"{name}: {counted(len(rows), 'rejected answer')} without text, and scored by "
                 f"raters (first in row {rows[0]}): the model learns that saying nothing is worse"
             )
         if rows := [one.row for one in given if abs(one.margin) > WIDE_MARGIN]:
-            self.warn(
+            yield (
                 f"{name}: {counted(len(rows), 'margin')} beyond {WIDE_MARGIN:g} (first in row "
                 f"{rows[0]}); a lead of 10 is a probability of 99.995 %. Scale the column down"
             )
 
-    def _kept(self, name: str, encoded: EncodedPairs, count: int, unit: str) -> EncodedPairs:
-        """The same; says how many of `count` were left out, and why."""
+    def _kept(
+        self, source: Source, encoded: EncodedPairs, unit: str, oddities: Iterable[str] = ()
+    ) -> SourcePairs:
+        """What is left of a source; says what is odd, how many were left out or cut, and why."""
+        name, all_of_them = source.name, counted(len(source.rows), unit)
         reasons = "; ".join(one.text() for one in encoded.dropped)
-        left_out = sum(len(one.rows) for one in encoded.dropped)
         if not encoded.kept:
-            raise SalsaError(f"{name}: nothing is left of {counted(count, unit)}: {reasons}")
-        if left_out:
-            self.warn(f"{name}: {left_out} of {counted(count, unit)} left out: {reasons}")
+            raise SalsaError(f"{name}: nothing is left of {all_of_them}: {reasons}")
+        warnings = list(oddities)
+        if reasons:
+            left_out = sum(len(one.rows) for one in encoded.dropped)
+            warnings.append(f"{name}: {left_out} of {all_of_them} left out: {reasons}")
         if encoded.cut:
-            self.warn(
-                f"{name}: {len(encoded.cut)} of {counted(count, unit)} cut to {self._limit} tokens "
+            warnings.append(
+                f"{name}: {len(encoded.cut)} of {all_of_them} cut to {self._limit} tokens "
                 f"(first in row {encoded.cut[0]}), so that their answers have no end"
             )
-        return encoded
+        _warn(warnings, self._report)
+        return SourcePairs(name, encoded.kept, encoded.dropped, encoded.cut, tuple(warnings))
 
 
 def load(
@@ -142,18 +155,41 @@ def load(
         SalsaError: a file is missing or wrong, or no pair is left of it.
     """
     reader = Reader(model, tokenizer, limit, config, report)
-    given = reader.training_pairs(config.data)
-    dropped, cut = {config.data: given.dropped}, {config.data: given.cut}
+    given = reader.training_pairs(str(config.data))
     if config.eval_data is None:
         seed = stable_seed(config.seed, "held-out")
         sides = pairs.split_by_prompt(given.kept, config.held_out_share, seed)
-        return RewardData(*sides, dropped, cut, tuple(reader.warnings))
+        return RewardData(*sides, (given,), given.warnings)
     apart = reader.held_out_pairs(config.eval_data)
-    dropped[config.eval_data], cut[config.eval_data] = apart.dropped, apart.cut
-    seen = {pair.prompt for pair in given.kept}
-    if shared := sum(pair.prompt in seen for pair in apart.kept):
-        reader.warn(
-            f"{shared} of {counted(len(apart.kept), 'pair')} of {config.eval_data} have a prompt "
-            f"that is also in {config.data}; the accuracy will be too high for new prompts"
-        )
-    return RewardData(given.kept, apart.kept, dropped, cut, tuple(reader.warnings))
+    shared = _overlap(given, apart)
+    _warn(shared, report)
+    warnings = (*given.warnings, *apart.warnings, *shared)
+    return RewardData(given.kept, apart.kept, (given, apart), warnings)
+
+
+def load_held_out(
+    model: Path, tokenizer: Tokenizer, limit: int, config: TrainRMConfig, report: Report
+) -> SourcePairs:
+    """The same of `eval_data` alone.
+
+    Raises:
+        SalsaError: the file is missing or wrong, or no pair is left of it.
+    """
+    return Reader(model, tokenizer, limit, config, report).held_out_pairs(str(config.eval_data))
+
+
+def _overlap(training: SourcePairs, held_out: SourcePairs) -> list[str]:
+    """A warning where prompts that are trained on are held out as well."""
+    seen = {pair.prompt for pair in training.kept}
+    shared = sum(pair.prompt in seen for pair in held_out.kept)
+    if not shared:
+        return []
+    return [
+        f"{shared} of {counted(len(held_out.kept), 'pair')} of {held_out.name} have a prompt that "
+        f"is also in {training.name}; the accuracy will be too high for new prompts"
+    ]
+
+
+def _warn(texts: Iterable[str], report: Report) -> None:
+    for text in texts:
+        report(Warned(text))

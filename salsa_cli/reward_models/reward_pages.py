@@ -1,4 +1,4 @@
-"""What a person reads of a trained reward model: `report.html`, and the model card."""
+"""What a person reads of a reward model: `report.html`, of its training or of its evaluation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,9 @@ from salsa_cli.pages.scales import Axis
 from salsa_cli.records import to_json
 from salsa_cli.reports import figure
 from salsa_cli.reward_models.assessment import Assessment, Group
-from salsa_cli.reward_models.pairs import Dropped
+from salsa_cli.reward_models.held_out import Found
+from salsa_cli.reward_models.results import proves_nothing
+from salsa_cli.reward_models.reward_data import SourcePairs
 from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.rewards import Scale
 from salsa_cli.settings import record
@@ -27,91 +29,65 @@ BIASED = 0.5
 
 @dataclass(frozen=True)
 class Trained:
-    """All that is known of a finished run."""
+    """All that is known of a finished training; `pairs` were trained on."""
 
     config: TrainRMConfig
     pairs: int
-    dropped: Mapping[str, Sequence[Dropped]]
-    together: Assessment
-    members: Sequence[Assessment]
+    sources: Sequence[SourcePairs]
+    warnings: Sequence[str]
+    found: Found
     metrics: Sequence[Mapping[str, Any]]
 
 
+@dataclass(frozen=True)
+class Appraised:
+    """All that is known of a model that was only evaluated, with the scales that were measured."""
+
+    config: TrainRMConfig
+    source: SourcePairs
+    found: Found
+    scales: Sequence[Scale]
+
+
 def report(trained: Trained) -> str:
-    """The report as one HTML page."""
-    blocks: list[pages.Block] = [_key_figures(trained), *_callouts(trained.together)]
+    """The report of a training as one HTML page."""
+    found = trained.found
+    pairs = pages.KeyFigure("training pairs", f"{trained.pairs:,}")
+    blocks: list[pages.Block] = [_key_figures(found, [pairs]), *_callouts(found.together)]
     blocks += [pages.Heading("Training"), pages.Grid(_curves(trained))]
-    blocks += [pages.Heading("Held-out pairs"), pages.Grid(_charts(trained))]
-    blocks += [*_sections(trained.together), *_dropped(trained)]
-    settings = to_json(record(trained.config), indent=2)
-    blocks.append(pages.Details("Settings", [pages.Code(settings)]))
-    many = f", an ensemble of {len(trained.members)}" if len(trained.members) > 1 else ""
-    subtitle = f"a reward model of {trained.config.model}{many}, by salsa train-rm"
-    return pages.render(pages.Page(str(trained.config.output), blocks, subtitle))
+    blocks += [pages.Heading("Held-out pairs"), pages.Grid(_charts(found))]
+    blocks += [*_sections(found.together), *_data(trained.sources, trained.warnings)]
+    return _page(trained.config, "a reward model of", found, blocks)
 
 
-def model_card(trained: Trained, member: Assessment, scale: Scale, name: str) -> str:
-    """README.md of one model: what it is, what it is worth, and how to use it."""
-    config, accuracy = trained.config, member.accuracy
-    held_out = config.eval_data or f"{config.held_out_share:g} of {config.data}, by prompt"
-    categories = "".join(
-        f"| {one.name} | {one.n} | {one.accuracy:.1%} | {one.low:.1%} to {one.high:.1%} |\n"
-        for one in (accuracy, *member.categories)
-    )
-    return f"""---
-base_model:
-- {config.model}
-library_name: transformers
-pipeline_tag: text-classification
-tags:
-- reward-model
-- salsa
----
-
-# A reward model
-
-Trained from {config.model} by `salsa train-rm` on {trained.pairs} preference pairs of
-{config.data}, with the likelihood of Bradley and Terry: the probability that one answer is
-preferred to another is sigmoid(score of the one - score of the other).
-
-## What it is worth
-
-On held-out pairs ({held_out}); a tie counts as half, intervals are Wilson's at 95 %:
-
-| pairs | n | accuracy | interval |
-|---|---|---|---|
-{categories}
-Mean lead of the better answer {figure(member.margin)}; expected calibration error
-{member.calibration_error:.1%}. It knows what its data prefer, and nothing else.
-
-## How to use it
-
-A higher score is better. The end token belongs to a finished answer.
-
-```python
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-model = AutoModelForSequenceClassification.from_pretrained("{name}")
-tokenizer = AutoTokenizer.from_pretrained("{name}")
-text = prompt + answer + tokenizer.eos_token
-raw = model(**tokenizer(text, return_tensors="pt")).logits[0, 0]
-score = (raw {-scale.mean:+.9g}) / {scale.std:.9g}  # mean 0, standard deviation 1 on its data
-```
-
-A conversation goes through the chat template first (`add_generation_prompt=True`); the answer and
-the end token follow. `salsa ppo --reward` and `salsa eval --judge rm:` do all of this.
-"""
+def appraisal(appraised: Appraised) -> str:
+    """The report of an evaluation as one HTML page."""
+    found, (first, *others) = appraised.found, appraised.scales
+    note = f"standard deviation {figure(first.std)}" + (" (member 0)" if others else "")
+    mean = pages.KeyFigure("mean raw score", figure(first.mean), note)
+    blocks: list[pages.Block] = [_key_figures(found, [mean]), *_callouts(found.together)]
+    blocks += [pages.Heading("Held-out pairs"), pages.Grid(_charts(found))]
+    source = appraised.source
+    blocks += [*_sections(found.together), *_data([source], source.warnings)]
+    return _page(appraised.config, "an evaluation of", found, blocks)
 
 
-def _key_figures(trained: Trained) -> pages.KeyFigures:
-    found, whole = trained.together, trained.together.accuracy
+def _page(config: TrainRMConfig, what: str, found: Found, blocks: list[pages.Block]) -> str:
+    settings = pages.Details("Settings", [pages.Code(to_json(record(config), indent=2))])
+    many = f", an ensemble of {len(found.members)}" if len(found.members) > 1 else ""
+    subtitle = f"{what} {config.model}{many}, by salsa train-rm"
+    return pages.render(pages.Page(str(config.output), [*blocks, settings], subtitle))
+
+
+def _key_figures(given: Found, more: Sequence[pages.KeyFigure]) -> pages.KeyFigures:
+    found, whole = given.together, given.together.accuracy
     interval = f"{whole.low:.1%} to {whole.high:.1%} (95 %)"
     figures = [
         pages.KeyFigure("held-out accuracy", f"{whole.accuracy:.1%}", interval),
         pages.KeyFigure("held-out pairs", f"{whole.n:,}", f"{whole.ties} ties, counted as half"),
         pages.KeyFigure("calibration error", f"{found.calibration_error:.1%}", "0 is best"),
         pages.KeyFigure("mean lead", figure(found.margin), "of the better answer's score"),
-        pages.KeyFigure("training pairs", f"{trained.pairs:,}"),
+        *more,
     ]
     if found.disagreement is not None:
         alike = found.disagreement.unanimous
@@ -123,8 +99,7 @@ def _callouts(found: Assessment) -> list[pages.Block]:
     blocks: list[pages.Block] = []
     whole = found.accuracy
     if whole.low <= 0.5 <= whole.high:
-        text = f"{whole.n} pairs do not tell this accuracy from guessing."
-        blocks.append(pages.Callout("Nothing is proven.", text))
+        blocks.append(pages.Callout("Nothing is proven.", f"{proves_nothing(whole.n)}."))
     bias = found.length.correlation
     if bias is not None and bias > BIASED:
         text = (
@@ -168,8 +143,8 @@ def _thinned(
     return steps, [sum(row[name] for row in part) / len(part) for part in parts]
 
 
-def _charts(trained: Trained) -> list[pages.Block]:
-    found = trained.together
+def _charts(given: Found) -> list[pages.Block]:
+    found = given.together
     charts: list[pages.Block] = [
         ReliabilityChart(
             "Calibration",
@@ -179,9 +154,9 @@ def _charts(trained: Trained) -> list[pages.Block]:
             note=f"Expected calibration error {found.calibration_error:.1%}.",
         )
     ]
-    if len(trained.members) > 1:
-        groups = [found.accuracy, *(member.accuracy for member in trained.members)]
-        names = ["mean of all", *(f"member {n}" for n in range(len(trained.members)))]
+    if len(given.members) > 1:
+        groups = [found.accuracy, *(member.accuracy for member in given.members)]
+        names = ["mean of all", *(f"member {n}" for n in range(len(given.members)))]
         charts.append(_accuracies("Accuracy of the members", groups, names))
     lengths = [g for g in (found.length.longer_better, found.length.longer_worse) if g is not None]
     if lengths:
@@ -213,15 +188,18 @@ def _sections(found: Assessment) -> list[pages.Block]:
     return [pages.Table(("section", "pairs", "score"), rows, caption=caption)]
 
 
-def _dropped(trained: Trained) -> list[pages.Block]:
+def _data(sources: Sequence[SourcePairs], warnings: Sequence[str]) -> list[pages.Block]:
+    """What was said of the data, and how many of each source were left out or cut."""
     rows = [
-        (Path(name).name, one.reason, str(len(one.rows)))
-        for name, given in trained.dropped.items()
-        for one in given
+        (Path(source.name).name, one.reason, str(len(one.rows)))
+        for source in sources
+        for one in source.dropped
     ]
-    if not rows:
-        return []
-    return [
-        pages.Heading("Pairs left out"),
-        pages.Table(("file", "reason", "pairs"), rows, names=2),
-    ]
+    rows += [(Path(one.name).name, "answer cut", str(len(one.cut))) for one in sources if one.cut]
+    blocks: list[pages.Block] = []
+    if rows:
+        table = pages.Table(("file", "reason", "pairs"), rows, names=2)
+        blocks += [pages.Heading("Pairs left out or cut"), table]
+    if warnings:
+        blocks.append(pages.Details("Warnings", [pages.Prose("\n\n".join(warnings))]))
+    return blocks

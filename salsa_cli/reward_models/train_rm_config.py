@@ -1,12 +1,19 @@
 """What can be set of `salsa train-rm`, and which settings do not go together."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from salsa_cli.configs import Config, Device, Setting
+from salsa_cli.configs import Config, Device, Setting, declared
 from salsa_cli.errors import UsageError
 
 EVAL_SHARE = 0.1
+
+_OF_EVALUATION = {
+    *("model", "eval_data", "output", "force", "resume", "dry_run", "device", "store_scale"),
+    *("batch_size", "micro_batch_size", "max_length", "on_long", "on_empty"),
+}
+"""Settings that matter where nothing is trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,9 +21,22 @@ class TrainRMConfig(Config):
     """`salsa train-rm`."""
 
     model: Annotated[
-        str, Setting("Model to start from, usually an SFT model.", positional=True, metavar="MODEL")
+        str,
+        Setting(
+            "Model to start from, usually an SFT model; without --data a reward model, or an "
+            "ensemble's folder, to evaluate.",
+            positional=True,
+            metavar="MODEL",
+        ),
     ]
-    data: Annotated[str, Setting("Preference pairs: a file, a folder or a hub id.", metavar="DATA")]
+    data: Annotated[
+        str | None,
+        Setting(
+            "Preference pairs to train on: a file, a folder or a hub id. Without them MODEL is "
+            "only evaluated, on --eval-data.",
+            metavar="DATA",
+        ),
+    ] = None
     eval_data: Annotated[
         str | None, Setting("Held-out pairs. By default a share of --data.", metavar="DATA")
     ] = None
@@ -67,6 +87,13 @@ class TrainRMConfig(Config):
             "A rejected answer that raters scored may be empty."
         ),
     ] = "error"
+    store_scale: Annotated[
+        bool,
+        Setting(
+            "Without --data: write mean and standard deviation of the scores of --eval-data into "
+            "MODEL's config.json, so that ppo and eval normalise by them."
+        ),
+    ] = False
     pad_token: Annotated[
         str | None,
         Setting("Token that pads, where the model has none of its own.", metavar="TOKEN"),
@@ -134,8 +161,33 @@ class TrainRMConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        reasons = [*(self._training() if self.data is not None else self._evaluation())]
+        if reasons:
+            raise UsageError("; ".join(reasons))
+
+    def _training(self) -> Iterator[str]:
+        """Settings that have no effect where a model is trained."""
         if self.eval_data is not None and self.eval_share is not None:
-            raise UsageError("--eval-share has no effect with --eval-data")
+            yield "--eval-share has no effect with --eval-data"
+        if self.store_scale:
+            yield "--store-scale has no effect with --data: a trained model has its scale"
+
+    def _evaluation(self) -> Iterator[str]:
+        """What a mere evaluation lacks, and settings that have no effect on it."""
+        if self.eval_data is None:
+            yield (
+                "--data is missing; expected preference pairs to train on, or --eval-data with "
+                "pairs to evaluate a reward model on"
+            )
+            return
+        idle = [
+            field.option
+            for field in declared(type(self))
+            if field.name not in _OF_EVALUATION and getattr(self, field.name) != field.default
+        ]
+        if idle:
+            verb = "has" if len(idle) == 1 else "have"
+            yield f"{', '.join(idle)} {verb} no effect without --data, since nothing is trained"
 
     @property
     def held_out_share(self) -> float:

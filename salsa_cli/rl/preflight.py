@@ -349,6 +349,13 @@ def _explain(plan: Plan, rows: Sequence[Prompt], config: PPOConfig, report: Repo
                 f"{room} tokens, which is the context less --response-length"
             )
         )
+    if not config.normalize_reward and (raw := rewards.unscaled(plan.rewards)):
+        named = ", ".join(map(str, raw))
+        text = f"no mean and deviation of its scores are stored in {named}: they are taken raw"
+        mixed = len(raw) < sum(len(rewards.models_of(name)) for name in plan.rewards)
+        more = ", and those of the others are not" if mixed else ""
+        event = Warned if mixed else Note
+        report(event(f"{text}{more}; --normalize-reward measures them"))
     named = ", ".join(reference.name for reference in plan.references)
     report(Note(f"policy {plan.policy}   reference {named}   critic from {plan.critic}"))
 

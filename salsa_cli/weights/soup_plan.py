@@ -142,7 +142,7 @@ def _plan_models(paths: tuple[Path, ...], config: SoupConfig, report: Report) ->
         shards=_shards(ingredients[0], config),
         template=paths[0],
         tokenizer=tokenizer,
-        config=_with_scale(_with_dtype(settings, config), paths, config),
+        config=_without_scale(_with_dtype(settings, config), paths, config, report),
     )
 
 
@@ -255,23 +255,23 @@ def _with_dtype(settings: dict[str, JSON], config: SoupConfig) -> dict[str, JSON
     return {k: v for k, v in settings.items() if k != "torch_dtype"} | {"dtype": config.dtype}
 
 
-def _with_scale(
-    settings: dict[str, JSON], paths: tuple[Path, ...], config: SoupConfig
+def _without_scale(
+    settings: dict[str, JSON], paths: tuple[Path, ...], config: SoupConfig, report: Report
 ) -> dict[str, JSON]:
-    """Give the average of reward models the average of their scales, which is an estimate of its.
+    """Leave out the scale of a reward model's scores: that of an average is not known.
 
-    Where one of them has none, the result has none, and its scores stay raw.
+    Nothing follows for it from the scales of the ingredients, whose errors partly cancel.
     """
-    given = [read_json(path / "config.json").get("salsa_reward") for path in paths]
-    scales = [scale for scale in given if scale]
-    plain = {name: value for name, value in settings.items() if name != "salsa_reward"}
-    if len(scales) < len(given):
-        return plain
-    mixed: dict[str, JSON] = {
-        name: sum(w * scale[name] for w, scale in zip(config.mixing, scales, strict=True))
-        for name in ("mean", "std")
-    }
-    return {**plain, "salsa_reward": mixed}
+    key = "salsa_reward"
+    if any(key in read_json(path / "config.json") for path in paths):
+        report(
+            Warned(
+                "the mean and the deviation of the soup's scores are not known, so its scores are "
+                "raw. `salsa ppo --normalize-reward` measures them at its start, or once for all "
+                f"`salsa train-rm {config.output} --eval-data PAIRS --store-scale -o EVALUATION`"
+            )
+        )
+    return {name: value for name, value in settings.items() if name != key}
 
 
 def _tokenizer(paths: Sequence[Path], config: SoupConfig, report: Report) -> Path:

@@ -1,4 +1,4 @@
-"""The report and the card of a reward model."""
+"""The reports of a reward model."""
 
 from pathlib import Path
 
@@ -7,8 +7,10 @@ import pytest
 
 from salsa_cli.reward_models import assessment, reward_pages
 from salsa_cli.reward_models.assessment import PairScores
+from salsa_cli.reward_models.held_out import Found
 from salsa_cli.reward_models.pairs import Dropped, EncodedPair
-from salsa_cli.reward_models.reward_pages import Trained
+from salsa_cli.reward_models.reward_data import SourcePairs
+from salsa_cli.reward_models.reward_pages import Appraised, Trained
 from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.rewards import Scale
 
@@ -21,6 +23,7 @@ SCORES = (
     PairScores(np.array([1.0, 1, 2, 3]), np.array([0.0, 1.5, 1, 4])),
 )
 SCALES = (Scale(0.5, 2.0), Scale(0.0, 1.0))
+SOURCES = (SourcePairs("prefs.jsonl", PAIRS, (Dropped("equal scores", (3, 9)),), (1, 4, 5)),)
 
 
 @pytest.fixture(params=[1, 2])
@@ -37,18 +40,19 @@ def trained(request: pytest.FixtureRequest) -> Trained:
         for member in range(count)
         for step in range(1, 501)
     ]
-    dropped = {"prefs.jsonl": (Dropped("equal scores", (3, 9)),)}
-    return Trained(config, 40, dropped, together, members, metrics)
+    found = Found(tuple(members), SCALES[:count], together)
+    return Trained(config, 40, SOURCES, ("prefs.jsonl: 2 of 42 pairs left out",), found, metrics)
 
 
 def test_the_report_says_everything_that_was_found(trained: Trained) -> None:
     page = reward_pages.report(trained)
-    for words in ("held-out accuracy", "Calibration", "Accuracy by length", "equal scores"):
+    for words in ("held-out accuracy", "Calibration", "Accuracy by length", "equal scores", "cut"):
         assert words in page
+    assert "2 of 42 pairs left out" in page and "training pairs" in page
     assert "4 pairs do not tell this accuracy from guessing." in page
     assert "Length bias." in page
     assert "&lt;hard&gt;" in page and "<hard>" not in page
-    assert ("members agree" in page) == (len(trained.members) > 1)
+    assert ("members agree" in page) == (len(trained.found.members) > 1)
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
 
 
@@ -59,10 +63,7 @@ def test_a_curve_is_thinned_by_means() -> None:
     assert (steps[0], values[0]) == (6.0, 3.5) and steps[-1] == 401.0
 
 
-def test_the_card_names_base_data_metrics_and_use(trained: Trained) -> None:
-    card = reward_pages.model_card(trained, trained.members[0], SCALES[0], "rm")
-    assert card.startswith("---\nbase_model:\n- sft\n")
-    assert "40 preference pairs of\nprefs.jsonl" in card
-    assert "| all | 4 | 50.0% | 15.0% to 85.0% |" in card
-    assert "| easy | 2 |" in card
-    assert 'from_pretrained("rm")' in card and "score = (raw -0.5) / 2  #" in card
+def test_the_report_of_an_evaluation_has_no_training(trained: Trained) -> None:
+    page = reward_pages.appraisal(Appraised(trained.config, SOURCES[0], trained.found, SCALES))
+    assert "an evaluation of sft" in page and "mean raw score" in page
+    assert "Training" not in page and "training pairs" not in page

@@ -12,7 +12,7 @@ from test_references import configure
 
 from salsa_cli import models, ppo
 from salsa_cli.errors import SalsaError, UsageError
-from salsa_cli.reports import DryRun, Note, Warned, silent
+from salsa_cli.reports import DryRun, Event, Note, Warned, silent
 from salsa_cli.rl import preflight
 from salsa_cli.rl.ppo_config import PPOConfig
 
@@ -95,6 +95,25 @@ def test_a_missing_pad_token_is_no_obstacle_and_is_said(world: World, tmp_path: 
     config = configure(world, tmp_path / "policy", ref=(str(bare),), updates=1)
     ppo.run(config, lambda event: notes.append(event.text) if isinstance(event, Note) else None)
     assert f"{bare} has no pad token: padding uses its end token, and is masked" in notes
+
+
+def test_a_reward_whose_scores_are_raw_is_said(world: World, tmp_path: Path) -> None:
+    scaled = Path(shutil.copytree(world.rm, tmp_path / "scaled"))
+    edit(scaled / "config.json", salsa_reward={"mean": 1.0, "std": 2.0})
+
+    def said(*rewards: Path, **changes: Any) -> list[Event]:
+        names = tuple(map(str, rewards))
+        events: list[Event] = []
+        config = configure(world, tmp_path / "policy", reward=names, **changes)
+        preflight.prepare(config, events.append)
+        return [one for one in events if "stored in" in str(one)]
+
+    raw = f"no mean and deviation of its scores are stored in {world.rm}: they are taken raw"
+    advice = "; --normalize-reward measures them"
+    assert said(scaled) == said(world.rm, normalize_reward=True) == []
+    assert said(world.rm) == [Note(f"{raw}{advice}")]
+    mixed = Warned(f"{raw}, and those of the others are not{advice}")
+    assert said(scaled, world.rm) == [mixed]
 
 
 def test_the_files_say_the_same_end_tokens_as_the_model(world: World, tmp_path: Path) -> None:

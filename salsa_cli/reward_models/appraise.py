@@ -1,0 +1,185 @@
+"""`salsa train-rm` without `--data`: what a reward model that exists is worth on held-out pairs.
+
+Trains nothing. Scores come as in `ppo` and `eval`: from the model in the device's type.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from salsa_cli import data, folders, models, rewards, runs, runtime
+from salsa_cli.errors import SalsaError, os_errors
+from salsa_cli.records import JSON, read_json, write_json, write_text
+from salsa_cli.reports import DryRun, Note, Report, Result, Warned, counted
+from salsa_cli.reward_models import fitting, held_out, reward_data, reward_pages
+from salsa_cli.reward_models.assessment import PairScores
+from salsa_cli.reward_models.held_out import REFERENCE_PAIRS, SCORES, Found
+from salsa_cli.reward_models.pairs import EncodedPair
+from salsa_cli.reward_models.results import AppraisalResult, evaluated
+from salsa_cli.reward_models.reward_data import SourcePairs
+from salsa_cli.reward_models.reward_pages import Appraised
+from salsa_cli.reward_models.train_rm_config import TrainRMConfig
+from salsa_cli.rewards import SCALE, Scale
+from salsa_cli.runtime import Runtime
+
+RECORD = "salsa.json"
+EVALUATION = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One reward model or the members of an ensemble, and the pairs to judge them by."""
+
+    models: tuple[Path, ...]
+    given: SourcePairs
+
+    @property
+    def pairs(self) -> tuple[EncodedPair, ...]:
+        """Those that are scored."""
+        return self.given.kept
+
+
+def run(config: TrainRMConfig, report: Report) -> Result:
+    """Evaluate the reward model `config.model` and write what was found to `config.output`."""
+    began = time.monotonic()
+    resumed = config.resume and not config.force
+    if resumed and (done := runs.finished(config.output, RECORD, config)) is not None:
+        report(Note(f"{config.output} is complete; nothing is left to do"))
+        return AppraisalResult.restored(done)
+    runs.check_output(config.output, config.force)
+    plan = prepare(config, report)
+    runs.check_output(config.output, config.force, plan.models)
+    if config.dry_run:
+        return _dry_run(plan)
+    with runs.draft(config.output, force=config.force) as folder:
+        device = runtime.start(config.device)
+        scores = [score(one, plan, config, device, report) for one in plan.models]
+        measured = tuple(held_out.scale_of(one) for one in scores)
+        stored = [rewards.stored_scale(one) for one in plan.models]
+        scales = measured if config.store_scale else [one or Scale(0.0, 1.0) for one in stored]
+        found = held_out.assess(plan.pairs, scores, scales)
+        result = AppraisalResult(
+            output=str(config.output),
+            pairs=0,
+            dropped=plan.given.left_out,
+            truncated=len(plan.given.cut),
+            **evaluated(found.together, found.members),
+            seconds=time.monotonic() - began,
+            scales=measured,
+        )
+        write(folder, plan, scores, stored, found, config, result)
+    if config.store_scale:
+        store_scales(plan, measured, report)
+    elif None in stored:
+        report(
+            Note(
+                f"{config.model} holds no mean and deviation of its scores, so that ppo and eval "
+                "take them raw; --store-scale writes what was measured"
+            )
+        )
+    return result
+
+
+def prepare(config: TrainRMConfig, report: Report) -> Plan:
+    """Find the model or the ensemble, read and encode the pairs.
+
+    Raises:
+        SalsaError: an input is missing or wrong, or no pair is left.
+    """
+    found = folders.members(Path(config.model)) or (folders.resolve(config.model),)
+    for folder in found:
+        if not models.has_score_head(folder):
+            raise SalsaError(
+                f"{folder} is no reward model: its config.json names no sequence classifier. "
+                "Expected one to evaluate, or --data with pairs to train one on"
+            )
+    if config.store_scale and not Path(config.model).is_dir():
+        raise SalsaError(
+            f"--store-scale writes into {config.model}, which is no folder here; copy it first"
+        )
+    tokenizer = models.load_tokenizer(found[0])
+    limit = min(config.max_length, models.context_length(found[0]) or config.max_length)
+    return Plan(found, reward_data.load_held_out(found[0], tokenizer, limit, config, report))
+
+
+def score(
+    folder: Path, plan: Plan, config: TrainRMConfig, device: Runtime, report: Report
+) -> PairScores:
+    """Raw scores of all pairs by one model."""
+    reward = models.load_reward_model(folder, device.frozen_dtype, device.device)
+    stage = "evaluation" if len(plan.models) == 1 else f"evaluation by {folder.name}"
+    return fitting.score_all(reward, plan.pairs, stage, config, device, report)
+
+
+def write(
+    folder: Path,
+    plan: Plan,
+    scores: Sequence[PairScores],
+    stored: Sequence[Scale | None],
+    found: Found,
+    config: TrainRMConfig,
+    result: AppraisalResult,
+) -> None:
+    """Evaluation, scores, report and record."""
+    evaluation: dict[str, object] = {"evaluation": asdict(found.together)}
+    if len(plan.models) > 1:
+        evaluation["members"] = [asdict(one) for one in found.members]
+    evaluation["scales"] = [
+        {"measured": asdict(one), "stored": None if kept is None else asdict(kept)}
+        for one, kept in zip(result.scales, stored, strict=True)
+    ]
+    appraised = Appraised(config, plan.given, found, result.scales)
+    made = runs.made_by(
+        "train-rm",
+        config,
+        _inputs(config, plan),
+        result=dict(result.record()),
+        dropped=[asdict(one) for one in plan.given.dropped],
+        cut=plan.given.cut,
+        warnings=plan.given.warnings,
+    )
+    with os_errors(folder, "write"):
+        for number, one in enumerate(scores):
+            place = folder if len(scores) == 1 else folder / f"member-{number}"
+            place.mkdir(exist_ok=True)
+            held_out.write_scores(place / SCORES, plan.pairs, one)
+        write_json(folder / EVALUATION, evaluation)
+        write_text(folder / "report.html", reward_pages.appraisal(appraised))
+        runs.write_record(folder, RECORD, made)
+
+
+def store_scales(plan: Plan, measured: Sequence[Scale], report: Report) -> None:
+    """Write the scales into the models' own configurations, each file at once."""
+    if len(plan.pairs) < REFERENCE_PAIRS:
+        report(
+            Warned(
+                f"the scale is that of {counted(len(plan.pairs), 'pair')}; "
+                f"{REFERENCE_PAIRS} or more make a steady one"
+            )
+        )
+    for folder, scale in zip(plan.models, measured, strict=True):
+        path = folder / "config.json"
+        with os_errors(path, "write"):
+            write_json(path, {**read_json(path), SCALE: asdict(scale)})
+        report(Note(f"{path} has the measured scale now"))
+
+
+def _inputs(config: TrainRMConfig, plan: Plan) -> Mapping[str, JSON]:
+    source = str(config.eval_data)
+    ensemble = len(plan.models) > 1
+    return {
+        "model": folders.describe(Path(config.model) if ensemble else plan.models[0]),
+        "eval_data": folders.describe_files(source, data.local_files(source)),
+    }
+
+
+def _dry_run(plan: Plan) -> DryRun:
+    return DryRun(
+        {
+            "models to evaluate": len(plan.models),
+            "held-out pairs": len(plan.pairs),
+            "dropped pairs": plan.given.left_out,
+            "longest pair, tokens": max(pair.length for pair in plan.pairs),
+        }
+    )

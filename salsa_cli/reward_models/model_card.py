@@ -1,0 +1,102 @@
+"""README.md of a trained reward model: what it is, what it is worth, and how to use it."""
+
+from salsa_cli.reports import counted, figure
+from salsa_cli.reward_models.assessment import Assessment
+from salsa_cli.reward_models.reward_pages import Trained
+from salsa_cli.rewards import Scale
+from salsa_cli.tokens import PLAIN_TEMPLATE
+
+
+def write(
+    trained: Trained, member: Assessment, scale: Scale, name: str, template: str | None
+) -> str:
+    """The card of one model.
+
+    Args:
+        trained: the run that made it.
+        member: what this model is worth.
+        scale: that of its raw scores.
+        name: where it lies.
+        template: the chat template of its tokenizer.
+    """
+    config, accuracy = trained.config, member.accuracy
+    held_out = config.eval_data or f"{config.held_out_share:g} of {config.data}, by prompt"
+    categories = "".join(
+        f"| {one.name} | {one.n} | {one.accuracy:.1%} | {one.low:.1%} to {one.high:.1%} |\n"
+        for one in (accuracy, *member.categories)
+    )
+    return f"""---
+base_model:
+- {config.model}
+library_name: transformers
+pipeline_tag: text-classification
+tags:
+- reward-model
+- salsa
+---
+
+# A reward model
+
+Trained from {config.model} by `salsa train-rm` on {counted(trained.pairs, "preference pair")} of
+{config.data}, with the likelihood of Bradley and Terry: the probability that one answer is
+preferred to another is sigmoid(score of the one - score of the other).
+
+## What it is worth
+
+On held-out pairs ({held_out}); a tie counts as half, intervals are Wilson's at 95 %:
+
+| pairs | n | accuracy | interval |
+|---|---|---|---|
+{categories}
+Mean lead of the better answer {figure(member.margin)}; expected calibration error
+{member.calibration_error:.1%}. It knows what its data prefer, and nothing else.
+
+## How to use it
+
+A higher score is better. The end token belongs to a finished answer.
+
+```python
+{_recipe(scale, name, template)}```
+
+`salsa ppo --reward` and `salsa eval --judge rm:` do the same.
+"""
+
+
+def _recipe(scale: Scale, name: str, template: str | None) -> str:
+    """Code that scores as salsa does."""
+    return f'''import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+model = AutoModelForSequenceClassification.from_pretrained({name!r}).eval()
+tokenizer = AutoTokenizer.from_pretrained({name!r})
+
+
+@torch.no_grad()
+def score(prompt, answer):
+    """`prompt` is a text, or a list of messages."""
+    special = True
+    if not isinstance(prompt, str):
+{_chat(template)}    ids = tokenizer.encode(prompt + answer, add_special_tokens=special)
+    if special and ids[-1] == tokenizer.eos_token_id:
+        ids.pop()  # some tokenizers close every text
+    ids.append(tokenizer.eos_token_id)
+    raw = float(model(torch.tensor([ids])).logits)
+    return (raw {-scale.mean:+.9g}) / {scale.std:.9g}  # mean 0, deviation 1 on its data
+'''
+
+
+def _chat(template: str | None) -> str:
+    if template is not None:
+        return """\
+        prompt = tokenizer.apply_chat_template(
+            prompt, tokenize=False, add_generation_prompt=True
+        )
+        special = False  # the template has written them
+"""
+    return f"""\
+        # The model has no chat template; this is what it was trained with.
+        template = {PLAIN_TEMPLATE!r}
+        prompt = tokenizer.apply_chat_template(
+            prompt, tokenize=False, add_generation_prompt=True, chat_template=template
+        )
+"""

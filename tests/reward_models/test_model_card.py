@@ -1,0 +1,69 @@
+"""The card of a reward model; its recipe is run, and scores as salsa does."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from conftest import World
+
+from salsa_cli import models
+from salsa_cli.data import Message, Prompt
+from salsa_cli.models import RewardModel
+from salsa_cli.reward_models import held_out, model_card
+from salsa_cli.reward_models.assessment import PairScores
+from salsa_cli.reward_models.pairs import EncodedPair
+from salsa_cli.reward_models.reward_pages import Trained
+from salsa_cli.reward_models.train_rm_config import TrainRMConfig
+from salsa_cli.rewards import Scale
+from salsa_cli.tokens import Answer
+
+PAIRS = tuple(
+    EncodedPair("p", (1,) * (2 + n), (1,) * (5 - n), category=("easy", "<hard>")[n % 2])
+    for n in range(4)
+)
+SCORES = PairScores(np.array([0.0, 1, 2, 3]), np.array([2.0, 1.5, 1, 0]))
+SCALE = Scale(0.5, 2.0)
+CHAT = "{{ bos_token }} {% for m in messages %}{{ m.content }} {% endfor %}"
+
+
+def card(name: str, template: str | None, pairs: int = 40) -> str:
+    config = TrainRMConfig(model="sft", data="prefs.jsonl", output=Path("rm"))
+    found = held_out.assess(PAIRS, [SCORES], [SCALE])
+    trained = Trained(config, pairs, (), (), found, [])
+    return model_card.write(trained, found.together, SCALE, name, template)
+
+
+def test_the_card_names_base_data_metrics_and_use() -> None:
+    text = card("rm", None)
+    assert text.startswith("---\nbase_model:\n- sft\n")
+    assert "40 preference pairs of\nprefs.jsonl" in text
+    assert "1 preference pair of\n" in card("rm", None, pairs=1)
+    assert "| all | 4 | 50.0% | 15.0% to 85.0% |" in text
+    assert "| easy | 2 |" in text
+    assert "from_pretrained('rm')" in text and "return (raw -0.5) / 2  #" in text
+
+
+@pytest.mark.parametrize("template", [None, CHAT])
+@pytest.mark.parametrize("prompt", ["the cat", (Message("user", "the cat"),)])
+def test_its_recipe_scores_as_salsa_does(
+    world: World, tmp_path: Path, template: str | None, prompt: Prompt
+) -> None:
+    tokenizer = tiny.tokenizer(chat_template=template)
+    tiny.save_reward_model(tmp_path / "rm")
+    tokenizer.save_pretrained(tmp_path / "rm")
+    text = card(str(tmp_path / "rm"), template)
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    recipe: Callable[[Any, str], float] = names["score"]
+    loaded = models.load_reward_model(tmp_path / "rm", torch.float32, torch.device("cpu"))
+    ours = RewardModel(loaded.folder, loaded.model, loaded.tokenizer, SCALE.mean, SCALE.std)
+    given = prompt if isinstance(prompt, str) else [{"role": "user", "content": "the cat"}]
+    for answer in (" sat happy", " ran"):
+        expected = float(ours.score([prompt], [Answer(answer)]))
+        assert recipe(given, answer) == pytest.approx(expected, abs=1e-6)
