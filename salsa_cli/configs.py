@@ -15,6 +15,7 @@ MEGABYTE = 10**6
 GIGABYTE = 10**9
 
 Device = Literal["auto", "cpu", "cuda"]
+TRACKERS = ("tensorboard", "wandb", "trackio")
 WeightDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 

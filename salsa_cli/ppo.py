@@ -44,6 +44,7 @@ from salsa_cli.rl.ppo_config import KL_HORIZON, PPOConfig
 from salsa_cli.rl.preflight import Plan
 from salsa_cli.runtime import Runtime
 from salsa_cli.settings import record
+from salsa_cli.tracking import TrackedRun
 
 RECORD = "salsa.json"
 
@@ -104,7 +105,7 @@ def run(config: PPOConfig, report: Report) -> Result:
         oversight = Oversight(folder / "metrics.jsonl", config, report)
         with (
             interrupts.held_back(report) as held,
-            _tracking(config, folder, state.update) as track,
+            _tracking(config, folder, state.update, report) as track,
             ppo_report.kept(folder, config.output.name),
         ):
             listen = both(both(report, metrics_file(folder / "metrics.jsonl")), track)
@@ -250,9 +251,11 @@ def save_policy(
     folders.copy_tokenizer(plan.policy, folder)
 
 
-def _tracking(config: PPOConfig, folder: Path, done: int) -> AbstractContextManager[Report]:
-    names = list(dict.fromkeys(config.track))
-    return tracking.tracking(names, folder, config.output.name, record(config), done)
+def _tracking(
+    config: PPOConfig, folder: Path, done: int, report: Report
+) -> AbstractContextManager[Report]:
+    run = TrackedRun("salsa-ppo", config.output.name, record(config), done)
+    return tracking.tracking(config.track, folder, run, report)
 
 
 def _explain_anchors(plan: Plan, metrics: UpdateMetrics, report: Report) -> None:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -16,10 +17,7 @@ from accelerate.tracking import (
 
 from salsa_cli.errors import SalsaError, one_line
 from salsa_cli.records import JSON
-from salsa_cli.reports import Event, Measured, Report
-
-PROJECT = "salsa-ppo"
-"""What the runs stand under, for the trackers that know projects."""
+from salsa_cli.reports import Event, Measured, Report, Warned
 
 PACKAGES: Mapping[str, Sequence[str]] = {
     "tensorboard": ("tensorboard", "tensorboardX"),
@@ -44,36 +42,66 @@ def check(names: Sequence[str]) -> None:
         )
 
 
+@dataclass(frozen=True)
+class TrackedRun:
+    """What trackers are told of a run.
+
+    Attributes:
+        project: what runs of its kind stand under, for the trackers that know projects.
+        name: of the run.
+        settings: stored with a run that begins.
+        done: rows of metrics that are there already; above 0 for a run that is resumed.
+    """
+
+    project: str
+    name: str
+    settings: Mapping[str, JSON]
+    done: int
+
+
 @contextmanager
 def tracking(
-    names: Sequence[str], folder: Path, run: str, settings: Mapping[str, JSON], done: int
+    names: Sequence[str], folder: Path, run: TrackedRun, report: Report
 ) -> Iterator[Report]:
-    """A listener that sends every `Measured` row to the trackers, as its step `update`.
+    """A listener that sends every `Measured` row to the trackers, as the step of its number.
+
+    A tracker that fails on the way is left behind with a warning: the run is worth more.
 
     Args:
         names: of the trackers; none is as good as a listener that does nothing.
         folder: where TensorBoard writes its event files, below `tensorboard/`.
-        run: name of the run.
-        settings: stored with a run that begins.
-        done: updates that are finished; above 0 for a run that is resumed.
+        run: what they are told of it.
+        report: hears of a tracker that fails.
 
     Raises:
         SalsaError: a tracker cannot be started.
     """
     with ExitStack() as stack:
-        trackers = [stack.enter_context(_started(name, folder, run, done)) for name in names]
-        for tracker in trackers:
-            if not done:
-                tracker.store_init_configuration(_primitive(settings))
+        trackers = {
+            name: stack.enter_context(_started(name, folder, run, report))
+            for name in dict.fromkeys(names)
+        }
+        step = run.done
 
         def log(event: Event) -> None:
+            nonlocal step
             if isinstance(event, Measured):
-                values = flat(event.values)
-                step = int(values["update"])
-                for tracker in trackers:
-                    tracker.log(values, step=step)
+                step += 1
+                for name, tracker in list(trackers.items()):
+                    with _survived(name, f"at step {step}", report) as survived:
+                        tracker.log(labelled(event.values), step=step)
+                    if not survived:
+                        del trackers[name]
 
         yield log
+
+
+def labelled(values: Mapping[str, object]) -> dict[str, float]:
+    """The numbers of a row; those of an ensemble's member as `member-1/...`."""
+    member = values.get("member")
+    if member is None:
+        return flat(values)
+    return flat({f"member-{member}": {k: v for k, v in values.items() if k != "member"}})
 
 
 def flat(values: Mapping[str, object]) -> dict[str, float]:
@@ -88,30 +116,50 @@ def flat(values: Mapping[str, object]) -> dict[str, float]:
 
 
 @contextmanager
-def _started(name: str, folder: Path, run: str, done: int) -> Iterator[GeneralTracker]:
+def _started(name: str, folder: Path, run: TrackedRun, report: Report) -> Iterator[GeneralTracker]:
     # Some greet and take leave on stdout, which belongs to the result.
     try:
         with redirect_stdout(sys.stderr):
-            tracker = _tracker(name, folder, run, done)
+            tracker = _tracker(name, folder, run)
             tracker.start()
+            if not run.done:
+                tracker.store_init_configuration(_primitive(run.settings))
     except Exception as error:
         raise SalsaError(f"--track {name}: it does not start: {one_line(str(error))}") from error
     try:
         yield tracker
     finally:
-        with redirect_stdout(sys.stderr):
+        with _survived(name, "at its end", report):
             _finish(tracker)
 
 
-def _tracker(name: str, folder: Path, run: str, done: int) -> GeneralTracker:
+@contextmanager
+def _survived(name: str, when: str, report: Report) -> Iterator[list[str]]:
+    """A block in which a tracker may fail; the list that it is given is empty if it did."""
+    survived = [name]
+    try:
+        with redirect_stdout(sys.stderr):
+            yield survived
+    except Exception as error:
+        survived.clear()
+        said = one_line(str(error)) or type(error).__name__
+        report(
+            Warned(
+                f"--track {name} failed {when} ({said}) and is left out; metrics.jsonl has "
+                "every row"
+            )
+        )
+
+
+def _tracker(name: str, folder: Path, run: TrackedRun) -> GeneralTracker:
     match name:
         case "tensorboard":
             # What a resumed run repeats replaces what it had written before.
-            return TensorBoardTracker("tensorboard", folder, purge_step=done + 1)
+            return TensorBoardTracker("tensorboard", folder, purge_step=run.done + 1)
         case "wandb":
-            return WandBTracker(PROJECT, name=run)
+            return WandBTracker(run.project, name=run.name)
         case _:
-            return TrackioTracker(PROJECT, name=run)
+            return TrackioTracker(run.project, name=run.name)
 
 
 def _finish(tracker: GeneralTracker) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from salsa_cli import data, folders, lora, models, rewards, runs, runtime
+from salsa_cli import data, folders, lora, models, rewards, runs, runtime, tracking
 from salsa_cli.data import stable_seed
 from salsa_cli.errors import os_errors
 from salsa_cli.lora import Adapters
@@ -23,7 +23,9 @@ from salsa_cli.reward_models.reward_pages import Trained
 from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.rewards import Scale
 from salsa_cli.runtime import Runtime
+from salsa_cli.settings import record
 from salsa_cli.tokens import padding_token
+from salsa_cli.tracking import TrackedRun
 
 RECORD = "salsa.json"
 EVALUATION = "evaluation.json"
@@ -44,9 +46,13 @@ def run(config: TrainRMConfig, report: Report) -> Result:
     """Train one reward model or several and write them to `config.output`."""
     began = time.monotonic()
     resumed = config.resume and not config.force
-    if resumed and (done := runs.finished(config.output, RECORD, config)) is not None:
+    if (
+        resumed
+        and (done := runs.finished(config.output, RECORD, config, fitting.MANNER)) is not None
+    ):
         report(Note(f"{config.output} is complete; nothing is left to do"))
         return TrainRMResult.restored(done)
+    tracking.check(config.track)
     runs.check_output(config.output, config.force)
     plan = prepare(config, report)
     runs.check_output(config.output, config.force, (plan.model,))
@@ -57,11 +63,13 @@ def run(config: TrainRMConfig, report: Report) -> Result:
         device = runtime.start(config.device)
         steps = fitting.step_count(plan.training, config)
         begun = fitting.restore(folder, steps, config, report)
-        for member in fitting.members(config)[begun.member :]:
-            train(member, begun, plan, config, device, folder, report)
-            # All of the member is written: a run that is resumed from here starts the next one.
-            begun = Begun(member.number + 1)
-            fitting.save(folder, begun, steps, config)
+        told = TrackedRun("salsa-train-rm", config.output.name, record(config), begun.rows(steps))
+        with tracking.tracking(config.track, folder, told, report) as track:
+            for member in fitting.members(config)[begun.member :]:
+                train(member, begun, plan, config, device, folder, both(report, track))
+                # All of the member is written: a run resumed from here starts the next one.
+                begun = Begun(member.number + 1)
+                fitting.save(folder, begun, steps, config)
         found = evaluate(config, plan, folder)
         result = _result(config, plan, found, time.monotonic() - began)
         write(folder, inputs, plan, found, config, result)

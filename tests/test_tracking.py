@@ -7,7 +7,9 @@ import pytest
 
 from salsa_cli import tracking
 from salsa_cli.errors import SalsaError
-from salsa_cli.reports import Measured, Note
+from salsa_cli.records import JSON
+from salsa_cli.reports import Event, Measured, Note, Warned, silent
+from salsa_cli.tracking import TrackedRun
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -21,6 +23,10 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, e.value) for e in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
 
 
+def run(settings: dict[str, JSON] | None = None, done: int = 0) -> TrackedRun:
+    return TrackedRun("salsa-test", "run", settings or {}, done)
+
+
 def row(update: int, **more: Any) -> Measured:
     return Measured({"update": update, "reward": update / 4, "kl_anchors": {"a": 2.0}, **more})
 
@@ -32,7 +38,7 @@ def test_the_numbers_of_a_row_are_flat() -> None:
 
 def test_tensorboard_holds_every_row(tmp_path: Path) -> None:
     settings = {"ref": ["a", "b"], "kl_coef": 0.05, "policy": None}
-    with tracking.tracking(["tensorboard"], tmp_path, "run", settings, done=0) as listen:
+    with tracking.tracking(["tensorboard"], tmp_path, run(settings), silent) as listen:
         for update in (1, 2, 3):
             listen(row(update))
         listen(Note("not a metric"))
@@ -43,14 +49,14 @@ def test_tensorboard_holds_every_row(tmp_path: Path) -> None:
 
 def test_a_resumed_run_replaces_what_it_repeats(tmp_path: Path) -> None:
     for done, updates in ((0, (1, 2, 3)), (1, (2, 3, 4))):
-        with tracking.tracking(["tensorboard"], tmp_path, "run", {}, done=done) as listen:
+        with tracking.tracking(["tensorboard"], tmp_path, run(done=done), silent) as listen:
             for update in updates:
                 listen(row(update))
     assert [step for step, _ in scalars(tmp_path / "tensorboard")["reward"]] == [1, 2, 3, 4]
 
 
 def test_no_tracker_listens_and_writes_nothing(tmp_path: Path) -> None:
-    with tracking.tracking([], tmp_path, "run", {}, done=0) as listen:
+    with tracking.tracking([], tmp_path, run(), silent) as listen:
         listen(row(1))
     assert list(tmp_path.iterdir()) == []
 
@@ -81,7 +87,7 @@ def test_what_a_tracker_prints_stays_off_stdout(
             print("goodbye")
 
     monkeypatch.setattr(tracking, "_tracker", lambda *_: Talkative())
-    with tracking.tracking(["wandb"], tmp_path, "run", {}, done=0) as listen:
+    with tracking.tracking(["wandb"], tmp_path, run(), silent) as listen:
         listen(row(1))
     out, err = capsys.readouterr()
     assert (out, err) == ("", "welcome\ngoodbye\n")
@@ -91,6 +97,52 @@ def test_a_tracker_that_does_not_start(tmp_path: Path) -> None:
     (tmp_path / "tensorboard").write_text("a file is in the way")
     with (
         pytest.raises(SalsaError, match="--track tensorboard: it does not start"),
-        tracking.tracking(["tensorboard"], tmp_path, "run", {}, done=0),
+        tracking.tracking(["tensorboard"], tmp_path, run(), silent),
     ):
         pass
+
+
+def test_the_members_of_an_ensemble_have_curves_of_their_own(tmp_path: Path) -> None:
+    rows = [{"member": member, "step": step, "loss": 1.0} for member in (0, 1) for step in (1, 2)]
+    with tracking.tracking(["tensorboard"], tmp_path, run(), silent) as listen:
+        for one in rows:
+            listen(Measured(one))
+    found = scalars(tmp_path / "tensorboard")
+    assert [step for step, _ in found["member-0/loss"]] == [1, 2]
+    assert [step for step, _ in found["member-1/loss"]] == [3, 4]
+    assert "member" not in found
+
+
+@pytest.mark.parametrize("broken", ["log", "finish"])
+def test_a_tracker_that_fails_on_the_way_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    logged: list[int] = []
+
+    class Failing:
+        def start(self) -> None: ...
+
+        def store_init_configuration(self, values: dict[str, Any]) -> None: ...
+
+        def log(self, values: dict[str, float], step: int) -> None:
+            logged.append(step)
+            if broken == "log" and step == 2:
+                raise ConnectionError("the server went away")
+
+        def finish(self) -> None:
+            if broken == "finish":
+                raise ConnectionError("the server went away")
+
+    said: list[Event] = []
+    monkeypatch.setattr(tracking, "_tracker", lambda *_: Failing())
+    with tracking.tracking(["wandb"], tmp_path, run(), said.append) as listen:
+        for update in (1, 2, 3):
+            listen(row(update))
+    assert logged == ([1, 2] if broken == "log" else [1, 2, 3])
+    when = "at step 2" if broken == "log" else "at its end"
+    assert said == [
+        Warned(
+            f"--track wandb failed {when} (the server went away) and is left out; metrics.jsonl "
+            "has every row"
+        )
+    ]

@@ -13,6 +13,7 @@ import pytest
 import tiny
 import torch
 from conftest import World
+from test_tracking import scalars
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from salsa_cli import models, runs, train_rm
@@ -258,6 +259,29 @@ def test_an_ensemble_is_k_models_and_one_summary(world: World, tmp_path: Path) -
     assert len(set(weights)) == 3
     rows = read_rows(config.output / "metrics.jsonl")
     assert [row["member"] for row in rows] == [0] * 10 + [1] * 10 + [2] * 10
+
+
+def test_trackers_get_every_row_once_through_an_interruption(world: World, tmp_path: Path) -> None:
+    config = configure(world, tmp_path / "rm", ensemble=2, epochs=1, track=("tensorboard",))
+
+    def stopping(event: Event) -> None:
+        if isinstance(event, Measured) and (event.values["member"], event.values["step"]) == (1, 3):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_rm.run(config, stopping)
+    # TensorBoard orders the files of a folder by the second of their beginning.
+    time.sleep(1.0)
+    train_rm.run(replace(config, resume=True), silent)
+    found = scalars(config.output / "tensorboard")
+    rows = read_rows(config.output / "metrics.jsonl")
+    for member, steps in ((0, range(1, 6)), (1, range(6, 11))):
+        losses = [row["loss"] for row in rows if row["member"] == member]
+        told = found[f"member-{member}/loss"]
+        assert [step for step, _ in told] == list(steps)
+        assert [loss for _, loss in told] == pytest.approx(losses, rel=1e-6)
+    with pytest.raises(UsageError, match="--track paper: expected one of tensorboard, wandb"):
+        replace(config, track=("paper",))
 
 
 @pytest.mark.parametrize(("member", "step", "saved_step"), [(0, 7, 4), (1, 2, 11), (1, 6, 15)])

@@ -13,7 +13,7 @@ from test_pages import Tree
 from test_ppo import configure, rows_without_time, run, weights
 from test_tracking import scalars
 
-from salsa_cli import ppo, runs, tracking
+from salsa_cli import configs, ppo, runs, tracking
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.records import read_rows
 from salsa_cli.reports import Event, Said, Warned, silent
@@ -26,7 +26,7 @@ def warnings(events: list[Event]) -> list[str]:
 
 def test_the_names_of_the_warnings_are_those_of_the_monitors() -> None:
     assert tuple(monitors.MONITORS) == ppo_config.WARNINGS
-    assert tuple(tracking.PACKAGES) == ppo_config.TRACKERS
+    assert tuple(tracking.PACKAGES) == configs.TRACKERS
     assert monitors.FOREWARNING in monitors.MONITORS
 
 

@@ -180,14 +180,15 @@ def _interval_chart(chart: IntervalChart) -> str:
     )
     bottom = head + height * len(chart.rows)
     parts = [_x_marks(chart.x, x, head, bottom)]
-    if chart.reference is not None:
-        parts.append(marks.stroke("rule", (x(chart.reference), head), (x(chart.reference), bottom)))
     groups = legend(chart)
     for index, row in enumerate(chart.rows):
         top, colour = head + height * index, groups.index(row.group)
         low, high = (scales.number(v, chart.x.unit) for v in (row.low, row.high))
         figures = f"{scales.number(row.estimate, chart.x.unit)}  [{low}, {high}]"
         label = marks.shorten(row.label, right - left - CHARACTER * (len(figures) + 2))
+        if chart.reference is not None:  # beside the whiskers alone: no word is crossed
+            at = x(chart.reference)
+            parts.append(marks.stroke("rule", (at, top + 20), (at, top + 40)))
         reach = marks.stroke("reach", (x(row.low), top + 30), (x(row.high), top + 30))
         dot = marks.sign(colour, (x(row.estimate), top + 30), f"{row.label}: {figures}")
         parts += [

@@ -26,6 +26,9 @@ from salsa_cli.settings import record
 
 METRICS = "metrics.jsonl"
 
+MANNER = ("save_every", "track")
+"""Settings that do not change the result: how often it saves, and who watches."""
+
 
 @dataclass(frozen=True)
 class Member:
@@ -42,6 +45,10 @@ class Begun:
     member: int = 0
     step: int = 0
     learner: dict[str, Any] | None = None
+
+    def rows(self, steps: int) -> int:
+        """Rows of metrics until then, where a member takes `steps` steps."""
+        return self.member * steps + self.step
 
 
 def members(config: TrainRMConfig) -> list[Member]:
@@ -191,7 +198,7 @@ def restore(folder: Path, steps: int, config: TrainRMConfig, report: Report) -> 
     state = runs.load_checkpoint(saved)
     runs.check_same_settings(saved, state["settings"], _identity(config))
     begun = Begun(state["member"], state["step"], state["learner"])
-    runs.keep_rows(folder / METRICS, begun.member * steps + begun.step)
+    runs.keep_rows(folder / METRICS, begun.rows(steps))
     of = f" of member {begun.member}" if config.ensemble > 1 else ""
     report(Note(f"resumed after step {begun.step}{of}"))
     return begun
@@ -257,5 +264,5 @@ def _some(rows: Sequence[int]) -> str:
 
 
 def _identity(config: TrainRMConfig) -> dict[str, JSON]:
-    """The settings that a resumed run must share; where and how often it saves may vary."""
-    return {n: v for n, v in record(config).items() if n not in ("output", "save_every")}
+    """The settings that a resumed run must share."""
+    return {n: v for n, v in record(config).items() if n not in ("output", *MANNER)}

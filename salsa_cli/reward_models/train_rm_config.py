@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from salsa_cli.configs import Config, Device, Setting, declared
+from salsa_cli.configs import TRACKERS, Config, Device, Setting, declared
 from salsa_cli.errors import UsageError
 
 EVAL_SHARE = 0.1
@@ -147,6 +147,14 @@ class TrainRMConfig(Config):
     save_every: Annotated[
         int, Setting("Steps between checkpoints.", low=1, metavar="N", panel="Run")
     ] = 500
+    track: Annotated[
+        tuple[str, ...],
+        Setting(
+            f"Send the metrics to {', '.join(TRACKERS)}. Repeatable.",
+            metavar="TRACKER",
+            panel="Run",
+        ),
+    ] = ()
     seed: Annotated[
         int, Setting("Seed of the score head and the order.", low=0, metavar="N", panel="Run")
     ] = 0
@@ -169,6 +177,9 @@ class TrainRMConfig(Config):
         """Settings that have no effect where a model is trained."""
         if self.eval_data is not None and self.eval_share is not None:
             yield "--eval-share has no effect with --eval-data"
+        for name in self.track:
+            if name not in TRACKERS:
+                yield f"--track {name}: expected one of {', '.join(TRACKERS)}"
         if self.store_scale:
             yield "--store-scale has no effect with --data: a trained model has its scale"
 

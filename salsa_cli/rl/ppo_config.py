@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from salsa_cli.configs import Config, Device, Setting
+from salsa_cli.configs import TRACKERS, Config, Device, Setting
 from salsa_cli.errors import UsageError
 
 EMA_RATE = 0.01
@@ -25,8 +25,6 @@ WARNINGS = (
     "weak-critic",
 )
 """Warnings that the monitors know by name."""
-
-TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
 @dataclass(frozen=True, kw_only=True)
