@@ -94,6 +94,8 @@ def run(config: PPOConfig, report: Report) -> Result:
     device = runtime.start(config.device)
     parts = preflight.memory(plan, config, frozen_bytes=device.frozen_dtype.itemsize)
     if config.dry_run:
+        if config.resume:
+            preflight.check_inputs(config, plan.inputs(config))
         return _dry_run(config, plan, parts, device)
     preflight.check_memory(parts, device.memory)
     with runs.resumable(config.output, force=config.force, resume=config.resume) as folder:
@@ -310,6 +312,7 @@ def _dry_run(config: PPOConfig, plan: Plan, parts: dict[str, int], device: Runti
             "rewards": ", ".join(plan.rewards),
             "prompts": len(plan.prompts),
             "updates": config.updates,
+            **_resumption(config),
             "answers": config.updates * config.batch_size,
             "optimiser steps": config.updates * config.epochs * config.minibatches,
             **{f"memory of {name}": amount(size, "B") for name, size in parts.items()},
@@ -319,6 +322,13 @@ def _dry_run(config: PPOConfig, plan: Plan, parts: dict[str, int], device: Runti
             "disk free": amount(folders.free_space(config.output), "B"),
         }
     )
+
+
+def _resumption(config: PPOConfig) -> dict[str, int]:
+    if not config.resume:
+        return {}
+    saved = runs.latest_checkpoint(runs.partial_folder(config.output))
+    return {"resumes after update": saved.step if saved else 0}
 
 
 def _result(config: PPOConfig, folder: Path, seconds: float) -> PPOResult:

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from salsa_cli import data, ppo, rollouts, runs, runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.records import read_rows
-from salsa_cli.reports import Event, Measured, Note, Warned, silent
+from salsa_cli.reports import Event, Measured, Note, Report, Warned, silent
 from salsa_cli.rl import actors, experience, learning, preflight
 from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.rl.ppo_config import PPOConfig
@@ -46,6 +46,16 @@ def run(config: PPOConfig) -> ppo.PPOResult:
     result = ppo.run(config, silent)
     assert isinstance(result, ppo.PPOResult)
     return result
+
+
+def stopping_at(update: int) -> Report:
+    """Ctrl-C while this update ends; what stands then is the checkpoint before it."""
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Measured) and event.values["update"] == update:
+            raise KeyboardInterrupt
+
+    return stop
 
 
 def rows_without_time(folder: Path) -> list[dict[str, Any]]:
@@ -129,11 +139,7 @@ def test_a_run_that_was_stopped_resumes_to_the_same_bits(
     world: World, finished: PPOConfig, tmp_path: Path, stop_at: int
 ) -> None:
     config = configure(world, tmp_path / "policy")
-
-    def stopping(event: Event) -> None:
-        if isinstance(event, Measured) and event.values["update"] == stop_at:
-            raise KeyboardInterrupt
-
+    stopping = stopping_at(stop_at)
     if stop_at == 2:  # stopped before the first checkpoint: nothing is left
         with pytest.raises(KeyboardInterrupt):
             ppo.run(config, stopping)
@@ -153,6 +159,17 @@ def test_a_run_that_was_stopped_resumes_to_the_same_bits(
     assert rows_without_time(config.output) == rows_without_time(finished.output)
     for name, weight in weights(finished.output).items():
         assert torch.equal(weights(config.output)[name], weight), name
+
+
+def test_a_dry_run_says_from_where_it_would_resume(world: World, tmp_path: Path) -> None:
+    config = configure(world, tmp_path / "policy", resume=True)
+    dry = ppo.run(replace(config, dry_run=True), silent)
+    assert dry.record()["resumes_after_update"] == 0
+    with pytest.raises(KeyboardInterrupt):
+        ppo.run(config, stopping_at(3))
+    dry = ppo.run(replace(config, dry_run=True), silent)
+    assert dry.record()["resumes_after_update"] == 2
+    assert "resumes after update: 2" in dry.summary()[0]
 
 
 def test_resume_refuses_other_settings(world: World, tmp_path: Path) -> None:
