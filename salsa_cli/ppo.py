@@ -158,7 +158,8 @@ def improve(
     if update == 0:
         oversight.forewarn(float(kl_sums.mean()), end, spread)
     clock.append(time.perf_counter())
-    learned = learning.learn(update, rollout, targets, state.kl_coef, cast, config, device)
+    with actors.learning(cast, config):
+        learned = learning.learn(update, rollout, targets, state.kl_coef, cast, config, device)
     clock.append(time.perf_counter())
     penalty_sums = kl.per_answer(penalty, rollout.mask)
     _write_samples(folder, update, answered, judged.trained, kl_sums)

@@ -12,7 +12,7 @@ import torch
 from conftest import World
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from salsa_cli import data, ppo, rollouts, runs, runtime
+from salsa_cli import data, models, ppo, rollouts, runs, runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.records import read_rows
 from salsa_cli.reports import Event, Measured, Note, Report, Warned, silent
@@ -203,6 +203,45 @@ def test_accumulated_passes_make_the_same_update(world: World, tmp_path: Path) -
     for ours, theirs in zip(*(rows_without_time(c.output) for c in (parts, whole)), strict=True):
         assert ours["kl"] == pytest.approx(theirs["kl"], abs=1e-4)
         assert ours["policy_loss"] == pytest.approx(theirs["policy_loss"], abs=1e-4)
+
+
+def test_activations_computed_twice_make_the_same_run(
+    world: World, finished: PPOConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same figures; each layer runs once more a learning pass, and generation keeps its cache."""
+    generated, passes = [], []
+    plain, twice = rollouts.sample, learning.learn
+
+    def sample(policy: models.LanguageModel, *args: Any, **options: Any) -> rollouts.Sampled:
+        layer = policy.model.model.layers[0]
+        handle = layer.register_forward_pre_hook(lambda _, given: generated.append(given[0].shape))
+        try:
+            return plain(policy, *args, **options)
+        finally:
+            handle.remove()
+
+    def learn(update: int, rollout: rollouts.Rollout, *args: Any) -> learning.Learned:
+        layer = args[2].policy.model.model.layers[0].mlp
+        handle = layer.register_forward_pre_hook(lambda *given: passes.append(update))
+        try:
+            return twice(update, rollout, *args)
+        finally:
+            handle.remove()
+
+    monkeypatch.setattr(rollouts, "sample", sample)
+    monkeypatch.setattr(learning, "learn", learn)
+    config = configure(world, tmp_path / "policy", gradient_checkpointing=True)
+    run(config)
+    for ours, theirs in zip(
+        rows_without_time(config.output), rows_without_time(finished.output), strict=True
+    ):
+        figures = {name: value for name, value in theirs.items() if isinstance(value, float)}
+        assert {name: ours[name] for name in figures} == pytest.approx(figures, abs=1e-6, rel=1e-6)
+    for name, weight in weights(finished.output).items():
+        torch.testing.assert_close(weights(config.output)[name], weight, atol=1e-6, rtol=0)
+    # Two epochs of two minibatches, forwards and again for the gradient.
+    assert passes == [update for update in range(4) for _ in range(8)]
+    assert 1 in {shape[1] for shape in generated}  # one token at a time behind the prompt
 
 
 def test_a_reference_that_is_no_soup_is_also_the_start(world: World, tmp_path: Path) -> None:

@@ -273,6 +273,13 @@ class PPOConfig(Config):
         float,
         Setting("Gradients are scaled down to this norm.", above=0, metavar="X", panel="Training"),
     ] = 1.0
+    gradient_checkpointing: Annotated[
+        bool,
+        Setting(
+            "Compute activations twice instead of keeping them: less memory, more time.",
+            panel="Training",
+        ),
+    ] = False
     save_every: Annotated[
         int, Setting("Updates between checkpoints.", low=1, metavar="N", panel="Run")
     ] = 10
