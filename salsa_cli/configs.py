@@ -5,6 +5,7 @@ the one line that declares a field here (`settings.py` does the translating).
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -104,8 +105,15 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        for field in declared(type(self)):
-            check_bounds(field, getattr(self, field.name))
+        reasons = [
+            text
+            for field in declared(type(self))
+            for text in out_of_bounds(field, getattr(self, field.name))
+        ]
+        if len(reasons) == 1:
+            raise UsageError(reasons[0])
+        if reasons:
+            raise UsageError("\n  - ".join([f"{len(reasons)} things are wrong:", *reasons]))
 
 
 def declared(config_type: type[Config]) -> tuple[Field, ...]:
@@ -119,16 +127,14 @@ def declared(config_type: type[Config]) -> tuple[Field, ...]:
     return tuple(found)
 
 
-def check_bounds(field: Field, value: object) -> None:
-    """Raise `UsageError` where a number (or one of a tuple of numbers) is out of its range."""
+def out_of_bounds(field: Field, value: object) -> Iterator[str]:
+    """Why a number (or one of a tuple of numbers) is out of its range."""
     numbers = value if isinstance(value, tuple) else (value,)
     for number in numbers:
         if isinstance(number, int | float) and not field.setting.admits(number):
             shown = size_text(number) if field.setting.size else f"{number:g}"
             expected = f"a number {field.setting.bounds()}".rstrip()
-            raise UsageError(
-                f"{field.option} is {shown}, which is out of range; expected {expected}"
-            )
+            yield f"{field.option} is {shown}, which is out of range; expected {expected}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,8 @@ weights are trained, so that log-probabilities of one batch can be compared betw
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -217,6 +218,22 @@ def checkpoint_activations(model: Module) -> None:
     for module in model.modules():
         if getattr(module, "gradient_checkpointing", False):
             module.training = True
+
+
+@contextmanager
+def checkpointed(*given: Module) -> Iterator[None]:
+    """`checkpoint_activations` of models for a block, which learns and does not generate.
+
+    Layers that forget their activations do without a key-value cache, too.
+    """
+    for model in given:
+        checkpoint_activations(model)
+    try:
+        yield
+    finally:
+        for module in (module for model in given for module in model.modules()):
+            if getattr(module, "gradient_checkpointing", False):
+                module.gradient_checkpointing = module.training = False
 
 
 def context_length(folder: Path) -> int | None:

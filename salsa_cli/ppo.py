@@ -95,6 +95,8 @@ def run(config: PPOConfig, report: Report) -> Result:
     device = runtime.start(config.device)
     parts = preflight.memory(plan, config, frozen_bytes=device.frozen_dtype.itemsize)
     if config.dry_run:
+        if config.resume:
+            preflight.check_inputs(config, plan.inputs(config))
         return _dry_run(config, plan, parts, device)
     preflight.check_memory(parts, device.memory)
     with runs.resumable(config.output, force=config.force, resume=config.resume) as folder:
@@ -157,7 +159,8 @@ def improve(
     if update == 0:
         oversight.forewarn(float(kl_sums.mean()), end, spread)
     clock.append(time.perf_counter())
-    learned = learning.learn(update, rollout, targets, state.kl_coef, cast, config, device)
+    with actors.learning(cast, config):
+        learned = learning.learn(update, rollout, targets, state.kl_coef, cast, config, device)
     clock.append(time.perf_counter())
     penalty_sums = kl.per_answer(penalty, rollout.mask)
     _write_samples(folder, update, answered, judged.trained, kl_sums)
@@ -313,6 +316,7 @@ def _dry_run(config: PPOConfig, plan: Plan, parts: dict[str, int], device: Runti
             "rewards": ", ".join(plan.rewards),
             "prompts": len(plan.prompts),
             "updates": config.updates,
+            **_resumption(config),
             "answers": config.updates * config.batch_size,
             "optimiser steps": config.updates * config.epochs * config.minibatches,
             **{f"memory of {name}": amount(size, "B") for name, size in parts.items()},
@@ -322,6 +326,13 @@ def _dry_run(config: PPOConfig, plan: Plan, parts: dict[str, int], device: Runti
             "disk free": amount(folders.free_space(config.output), "B"),
         }
     )
+
+
+def _resumption(config: PPOConfig) -> dict[str, int]:
+    if not config.resume:
+        return {}
+    saved = runs.latest_checkpoint(runs.partial_folder(config.output))
+    return {"resumes after update": saved.step if saved else 0}
 
 
 def _result(config: PPOConfig, folder: Path, seconds: float) -> PPOResult:

@@ -2,12 +2,14 @@
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TextIO
 
 import torch
 
@@ -40,7 +42,8 @@ class FunctionScorer:
         """Call the function and check what it returns."""
         texts = [answer.text for answer in answers]
         try:
-            values = [float(v) for v in self.function([data.plain(p) for p in prompts], texts)]
+            with _stdout_left_alone():
+                values = [float(v) for v in self.function([data.plain(p) for p in prompts], texts)]
         except Exception as error:
             raise SalsaError(f"{self.name} failed: {type(error).__name__}: {error}") from error
         if len(values) != len(texts):
@@ -165,15 +168,21 @@ def _function(name: str) -> Callable[[list[Any], list[str]], Sequence[float]]:
 
 def _module(name: str, place: str) -> ModuleType:
     try:
-        if not place.endswith(".py"):
-            return importlib.import_module(place)
-        spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-        if spec is None or spec.loader is None:
-            raise ImportError(f"{place} is no Python file")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
+        with _stdout_left_alone():
+            if not place.endswith(".py"):
+                return importlib.import_module(place)
+            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+            if spec is None or spec.loader is None:
+                raise ImportError(f"{place} is no Python file")
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            return module
     except Exception as error:
         raise SalsaError(
             f"{name}: cannot import {place} ({type(error).__name__}: {error})"
         ) from error
+
+
+def _stdout_left_alone() -> AbstractContextManager[TextIO]:
+    """What a function prints goes to stderr: stdout belongs to the result."""
+    return redirect_stdout(sys.stderr)

@@ -1,12 +1,12 @@
 """Where and how tensors are computed: accelerate's devices and processes. Never algorithms."""
 
-import os
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 
 from salsa_cli.errors import SalsaError
+from salsa_cli.host import available_memory
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Runtime:
 
     @property
     def memory(self) -> int:
-        """Bytes that the device has in all."""
+        """Bytes that the device has left."""
         if self.device.type == "cuda":
-            return int(torch.cuda.get_device_properties(self.device).total_memory)
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            return torch.cuda.mem_get_info(self.device)[0]
+        return available_memory()
 
     def autocast(self) -> torch.autocast:
         """Forward passes in bfloat16 on a GPU; float32 on a CPU."""

@@ -12,10 +12,10 @@ import torch
 from conftest import World
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from salsa_cli import data, ppo, rollouts, runs, runtime
+from salsa_cli import data, models, ppo, rollouts, runs, runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.records import read_rows
-from salsa_cli.reports import Event, Measured, Note, Warned, silent
+from salsa_cli.reports import Event, Measured, Note, Report, Warned, silent
 from salsa_cli.rl import actors, experience, learning, preflight
 from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.rl.ppo_config import PPOConfig
@@ -46,6 +46,16 @@ def run(config: PPOConfig) -> ppo.PPOResult:
     result = ppo.run(config, silent)
     assert isinstance(result, ppo.PPOResult)
     return result
+
+
+def stopping_at(update: int) -> Report:
+    """Ctrl-C while this update ends; what stands then is the checkpoint before it."""
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Measured) and event.values["update"] == update:
+            raise KeyboardInterrupt
+
+    return stop
 
 
 def rows_without_time(folder: Path) -> list[dict[str, Any]]:
@@ -129,11 +139,7 @@ def test_a_run_that_was_stopped_resumes_to_the_same_bits(
     world: World, finished: PPOConfig, tmp_path: Path, stop_at: int
 ) -> None:
     config = configure(world, tmp_path / "policy")
-
-    def stopping(event: Event) -> None:
-        if isinstance(event, Measured) and event.values["update"] == stop_at:
-            raise KeyboardInterrupt
-
+    stopping = stopping_at(stop_at)
     if stop_at == 2:  # stopped before the first checkpoint: nothing is left
         with pytest.raises(KeyboardInterrupt):
             ppo.run(config, stopping)
@@ -153,6 +159,17 @@ def test_a_run_that_was_stopped_resumes_to_the_same_bits(
     assert rows_without_time(config.output) == rows_without_time(finished.output)
     for name, weight in weights(finished.output).items():
         assert torch.equal(weights(config.output)[name], weight), name
+
+
+def test_a_dry_run_says_from_where_it_would_resume(world: World, tmp_path: Path) -> None:
+    config = configure(world, tmp_path / "policy", resume=True)
+    dry = ppo.run(replace(config, dry_run=True), silent)
+    assert dry.record()["resumes_after_update"] == 0
+    with pytest.raises(KeyboardInterrupt):
+        ppo.run(config, stopping_at(3))
+    dry = ppo.run(replace(config, dry_run=True), silent)
+    assert dry.record()["resumes_after_update"] == 2
+    assert "resumes after update: 2" in dry.summary()[0]
 
 
 def test_resume_refuses_other_settings(world: World, tmp_path: Path) -> None:
@@ -186,6 +203,45 @@ def test_accumulated_passes_make_the_same_update(world: World, tmp_path: Path) -
     for ours, theirs in zip(*(rows_without_time(c.output) for c in (parts, whole)), strict=True):
         assert ours["kl"] == pytest.approx(theirs["kl"], abs=1e-4)
         assert ours["policy_loss"] == pytest.approx(theirs["policy_loss"], abs=1e-4)
+
+
+def test_activations_computed_twice_make_the_same_run(
+    world: World, finished: PPOConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same figures; each layer runs once more a learning pass, and generation keeps its cache."""
+    generated, passes = [], []
+    plain, twice = rollouts.sample, learning.learn
+
+    def sample(policy: models.LanguageModel, *args: Any, **options: Any) -> rollouts.Sampled:
+        layer = policy.model.model.layers[0]
+        handle = layer.register_forward_pre_hook(lambda _, given: generated.append(given[0].shape))
+        try:
+            return plain(policy, *args, **options)
+        finally:
+            handle.remove()
+
+    def learn(update: int, rollout: rollouts.Rollout, *args: Any) -> learning.Learned:
+        layer = args[2].policy.model.model.layers[0].mlp
+        handle = layer.register_forward_pre_hook(lambda *given: passes.append(update))
+        try:
+            return twice(update, rollout, *args)
+        finally:
+            handle.remove()
+
+    monkeypatch.setattr(rollouts, "sample", sample)
+    monkeypatch.setattr(learning, "learn", learn)
+    config = configure(world, tmp_path / "policy", gradient_checkpointing=True)
+    run(config)
+    for ours, theirs in zip(
+        rows_without_time(config.output), rows_without_time(finished.output), strict=True
+    ):
+        figures = {name: value for name, value in theirs.items() if isinstance(value, float)}
+        assert {name: ours[name] for name in figures} == pytest.approx(figures, abs=1e-6, rel=1e-6)
+    for name, weight in weights(finished.output).items():
+        torch.testing.assert_close(weights(config.output)[name], weight, atol=1e-6, rtol=0)
+    # Two epochs of two minibatches, forwards and again for the gradient.
+    assert passes == [update for update in range(4) for _ in range(8)]
+    assert 1 in {shape[1] for shape in generated}  # one token at a time behind the prompt
 
 
 def test_a_reference_that_is_no_soup_is_also_the_start(world: World, tmp_path: Path) -> None:

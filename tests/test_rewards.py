@@ -143,6 +143,18 @@ def test_a_function_that_fails_is_named(tmp_path: Path, body: str, words: str) -
     assert words in str(caught.value) and "taste.py:bad" in str(caught.value)
 
 
+def test_what_a_function_prints_stays_off_stdout(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`--json` is one object whatever the function says while it is imported and called."""
+    file = tmp_path / "loud.py"
+    file.write_text("print('hello')\ndef score(p, a):\n    print(a)\n    return [0.0] * len(a)\n")
+    name = rewards.resolve(f"{file}:score")
+    rewards.load(name, runtime.start("cpu")).score(["the"], [Answer("cat", True)])
+    said = capfd.readouterr()
+    assert said.out == "" and "hello" in said.err and "['cat']" in said.err
+
+
 def test_the_length_correlation_is_numpys(world: World, tmp_path: Path) -> None:
     name = functions(tmp_path, words="float(len(a.split()) ** 2)")["words"]
     row = rows_of(configure(world, tmp_path / "policy", reward=(name,), updates=1))[0]

@@ -49,6 +49,16 @@ def test_a_soup_that_cannot_be(changes: dict[str, object], words: str) -> None:
     assert words in str(caught.value)
 
 
+def test_all_numbers_out_of_range_at_once() -> None:
+    with pytest.raises(UsageError) as caught:
+        ppo(updates=0, clip=1.5, batch_size=64)
+    assert str(caught.value) == (
+        "2 things are wrong:\n"
+        "  - --updates is 0, which is out of range; expected a number from 1\n"
+        "  - --clip is 1.5, which is out of range; expected a number above 0 below 1"
+    )
+
+
 def ppo(**changes: object) -> PPOConfig:
     needed = {"ref": ("ref",), "reward": ("rm",), "prompts": "p.jsonl", "output": OUT}
     return PPOConfig(**{**needed, **changes})  # type: ignore[arg-type]

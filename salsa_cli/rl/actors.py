@@ -1,6 +1,7 @@
 """The models of a PPO run: loaded, saved into a checkpoint, taken back from it."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,13 @@ def load(plan: Plan, config: PPOConfig, device: Runtime) -> Actors:
         Learner("policy", policy.model, rate, norm),
         Learner("critic", critic, config.critic_learning_rate or rate, norm),
     )
+
+
+def learning(actors: Actors, config: PPOConfig) -> AbstractContextManager[None]:
+    """The block in which policy and critic learn."""
+    if not config.gradient_checkpointing:
+        return nullcontext()
+    return models.checkpointed(actors.policy.model, actors.critic.model)
 
 
 def save(

@@ -25,7 +25,8 @@ class UpdateMetrics:
         objective: reward - kl_coef * penalty, what the run maximises.
         length: tokens of an answer, its end token counted.
         finished: share of the answers that came to an end token.
-        entropy: nats per token.
+        entropy: of the policy, nats per token, as its own samples estimate it: the mean of -log p
+            over all tokens of the batch.
         length_reward_correlation: Pearson's, over the answers; 0 where one is constant.
         explained_variance: of the returns, by the critic as it was when the answers were sampled.
         mean_return: per token.

@@ -271,6 +271,13 @@ class PPOConfig(Config):
         float,
         Setting("Gradients are scaled down to this norm.", above=0, metavar="X", panel="Training"),
     ] = 1.0
+    gradient_checkpointing: Annotated[
+        bool,
+        Setting(
+            "Compute activations twice instead of keeping them: less memory, more time.",
+            panel="Training",
+        ),
+    ] = False
     save_every: Annotated[
         int, Setting("Updates between checkpoints.", low=1, metavar="N", panel="Run")
     ] = 10
@@ -388,6 +395,18 @@ class PPOConfig(Config):
             for name, value in (("rate", self.ref_rate), ("every", self.ref_every)):
                 if value is not None:
                     yield f"--ref-{name} has no effect without --ref-update"
+            return
+        if not self.kl_coef:
+            yield (
+                f"--ref-update {self.ref_update} has no effect with --kl-coef 0, which holds the "
+                "policy to no reference"
+            )
+        if self.reference_period > self.updates:
+            yield (
+                f"--ref-update {self.ref_update} moves the reference every "
+                f"{self.reference_period} updates, and the run has {self.updates}: never; "
+                "expected a smaller --ref-every"
+            )
 
     def _rewards(self) -> Iterator[str]:
         if len(self.reward) == 1 and self.ensemble != "mean":

@@ -224,11 +224,12 @@ def _reward(name: str) -> str:
     found = rewards.resolve(name)
     for folder in rewards.models_of(found):
         tensors = checkpoints.open_checkpoint(folder).tensors
-        if not models.has_score_head(folder) and "score.weight" not in tensors:
+        if "score.weight" not in tensors:
+            named = "a" if models.has_score_head(folder) else "no"
             raise SalsaError(
-                f"{folder} cannot be used as a reward model: its config.json names no sequence "
-                "classifier and its files lack score.weight (it has no trained score head); "
-                "`salsa train-rm` makes one"
+                f"{folder} cannot be used as a reward model: its config.json names {named} "
+                "sequence classifier and its files lack score.weight (it has no trained score "
+                "head); `salsa train-rm` makes one"
             )
     return found
 

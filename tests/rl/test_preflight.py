@@ -57,6 +57,16 @@ def test_all_reasons_at_once(world: World, tmp_path: Path) -> None:
     assert "none.jsonl: no such file or folder" in message
 
 
+def test_a_score_head_that_only_the_configuration_names_is_missed(
+    world: World, tmp_path: Path
+) -> None:
+    """Transformers saves such a folder where the head was left out of the weights."""
+    headless = Path(shutil.copytree(world.a, tmp_path / "headless"))
+    edit(headless / "config.json", architectures=["LlamaForSequenceClassification"])
+    message = refused(configure(world, tmp_path / "policy", reward=(str(headless),)))
+    assert "its config.json names a sequence classifier and its files lack score.weight" in message
+
+
 def test_other_special_tokens_are_refused(world: World, tmp_path: Path) -> None:
     other = Path(shutil.copytree(world.a, tmp_path / "other"))
     tiny.tokenizer(eos_token="<s>").save_pretrained(other)
@@ -208,6 +218,9 @@ def test_a_run_that_cannot_fit_is_refused() -> None:
         ({"kl_target": 6.0, "kl_coef": 0.0}, "no effect on --kl-coef 0"),
         ({"ref_rate": 0.1}, "--ref-rate has no effect without --ref-update"),
         ({"ref_every": 2}, "--ref-every has no effect without --ref-update"),
+        ({"ref_update": "ema", "kl_coef": 0.0}, "--ref-update ema has no effect with --kl-coef 0"),
+        ({"ref_update": "sync"}, "moves the reference every 64 updates, and the run has 3"),
+        ({"ref_update": "ema", "ref_every": 4}, "every 4 updates, and the run has 3: never"),
         (
             {"ref_update": "ema", "ref": ("a", "b"), "penalty": "mean-kl"},
             "--ref-update ema takes one --ref",
