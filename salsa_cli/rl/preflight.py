@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from salsa_cli import data, folders, models, rewards, runs
+from salsa_cli import assembly, data, folders, models, rewards, runs
 from salsa_cli.data import Prompt
 from salsa_cli.errors import SalsaError
 from salsa_cli.records import JSON
@@ -224,7 +224,7 @@ def _reward(name: str) -> str:
     found = rewards.resolve(name)
     for folder in rewards.models_of(found):
         tensors = checkpoints.open_checkpoint(folder).tensors
-        if not models.has_score_head(folder) and "score.weight" not in tensors:
+        if not assembly.has_score_head(folder) and "score.weight" not in tensors:
             raise SalsaError(
                 f"{folder} cannot be used as a reward model: its config.json names no sequence "
                 "classifier and its files lack score.weight (it has no trained score head); "
