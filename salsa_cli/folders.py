@@ -2,6 +2,8 @@
 
 import re
 import shutil
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from salsa_cli.errors import SalsaError, one_line, os_errors
@@ -10,6 +12,7 @@ from salsa_cli.weights.checkpoints import (
     adapter_message,
     digest,
     listing,
+    open_adapter_weights,
     open_checkpoint,
     weights_digest,
 )
@@ -36,6 +39,9 @@ _TOKENIZER_FILES = (
 
 
 ADAPTER_CONFIG = "adapter_config.json"
+
+REWARD_SCALE = "salsa_reward"
+"""Where a reward model's mean and deviation stand: in its config.json, of an adapter in a file."""
 
 
 def resolve(name: str) -> Path:
@@ -68,6 +74,49 @@ def resolve_any(name: str) -> Path:
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds a LoRA adapter and no model."""
     return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
+
+
+def base(folder: Path) -> Path:
+    """The whole model that an adapter is for; a whole model is its own.
+
+    A relative path is meant from here, or else from where the adapter lies.
+
+    Raises:
+        SalsaError: the adapter does not name it, or it is not there.
+    """
+    if not is_adapter(folder):
+        return folder
+    path = folder / ADAPTER_CONFIG
+    name = read_json(path).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise SalsaError(
+            f"{path}: no base_model_name_or_path; expected the folder or the hub id of the model "
+            "that the adapter is for"
+        )
+    places = (Path(name), folder.parent / name, folder / name)
+    local = next((place for place in places if place.is_dir()), None)
+    try:
+        return resolve(str(local)) if local is not None else _fetched_base(name)
+    except SalsaError as error:
+        raise SalsaError(
+            f"the base of the adapter {folder} cannot be used: {error}. "
+            f"base_model_name_or_path in {path} names it"
+        ) from error
+
+
+def tokenizer(folder: Path) -> Path:
+    """The folder that has the tokenizer of a model: an adapter may leave it to its base."""
+    own = any(any(folder.glob(pattern)) for pattern in ("tokenizer*", "vocab.*", "*.tiktoken"))
+    return folder if own else base(folder)
+
+
+def reward_scale(folder: Path) -> Mapping[str, float] | None:
+    """The `mean` and `std` of a reward model's raw scores, if it has them."""
+    if is_adapter(folder):
+        path = folder / f"{REWARD_SCALE}.json"
+        return read_json(path) if path.is_file() else None
+    found: Mapping[str, float] | None = read_json(folder / "config.json").get(REWARD_SCALE)
+    return found or None
 
 
 def ingredients(folder: Path) -> tuple[str, ...]:
@@ -115,7 +164,7 @@ def members(folder: Path) -> tuple[Path, ...]:
     Raises:
         SalsaError: a number is missing among them.
     """
-    if (folder / "config.json").exists() or not folder.is_dir():
+    if (folder / "config.json").exists() or is_adapter(folder) or not folder.is_dir():
         return ()
     numbers = sorted(
         int(path.name) for path in folder.iterdir() if re.fullmatch(r"0|[1-9]\d*", path.name)
@@ -125,15 +174,21 @@ def members(folder: Path) -> tuple[Path, ...]:
         gap = next(place for place, number in enumerate(numbers) if number != place)
         raise SalsaError(f"{folder} is an ensemble that lacks its member {gap}")
     for member in found:
-        if not (member / "config.json").is_file():
+        if not (member / "config.json").is_file() and not is_adapter(member):
             raise SalsaError(f"{member}: no config.json in it; expected a member of an ensemble")
     return found
 
 
 def describe(folder: Path) -> dict[str, JSON]:
-    """A model, or an ensemble, for the record: where it lay, and the digests of its weights."""
+    """A model, or an ensemble, for the record: where it lay, and the digests of its weights.
+
+    Of an adapter also its base.
+    """
     if parts := members(folder):
         return {"path": str(folder), "members": [describe(part) for part in parts]}
+    if is_adapter(folder):
+        weights = weights_digest(open_adapter_weights(folder))
+        return {"path": str(folder), "weights_xxh3": weights, "base": describe(base(folder))}
     return {"path": str(folder), "weights_xxh3": weights_digest(open_checkpoint(folder))}
 
 
@@ -161,6 +216,12 @@ def _existing_folder(name: str) -> Path | None:
     raise SalsaError(
         f"{one_line(name)}: {found}; expected a Hugging Face model folder or a hub id like org/name"
     )
+
+
+@cache
+def _fetched_base(name: str) -> Path:
+    """A base from the hub; asked for once, so that all models of a run see the same one."""
+    return resolve(name)
 
 
 def _fetch(name: str) -> Path:

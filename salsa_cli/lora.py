@@ -1,20 +1,38 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021) through PEFT: put in, trained, merged."""
+"""Low-rank adapters (LoRA, Hu et al. 2021) through PEFT: put into a model, trained, merged, stored.
 
+Putting one in replaces the linear layers of a model by such that add a low-rank update; their
+weights stay where they are, and as they are. So models may have them in common (see `backbones`).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from salsa_cli.errors import SalsaError
+from salsa_cli.errors import SalsaError, one_line
+from salsa_cli.maths import averaging
 from salsa_cli.passes import Module
+from salsa_cli.weights import adapters, lowrank, shards
+from salsa_cli.weights.adapters import PREFIX, Adapter
+from salsa_cli.weights.checkpoints import ADAPTERS, TensorReader
+from salsa_cli.weights.layout import NewTensor, TensorSpec
 
 ALPHA = 2
 """The update is B A times alpha / rank, with alpha this many times the rank."""
 
+HEAD = f"{PREFIX}score.weight"
+"""The score head of a reward model's adapter, which is trained as a whole."""
+
+_NAME = "default"  # PEFT's for the one adapter of a model
+_FACTORS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
+
 
 @dataclass(frozen=True)
 class Adapters:
-    """The low-rank matrices beside every linear layer of a model's body."""
+    """The low-rank matrices beside the linear layers of a model's body."""
 
     tuner: Any
 
@@ -23,24 +41,197 @@ class Adapters:
         return self.tuner.merge_and_unload()
 
 
+def check() -> None:
+    """Raise `SalsaError` where PEFT is not installed."""
+    try:
+        import peft  # noqa: F401
+    except ImportError as error:
+        raise SalsaError(
+            "LoRA (--lora-rank, adapter folders) needs PEFT, which is not installed; "
+            "pip install 'salsa-cli[lora]'"
+        ) from error
+
+
 def add(model: Module, rank: int, seed: int) -> Adapters:
     """Put adapters into `model`, in place: the output is the same until they are trained.
 
-    A is drawn from `seed` alone, B is 0. The score head has none: it is trained as it is.
+    They go beside every linear layer. A is drawn from `seed` alone, B is 0. The score head has
+    none: it is trained as it is.
 
     Raises:
         SalsaError: PEFT is not installed.
     """
-    try:
-        from peft import LoraConfig, LoraModel
-    except ImportError as error:
+    settings = {
+        "r": rank,
+        "lora_alpha": ALPHA * rank,
+        "target_modules": "all-linear",
+        "exclude_modules": ["score"],
+    }
+    return _put(model, settings, seed)
+
+
+def load(model: Module, adapter: Adapter) -> Adapters:
+    """Put a stored adapter into a model of its base, in place. A score head is not its business.
+
+    Raises:
+        SalsaError: PEFT is not installed, or the adapter does not fit the model.
+    """
+    found = _put(model, _exactly(adapter.config, adapter.factors), 0)
+    with TensorReader() as reader:
+        factors = {
+            spec.name: _values(reader.read(spec, 0, spec.elements), spec)
+            for pair in adapter.factors.values()
+            for spec in (pair.a, pair.b)
+        }
+    _fill(model, factors, adapter.folder)
+    return found
+
+
+def load_sum(model: Module, parts: Sequence[Adapter], mixing: Sequence[float]) -> Adapters:
+    """Put the exact weighted sum of adapters into a model, the values those of `salsa soup`.
+
+    Raises:
+        SalsaError: PEFT is not installed, or the adapters do not fit the model.
+    """
+    total = adapters.add_up(parts, mixing, None)
+    filler = lowrank.SummedAdapters(tuple(parts), tuple(mixing), total.factors, False)
+    taking_part = [one for one, weight in zip(parts, mixing, strict=True) if weight]
+    modules = [module for one in taking_part for module in one.factors]
+    found = _put(model, _exactly(total.config, modules), 0)
+    factors = {
+        spec.name: _values(lowrank.whole(filler, spec), spec)
+        for spec in total.tensors
+        if spec.name in total.factors
+    }
+    _fill(model, factors, parts[0].folder)
+    return found
+
+
+def stored_head(adapter: Adapter) -> torch.Tensor | None:
+    """The score head `[1, d]` in float32 that an adapter brings along, if it does."""
+    spec = adapter.others.get(HEAD)
+    if spec is None:
+        return None
+    with TensorReader() as reader:
+        return _values(reader.read(spec, 0, spec.elements), spec)
+
+
+def check_parts(adapter: Adapter) -> None:
+    """Refuse an adapter that changes its base, or holds more than updates and a score head.
+
+    Raises:
+        SalsaError: it does; says what.
+    """
+    copies = {name for name in adapter.others if ".base_layer." in name}
+    more = sorted(adapter.others.keys() - copies - {HEAD})
+    if (bias := adapter.config.get("bias", "none")) != "none":
+        more.append(f"biases (bias is {bias!r})")
+    if more:
         raise SalsaError(
-            "--lora-rank needs PEFT, which is not installed; pip install 'salsa-cli[lora]'"
-        ) from error
-    settings = LoraConfig(
-        r=rank, lora_alpha=ALPHA * rank, target_modules="all-linear", exclude_modules=["score"]
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        tuner = LoraModel(model, {"default": settings}, "default")
+            f"{adapter.folder} holds more than low-rank updates, {_some(more)}; merge it into its "
+            "base with the tool that made it, and give the model"
+        )
+
+
+def save(model: Module, folder: Path, base: str) -> None:
+    """Write the adapters of a model, and its score head, as PEFT does.
+
+    `base` is the folder or hub id that they are for.
+    """
+    from peft import LoraConfig
+
+    held: LoraConfig = model.peft_config[_NAME]
+    scored = hasattr(model, "score")
+    held.base_model_name_or_path = base
+    held.task_type = "SEQ_CLS" if scored else "CAUSAL_LM"
+    held.modules_to_save = ["score"] if scored else None
+    held.inference_mode = True
+    held.save_pretrained(folder)
+    named = {_stored_name(name): value for name, value in _adapters(model).items()}
+    if scored:
+        named[HEAD] = model.score.weight.data
+    rows = {name: value.detach().cpu().float().contiguous() for name, value in named.items()}
+    tensors = {
+        NewTensor(name, "F32", tuple(value.shape)): value.numpy().reshape(-1).view(np.uint8)
+        for name, value in sorted(rows.items())
+    }
+    shards.write_file(folder / ADAPTERS[0], tensors)
+
+
+def parameters(adapter: Adapter) -> int:
+    """Elements of an adapter's factors and of its score head."""
+    return sum(spec.elements for spec in adapter.weights.tensors.values())
+
+
+def _put(model: Module, config: Mapping[str, Any], seed: int) -> Adapters:
+    check()
+    from dataclasses import fields
+
+    from peft import LoraConfig, LoraModel
+
+    known = {field.name for field in fields(LoraConfig)} - {"peft_type", "modules_to_save"}
+    settings = {name: value for name, value in config.items() if name in known}
+    settings |= {"init_lora_weights": True, "inference_mode": False}
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            tuner = LoraModel(model, {_NAME: LoraConfig(**settings)}, _NAME)
+    except ValueError as error:
+        line = str(error).strip().partition("\n")[0]
+        raise SalsaError(f"an adapter does not fit a {type(model).__name__}: {line}") from error
+    # In the type of the base, which may be bfloat16, most steps of an optimiser would be lost.
+    for factor in _adapters(model).values():
+        factor.data = factor.data.float()
     return Adapters(tuner)
+
+
+def _exactly(config: Mapping[str, Any], modules: Iterable[str]) -> dict[str, Any]:
+    """A configuration for the modules that a file has factors of, whatever its patterns match."""
+    aims = ("exclude_modules", "layers_to_transform", "layers_pattern")
+    names = [module.removeprefix(PREFIX) for module in dict.fromkeys(modules)]
+    return {**config, **dict.fromkeys(aims), "target_modules": names}
+
+
+def _fill(model: Module, factors: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Copy the stored factors into those of the model.
+
+    Raises:
+        SalsaError: the two do not have the same names and shapes.
+    """
+    held = {_stored_name(name): factor for name, factor in _adapters(model).items()}
+    strange = [
+        name
+        for name in sorted(held.keys() | factors.keys())
+        if name not in held or name not in factors or held[name].shape != factors[name].shape
+    ]
+    if strange:
+        raise SalsaError(
+            f"{folder} does not fit its base, a {type(model).__name__}: "
+            f"{_some(strange)} is missing there or in the adapter, or has another shape"
+        )
+    with torch.no_grad():
+        for name, factor in held.items():
+            factor.copy_(factors[name])
+
+
+def _adapters(model: Module) -> dict[str, torch.nn.Parameter]:
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if any(part in _FACTORS for part in name.split("."))
+    }
+
+
+def _stored_name(name: str) -> str:
+    """What a file calls a factor: without the name that PEFT gives the adapter."""
+    return PREFIX + name.replace(f".{_NAME}", "")
+
+
+def _some(names: Sequence[str]) -> str:
+    return one_line(", ".join(names[:4])) + (" ..." if len(names) > 4 else "")
+
+
+def _values(stored: averaging.Array, spec: TensorSpec | NewTensor) -> torch.Tensor:
+    """Storage elements as a tensor in float32."""
+    wide = averaging.widen(stored, spec.dtype)
+    return torch.from_numpy(wide).float().reshape(spec.shape)

@@ -4,7 +4,6 @@ Never trains. Dropout is off in every model: all of them stay in evaluation mode
 weights are trained, so that log-probabilities of one batch can be compared between passes.
 """
 
-import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
@@ -17,12 +16,13 @@ import torch
 import transformers
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     GenerationConfig,
 )
 
+from salsa_cli import assembly, backbones, folders, lora
+from salsa_cli.backbones import Source
 from salsa_cli.data import Prompt
 from salsa_cli.errors import SalsaError
 from salsa_cli.passes import Module, last_scores
@@ -34,6 +34,7 @@ from salsa_cli.tokens import (
     padding_token,
     scored_ids,
 )
+from salsa_cli.weights import compatibility
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -81,31 +82,56 @@ class RewardModel:
         return ((self.score_ids(rows) - self.mean) / self.std).cpu()
 
 
+def find(name: str) -> Path:
+    """The folder of a model, or of an adapter that can be put into its base, which is here.
+
+    Raises:
+        SalsaError: there is none, or the adapter is of another kind, or PEFT is not installed.
+    """
+    folder = folders.resolve_any(name)
+    if folders.is_adapter(folder):
+        assembly.adapter(folder)
+        folders.base(folder)
+        lora.check()
+    return folder
+
+
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a model folder; never runs code from the folder."""
+    place = folders.tokenizer(folder)
     try:
-        return cast(Tokenizer, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+        return cast(Tokenizer, AutoTokenizer.from_pretrained(place, trust_remote_code=False))
     except Exception as error:
         raise SalsaError(
-            f"{folder}: no tokenizer can be loaded from it ({_line(error)})"
+            f"{folder}: no tokenizer can be loaded from it ({assembly.first_line(error)})"
         ) from error
 
 
+def token_differences(first: Path, other: Path) -> list[str]:
+    """Differences in vocabulary and special tokens between two models."""
+    return compatibility.tokenizers(folders.tokenizer(first), folders.tokenizer(other))
+
+
 def load_language_model(
-    folder: Path, dtype: torch.dtype | None, device: torch.device
+    folder: Path,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    source: Source = backbones.alone,
 ) -> LanguageModel:
     """A causal language model, frozen, in `dtype` or as it is stored; `trainable` thaws it.
+
+    Of an adapter's folder, its base (which `source` may share) with the adapter put in.
 
     Raises:
         SalsaError: it cannot be loaded, weights are missing, or nothing ends its answers.
     """
     tokenizer = load_tokenizer(folder)
-    model = _load(AutoModelForCausalLM, folder, dtype, "a causal language model")
+    model = assembly.language_model(folder, dtype, device, source)
     eos = _end_ids(folder, model.generation_config, tokenizer)
     pad = eos[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     # The folder's sampling habits (top_p, repetition_penalty ...) would bend every log-probability.
     model.generation_config = GenerationConfig(eos_token_id=list(eos), pad_token_id=pad)
-    return LanguageModel(folder, _frozen(model, device), tokenizer, eos, pad)
+    return LanguageModel(folder, model, tokenizer, eos, pad)
 
 
 def end_ids(folder: Path) -> tuple[int, ...]:
@@ -115,23 +141,25 @@ def end_ids(folder: Path) -> tuple[int, ...]:
         SalsaError: there are none.
     """
     try:
-        habits = GenerationConfig.from_pretrained(folder)
+        habits = GenerationConfig.from_pretrained(_habits(folder))
     except OSError:  # without such a file, the model's own configuration says it
         habits = GenerationConfig.from_model_config(_text_config(folder))
     return _end_ids(folder, habits, load_tokenizer(folder))
 
 
-def load_reward_model(folder: Path, dtype: torch.dtype, device: torch.device) -> RewardModel:
-    """A trained reward model, frozen.
+def load_reward_model(
+    folder: Path, dtype: torch.dtype, device: torch.device, source: Source = backbones.alone
+) -> RewardModel:
+    """A trained reward model, or the adapter of one, frozen.
 
     Raises:
         SalsaError: it cannot be loaded, or its folder has no trained score head.
     """
-    model = _load(AutoModelForSequenceClassification, folder, dtype, "a reward model", num_labels=1)
-    scale = getattr(model.config, "salsa_reward", None) or {}
+    model = assembly.classifier(folder, dtype, device, source)
+    scale = folders.reward_scale(folder) or {}
     return RewardModel(
         folder,
-        _frozen(model, device),
+        model,
         load_tokenizer(folder),
         float(scale.get("mean", 0.0)),
         float(scale.get("std", 1.0)),
@@ -157,43 +185,32 @@ def new_reward_model(
         model.score.weight.copy_(noise / math.sqrt(width + 1))
     tokenizer.pad_token = padding_token(folder, tokenizer, pad_token)
     model.config.pad_token_id = tokenizer.pad_token_id
-    return RewardModel(folder, _frozen(model, device), tokenizer, 0.0, 1.0)
+    return RewardModel(folder, assembly.frozen(model, device), tokenizer, 0.0, 1.0)
 
 
-def load_critic(folder: Path, device: torch.device) -> Module:
-    """A value network in float32, in the scale of the rewards.
+def load_critic(
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    source: Source = backbones.alone,
+) -> Module:
+    """A value network in the scale of the rewards, its head in float32.
 
     A reward model keeps its head, rescaled as its scores are; a policy gets a head of zeros.
     """
-    if has_score_head(folder):
-        model = _load(
-            AutoModelForSequenceClassification, folder, torch.float32, "a critic", num_labels=1
-        )
-        _take_in_scale(model)
-    else:
-        model = _load_body(folder)
-        torch.nn.init.zeros_(model.score.weight)
+    trained = assembly.has_score_head(folder)
+    make = assembly.classifier if trained else assembly.untrained_classifier
+    model = make(folder, dtype, device, source)
     if not hasattr(model, "score"):
         raise SalsaError(f"{folder}: a {type(model).__name__} has no per-token score head")
-    return _frozen(model, device)
-
-
-def _take_in_scale(model: Module) -> None:
-    """Make a reward model's head give the normalised scores that `RewardModel.score` gives."""
-    scale = getattr(model.config, "salsa_reward", None)
-    if not scale or not hasattr(model, "score"):
-        return
-    raw = model.score.weight
-    model.score = torch.nn.Linear(raw.shape[1], 1, dtype=raw.dtype)
+    given, scale = model.score.weight.float(), folders.reward_scale(folder)
+    head = torch.nn.Linear(given.shape[1], 1, bias=scale is not None, device=device)
     with torch.no_grad():
-        model.score.weight.copy_(raw / scale["std"])
-        model.score.bias.fill_(-scale["mean"] / scale["std"])
-
-
-def has_score_head(folder: Path) -> bool:
-    """Whether a folder holds a sequence classifier, by its configuration."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return any("SequenceClassification" in name for name in config.get("architectures") or [])
+        head.weight.copy_(given / scale["std"] if scale else given)
+        if scale:
+            head.bias.fill_(-scale["mean"] / scale["std"])
+    model.score = head.requires_grad_(False)
+    return model
 
 
 def trainable(model: Module) -> list[torch.nn.Parameter]:
@@ -272,7 +289,7 @@ def save_model(model: Module, folder: Path, *, like: Path) -> None:
     model.to(getattr(_text_config(like), "dtype", None) or torch.float32).save_pretrained(folder)
     for path in folder.glob("*.safetensors"):  # made for their owner alone, whatever the umask
         path.chmod((folder / "config.json").stat().st_mode)
-    habits = like / "generation_config.json"
+    habits = _habits(like) / "generation_config.json"
     if habits.exists() and model.can_generate():
         shutil.copyfile(habits, folder / habits.name)
 
@@ -290,18 +307,23 @@ def _end_ids(folder: Path, habits: Any, tokenizer: Tokenizer) -> tuple[int, ...]
 
 def _text_config(folder: Path) -> Any:
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config()
+        config = AutoConfig.from_pretrained(folders.base(folder), trust_remote_code=False)
+        return config.get_text_config()
     except Exception as error:
-        raise SalsaError(f"{folder}: config.json cannot be used ({_line(error)})") from error
+        raise SalsaError(
+            f"{folder}: config.json cannot be used ({assembly.first_line(error)})"
+        ) from error
 
 
-def _frozen(model: Module, device: torch.device) -> Module:
-    return model.eval().requires_grad_(False).to(device)
+def _habits(folder: Path) -> Path:
+    """The folder whose generation config counts: an adapter's own, or else its base's."""
+    own = (folder / "generation_config.json").is_file()
+    return folder if own else folders.base(folder)
 
 
 def _load_body(folder: Path) -> Module:
     """A sequence classifier whose body comes from a language model; its head is not set yet."""
-    model = _load(
+    model = assembly.load(
         AutoModelForSequenceClassification,
         folder,
         torch.float32,
@@ -314,36 +336,3 @@ def _load_body(folder: Path) -> Module:
             f"{folder}: a {type(model).__name__} has no score head that salsa can train"
         )
     return model
-
-
-def _load(
-    loader: Any,
-    folder: Path,
-    dtype: torch.dtype | None,
-    kind: str,
-    fresh: tuple[str, ...] = (),
-    **options: Any,
-) -> Module:
-    try:
-        model, info = loader.from_pretrained(
-            folder,
-            dtype=dtype or "auto",
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-            **options,
-        )
-    except Exception as error:
-        raise SalsaError(f"{folder} cannot be loaded as {kind}: {_line(error)}") from error
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith(fresh or "\0"))
-    if missing:
-        hint = " (it has no trained score head)" if "score.weight" in missing else ""
-        raise SalsaError(
-            f"{folder} cannot be used as {kind}: its files lack {', '.join(missing[:4])}"
-            f"{' ...' if len(missing) > 4 else ''}{hint}"
-        )
-    return model
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__

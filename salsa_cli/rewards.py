@@ -13,7 +13,8 @@ from typing import Any, Protocol, Self, TextIO
 
 import torch
 
-from salsa_cli import data, folders, models
+from salsa_cli import backbones, data, folders, models
+from salsa_cli.backbones import Source
 from salsa_cli.data import Prompt
 from salsa_cli.errors import SalsaError
 from salsa_cli.maths import ensembles, statistics
@@ -138,7 +139,7 @@ def resolve(name: str) -> str:
         return name
     if folders.members(Path(name)):
         return name
-    return str(folders.resolve(name))
+    return str(models.find(name))
 
 
 def models_of(name: str) -> tuple[Path, ...]:
@@ -148,13 +149,13 @@ def models_of(name: str) -> tuple[Path, ...]:
     return folders.members(Path(name)) or (Path(name),)
 
 
-def load(name: str, runtime: Runtime) -> Scorer:
+def load(name: str, runtime: Runtime, source: Source = backbones.alone) -> Scorer:
     """A reward model's folder, an ensemble's, or a function, ready to score."""
     if is_function(name):
         return FunctionScorer(name, _function(name))
     if members := folders.members(Path(name)):
-        return MeanScorer(tuple(load(str(member), runtime) for member in members))
-    return models.load_reward_model(Path(name), runtime.frozen_dtype, runtime.device)
+        return MeanScorer(tuple(load(str(member), runtime, source) for member in members))
+    return models.load_reward_model(Path(name), runtime.frozen_dtype, runtime.device, source)
 
 
 def _function(name: str) -> Callable[[list[Any], list[str]], Sequence[float]]:

@@ -14,6 +14,7 @@ from salsa_cli.evaluation.eval_config import EvalConfig
 from salsa_cli.evaluation.judges import JudgeSpec, wording
 from salsa_cli.evaluation.judges.api import ApiWriter, Budget, Patience
 from salsa_cli.evaluation.verdicts import Order
+from salsa_cli.models import find
 from salsa_cli.records import JSON
 
 
@@ -142,7 +143,7 @@ def _models(names: Sequence[str]) -> dict[str, Path]:
                 f"two models are called '{name}'; tell them apart as NAME=MODEL, "
                 f"for example {name}-2={path}"
             )
-        found[name] = folders.resolve(path)
+        found[name] = find(path)
     return found
 
 
@@ -198,15 +199,15 @@ def _refuse_useless(config: EvalConfig, specs: Sequence[JudgeSpec]) -> None:
             raise UsageError(f"{', '.join(useless)} has no effect without {words}")
 
 
-def _anchors(given: Sequence[str], models: Iterable[Path]) -> dict[str, Path]:
+def _anchors(given: Sequence[str], answering: Iterable[Path]) -> dict[str, Path]:
     """The anchors by name, from names that may be joined by commas."""
     found: dict[str, Path] = {}
     for one in given:
         for part in [one] if Path(one).exists() else one.split(","):
             name, path = _named(part)
-            found[name if name not in found else part] = folders.resolve(path)
+            found[name if name not in found else part] = find(path)
     for anchor in found.values():
-        for model in models:
+        for model in answering:
             landscape.check_anchor(model, anchor)
     return found
 

@@ -209,7 +209,7 @@ def check_anchor(model: Path, anchor: Path) -> None:
     Raises:
         SalsaError: says what differs.
     """
-    reasons = compatibility.tokenizers(model, anchor)
+    reasons = models.token_differences(model, anchor)
     ours, theirs = models.vocabulary_size(model), models.vocabulary_size(anchor)
     if ours != theirs:
         reasons = [f"{ours} logits in {model}, {theirs} in {anchor}", *reasons]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from salsa_cli import data, folders, models, rewards, runs, runtime
+from salsa_cli import assembly, data, folders, models, rewards, runs, runtime
 from salsa_cli.errors import SalsaError, os_errors
 from salsa_cli.records import JSON, read_json, write_json, write_text
 from salsa_cli.reports import DryRun, Note, Report, Result, Warned, counted
@@ -89,7 +89,7 @@ def prepare(config: TrainRMConfig, report: Report) -> Plan:
     """
     found = folders.members(Path(config.model)) or (folders.resolve(config.model),)
     for folder in found:
-        if not models.has_score_head(folder):
+        if not assembly.has_score_head(folder):
             raise SalsaError(
                 f"{folder} is no reward model: its config.json names no sequence classifier. "
                 "Expected one to evaluate, or --data with pairs to train one on"

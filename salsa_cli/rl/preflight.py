@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from salsa_cli import data, folders, models, rewards, runs
+from salsa_cli import assembly, data, folders, models, rewards, runs
 from salsa_cli.data import Prompt
 from salsa_cli.errors import SalsaError
 from salsa_cli.records import JSON
@@ -224,8 +224,9 @@ def _reward(name: str) -> str:
     found = rewards.resolve(name)
     for folder in rewards.models_of(found):
         tensors = checkpoints.open_checkpoint(folder).tensors
-        if "score.weight" not in tensors:
-            named = "a" if models.has_score_head(folder) else "no"
+        in_adapter = folders.is_adapter(folder) and assembly.has_score_head(folder)
+        if "score.weight" not in tensors and not in_adapter:
+            named = "a" if assembly.has_score_head(folder) else "no"
             raise SalsaError(
                 f"{folder} cannot be used as a reward model: its config.json names {named} "
                 "sequence classifier and its files lack score.weight (it has no trained score "

@@ -108,15 +108,15 @@ def open_adapter(folder: Path) -> Adapter:
     """Read an adapter's configuration and headers.
 
     Raises:
-        SalsaError: it is no LoRA adapter, of a kind whose updates do not add up, or its files
+        SalsaError: it is no LoRA adapter, of a kind that is more than updates s B A, or its files
             contradict one another; all reasons at once.
     """
     config = read_json(folder / ADAPTER_CONFIG)
     if reasons := list(_refusals(config)):
         listed = "\n".join(f"  - {reason}" for reason in reasons)
         raise SalsaError(
-            f"{folder}: an adapter of this kind cannot be added up; merge it into its base with "
-            f"the tool that made it, and average the models:\n{listed}"
+            f"{folder}: an adapter of this kind cannot be used; merge it into its base with "
+            f"the tool that made it, and give the model:\n{listed}"
         )
     weights = open_adapter_weights(folder)
     sides: dict[str, dict[str, TensorSpec]] = {}

@@ -12,7 +12,7 @@ from salsa_cli.maths import averaging
 from salsa_cli.weights.adapters import Adapter, Factors, FactorSum
 from salsa_cli.weights.checkpoints import TensorReader
 from salsa_cli.weights.disk import Bytes
-from salsa_cli.weights.layout import BITS, Array, TensorSpec
+from salsa_cli.weights.layout import BITS, Array, NewTensor, TensorSpec, storage_dtype
 from salsa_cli.weights.shards import Block, Span
 from salsa_cli.weights.sources import Source
 
@@ -49,6 +49,16 @@ class SummedAdapters:
                 else:
                     values = _side_by_side(factor, span, reader)
                 _store(values, span, output, self.allow_nonfinite)
+
+
+def whole(filler: SummedAdapters, tensor: NewTensor) -> Array:
+    """All storage elements of one tensor of a sum."""
+    output = np.empty(tensor.nbytes, np.uint8)
+    span = Span(tensor, 0, tensor.elements, 0)
+    filler.fill(Block(0, 0, tensor.nbytes, (span,)), (), (), output)
+    dtype = storage_dtype(tensor.dtype)
+    assert dtype is not None  # factors are floats
+    return output.view(dtype)
 
 
 @dataclass(frozen=True)

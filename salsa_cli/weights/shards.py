@@ -7,7 +7,7 @@ its own in its file. So memory depends on the size of a block, and not on that o
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -106,6 +106,15 @@ def cut_blocks(shard: Sequence[NewTensor], number: int, start: int, size: int) -
                 spans, filled, offset = [], 0, offset + size
     if spans:
         yield Block(number, offset, filled, tuple(spans))
+
+
+def write_file(path: Path, tensors: Mapping[NewTensor, Bytes]) -> None:
+    """Write a few small tensors, each as its bytes, as one safetensors file."""
+    (shard,) = arrange([list(tensors)])
+    with path.open("wb") as file:
+        file.write(encode_header(shard))
+        for spec in shard:
+            file.write(tensors[spec].data)
 
 
 class ShardWriter:

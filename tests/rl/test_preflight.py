@@ -10,7 +10,7 @@ import tiny
 from conftest import World
 from test_references import configure
 
-from salsa_cli import models, ppo
+from salsa_cli import assembly, models, ppo
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.reports import DryRun, Event, Note, Warned, silent
 from salsa_cli.rl import preflight
@@ -33,7 +33,7 @@ def edit(path: Path, **changes: Any) -> None:
 def refused(config: PPOConfig) -> str:
     """The message; no weight may have been loaded for it."""
     with pytest.raises(SalsaError) as caught, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "_load", lambda *a, **k: pytest.fail("a weight was loaded"))
+        patch.setattr(assembly, "load", lambda *a, **k: pytest.fail("a weight was loaded"))
         ppo.run(config, silent)
     assert not config.output.exists()
     return str(caught.value)

@@ -1,0 +1,147 @@
+"""Models put together from what folders hold: a base, an adapter, a score head.
+
+The base may be one that other models have in common (see `backbones`).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from salsa_cli import folders, lora
+from salsa_cli.backbones import Source
+from salsa_cli.errors import SalsaError
+from salsa_cli.passes import Module
+from salsa_cli.records import read_json
+from salsa_cli.weights.adapters import Adapter, open_adapter
+
+
+def language_model(
+    folder: Path, dtype: torch.dtype | None, device: torch.device, source: Source
+) -> Module:
+    """The causal language model of a folder, frozen; of an adapter's, its base with that put in."""
+    model = _base(folder, dtype, device, source)
+    if folders.is_adapter(folder):
+        lora.load(model, adapter(folder))
+    return model.requires_grad_(False)
+
+
+def classifier(folder: Path, dtype: torch.dtype, device: torch.device, source: Source) -> Module:
+    """A sequence classifier with its trained head, which an adapter may bring along, frozen."""
+    base = folders.base(folder)
+    put_in = adapter(folder) if folders.is_adapter(folder) else None
+    head = None if put_in is None else lora.stored_head(put_in)
+
+    def load_base() -> Module:
+        kind = AutoModelForSequenceClassification
+        return frozen(load(kind, base, dtype, "a reward model", num_labels=1), device)
+
+    if head is None or has_score_head(base):
+        model = source(base, dtype, device, load_base)
+    else:
+        model = _with_head(_base(folder, dtype, device, source), base)
+    if put_in is not None:
+        lora.load(model, put_in)
+    if head is not None:
+        model.score.weight = torch.nn.Parameter(head.to(device))
+    return model.requires_grad_(False)
+
+
+def untrained_classifier(
+    folder: Path, dtype: torch.dtype, device: torch.device, source: Source
+) -> Module:
+    """A sequence classifier on a language model's body, frozen, with a head of zeros."""
+    model = _with_head(language_model(folder, dtype, device, source), folders.base(folder))
+    return model.requires_grad_(False)
+
+
+def has_score_head(folder: Path) -> bool:
+    """Whether a folder holds a sequence classifier, by its configuration, or the adapter of one."""
+    if folders.is_adapter(folder):
+        return lora.HEAD in adapter(folder).others or has_score_head(folders.base(folder))
+    config = read_json(folder / "config.json")
+    return any("SequenceClassification" in name for name in config.get("architectures") or [])
+
+
+def adapter(folder: Path) -> Adapter:
+    """An adapter that can be put into its base: low-rank updates, and a score head at most.
+
+    Raises:
+        SalsaError: it is of another kind, or broken.
+    """
+    found = open_adapter(folder)
+    lora.check_parts(found)
+    return found
+
+
+def load(
+    loader: Any,
+    folder: Path,
+    dtype: torch.dtype | None,
+    kind: str,
+    fresh: tuple[str, ...] = (),
+    **options: Any,
+) -> Module:
+    """What transformers makes of a folder; `kind` says in words what it was to be.
+
+    Raises:
+        SalsaError: it cannot be loaded, or its files lack weights that do not begin by `fresh`.
+    """
+    try:
+        model, info = loader.from_pretrained(
+            folder,
+            dtype=dtype or "auto",
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    except Exception as error:
+        raise SalsaError(f"{folder} cannot be loaded as {kind}: {first_line(error)}") from error
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith(fresh or "\0"))
+    if missing:
+        hint = " (it has no trained score head)" if "score.weight" in missing else ""
+        raise SalsaError(
+            f"{folder} cannot be used as {kind}: its files lack {', '.join(missing[:4])}"
+            f"{' ...' if len(missing) > 4 else ''}{hint}"
+        )
+    return model
+
+
+def frozen(model: Module, device: torch.device) -> Module:
+    """A model as all are held: without dropout, without gradients, where they are computed."""
+    return model.eval().requires_grad_(False).to(device)
+
+
+def first_line(error: Exception) -> str:
+    """What another library's error says, in one line."""
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def _base(folder: Path, dtype: torch.dtype | None, device: torch.device, source: Source) -> Module:
+    """The causal language model of a folder, or of an adapter's base alone."""
+    base = folders.base(folder)
+
+    def load_base() -> Module:
+        return frozen(load(AutoModelForCausalLM, base, dtype, "a causal language model"), device)
+
+    return source(base, dtype, device, load_base)
+
+
+def _with_head(model: Module, base: Path) -> Module:
+    """A sequence classifier around a language model's body, whose tensors stay where they are."""
+    config = AutoConfig.from_pretrained(base, num_labels=1, trust_remote_code=False)
+    try:
+        with torch.device("meta"):
+            made = AutoModelForSequenceClassification.from_config(config)
+    except ValueError as error:
+        raise SalsaError(f"{base} has no form with a score head: {first_line(error)}") from error
+    prefix = made.base_model_prefix
+    body = getattr(model, prefix, None)
+    if type(body) is not type(getattr(made, prefix, None)) or not hasattr(made, "score"):
+        raise SalsaError(f"{base}: a {type(made).__name__} has no score head that salsa can train")
+    setattr(made, prefix, body)
+    made.score = torch.nn.Linear(made.score.in_features, 1, bias=False, device=model.device)
+    torch.nn.init.zeros_(made.score.weight)
+    return made.eval()

@@ -1,0 +1,92 @@
+"""Weights that several models of a run have in common: loaded once, held once.
+
+Policy, reference, critic and reward model of one base differ in their adapters alone. Each is a
+model of its own, with its own modules, so nothing has to be switched between two passes; but the
+tensors of the frozen base are the very same objects in all of them.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import torch
+
+from salsa_cli.passes import Module
+from salsa_cli.weights import checkpoints, compatibility
+
+Source = Callable[[Path, torch.dtype | None, torch.device, Callable[[], Module]], Module]
+"""Where a frozen model of a folder comes from; the last argument loads it from there."""
+
+
+def alone(
+    folder: Path, dtype: torch.dtype | None, device: torch.device, load: Callable[[], Module]
+) -> Module:
+    """A model that shares nothing."""
+    return load()
+
+
+def twin(model: Module) -> Module:
+    """A second model with modules of its own and the same tensors, which must not be changed."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)
+
+
+class Backbones:
+    """The frozen models of a run, of which every further one of a folder is a `twin`.
+
+    `same` says of folders which one they equal (see `representatives`).
+    """
+
+    def __init__(self, same: Mapping[Path, Path] | None = None) -> None:
+        self._same = same or {}
+        self._held: dict[tuple[Path, torch.dtype | None, torch.device], Module] = {}
+
+    def hold(
+        self,
+        folder: Path,
+        dtype: torch.dtype | None,
+        device: torch.device,
+        load: Callable[[], Module],
+    ) -> Module:
+        """A model whose weights are held for others from now on."""
+        key = self._key(folder, dtype, device)
+        if key not in self._held:
+            self._held[key] = load()
+        return twin(self._held[key])
+
+    def lend(
+        self,
+        folder: Path,
+        dtype: torch.dtype | None,
+        device: torch.device,
+        load: Callable[[], Module],
+    ) -> Module:
+        """A model whose weights are shared if they are held already, and else go with it."""
+        held = self._held.get(self._key(folder, dtype, device))
+        return load() if held is None else twin(held)
+
+    def _key(
+        self, folder: Path, dtype: torch.dtype | None, device: torch.device
+    ) -> tuple[Path, torch.dtype | None, torch.device]:
+        place = folder.resolve()
+        return self._same.get(place, place), dtype, device
+
+
+def representatives(folders: Iterable[Path]) -> Mapping[Path, Path]:
+    """Of each folder, resolved, the first one that holds the same model.
+
+    Weights are compared by their digests, and read for it only where all else is the same.
+    """
+    found: dict[Path, Path] = {}
+    for folder in dict.fromkeys(path.resolve() for path in folders):
+        firsts = dict.fromkeys(found.values())
+        found[folder] = next((one for one in firsts if _are_same(one, folder)), folder)
+    return found
+
+
+def _are_same(first: Path, other: Path) -> bool:
+    opened = [checkpoints.open_checkpoint(folder) for folder in (first, other)]
+    if checkpoints.differences(opened) or compatibility.compare((first, other)).fatal:
+        return False
+    ours, theirs = (checkpoints.weights_digest(one) for one in opened)
+    return ours == theirs

@@ -1,0 +1,246 @@
+"""Models that share the weights of one base: what they compute, and what they hold.
+
+PEFT is the witness: it loads the same adapters by itself.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from test_adapters import DOWN, PREFIX, K, Q, save_adapter
+
+from salsa_cli import backbones, folders, models, rewards, runtime, soup
+from salsa_cli.backbones import Backbones
+from salsa_cli.configs import SoupConfig
+from salsa_cli.errors import SalsaError
+from salsa_cli.reports import silent
+
+CPU = torch.device("cpu")
+IDS = torch.tensor([[4, 6, 9, 11, 5]])
+ROWS = [[4, 6, 9, 2], [5, 2], [7, 8, 10, 11, 12, 2]]
+
+
+@dataclass(frozen=True)
+class AdapterWorld:
+    """A base, two SFT adapters of it, their soup, and the adapter of a reward model."""
+
+    base: Path
+    a: Path
+    b: Path
+    soup: Path
+    rm: Path
+
+
+def make(root: Path, scale: float = 0.1) -> AdapterWorld:
+    """Adapters far enough from nothing that a lost one shows; `scale` is that of their B."""
+    base = tiny.save_language_model(root / "base", seed=1)
+    made = AdapterWorld(base, root / "a", root / "b", root / "soup", root / "rm")
+    head = 0.1 * torch.randn(1, 16, generator=torch.Generator().manual_seed(9))
+    save_adapter(made.a, base, {Q: 3, DOWN: 2}, seed=1)
+    save_adapter(made.b, base, {Q: 4, K: 1}, seed=2)
+    save_adapter(
+        made.rm,
+        base,
+        {Q: 3, K: 2},
+        seed=3,
+        extra={f"{PREFIX}score.weight": head},
+        task_type="SEQ_CLS",
+        modules_to_save=["score"],
+    )
+    (made.rm / "salsa_reward.json").write_text(json.dumps({"mean": 0.5, "std": 2.0}))
+    for folder in (made.a, made.b, made.rm):
+        path = folder / "adapter_config.json"
+        settings = json.loads(path.read_text())
+        path.write_text(json.dumps(settings | {"lora_alpha": scale * settings["r"]}))
+    pair = (str(made.a), str(made.b))
+    soup.run(SoupConfig(models=pair, alpha=0.5, output=made.soup), silent)
+    return made
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> AdapterWorld:
+    pytest.importorskip("peft", reason="peft is not installed")
+    return make(tmp_path_factory.mktemp("adapted"))
+
+
+def held_bytes(*given: Any) -> int:
+    """Bytes of the distinct storages that models hold."""
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for model in given
+        for tensor in (*model.parameters(), *model.buffers())
+    }
+    return sum(storages.values())
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model(IDS).logits
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:Found missing adapter keys")
+def test_peft_loads_the_same_policy_and_the_same_scores(adapted: AdapterWorld) -> None:
+    import peft
+
+    ours = models.load_language_model(adapted.a, torch.float32, CPU)
+    theirs = peft.AutoPeftModelForCausalLM.from_pretrained(adapted.a)
+    torch.testing.assert_close(logits(ours.model), logits(theirs), atol=1e-6, rtol=0)
+    plain = models.load_language_model(adapted.base, torch.float32, CPU)
+    assert (logits(ours.model) - logits(plain.model)).abs().max() > 0.1
+    merged = theirs.merge_and_unload()
+    torch.testing.assert_close(logits(ours.model), logits(merged), atol=1e-5, rtol=0)
+
+    reward = models.load_reward_model(adapted.rm, torch.float32, CPU)
+    judge = peft.AutoPeftModelForSequenceClassification.from_pretrained(adapted.rm, num_labels=1)
+    with torch.no_grad():
+        scores = torch.cat([judge.eval()(torch.tensor([row])).logits[0] for row in ROWS])
+    torch.testing.assert_close(reward.score_ids(ROWS), scores, atol=1e-6, rtol=0)
+    assert (reward.mean, reward.std) == (0.5, 2.0)
+
+
+def test_a_soup_of_adapters_is_the_mean_of_the_updates(
+    adapted: AdapterWorld, tmp_path: Path
+) -> None:
+    whole = tmp_path / "whole"
+    pair = (str(adapted.a), str(adapted.b))
+    config = SoupConfig(models=pair, alpha=0.5, output=whole, merge_into=str(adapted.base))
+    soup.run(config, silent)
+    merged = models.load_language_model(whole, torch.float32, CPU)
+    beside = models.load_language_model(adapted.soup, torch.float32, CPU)
+    torch.testing.assert_close(logits(beside.model), logits(merged.model), atol=1e-5, rtol=0)
+
+
+def test_the_base_is_held_once(adapted: AdapterWorld) -> None:
+    shared = Backbones()
+    policy = models.load_language_model(adapted.a, torch.float32, CPU, shared.hold).model
+    reference = models.load_language_model(adapted.soup, torch.float32, CPU, shared.hold).model
+    critic = models.load_critic(adapted.rm, CPU, torch.float32, shared.hold)
+    reward = models.load_reward_model(adapted.rm, torch.float32, CPU, shared.hold).model
+    base = models.load_language_model(adapted.base, torch.float32, CPU).model
+    one = held_bytes(base)
+    given = (policy, reference, critic, reward)
+    apart = sum(held_bytes(model) for model in given)
+    own = sum(
+        p.nbytes for m in given for n, p in m.named_parameters() if "lora_" in n or "score" in n
+    )
+    assert held_bytes(*given) == one + own
+    # Only the two causal models need the output layer.
+    assert apart == 4 * one + own - 2 * base.lm_head.weight.nbytes
+    modules = [id(module) for model in given for module in model.modules()]
+    assert len(set(modules)) == len(modules)
+
+
+def test_what_one_model_learns_stays_with_it(adapted: AdapterWorld) -> None:
+    shared = Backbones()
+    policy = models.load_language_model(adapted.a, torch.float32, CPU, shared.hold).model
+    reference = models.load_language_model(adapted.a, torch.float32, CPU, shared.hold).model
+    before = logits(reference)
+    assert torch.equal(logits(policy), before)
+    trained = models.trainable(policy)
+    assert not any(p.requires_grad for p in reference.parameters())
+    policy(IDS).logits.sum().backward()
+    with torch.no_grad():
+        for parameter in trained:
+            assert parameter.grad is not None
+            parameter.sub_(0.1 * parameter.grad)
+    assert torch.equal(logits(reference), before)
+    assert (logits(policy) - before).abs().max() > 1e-3
+    assert all(p.grad is None for p in policy.parameters() if not p.requires_grad)
+
+
+def test_a_critic_starts_in_the_scale_of_the_rewards(adapted: AdapterWorld) -> None:
+    critic = models.load_critic(adapted.rm, CPU)
+    reward = models.load_reward_model(adapted.rm, torch.float32, CPU)
+    last = critic.score(critic.model(torch.tensor([ROWS[0]])).last_hidden_state)[0, -1, 0]
+    expected = (reward.score_ids(ROWS[:1])[0] - 0.5) / 2.0
+    torch.testing.assert_close(last, expected, atol=1e-6, rtol=0)
+    blank = models.load_critic(adapted.a, CPU)
+    assert blank.score.weight.count_nonzero() == 0
+    policy = models.load_language_model(adapted.a, torch.float32, CPU).model
+    ours = blank.model(IDS).last_hidden_state
+    assert torch.equal(ours, policy.model(IDS).last_hidden_state)
+
+
+def test_a_model_that_is_lent_is_not_kept(adapted: AdapterWorld) -> None:
+    shared = Backbones()
+    held = models.load_language_model(adapted.a, torch.float32, CPU, shared.hold).model
+    lent = models.load_language_model(adapted.b, torch.float32, CPU, shared.lend).model
+    assert held.lm_head.weight is lent.lm_head.weight
+    for _ in range(2):
+        other = models.load_language_model(adapted.b, torch.float64, CPU, shared.lend).model
+        assert other.lm_head.weight is not held.lm_head.weight
+    assert len(shared._held) == 1
+
+
+def test_equal_bases_are_one_wherever_they_lie(adapted: AdapterWorld, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(adapted.base, tmp_path / "copied"))
+    other = tiny.save_language_model(tmp_path / "other", seed=2)
+    found = backbones.representatives([adapted.base, copied, other, copied])
+    base = adapted.base.resolve()
+    assert found == {base: base, copied.resolve(): base, other.resolve(): other.resolve()}
+    settings = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(settings | {"rms_norm_eps": 1e-3}))
+    assert len(set(backbones.representatives([adapted.base, copied]).values())) == 2
+
+
+def test_a_base_may_lie_beside_its_adapter(adapted: AdapterWorld, tmp_path: Path) -> None:
+    shutil.copytree(adapted.base, tmp_path / "base")
+    moved = Path(shutil.copytree(adapted.a, tmp_path / "moved"))
+    path = moved / "adapter_config.json"
+    settings = json.loads(path.read_text())
+    for name in ("base", "../base", str(tmp_path / "base")):
+        path.write_text(json.dumps(settings | {"base_model_name_or_path": name}))
+        assert folders.base(moved).samefile(tmp_path / "base")
+    assert folders.base(adapted.base) == adapted.base
+    assert folders.tokenizer(moved).samefile(tmp_path / "base")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"base_model_name_or_path": None}, "no base_model_name_or_path; expected the folder or"),
+        ({"base_model_name_or_path": "/gone"}, r"the base of the adapter .* cannot be used: /gone"),
+        ({"use_dora": True}, "use_dora is True"),
+        ({"bias": "all"}, "bias is 'all'"),
+        ({"init_lora_weights": "pissa"}, "changes the base model too"),
+    ],
+)
+def test_adapters_that_cannot_be_put_in_are_refused(
+    adapted: AdapterWorld, tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
+    folder = Path(shutil.copytree(adapted.a, tmp_path / "adapter"))
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(SalsaError, match=says):
+        models.find(str(folder))
+
+
+def test_an_adapter_of_another_shape_or_with_whole_layers_is_refused(
+    adapted: AdapterWorld, tmp_path: Path
+) -> None:
+    narrow = tiny.save_language_model(tmp_path / "narrow", seed=1, hidden_size=8)
+    misfit = save_adapter(tmp_path / "misfit", narrow, {Q: 2}, seed=1)
+    with pytest.raises(SalsaError, match=r"misfit does not fit its base, a LlamaForCausalLM: "):
+        models.load_language_model(misfit, torch.float32, CPU)
+    shallow = tiny.save_language_model(tmp_path / "shallow", seed=1, num_hidden_layers=1)
+    lost = save_adapter(tmp_path / "lost", shallow, {DOWN: 2}, seed=1)
+    with pytest.raises(SalsaError, match="an adapter does not fit a LlamaForCausalLM: "):
+        models.load_language_model(lost, torch.float32, CPU)
+    norm = {f"{PREFIX}model.norm.weight": torch.ones(16)}
+    whole = save_adapter(tmp_path / "whole", adapted.base, {Q: 2}, seed=1, extra=norm)
+    with pytest.raises(SalsaError, match=r"more than low-rank updates, .*model\.norm\.weight"):
+        models.find(str(whole))
+
+
+def test_an_ensemble_may_be_of_adapters(adapted: AdapterWorld, tmp_path: Path) -> None:
+    for number in (0, 1):
+        shutil.copytree(adapted.rm, tmp_path / "rms" / str(number))
+    assert len(folders.members(tmp_path / "rms")) == 2
+    scorer = rewards.load(rewards.resolve(str(tmp_path / "rms")), runtime.start("cpu"))
+    assert isinstance(scorer, rewards.MeanScorer)
