@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from salsa_cli import passes
+from salsa_cli.generation import loop, plain
 from salsa_cli.maths import categorical
 from salsa_cli.models import LanguageModel
 from salsa_cli.passes import Module
@@ -62,24 +62,6 @@ class Rollout:
         return self.sampled.responses.mask
 
 
-class _DrawFromUniforms(LogitsProcessor):  # type: ignore[misc]
-    """Leaves one token possible a row: the one that the row's own uniform number selects."""
-
-    def __init__(self, uniforms: torch.Tensor, start: int, temperature: float) -> None:
-        self._uniforms = uniforms
-        self._start = start
-        self._temperature = temperature
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        uniforms = self._uniforms[:, input_ids.shape[1] - self._start]
-        if self._temperature == 0:
-            drawn = scores.argmax(-1)
-        else:
-            drawn = categorical.sample_by_inverse_cdf(scores, uniforms, self._temperature)
-        certain = torch.full_like(scores, float("-inf"))
-        return certain.scatter(-1, drawn.unsqueeze(-1), 0.0)
-
-
 @torch.no_grad()
 def sample(
     policy: LanguageModel,
@@ -97,24 +79,13 @@ def sample(
         seeds: one a prompt; the answer's only source of randomness.
         temperature: divides the logits; 0 takes the likeliest token.
     """
-    tokens = pad_left(prompts, policy.pad_id).to(runtime.device)
-    start = tokens.ids.shape[1]
     draws = np.stack([np.random.default_rng(seed).random(length) for seed in seeds])
     uniforms = torch.from_numpy(draws).to(runtime.device)
+    generate = loop.generate if loop.suits(policy.model) else plain.generate
     with runtime.autocast():
-        ids = policy.model.generate(
-            input_ids=tokens.ids,
-            attention_mask=tokens.mask.long(),
-            logits_processor=LogitsProcessorList([_DrawFromUniforms(uniforms, start, temperature)]),
-            generation_config=GenerationConfig(
-                do_sample=False,
-                max_new_tokens=length,
-                eos_token_id=list(policy.eos_ids),
-                pad_token_id=policy.pad_id,
-            ),
-        )
-    responses, finished = _until_end(ids[:, start:], policy.eos_ids)
-    return Sampled(tokens, responses, finished)
+        ids = generate(policy, prompts, uniforms, temperature)
+    responses, finished = _until_end(ids, policy.eos_ids)
+    return Sampled(pad_left(prompts, policy.pad_id).to(runtime.device), responses, finished)
 
 
 def texts(policy: LanguageModel, sampled: Sampled) -> list[Answer]:
@@ -167,8 +138,9 @@ def _parts(sampled: Sampled, rows: int) -> Iterator[tuple[Tokens, Tokens]]:
 
 
 def _until_end(ids: torch.Tensor, eos_ids: Sequence[int]) -> tuple[Tokens, torch.Tensor]:
-    """Mask everything behind the first end token, whatever the padding token is."""
+    """Mask all behind the first end token, whatever the padding is; as wide as the longest."""
     ends = torch.isin(ids, torch.tensor(list(eos_ids), device=ids.device))
     # A token is real if no end token came before it.
     mask = ends.long().cumsum(-1) - ends.long() == 0
-    return Tokens(ids, mask), ends.any(-1)
+    width = int(mask.any(0).sum())
+    return Tokens(ids[:, :width], mask[:, :width]), ends.any(-1)

@@ -24,6 +24,7 @@ NEAREST = [
     "maths",
     "test_optimisation.py",
     "test_rewards.py",
+    "generation",
     "test_rollouts.py",
     "test_models.py",
     "rl/test_references.py",
@@ -141,14 +142,51 @@ MUTANTS = [
     Mutant(
         "only the first end token",
         "rollouts.py",
-        "_until_end(ids[:, start:], policy.eos_ids)",
-        "_until_end(ids[:, start:], policy.eos_ids[:1])",
+        "_until_end(ids, policy.eos_ids)",
+        "_until_end(ids, policy.eos_ids[:1])",
     ),
     Mutant(
         "the end token outside the answer",
         "rollouts.py",
         "ends.long().cumsum(-1) - ends.long() == 0",
         "ends.long().cumsum(-1) == 0",
+    ),
+    Mutant(
+        "generated tokens one position too far",
+        "generation/loop.py",
+        "(rows.lengths + step)",
+        "(rows.lengths + step + 1)",
+    ),
+    Mutant(
+        "padding read in generation",
+        "generation/loop.py",
+        "columns >= len(prompts[0]) - lengths.unsqueeze(-1)",
+        "columns >= 0 * lengths.unsqueeze(-1)",
+    ),
+    Mutant(
+        "rows leave the cache out of order",
+        "generation/loop.py",
+        "cache.batch_select_indices(kept)",
+        "cache.batch_select_indices(kept.sort().values)",
+    ),
+    Mutant(
+        "rows that move leave their states behind",
+        "generation/caches.py",
+        "reserved[indices[moved], :, : self._used]",
+        "reserved[moved, :, : self._used]",
+    ),
+    Mutant(
+        "buckets aligned at their beginning",
+        "generation/caches.py",
+        "width - part.shape[2] : width] = part",
+        ": part.shape[2]] = part",
+    ),
+    Mutant(
+        "logits kept",
+        "generation/loop.py",
+        "logits = _next_logits(policy.model, tokens",
+        "policy.model.kept = [*getattr(policy.model, 'kept', []), logits]\n"
+        "        logits = _next_logits(policy.model, tokens",
     ),
     Mutant(
         "each pass divided by its own tokens",

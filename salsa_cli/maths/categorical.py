@@ -71,15 +71,25 @@ def sample_by_inverse_cdf(logits: Tensor, uniforms: Tensor, temperature: float) 
     A token of probability 0 is never returned, for any u up to the largest double below 1.
     """
     _require_temperature(temperature)
-    probabilities = torch.softmax(logits.double() / temperature, dim=-1)
-    # A parallel cumulative sum need not be monotone in its last bits: it may rise on a token of
-    # probability 0, or end below its maximum. Taking such tokens out and the maximum for the total
-    # keeps both promises: u * total < total, so that some possible token qualifies.
-    cumulative = probabilities.cumsum(dim=-1).masked_fill(probabilities == 0, 0)
-    total = cumulative.amax(dim=-1)
-    qualifies = cumulative > (uniforms * total).unsqueeze(-1)
-    # argmax returns the first of equal maxima.
-    return qualifies.to(torch.uint8).argmax(dim=-1)
+    scaled = logits.to(torch.float64, copy=True).div_(temperature)
+    probabilities = torch.softmax(scaled, dim=-1)
+    cumulative = probabilities.cumsum(dim=-1)
+    if cumulative.device.type != "cpu":
+        cumulative = _rising(cumulative, probabilities)
+    # The largest uniform times the total rounds to less than the total: some token is found. Only
+    # rows of NaN find none.
+    bounds = uniforms.unsqueeze(-1) * cumulative[:, -1:]
+    found = torch.searchsorted(cumulative, bounds, right=True).squeeze(-1)
+    return found.clamp(max=logits.shape[-1] - 1)
+
+
+def _rising(cumulative: Tensor, probabilities: Tensor) -> Tensor:
+    """Cumulative sums that never fall, and rise on possible tokens only.
+
+    A sum that is computed one by one is so by itself. A parallel one need not be, in its last bits:
+    it may rise on a token of probability 0, or end below its maximum.
+    """
+    return cumulative.masked_fill(probabilities == 0, 0).cummax(dim=-1).values
 
 
 def _require_temperature(temperature: float) -> None:

@@ -1,0 +1,100 @@
+"""Keys and values of the tokens that were read, in memory that is taken once.
+
+Transformers' DynamicLayer joins its whole content to each new token: on a CPU that copy takes as
+much time as the model itself. A ReservedLayer writes the token into its place.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from salsa_cli.passes import Module
+
+
+class ReservedLayer(DynamicLayer):  # type: ignore[misc]
+    """The states of one layer for B rows, with room for those of all tokens to come."""
+
+    def __init__(self, parts: Sequence[DynamicLayer], width: int, room: int) -> None:
+        """Take over what buckets of prompts left, below one another, their last tokens aligned.
+
+        Args:
+            parts: the states of each bucket, `[b, H, p, D]`.
+            width: of the longest prompt.
+            room: tokens that a row may come to.
+        """
+        super().__init__()
+        self.dtype, self.device = parts[0].dtype, parts[0].device
+        self.is_initialized = True
+        self._used = width
+        self._reserved = tuple(
+            _aligned(states, width, room)
+            for states in ([part.keys for part in parts], [part.values for part in parts])
+        )
+        self._show()
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the states of further tokens `[B, H, T, D]`; returns those of all tokens."""
+        begin, self._used = self._used, self._used + key_states.shape[-2]
+        for reserved, states in zip(self._reserved, (key_states, value_states), strict=True):
+            reserved[:, :, begin : self._used] = states
+        self._show()
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep the rows `indices`; those that stay where they are cost nothing."""
+        places = torch.arange(len(indices), device=indices.device)
+        moved = (indices != places).nonzero().squeeze(-1)
+        for reserved in self._reserved:
+            reserved[moved, :, : self._used] = reserved[indices[moved], :, : self._used]
+        self._reserved = tuple(reserved[: len(indices)] for reserved in self._reserved)
+        self._show()
+
+    def _show(self) -> None:
+        self.keys, self.values = (reserved[:, :, : self._used] for reserved in self._reserved)
+
+
+def empty(model: Module) -> DynamicCache:
+    """A cache for a model that has read nothing, each layer of the model's own kind."""
+    return DynamicCache(config=model.config)
+
+
+def selectable(cache: DynamicCache) -> bool:
+    """Whether rows can leave a cache: its layers attend to all tokens, or to a window of them."""
+    known = (DynamicLayer, DynamicSlidingWindowLayer)
+    return all(type(layer) in known for layer in cache.layers)
+
+
+def joinable(cache: DynamicCache) -> bool:
+    """Whether caches of several prompts' lengths can be joined to one."""
+    return all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
+def reserve(parts: Sequence[DynamicCache], width: int, room: int) -> DynamicCache:
+    """One cache for the rows of all parts, with memory for `room` tokens a row.
+
+    Takes the parts apart, layer by layer, so that no more than one layer is held twice. Layers that
+    are no DynamicLayer stay as they are; then there must be one part only (see `joinable`).
+    """
+    cache = DynamicCache()
+    while parts[0].layers:
+        layers = [part.layers.pop(0) for part in parts]
+        plain = type(layers[0]) is DynamicLayer and layers[0].is_initialized
+        cache.layers.append(ReservedLayer(layers, width, room) if plain else layers[0])
+    return cache
+
+
+def _aligned(parts: Sequence[torch.Tensor], width: int, room: int) -> torch.Tensor:
+    """The parts `[b, H, p, D]` in one tensor `[B, H, room, D]`, each ending before `width`."""
+    _, heads, _, size = parts[0].shape
+    rows = sum(len(part) for part in parts)
+    # Zeros where there is padding: it is masked, but 0 times infinity would be NaN.
+    joined = parts[0].new_zeros(rows, heads, room, size)
+    first = 0
+    for part in parts:
+        joined[first : first + len(part), :, width - part.shape[2] : width] = part
+        first += len(part)
+    return joined

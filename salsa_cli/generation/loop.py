@@ -1,0 +1,180 @@
+"""The decode loop: one forward pass a token, for the answers that have not ended.
+
+Prompts are read in buckets of nearly equal length, so that little padding is computed; only the
+last position's logits are asked for, and none are kept. From there on all answers go together, and
+a row that ended makes room.
+"""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import DynamicCache
+
+from salsa_cli.generation import caches
+from salsa_cli.generation.ways import draw
+from salsa_cli.models import LanguageModel
+from salsa_cli.passes import Module
+from salsa_cli.tokens import Tokens, pad_left, position_ids
+
+CHECK_EVERY = 8
+"""Tokens between two looks for rows that ended, on a device that must be waited for."""
+
+SHORTEST = 0.5
+"""Part of the longest prompt that the others of its bucket have at least."""
+
+
+@dataclass
+class _Rows:
+    """The answers that go on, row by row, as the next forward pass needs them.
+
+    Attributes:
+        places: `[b]` where the answer goes in the result.
+        lengths: `[b]` of the prompts.
+        mask: `[b, P + L]`, True but for the prompts' padding.
+        uniforms: `[b, L]`.
+        going: `[b]`, False where an end token was drawn.
+        padded: whether any prompt has padding.
+    """
+
+    places: torch.Tensor
+    lengths: torch.Tensor
+    mask: torch.Tensor
+    uniforms: torch.Tensor
+    going: torch.Tensor
+    padded: bool
+
+    def select(self, rows: torch.Tensor) -> "_Rows":
+        """These rows alone."""
+        mask = self.mask[rows]
+        return _Rows(
+            self.places[rows],
+            self.lengths[rows],
+            mask,
+            self.uniforms[rows],
+            self.going[rows],
+            self.padded and not bool(mask.all()),
+        )
+
+
+def suits(model: Module) -> bool:
+    """Whether this loop can drive a model: by its forward pass, and by its cache."""
+    needed = {"position_ids", "past_key_values", "logits_to_keep"}
+    if not needed <= set(inspect.signature(model.forward).parameters):
+        return False
+    return not getattr(model, "_is_stateful", False) and caches.selectable(caches.empty(model))
+
+
+def generate(
+    policy: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    uniforms: torch.Tensor,
+    temperature: float,
+) -> torch.Tensor:
+    """Answers to prompts; see `ways.Generator`."""
+    device, length = uniforms.device, uniforms.shape[1]
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]), reverse=True)
+    ordered = [prompts[row] for row in order]
+    cache, logits = _read(policy, ordered, length, device)
+    rows = _begin(ordered, order, uniforms)
+    period = _period(device)
+    ends = torch.tensor(policy.eos_ids, device=device)
+    answers = torch.full((len(prompts), length), policy.pad_id, device=device)
+    width = len(ordered[0])
+    for step in range(length):
+        tokens = draw(logits, rows.uniforms[:, step], temperature)
+        answers[rows.places, step] = tokens
+        rows.going &= ~torch.isin(tokens, ends)
+        if step + 1 == length:
+            break
+        if (step + 1) % period == 0 and not bool(rows.going.all()):
+            kept = _without_gaps(rows.going)
+            if not len(kept):
+                break
+            cache.batch_select_indices(kept)
+            rows, tokens = rows.select(kept), tokens[kept]
+        logits = _next_logits(policy.model, tokens, rows, width + step + 1, step, cache)
+    return answers[:, : step + 1]
+
+
+def _read(
+    policy: LanguageModel, prompts: Sequence[Sequence[int]], length: int, device: torch.device
+) -> tuple[DynamicCache, torch.Tensor]:
+    """Read prompts, the longest first: their cache, and the logits `[B, V]` that follow them."""
+    joinable = caches.joinable(caches.empty(policy.model))
+    parts, logits = [], []
+    for bucket in _buckets(prompts) if joinable else [prompts]:
+        tokens = pad_left(bucket, policy.pad_id).to(device)
+        part = caches.empty(policy.model)
+        logits.append(_forward(policy.model, tokens, position_ids(tokens.mask), part))
+        parts.append(part)
+    width = len(prompts[0])
+    return caches.reserve(parts, width, width + length), torch.cat(logits)
+
+
+def _buckets(prompts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+    """Prompts, the longest first, cut where one is too short to be padded to the bucket's first."""
+    bucket: list[Sequence[int]] = []
+    for prompt in prompts:
+        if bucket and len(prompt) < SHORTEST * len(bucket[0]):
+            yield bucket
+            bucket = []
+        bucket.append(prompt)
+    yield bucket
+
+
+def _begin(prompts: Sequence[Sequence[int]], order: Sequence[int], uniforms: torch.Tensor) -> _Rows:
+    """All rows, in the order in which they were read."""
+    device = uniforms.device
+    places = torch.tensor(order, device=device)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    columns = torch.arange(len(prompts[0]) + uniforms.shape[1], device=device)
+    mask = columns >= len(prompts[0]) - lengths.unsqueeze(-1)
+    going = torch.ones(len(prompts), dtype=torch.bool, device=device)
+    padded = len(prompts[-1]) < len(prompts[0])
+    return _Rows(places, lengths, mask, uniforms[places], going, padded)
+
+
+def _period(device: torch.device) -> int:
+    """Tokens between two looks for rows that ended."""
+    return 1 if device.type == "cpu" else CHECK_EVERY
+
+
+def _without_gaps(going: torch.Tensor) -> torch.Tensor:
+    """The rows that go on `[n]`, the last of them moved into the places of those that do not."""
+    kept = going.nonzero().squeeze(-1)
+    count = len(kept)
+    order = torch.arange(count, device=going.device)
+    order[~going[:count]] = kept[kept >= count]
+    return order
+
+
+def _next_logits(
+    model: Module, tokens: torch.Tensor, rows: _Rows, seen: int, step: int, cache: DynamicCache
+) -> torch.Tensor:
+    """Logits `[b, V]` behind one more token `[b]` a row; `seen` columns, that token's included."""
+    mask = rows.mask[:, :seen]
+    ids = Tokens(tokens.unsqueeze(-1), mask)
+    positions = (rows.lengths + step).unsqueeze(-1)
+    return _forward(model, ids, positions, cache, padded=rows.padded)
+
+
+def _forward(
+    model: Module,
+    tokens: Tokens,
+    positions: torch.Tensor,
+    cache: DynamicCache,
+    *,
+    padded: bool = True,
+) -> torch.Tensor:
+    """Logits `[b, V]` of the last position; the mask covers what the cache holds as well."""
+    logits: torch.Tensor = model(
+        input_ids=tokens.ids,
+        attention_mask=tokens.mask.long() if padded else None,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits
+    return logits[:, -1]

@@ -1,0 +1,51 @@
+"""Generation by transformers' own `generate`: for every model that it knows.
+
+Rows that ended stay in the batch, and the cache is joined to each new token.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from salsa_cli.generation.ways import draw
+from salsa_cli.models import LanguageModel
+from salsa_cli.tokens import pad_left
+
+
+class _DrawFromUniforms(LogitsProcessor):  # type: ignore[misc]
+    """Leaves one token possible a row: the one that is drawn."""
+
+    def __init__(self, uniforms: torch.Tensor, start: int, temperature: float) -> None:
+        self._uniforms = uniforms
+        self._start = start
+        self._temperature = temperature
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        uniforms = self._uniforms[:, input_ids.shape[1] - self._start]
+        drawn = draw(scores, uniforms, self._temperature)
+        certain = torch.full_like(scores, float("-inf"))
+        return certain.scatter(-1, drawn.unsqueeze(-1), 0.0)
+
+
+def generate(
+    policy: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    uniforms: torch.Tensor,
+    temperature: float,
+) -> torch.Tensor:
+    """Answers to prompts; see `ways.Generator`."""
+    tokens = pad_left(prompts, policy.pad_id).to(uniforms.device)
+    start = tokens.ids.shape[1]
+    ids: torch.Tensor = policy.model.generate(
+        input_ids=tokens.ids,
+        attention_mask=tokens.mask.long(),
+        logits_processor=LogitsProcessorList([_DrawFromUniforms(uniforms, start, temperature)]),
+        generation_config=GenerationConfig(
+            do_sample=False,
+            max_new_tokens=uniforms.shape[1],
+            eos_token_id=list(policy.eos_ids),
+            pad_token_id=policy.pad_id,
+        ),
+    )
+    return ids[:, start:]
