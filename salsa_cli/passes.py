@@ -1,19 +1,17 @@
 """Forward passes: what a model says of given tokens, with gradients or without.
 
 The one place that calls a transformers model on whole sequences. Padding never changes a result:
-positions count real tokens, and masked ones are attended to by nobody.
+it stands behind the last real token, where a causal model does not see it, or is masked.
 """
-
-from typing import Any
 
 import torch
 from torch.nn import functional
 
+from salsa_cli import heads
+from salsa_cli.heads import Module as Module
 from salsa_cli.maths import categorical, masked
+from salsa_cli.sequences import Sequences
 from salsa_cli.tokens import Tokens, position_ids
-
-Module = Any
-"""A transformers model; its classes carry no types that a checker could use."""
 
 
 def answer_logits(model: Module, prompts: Tokens, responses: Tokens) -> torch.Tensor:
@@ -47,24 +45,39 @@ def next_logits(model: Module, prompts: Tokens) -> torch.Tensor:
     return logits[:, -1]
 
 
-def answer_logprobs(
-    model: Module, prompts: Tokens, responses: Tokens, temperature: float
-) -> torch.Tensor:
-    """Log-probabilities `[B, R]` in float32 of the response tokens at a temperature."""
-    logits = answer_logits(model, prompts, responses)
-    return categorical.token_logprobs(logits, responses.ids, temperature)
+def answer_logprobs(model: Module, sequences: Sequences, temperature: float) -> torch.Tensor:
+    """Log-probabilities `[B, R]` in float32 of the answers' tokens, 0 on the padding.
+
+    A model in float64 gives float64. The answers' real tokens alone are projected, a few at a time
+    (`maths.projection`), so there is no tensor of answers x length x vocabulary; a model whose
+    logits salsa cannot make makes them itself, for all positions from the shortest prompt's end.
+    """
+    places = sequences.real()
+    tokens = sequences.answers.flatten()[places]
+    head = heads.of(model)
+    if head is None:
+        start, width = int(sequences.prompt_lengths.min()) - 1, sequences.ids.shape[1]
+        logits = model(
+            input_ids=sequences.ids, use_cache=False, logits_to_keep=width - start
+        ).logits
+        at = sequences.predicting()
+        chosen = logits[at // width, at % width - start]
+        found = categorical.token_logprobs(chosen, tokens, temperature)
+    else:
+        hidden = _causal(model, sequences)
+        found = head.logprobs(hidden.flatten(0, 1)[sequences.predicting()], tokens, temperature)
+    return sequences.spread(found, places)
 
 
-def answer_values(critic: Module, prompts: Tokens, responses: Tokens) -> torch.Tensor:
-    """Values `[B, R]` in float32 of the states in which each response token is chosen.
+def answer_values(critic: Module, sequences: Sequences) -> torch.Tensor:
+    """Values `[B, R]` in float32 of the states in which each token is chosen, 0 on the padding.
 
     A critic in float64 gives float64.
     """
-    ids, mask = _joined(prompts, responses)
-    hidden = _hidden(critic, ids, mask)
-    width = responses.ids.shape[1]
-    values: torch.Tensor = critic.score(hidden[:, -width - 1 : -1]).squeeze(-1)
-    return values if values.dtype == torch.float64 else values.float()
+    hidden = _causal(critic, sequences).flatten(0, 1)[sequences.predicting()]
+    values: torch.Tensor = critic.score(hidden).squeeze(-1)
+    raised = values if values.dtype == torch.float64 else values.float()
+    return sequences.spread(raised, sequences.real())
 
 
 def last_scores(model: Module, tokens: Tokens) -> torch.Tensor:
@@ -91,6 +104,13 @@ def _hidden(model: Module, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tenso
         position_ids=position_ids(mask),
         use_cache=False,
     ).last_hidden_state
+    return hidden
+
+
+def _causal(model: Module, sequences: Sequences) -> torch.Tensor:
+    """Final hidden states `[B, T, H]`; those behind a row's last token mean nothing."""
+    body = getattr(model, model.base_model_prefix)
+    hidden: torch.Tensor = body(input_ids=sequences.ids, use_cache=False).last_hidden_state
     return hidden
 
 

@@ -4,8 +4,9 @@ The one home of generation. An answer depends on its prompt, its seed and the we
 the batch it was generated in: every row draws its tokens from uniforms of its own.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from salsa_cli.maths import categorical
 from salsa_cli.models import LanguageModel
 from salsa_cli.passes import Module
 from salsa_cli.runtime import Runtime
+from salsa_cli.sequences import Sequences, restored
 from salsa_cli.tokens import Answer, Tokens, answer_text, pad_left
 
 
@@ -37,6 +39,11 @@ class Sampled:
     def lengths(self) -> torch.Tensor:
         """Tokens per answer `[B]`, the end token counted."""
         return self.responses.mask.sum(-1)
+
+    @cached_property
+    def sequences(self) -> Sequences:
+        """Prompts and answers as the forward passes read them."""
+        return Sequences.of(self.prompts, self.responses)
 
 
 @dataclass(frozen=True)
@@ -101,15 +108,20 @@ def texts(policy: LanguageModel, sampled: Sampled) -> list[Answer]:
 
 @torch.no_grad()
 def logprobs(
-    model: Module, sampled: Sampled, *, temperature: float, rows: int, runtime: Runtime
+    model: Module,
+    sampled: Sampled,
+    *,
+    temperature: float,
+    groups: Sequence[torch.Tensor],
+    runtime: Runtime,
 ) -> torch.Tensor:
-    """Log-probabilities `[B, R]` of the answers under a model, `rows` answers a forward pass."""
+    """Log-probabilities `[B, R]` of the answers under a model, a group of rows a forward pass."""
     with runtime.autocast():
         parts = [
-            passes.answer_logprobs(model, prompts, responses, temperature)
-            for prompts, responses in _parts(sampled, rows)
+            passes.answer_logprobs(model, sampled.sequences.part(rows), temperature)
+            for rows in groups
         ]
-    return torch.cat(parts)
+    return restored(parts, groups)
 
 
 @torch.no_grad()
@@ -124,17 +136,13 @@ def end_logprobs(
 
 
 @torch.no_grad()
-def values(critic: Module, sampled: Sampled, *, rows: int, runtime: Runtime) -> torch.Tensor:
-    """Values `[B, R]` of the answers' states, `rows` answers a forward pass."""
+def values(
+    critic: Module, sampled: Sampled, *, groups: Sequence[torch.Tensor], runtime: Runtime
+) -> torch.Tensor:
+    """Values `[B, R]` of the answers' states, a group of rows a forward pass."""
     with runtime.autocast():
-        parts = [passes.answer_values(critic, p, r) for p, r in _parts(sampled, rows)]
-    return torch.cat(parts)
-
-
-def _parts(sampled: Sampled, rows: int) -> Iterator[tuple[Tokens, Tokens]]:
-    for first in range(0, len(sampled.finished), rows):
-        chosen = slice(first, first + rows)
-        yield sampled.prompts[chosen], sampled.responses[chosen]
+        parts = [passes.answer_values(critic, sampled.sequences.part(rows)) for rows in groups]
+    return restored(parts, groups)
 
 
 def _until_end(ids: torch.Tensor, eos_ids: Sequence[int]) -> tuple[Tokens, torch.Tensor]:

@@ -33,6 +33,11 @@ class Runtime:
             return torch.cuda.mem_get_info(self.device)[0]
         return available_memory()
 
+    @property
+    def pass_tokens(self) -> int:
+        """Tokens that a forward pass should have at most: enough to keep the device busy."""
+        return 16384 if self.device.type == "cuda" else 2048
+
     def autocast(self) -> torch.autocast:
         """Forward passes in bfloat16 on a GPU; float32 on a CPU."""
         on_gpu = self.device.type == "cuda"

@@ -26,6 +26,7 @@ NEAREST = [
     "test_rewards.py",
     "generation",
     "test_rollouts.py",
+    "test_passes.py",
     "test_models.py",
     "rl/test_references.py",
     "rl/test_preflight.py",
@@ -107,20 +108,20 @@ MUTANTS = [
     Mutant(
         "temperature forgotten in training",
         "rl/learning.py",
-        "actors.policy.model, prompts, responses, config.temperature",
-        "actors.policy.model, prompts, responses, 1.0",
+        "actors.policy.model, part, config.temperature",
+        "actors.policy.model, part, 1.0",
     ),
     Mutant(
-        "temperature forgotten in rollout and reference",
+        "temperature forgotten in the reference",
         "rl/experience.py",
-        '"temperature": config.temperature,\n        "rows"',
-        '"temperature": 1.0,\n        "rows"',
+        "temperature=config.temperature,\n        groups",
+        "temperature=1.0,\n        groups",
     ),
     Mutant(
-        "values of the state after the token",
-        "passes.py",
-        "hidden[:, -width - 1 : -1]",
-        "hidden[:, -width:]",
+        "the state after the token",
+        "sequences.py",
+        "self.prompt_lengths - 1\n",
+        "self.prompt_lengths\n",
     ),
     Mutant(
         "logits of the token after",
@@ -129,12 +130,34 @@ MUTANTS = [
         "return logits[:, 1:]",
     ),
     Mutant(
+        "rows given back in another order",
+        "sequences.py",
+        "torch.cat(list(parts))[torch.argsort(order)]",
+        "torch.cat(list(parts))[order]",
+    ),
+    Mutant(
+        "the last chunk's gradient alone",
+        "maths/projection.py",
+        "of_weight.addmm_(narrow.t(), states)",
+        "of_weight.copy_(narrow.t() @ states)",
+    ),
+    Mutant(
+        "the bound on logits left out of the gradient",
+        "maths/projection.py",
+        "logits.mul_(slope)",
+        "pass",
+    ),
+    Mutant(
+        "the scale of the logits upside down",
+        "heads.py",
+        "temperature / self.scale",
+        "temperature * self.scale",
+    ),
+    Mutant(
         "padding attended to",
-        "passes.py",
-        "attention_mask=mask.long(),\n        position_ids=position_ids(mask),\n"
-        "        use_cache=False,\n        logits_to_keep=width + 1,",
-        "attention_mask=torch.ones_like(ids),\n        position_ids=position_ids(mask),\n"
-        "        use_cache=False,\n        logits_to_keep=width + 1,",
+        "sequences.py",
+        "ids.gather(1, order)[:, :width]",
+        "ids[:, :width]",
     ),
     Mutant(
         "dropout on", "models.py", "model.eval().requires_grad_", "model.train().requires_grad_"
@@ -246,7 +269,7 @@ MUTANTS = [
         'config.no_eos == "subtract"',
         'config.no_eos == "replace"',
     ),
-    Mutant("the first pass shuffled", "rl/learning.py", "if epoch:\n", "if not epoch:\n"),
+    Mutant("the first pass shuffled", "rl/batching.py", "if epoch:\n", "if not epoch:\n"),
     Mutant(
         "the KL's weight not restored",
         "rl/actors.py",

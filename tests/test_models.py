@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from salsa_cli import models, passes
 from salsa_cli.errors import SalsaError
+from salsa_cli.sequences import Sequences
 from salsa_cli.tokens import Answer, pad_left, pad_right
 
 CPU = torch.device("cpu")
@@ -130,7 +131,8 @@ def test_dropout_is_off_while_weights_are_trained(tmp_path: Path) -> None:
     loaded = models.load_language_model(folder, torch.float32, CPU)
     models.trainable(loaded.model)
     prompts, answers = pad_left(ROWS, 0), pad_right(ROWS, 0)
-    first, second = (passes.answer_logprobs(loaded.model, prompts, answers, 1.0) for _ in range(2))
+    read = Sequences.of(prompts, answers)
+    first, second = (passes.answer_logprobs(loaded.model, read, 1.0) for _ in range(2))
     assert first.requires_grad and torch.equal(first, second)
 
 

@@ -16,7 +16,7 @@ from salsa_cli import data, models, ppo, rollouts, runs, runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.records import read_rows
 from salsa_cli.reports import Event, Measured, Note, Report, Warned, silent
-from salsa_cli.rl import actors, experience, learning, preflight
+from salsa_cli.rl import actors, batching, experience, learning, preflight
 from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.rl.ppo_config import PPOConfig
 
@@ -353,8 +353,8 @@ def test_a_gradient_that_is_no_number_stops_the_run_at_its_last_checkpoint(
 
 def test_the_first_epoch_keeps_the_order_and_the_others_do_not(world: World) -> None:
     config = configure(world, Path("unused"), batch_size=32, minibatches=4)
-    first = torch.cat(list(learning.minibatches(3, 0, config)))
-    second = torch.cat(list(learning.minibatches(3, 1, config)))
+    first = torch.cat(list(batching.minibatches(3, 0, config)))
+    second = torch.cat(list(batching.minibatches(3, 1, config)))
     assert first.tolist() == list(range(32))
     assert sorted(second.tolist()) == list(range(32)) != second.tolist()
 

@@ -102,7 +102,8 @@ def test_logprobs_equal_those_of_each_answer_alone(
     world: World, policy: LanguageModel, cpu: Runtime, rows: int
 ) -> None:
     sampled = draw(policy, cpu, range(6))
-    found = rollouts.logprobs(policy.model, sampled, temperature=0.8, rows=rows, runtime=cpu)
+    groups = torch.tensor([3, 1, 5, 0, 2, 4]).split(rows)
+    found = rollouts.logprobs(policy.model, sampled, temperature=0.8, groups=groups, runtime=cpu)
     naive = AutoModelForCausalLM.from_pretrained(world.a).double().eval()
     for row, prompt in enumerate(PROMPTS):
         answer = real_tokens(sampled, row)
@@ -119,7 +120,8 @@ def test_values_are_of_the_state_before_each_token(
 ) -> None:
     sampled = draw(policy, cpu, range(6))
     critic = models.load_critic(world.rm, cpu.device)
-    found = rollouts.values(critic, sampled, rows=2, runtime=cpu)
+    groups = torch.tensor([3, 1, 5, 0, 2, 4]).split(2)
+    found = rollouts.values(critic, sampled, groups=groups, runtime=cpu)
     naive = AutoModelForSequenceClassification.from_pretrained(world.rm).double().eval()
     for row, prompt in enumerate(PROMPTS):
         answer = real_tokens(sampled, row)

@@ -21,18 +21,18 @@ def log_softmax(logits: Tensor, temperature: float) -> Tensor:
 
     log p_v = z_v - log sum_w exp(z_w) with z = logits / temperature; -inf where the logit is -inf.
     """
-    _require_temperature(temperature)
+    require_temperature(temperature)
     # Raise first: a quotient rounded to bfloat16 has three significant digits.
     raised = logits if logits.dtype == torch.float64 else logits.float()
     return torch.log_softmax(raised / temperature, dim=-1)
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-    """Log probability of each given token, [B, T] in float32 (float64 for float64 logits).
+    """Log probability of each given token, [...] in float32 (float64 for float64 logits).
 
     Args:
-        logits: [B, T, V]; those at position t predict tokens[:, t] (the caller shifts).
-        tokens: [B, T] long in [0, V), padding included.
+        logits: [..., V]; those at a position predict the token there (the caller shifts).
+        tokens: [...] long in [0, V), padding included.
         temperature: > 0.
 
     log softmax(logits / temperature) at the tokens; -inf at a token whose logit is -inf.
@@ -70,7 +70,7 @@ def sample_by_inverse_cdf(logits: Tensor, uniforms: Tensor, temperature: float) 
     own logits and uniform only, so an answer does not depend on the batch it is generated in.
     A token of probability 0 is never returned, for any u up to the largest double below 1.
     """
-    _require_temperature(temperature)
+    require_temperature(temperature)
     scaled = logits.to(torch.float64, copy=True).div_(temperature)
     probabilities = torch.softmax(scaled, dim=-1)
     cumulative = probabilities.cumsum(dim=-1)
@@ -92,6 +92,7 @@ def _rising(cumulative: Tensor, probabilities: Tensor) -> Tensor:
     return cumulative.masked_fill(probabilities == 0, 0).cummax(dim=-1).values
 
 
-def _require_temperature(temperature: float) -> None:
+def require_temperature(temperature: float) -> None:
+    """Refuse, by a ValueError, what is not positive and finite."""
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature must be positive and finite, not {temperature}")

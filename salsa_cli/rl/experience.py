@@ -10,8 +10,9 @@ from salsa_cli import data, rollouts
 from salsa_cli.data import Prompt, stable_seed
 from salsa_cli.errors import SalsaError
 from salsa_cli.maths import kl
+from salsa_cli.passes import Module
 from salsa_cli.rewards import Ensemble, Scale, Scores
-from salsa_cli.rl import references
+from salsa_cli.rl import batching, references
 from salsa_cli.rl.actors import Actors
 from salsa_cli.rl.ppo_config import PPOConfig
 from salsa_cli.rl.preflight import Plan
@@ -105,25 +106,36 @@ def recall(
 ) -> Rollout:
     """Complete the answers by log-probabilities and values.
 
-    The passes have the size of the first epoch's passes, so that its ratio is exactly 1.
+    The policy's and the critic's passes are those of the first epoch, so that its ratio is
+    exactly 1.
 
     Raises:
         SalsaError: a score, a log-probability or a value is NaN or infinite.
     """
-    options: dict[str, Any] = {
-        "temperature": config.temperature,
-        "rows": config.forward_size,
-        "runtime": device,
-    }
+    first = batching.first_passes(sampled, config, device)
+    options: dict[str, Any] = {"temperature": config.temperature, "runtime": device}
     rollout = Rollout(
         sampled,
-        rollouts.logprobs(actors.policy.model, sampled, **options),
-        tuple(rollouts.logprobs(one, sampled, **options) for one in actors.references),
-        rollouts.values(actors.critic.model, sampled, rows=config.forward_size, runtime=device),
+        rollouts.logprobs(actors.policy.model, sampled, groups=first, **options),
+        tuple(logprobs_under(one, sampled, config, device) for one in actors.references),
+        rollouts.values(actors.critic.model, sampled, groups=first, runtime=device),
         scores.to(device.device),
     )
     _check_finite(rollout)
     return rollout
+
+
+def logprobs_under(
+    model: Module, sampled: Sampled, config: PPOConfig, device: Runtime
+) -> torch.Tensor:
+    """Log-probabilities `[B, R]` of the answers under a model that is not trained."""
+    return rollouts.logprobs(
+        model,
+        sampled,
+        temperature=config.temperature,
+        groups=batching.scoring_passes(sampled, config, device),
+        runtime=device,
+    )
 
 
 def calibrate(plan: Plan, actors: Actors, config: PPOConfig, device: Runtime) -> Ensemble:
@@ -153,13 +165,7 @@ def measure_anchors(
     }
     known = references.anchors(plan.policy, plan.references).known
     for aliases, model in references.loaded_in_turn(known, device.frozen_dtype, device.device):
-        theirs = rollouts.logprobs(
-            model.model,
-            rollout.sampled,
-            temperature=config.temperature,
-            rows=config.forward_size,
-            runtime=device,
-        )
+        theirs = logprobs_under(model.model, rollout.sampled, config, device)
         found |= dict.fromkeys(aliases, _mean_kl(rollout, theirs))
     return found
 

@@ -3,15 +3,15 @@
 Each stage is a function of the answers; `learn` alone changes the models.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from salsa_cli import optimisation, passes
-from salsa_cli.data import stable_seed
 from salsa_cli.maths import advantages as adv
 from salsa_cli.maths import kl, masked, ppo_loss
+from salsa_cli.rl import batching
 from salsa_cli.rl.actors import Actors
 from salsa_cli.rl.ppo_config import PPOConfig
 from salsa_cli.rollouts import Rollout
@@ -92,7 +92,7 @@ def learn(
     critic_alone = update < config.critic_warmup
     steps = []
     for epoch in range(config.epochs):
-        for minibatch in minibatches(update, epoch, config):
+        for minibatch in batching.minibatches(update, epoch, config):
             steps.append(_gather(minibatch, rollout, targets, coef, actors, config, device))
             if critic_alone:
                 actors.actor.drop()
@@ -103,15 +103,6 @@ def learn(
     means["ratio_error"] = steps[0]["ratio_error"]
     rate = 0.0 if critic_alone else share * config.learning_rate
     return Learned(**means, learning_rate=rate)
-
-
-def minibatches(update: int, epoch: int, config: PPOConfig) -> Iterator[torch.Tensor]:
-    """Rows of each minibatch; the first epoch keeps the order in which the answers were sampled."""
-    order = torch.arange(config.batch_size)
-    if epoch:
-        seed = stable_seed(config.seed, "minibatches", update, epoch)
-        order = torch.randperm(config.batch_size, generator=torch.Generator().manual_seed(seed))
-    yield from torch.split(order, config.minibatch_size)
 
 
 def _gather(
@@ -128,14 +119,13 @@ def _gather(
     value_clip = config.value_clip or float("inf")
     totals: dict[str, torch.Tensor] = {}
     worst = torch.zeros((), device=device.device)
-    for rows in torch.split(minibatch.to(device.device), config.forward_size):
+    for chosen in batching.training_passes(minibatch, rollout.sampled, config, device):
+        rows = chosen.to(device.device)
         mask = rollout.mask[rows]
-        prompts, responses = rollout.sampled.prompts[rows], rollout.sampled.responses[rows]
+        part = rollout.sampled.sequences.part(chosen)
         with device.autocast():
-            logprobs = passes.answer_logprobs(
-                actors.policy.model, prompts, responses, config.temperature
-            )
-            values = passes.answer_values(actors.critic.model, prompts, responses)
+            logprobs = passes.answer_logprobs(actors.policy.model, part, config.temperature)
+            values = passes.answer_values(actors.critic.model, part)
         old = rollout.logprobs[rows]
         policy = ppo_loss.policy_loss(
             logprobs, old, targets.advantages[rows], mask, config.clip, tokens, config.dual_clip
@@ -150,14 +140,16 @@ def _gather(
             loss = loss + coef * ppo_loss.divergence_loss(near, mask, tokens)
         # The two share no weight, so their gradients do not mix and need no coefficient.
         torch.autograd.backward(loss + value.loss)
-        part = {
+        figures = {
             "policy_loss": loss.detach(),
             "value_loss": value.loss.detach(),
             "clip_share": policy.clipped_share,
             "value_clip_share": value.clipped_share,
             "approx_kl": policy.approx_kl,
         }
-        for name, figure in part.items():
+        for name, figure in figures.items():
             totals[name] = totals.get(name, 0) + figure
         worst = torch.maximum(worst, ppo_loss.ratio_error(logprobs.detach(), old, mask))
-    return {name: float(total) for name, total in {**totals, "ratio_error": worst}.items()}
+    totals["ratio_error"] = worst
+    found = torch.stack([totals[name].to(worst.dtype) for name in totals]).tolist()
+    return dict(zip(totals, found, strict=True))

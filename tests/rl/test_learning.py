@@ -437,11 +437,9 @@ def test_bfloat16_and_float32_agree_on_the_same_answers(world: World, cpu: Runti
     sampled = given_answers([1, 2, 3, 4, 5, 6, 6, 1], pad=0)
     config = configure()
     policy = models.load_language_model(world.a, torch.float32, cpu.device).model
-    exact = passes.answer_logprobs(policy, sampled.prompts, sampled.responses, config.temperature)
+    exact = passes.answer_logprobs(policy, sampled.sequences, config.temperature)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        half = passes.answer_logprobs(
-            policy, sampled.prompts, sampled.responses, config.temperature
-        )
+        half = passes.answer_logprobs(policy, sampled.sequences, config.temperature)
     assert half.dtype == torch.float32
     mask = sampled.responses.mask
     ratio = torch.exp(half - exact)[mask]

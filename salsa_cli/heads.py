@@ -1,0 +1,87 @@
+"""What makes logits of a language model's hidden states, where salsa can do that itself.
+
+Most models multiply by their output embedding; some then scale or bound the product. What is read
+of a model is checked once, against its own logits; a model that does something else is run whole.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from salsa_cli.maths import projection
+
+Module = Any
+"""A transformers model; its classes carry no types that a checker could use."""
+
+_PROBE = 8  # tokens
+
+
+@dataclass(frozen=True)
+class Head:
+    """logits = bound(scale * (hidden @ weight.T + bias)).
+
+    bound(z) = softcap * tanh(z / softcap); without a softcap, z itself.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    scale: float
+    softcap: float | None
+
+    def logprobs(
+        self, hidden: torch.Tensor, tokens: torch.Tensor, temperature: float
+    ) -> torch.Tensor:
+        """Log-probabilities `[N]` of tokens `[N]`, from hidden states `[N, H]`."""
+        softcap = None if self.softcap is None else self.softcap / self.scale
+        # scale * z / temperature = z / (temperature / scale), and likewise under the bound.
+        return projection.projected_logprobs(
+            hidden,
+            self.weight,
+            tokens,
+            temperature / self.scale,
+            bias=self.bias,
+            softcap=softcap,
+        )
+
+
+_checked: WeakKeyDictionary[Module, bool] = WeakKeyDictionary()
+
+
+def of(model: Module) -> Head | None:
+    """The head of a causal language model; None where its logits are made in another way."""
+    head = _read(model)
+    if head is None:
+        return None
+    if model not in _checked:
+        _checked[model] = _agrees(head, model)
+    return head if _checked[model] else None
+
+
+def _read(model: Module) -> Head | None:
+    """By the output embedding and the names that configurations use."""
+    embedding = model.get_output_embeddings()
+    weight = getattr(embedding, "weight", None)
+    if not isinstance(embedding, torch.nn.Linear) or weight is None:
+        return None
+    config = model.config.get_text_config()
+    # Cohere multiplies by logit_scale, Granite divides by logits_scaling, Gemma 2 and 3 bound.
+    scale = float(getattr(config, "logit_scale", None) or 1.0)
+    scale /= float(getattr(config, "logits_scaling", None) or 1.0)
+    softcap = getattr(config, "final_logit_softcapping", None)
+    return Head(weight, embedding.bias, scale, None if softcap is None else float(softcap))
+
+
+@torch.no_grad()
+def _agrees(head: Head, model: Module) -> bool:
+    """Whether the log-probabilities of a few tokens are those of the model's own logits."""
+    count = min(_PROBE, len(head.weight))
+    ids = torch.arange(count, device=head.weight.device).unsqueeze(0)
+    hidden = getattr(model, model.base_model_prefix)(input_ids=ids, use_cache=False)
+    whole = model(input_ids=ids, use_cache=False).logits[0]
+    theirs = torch.log_softmax(whole.double(), -1).gather(-1, ids.T).squeeze(-1)
+    ours = head.logprobs(hidden.last_hidden_state[0], ids[0], 1.0)
+    # A relative error of one rounding of the logits, which half precision has in other places.
+    rounding = 4 * torch.finfo(whole.dtype).eps * whole.abs().max().double()
+    return bool(((ours.double() - theirs).abs() <= rounding + 1e-5).all())

@@ -1,0 +1,52 @@
+"""Which answers an optimiser step sees, and which of them a forward pass."""
+
+from collections.abc import Iterator
+
+import torch
+
+from salsa_cli import sequences
+from salsa_cli.data import stable_seed
+from salsa_cli.rl.ppo_config import PPOConfig
+from salsa_cli.rollouts import Sampled
+from salsa_cli.runtime import Runtime
+
+SCORED_TOKENS = 4
+"""A pass without gradients keeps no activations, so it may have so many times the tokens."""
+
+
+def minibatches(update: int, epoch: int, config: PPOConfig) -> Iterator[torch.Tensor]:
+    """Rows of each minibatch; the first epoch keeps the order in which the answers were sampled."""
+    order = torch.arange(config.batch_size)
+    if epoch:
+        seed = stable_seed(config.seed, "minibatches", update, epoch)
+        order = torch.randperm(config.batch_size, generator=torch.Generator().manual_seed(seed))
+    yield from torch.split(order, config.minibatch_size)
+
+
+def training_passes(
+    minibatch: torch.Tensor, sampled: Sampled, config: PPOConfig, device: Runtime
+) -> list[torch.Tensor]:
+    """Rows of a minibatch in passes of like length, so that little of a pass is padding."""
+    lengths = sampled.sequences.lengths
+    return sequences.by_length(lengths, minibatch, config.forward_size, device.pass_tokens)
+
+
+def first_passes(sampled: Sampled, config: PPOConfig, device: Runtime) -> list[torch.Tensor]:
+    """All passes of an update's first epoch.
+
+    Passes of the same rows, width and order round alike, so a ratio of what was found in them
+    before and during the first epoch is exactly 1 until a weight moves.
+    """
+    return [
+        rows
+        for minibatch in minibatches(0, 0, config)
+        for rows in training_passes(minibatch, sampled, config, device)
+    ]
+
+
+def scoring_passes(sampled: Sampled, config: PPOConfig, device: Runtime) -> list[torch.Tensor]:
+    """All rows in as few passes as fit, for models that are not trained."""
+    lengths = sampled.sequences.lengths
+    rows = torch.arange(len(lengths))
+    tokens = SCORED_TOKENS * device.pass_tokens
+    return sequences.by_length(lengths, rows, SCORED_TOKENS * config.forward_size, tokens)

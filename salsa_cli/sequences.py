@@ -1,0 +1,101 @@
+"""Prompts with their answers as a model reads them: one row each, padded behind the answer.
+
+Behind a causal model's last real token nothing matters, so the rows need no attention mask, which
+lets attention skip its upper half; and a batch is as wide as its longest row, not as its longest
+prompt and its longest answer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+
+from salsa_cli.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """A batch of prompts with answers.
+
+    Attributes:
+        ids: `[B, T]`, right-padded.
+        answers: `[B, R]` tokens of the answers, right-padded.
+        prompt_lengths: `[B]` on the CPU, so that a part can be cut without asking the device.
+        answer_lengths: `[B]` on the CPU.
+    """
+
+    ids: torch.Tensor
+    answers: torch.Tensor
+    prompt_lengths: torch.Tensor
+    answer_lengths: torch.Tensor
+
+    @classmethod
+    def of(cls, prompts: Tokens, responses: Tokens) -> Self:
+        """From left-padded prompts `[B, P]` and right-padded answers `[B, R]`."""
+        ids = torch.cat([prompts.ids, responses.ids], dim=1)
+        mask = torch.cat([prompts.mask, responses.mask], dim=1)
+        lengths = torch.stack([prompts.mask.sum(1), responses.mask.sum(1)]).cpu()
+        width = int(lengths.sum(0).max())
+        # A stable sort of "is padding" moves the real tokens to the front, in their order.
+        order = torch.sort((~mask).to(torch.uint8), dim=1, stable=True).indices
+        return cls(ids.gather(1, order)[:, :width], responses.ids, lengths[0], lengths[1])
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """Tokens of prompt and answer `[B]`, on the CPU."""
+        return self.prompt_lengths + self.answer_lengths
+
+    def part(self, rows: torch.Tensor) -> "Sequences":
+        """Some rows, no wider than the longest of them; `rows` is on the CPU."""
+        prompts, answers = self.prompt_lengths[rows], self.answer_lengths[rows]
+        there = rows.to(self.ids.device, non_blocking=True)
+        width = int((prompts + answers).max())
+        return Sequences(self.ids[there, :width], self.answers[there], prompts, answers)
+
+    def predicting(self) -> torch.Tensor:
+        """Places `[N]` in `ids.flatten()` of the tokens before each token of the answers."""
+        starts = torch.arange(len(self.ids)) * self.ids.shape[1] + self.prompt_lengths - 1
+        return (starts[:, None] + torch.arange(self.answers.shape[1]))[self._real()].to(
+            self.ids.device, non_blocking=True
+        )
+
+    def real(self) -> torch.Tensor:
+        """Places `[N]` in `answers.flatten()` of the answers' real tokens."""
+        return self._real().flatten().nonzero().squeeze(1).to(self.ids.device, non_blocking=True)
+
+    def spread(self, found: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """One number a real token `[N]` as `[B, R]`, 0 on the padding."""
+        flat = found.new_zeros(self.answers.numel()).index_copy(0, places, found)
+        return flat.view(self.answers.shape)
+
+    def _real(self) -> torch.Tensor:
+        return torch.arange(self.answers.shape[1]) < self.answer_lengths[:, None]
+
+
+def by_length(
+    lengths: torch.Tensor, rows: torch.Tensor, most: int, tokens: int
+) -> list[torch.Tensor]:
+    """Rows in groups of like length for one pass each, the longest first.
+
+    Args:
+        lengths: `[B]` tokens of every row of the batch.
+        rows: `[M]` those to group.
+        most: rows of a group.
+        tokens: of a group with its padding; a single row may have more.
+    """
+    order = rows[torch.argsort(lengths[rows], descending=True, stable=True)]
+    groups: list[torch.Tensor] = []
+    first = 0
+    while first < len(order):
+        width = max(1, int(lengths[order[first]]))
+        count = min(most, max(1, tokens // width))
+        groups.append(order[first : first + count])
+        first += count
+    return groups
+
+
+def restored(parts: Sequence[torch.Tensor], groups: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The results `[M, ...]` of groups of rows, in the order of the rows."""
+    order = torch.cat(list(groups)).to(parts[0].device)
+    return torch.cat(list(parts))[torch.argsort(order)]
