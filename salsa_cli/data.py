@@ -72,10 +72,8 @@ def read(name: str) -> Source:
 def read_hub_file(repository: str, file: str) -> Source:
     """Rows of one file of a dataset repository on the hub."""
     name = f"{repository}/{file}"
-    import datasets
-
     try:
-        rows = list(datasets.load_dataset(repository, data_files=file, split="train"))
+        rows = list(_datasets().load_dataset(repository, data_files=file, split="train"))
     except Exception as error:
         reason = str(error).split("\n")[0]
         raise SalsaError(
@@ -245,19 +243,23 @@ def _read_csv(path: Path) -> Iterator[Row]:
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
-    import datasets
-
     try:
-        yield from datasets.Dataset.from_parquet(str(path))
+        yield from _datasets().Dataset.from_parquet(str(path))
     except Exception as error:
         raise SalsaError(f"{path} cannot be read as Parquet: {error}") from error
 
 
-def _read_hub(name: str, path: str, config: str | None, split: str) -> list[Row]:
+def _datasets() -> Any:
+    """The library, imported where it is needed and without bars of its own on stderr."""
     import datasets
 
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def _read_hub(name: str, path: str, config: str | None, split: str) -> list[Row]:
     try:
-        return list(datasets.load_dataset(path, config, split=split))
+        return list(_datasets().load_dataset(path, config, split=split))
     except Exception as error:
         reason = str(error).split("\n")[0]
         raise SalsaError(

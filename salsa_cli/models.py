@@ -281,6 +281,13 @@ def activation_bytes(folder: Path, tokens: int, width: int) -> int:
     return 17 * width * tokens * int(config.hidden_size) * int(config.num_hidden_layers)
 
 
+def checkpointed_activation_bytes(folder: Path, tokens: int, width: int) -> int:
+    """The same with `checkpoint_activations`: what every layer reads, and one layer whole."""
+    layers = int(_text_config(folder).num_hidden_layers)
+    whole = activation_bytes(folder, tokens, width)
+    return whole // 17 + whole // layers
+
+
 def save_model(model: Module, folder: Path, *, like: Path) -> None:
     """Configuration and weights as transformers writes them, in the weight type of `like`.
 

@@ -117,6 +117,8 @@ def padding_token(name: object, tokenizer: Tokenizer, wanted: str | None) -> str
         found = "is its end token" if index == end else "is no token of its vocabulary"
         raise SalsaError(f"--pad-token {wanted} {found} ({name}); expected another, like <unk>")
     found = "no pad token" if token is None else f"its end token {token} as pad token"
+    if token is not None and index is None:
+        found = f"the pad token {token}, which is not in its vocabulary"
     raise SalsaError(
         f"{name} has {found}; expected a token that never ends an answer. Name one with "
         "--pad-token, for example <unk> or a reserved token"

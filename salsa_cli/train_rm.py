@@ -7,12 +7,19 @@ from pathlib import Path
 
 from salsa_cli import data, folders, lora, models, rewards, runs, runtime, tracking
 from salsa_cli.data import stable_seed
-from salsa_cli.errors import os_errors
+from salsa_cli.errors import SalsaError, os_errors
 from salsa_cli.lora import Adapters
 from salsa_cli.models import RewardModel
 from salsa_cli.records import JSON, read_rows, write_json, write_text
-from salsa_cli.reports import DryRun, Note, Report, Result, both, metrics_file
-from salsa_cli.reward_models import fitting, held_out, model_card, reward_data, reward_pages
+from salsa_cli.reports import DryRun, Note, Report, Result, amount, both, duration, metrics_file
+from salsa_cli.reward_models import (
+    fitting,
+    forecast,
+    held_out,
+    model_card,
+    reward_data,
+    reward_pages,
+)
 from salsa_cli.reward_models.assessment import PairScores
 from salsa_cli.reward_models.fitting import Begun, Member
 from salsa_cli.reward_models.held_out import REFERENCE_PAIRS, SCORES, Found
@@ -54,13 +61,15 @@ def run(config: TrainRMConfig, report: Report) -> Result:
         return TrainRMResult.restored(done)
     tracking.check(config.track)
     runs.check_output(config.output, config.force)
+    device = runtime.start(config.device)
     plan = prepare(config, report)
     runs.check_output(config.output, config.force, (plan.model,))
+    parts = forecast.memory(plan.model, plan.training, config, device.frozen_dtype.itemsize)
     if config.dry_run:
-        return _dry_run(config, plan)
+        return _dry_run(config, plan, parts, device)
+    forecast.check_memory(parts, device.memory)
     inputs = _inputs(config, plan)
     with runs.resumable(config.output, force=config.force, resume=config.resume) as folder:
-        device = runtime.start(config.device)
         steps = fitting.step_count(plan.training, config)
         begun = fitting.restore(folder, steps, config, report)
         told = TrackedRun("salsa-train-rm", config.output.name, record(config), begun.rows(steps))
@@ -84,7 +93,11 @@ def prepare(config: TrainRMConfig, report: Report) -> Plan:
     """
     model = folders.resolve(config.model)
     tokenizer = models.load_tokenizer(model)
-    padding_token(model, tokenizer, config.pad_token)
+    pad = tokenizer.get_vocab()[padding_token(model, tokenizer, config.pad_token)]
+    if pad >= (size := models.vocabulary_size(model)):
+        raise SalsaError(
+            f"{model} pads with token {pad} and knows {size} tokens; name another with --pad-token"
+        )
     limit = min(config.max_length, models.context_length(model) or config.max_length)
     if limit < config.max_length:
         report(Note(f"{model} reads {limit} tokens; longer pairs count as too long"))
@@ -227,8 +240,17 @@ def _result(config: TrainRMConfig, plan: Plan, found: Found, seconds: float) -> 
     )
 
 
-def _dry_run(config: TrainRMConfig, plan: Plan) -> DryRun:
+def _dry_run(
+    config: TrainRMConfig, plan: Plan, parts: Mapping[str, int], device: Runtime
+) -> DryRun:
+    """What would be done; the time is measured on the model itself, where it fits."""
     steps = fitting.step_count(plan.training, config)
+    took = "unknown, since it does not fit into memory"
+    if sum(parts.values()) <= device.memory:
+        reward = models.new_reward_model(plan.model, device.device, config.seed, config.pad_token)
+        _prepare_training(reward, fitting.members(config)[0], config)
+        pace = forecast.seconds_per_pair(reward, plan.training, config, device)
+        took = duration(pace * len(plan.training) * config.epochs * config.ensemble)
     return DryRun(
         {
             "model": str(plan.model),
@@ -238,5 +260,11 @@ def _dry_run(config: TrainRMConfig, plan: Plan) -> DryRun:
             "dropped pairs": sum(given.left_out for given in plan.sources),
             "longest pair, tokens": max(pair.length for pair in plan.training),
             "steps": steps * config.ensemble,
+            "time of training, about": took,
+            **{f"memory of {name}": amount(size, "B") for name, size in parts.items()},
+            "memory in all": amount(sum(parts.values()), "B"),
+            "memory of the device": amount(device.memory, "B"),
+            "disk": amount(forecast.disk(plan.model, config), "B"),
+            "disk free": amount(folders.free_space(config.output), "B"),
         }
     )

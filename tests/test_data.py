@@ -35,6 +35,19 @@ def test_only_newline_ends_a_jsonl_row(tmp_path: Path) -> None:
     assert data.read(write_rows(tmp_path / "p.jsonl", rows)).rows == rows
 
 
+def test_reading_writes_nothing_to_stderr(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nor a bar of the library that reads it: there may be no terminal."""
+    import datasets
+
+    datasets.Dataset.from_list([{"prompt": "a"}]).to_parquet(str(tmp_path / "p.parquet"))
+    datasets.enable_progress_bars()
+    capfd.readouterr()
+    assert len(data.read(str(tmp_path / "p.parquet")).rows) == 1
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".csv.gz"])
 def test_every_kind_of_file(tmp_path: Path, suffix: str) -> None:
     rows = [{"prompt": "one, two"}, {"prompt": 'say "three"\nfour'}]

@@ -21,6 +21,7 @@ from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.records import read_rows
 from salsa_cli.reports import Event, Measured, Warned, silent
 from salsa_cli.reward_models.train_rm_config import TrainRMConfig
+from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import Answer
 
 
@@ -228,7 +229,39 @@ def test_a_dry_run_counts_and_writes_nothing(world: World, tmp_path: Path) -> No
     config = configure(world, tmp_path / "rm", dry_run=True)
     record = train_rm.run(config, silent).record()
     assert record["training_pairs"] == 36 and record["steps"] == 20
+    assert str(record["time_of_training_about"]).endswith(" s")
+    assert {"memory_in_all", "memory_of_the_device", "disk", "disk_free"} <= record.keys()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_that_does_not_fit_is_refused_before_it_begins(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Runtime, "memory", 10**4)
+    config = configure(world, tmp_path / "rm")
+    with pytest.raises(SalsaError, match="and the device has 10kB; try a smaller --micro-batch"):
+        train_rm.run(config, silent)
+    assert list(tmp_path.iterdir()) == []
+    dry = train_rm.run(replace(config, dry_run=True), silent).record()
+    assert dry["time_of_training_about"] == "unknown, since it does not fit into memory"
+
+
+def test_a_token_that_the_model_does_not_know_is_named(world: World, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(world.a, tmp_path / "a"))
+    tiny.tokenizer([*tiny.WORDS, "wolf"]).save_pretrained(folder)
+    rows = [
+        {"prompt": f"the {word}", "chosen": " happy", "rejected": " sad"} for word in tiny.WORDS
+    ]
+    rows[3]["rejected"] = " wolf"
+    path = tiny.write_rows(tmp_path / "p.jsonl", rows)
+    config = configure(world, tmp_path / "rm", model=str(folder), data=str(path))
+    with pytest.raises(
+        SalsaError, match=r"p\.jsonl, row 4: .* token 24 \(wolf\), and .* knows 24 t"
+    ):
+        train_rm.prepare(config, silent)
+    tiny.tokenizer([*tiny.WORDS, "<new>"], pad_token="<new>").save_pretrained(folder)
+    with pytest.raises(SalsaError, match="pads with token 24 and knows 24 tokens; name another"):
+        train_rm.prepare(replace(config, data=str(world.preferences)), silent)
 
 
 def test_label_smoothing_holds_the_margin_back(world: World, tmp_path: Path) -> None:

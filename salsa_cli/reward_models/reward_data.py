@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from salsa_cli import data
+from salsa_cli import data, models
 from salsa_cli.data import Source, stable_seed
 from salsa_cli.errors import SalsaError
 from salsa_cli.reports import Note, Report, Warned, counted
@@ -105,6 +105,16 @@ class Reader:
             "--on-empty drop leaves such pairs out",
         )
 
+    def _refuse_unknown(self, name: str, given: Sequence[EncodedPair]) -> None:
+        size = models.vocabulary_size(self._model)
+        for pair in given:
+            if (token := max(*pair.chosen, *pair.rejected)) >= size:
+                raise SalsaError(
+                    f"{name}, row {pair.row}: the tokenizer writes token {token} "
+                    f"({self._tokenizer.decode([token])}), and {self._model} knows {size} tokens; "
+                    "expected a tokenizer and a model of one vocabulary"
+                )
+
     def _oddities(self, name: str, given: Sequence[Preference]) -> Iterator[str]:
         """What is no error and may yet be one."""
         if warning := template_warning(self._model, self._tokenizer, [one.prompt for one in given]):
@@ -133,6 +143,7 @@ class Reader:
         reasons = "; ".join(one.text() for one in encoded.dropped)
         if not encoded.kept:
             raise SalsaError(f"{name}: nothing is left of {all_of_them}: {reasons}")
+        self._refuse_unknown(name, encoded.kept)
         warnings = list(oddities)
         if reasons:
             left_out = sum(len(one.rows) for one in encoded.dropped)

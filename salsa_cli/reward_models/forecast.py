@@ -1,0 +1,119 @@
+"""What the training of a reward model will take, estimated beforehand: memory, disk, time."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from salsa_cli import models
+from salsa_cli.errors import SalsaError
+from salsa_cli.models import RewardModel
+from salsa_cli.reports import amount
+from salsa_cli.reward_models.pairs import EncodedPair
+from salsa_cli.reward_models.train_rm_config import TrainRMConfig
+from salsa_cli.runtime import Runtime
+from salsa_cli.weights import checkpoints
+from salsa_cli.weights.checkpoints import Checkpoint
+
+WEIGHT = 4
+"""Bytes of a weight in float32, as all are held."""
+
+LEARNING = 12
+"""Bytes that a trained weight takes beside itself: gradient and the two moments of Adam."""
+
+SAVED = 8
+"""Bytes that a trained weight takes in a checkpoint beside itself: the moments."""
+
+TRIES = 3
+"""Passes of which the fastest is taken: the first one warms up, and others use the machine too."""
+
+CHECKPOINTS = 3
+"""Checkpoints on the disk at most: two are kept, and a new one is written before the oldest goes"""
+
+
+def memory(
+    folder: Path, training: Sequence[EncodedPair], config: TrainRMConfig, width: int
+) -> dict[str, int]:
+    """Bytes by part; those of the passes are for the longest pairs.
+
+    Args:
+        folder: the model that the training starts from.
+        training: the pairs.
+        config: the run's.
+        width: bytes of an activation.
+    """
+    opened = checkpoints.open_checkpoint(folder)
+    tokens = 2 * config.forward_size * max(pair.length for pair in training)
+    kept = models.activation_bytes(folder, tokens, width)
+    if config.gradient_checkpointing:
+        kept = models.checkpointed_activation_bytes(folder, tokens, width)
+    return {
+        "weights": WEIGHT * _body(opened),
+        "gradients and moments": LEARNING * _trained(opened, config),
+        "passes": kept,
+    }
+
+
+def check_memory(parts: Mapping[str, int], available: int) -> None:
+    """Refuse a training that cannot fit.
+
+    Raises:
+        SalsaError: the parts come to more than the device has.
+    """
+    total = sum(parts.values())
+    if total > available:
+        listed = ", ".join(f"{name} {amount(size, 'B')}" for name, size in parts.items())
+        raise SalsaError(
+            f"this training needs about {amount(total, 'B')} ({listed}) and the device has "
+            f"{amount(available, 'B')}; try a smaller --micro-batch-size, "
+            "--gradient-checkpointing or --lora-rank"
+        )
+
+
+def disk(folder: Path, config: TrainRMConfig) -> int:
+    """Bytes that the run will write: its checkpoints at their most, and the models."""
+    opened = checkpoints.open_checkpoint(folder)
+    checkpoint = WEIGHT * _body(opened) + SAVED * _trained(opened, config)
+    return CHECKPOINTS * checkpoint + config.ensemble * opened.nbytes
+
+
+def seconds_per_pair(
+    reward: RewardModel,
+    training: Sequence[EncodedPair],
+    config: TrainRMConfig,
+    device: Runtime,
+) -> float:
+    """Time of a pass forward and back over pairs of middle length, measured; the model is ready
+    to be trained."""
+    models.trainable(reward.model)
+    ranked = sorted(training, key=lambda pair: pair.length)
+    first = max(0, (len(ranked) - config.forward_size) // 2)
+    part = ranked[first : first + config.forward_size]
+    rows = [ids for pair in part for ids in (pair.chosen, pair.rejected)]
+    took = []
+    for _ in range(TRIES):
+        began = time.perf_counter()
+        with device.autocast():
+            scores = reward.score_ids(rows)
+        torch.autograd.backward(scores.sum())
+        reward.model.score.weight.detach().cpu()  # wait for the device
+        took.append(time.perf_counter() - began)
+    return min(took) / len(part)
+
+
+def _body(model: Checkpoint) -> int:
+    """Weights of a reward model: those of the language model without its output layer."""
+    return sum(t.elements for name, t in model.tensors.items() if not name.startswith("lm_head."))
+
+
+def _trained(model: Checkpoint, config: TrainRMConfig) -> int:
+    """Weights that learn: all, or two narrow matrices beside every linear layer."""
+    if config.lora_rank is None:
+        return _body(model)
+    linear = [
+        tensor.shape
+        for name, tensor in model.tensors.items()
+        if len(tensor.shape) == 2 and "embed" not in name and not name.startswith("lm_head.")
+    ]
+    return sum(config.lora_rank * (rows + columns) for rows, columns in linear)

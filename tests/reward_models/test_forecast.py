@@ -1,0 +1,68 @@
+"""What a training will take, on shapes small enough to add up by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from conftest import World
+
+from salsa_cli import models, runtime
+from salsa_cli.errors import SalsaError
+from salsa_cli.reward_models import forecast
+from salsa_cli.reward_models.pairs import EncodedPair
+from salsa_cli.reward_models.train_rm_config import TrainRMConfig
+
+PAIRS = [EncodedPair("p", (4,) * length, (5, 2), row=length) for length in (3, 9, 5)]
+
+VOCABULARY, WIDTH, INNER, LAYERS = len(tiny.SPECIAL) + len(tiny.WORDS), 16, 32, 2
+# Queries and outputs; keys and values, of one head of two; the three of the MLP; norms.
+LAYER = 2 * 16 * 16 + 2 * 16 * 8 + 3 * WIDTH * INNER + 2 * WIDTH
+BODY = VOCABULARY * WIDTH + LAYERS * LAYER + WIDTH
+ROWS_AND_COLUMNS = LAYERS * (2 * (16 + 16) + 2 * (8 + 16) + 3 * (16 + 32))
+
+
+def configure(world: World, **changes: Any) -> TrainRMConfig:
+    settings = {"model": str(world.a), "data": "p.jsonl", "output": Path("rm"), "batch_size": 4}
+    return TrainRMConfig(**{**settings, **changes})
+
+
+def test_memory_is_weights_learning_and_passes(world: World) -> None:
+    found = forecast.memory(world.a, PAIRS, configure(world), 2)
+    tokens = 2 * 4 * 9
+    assert found == {
+        "weights": 4 * BODY,
+        "gradients and moments": 12 * BODY,
+        "passes": 17 * 2 * tokens * WIDTH * LAYERS,
+    }
+    small = forecast.memory(world.a, PAIRS, configure(world, micro_batch_size=1), 2)
+    assert small["passes"] == found["passes"] // 4
+
+
+def test_adapters_learn_little_and_checkpointing_keeps_little(world: World) -> None:
+    config = configure(world, lora_rank=3, gradient_checkpointing=True)
+    found = forecast.memory(world.a, PAIRS, config, 4)
+    assert found["weights"] == 4 * BODY
+    assert found["gradients and moments"] == 12 * 3 * ROWS_AND_COLUMNS
+    # What each layer reads, and one layer whole.
+    assert found["passes"] == 4 * 2 * 4 * 9 * WIDTH * (LAYERS + 17)
+
+
+def test_the_disk_holds_three_checkpoints_and_the_models(world: World) -> None:
+    stored = 4 * (BODY + VOCABULARY * WIDTH)  # the language model's own output layer, too
+    assert forecast.disk(world.a, configure(world, ensemble=2)) == 3 * 12 * BODY + 2 * stored
+
+
+def test_what_does_not_fit_is_refused_with_its_parts() -> None:
+    parts = {"weights": 3 * 10**9, "passes": 10**9}
+    forecast.check_memory(parts, 4 * 10**9)
+    with pytest.raises(SalsaError) as caught:
+        forecast.check_memory(parts, 4 * 10**9 - 1)
+    assert "needs about 4GB (weights 3GB, passes 1GB) and the device has 4GB" in str(caught.value)
+    assert "--gradient-checkpointing or --lora-rank" in str(caught.value)
+
+
+def test_a_pass_is_timed_on_the_model_itself(world: World) -> None:
+    device = runtime.start("cpu")
+    reward = models.new_reward_model(world.a, device.device, seed=0)
+    assert 0 < forecast.seconds_per_pair(reward, PAIRS, configure(world), device) < 1
