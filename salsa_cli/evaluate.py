@@ -14,6 +14,7 @@ from salsa_cli.evaluation import (
     eval_page,
     eval_plan,
     eval_reading,
+    failures,
     findings,
     landscape,
     style,
@@ -26,7 +27,7 @@ from salsa_cli.evaluation.eval_config import EvalConfig
 from salsa_cli.evaluation.eval_plan import Plan
 from salsa_cli.evaluation.eval_results import AnswerRow, EvalResult, KLRow, SoupRow
 from salsa_cli.evaluation.findings import Resampling
-from salsa_cli.evaluation.judges import failures, scoring, writing
+from salsa_cli.evaluation.judges import scoring, writing
 from salsa_cli.evaluation.judges.local import LocalWriter
 from salsa_cli.evaluation.judges.scoring import Scored
 from salsa_cli.evaluation.judges.writing import Sampling, Writer
@@ -40,6 +41,7 @@ from salsa_cli.reports import DryRun, Note, Report, Result
 from salsa_cli.runtime import Runtime
 
 LINE_POINTS, PLANE_POINTS = 11, 5
+MAX_INVALID = 0.05
 
 
 def run(config: EvalConfig, report: Report) -> Result:
@@ -62,18 +64,21 @@ def run(config: EvalConfig, report: Report) -> Result:
         device = runtime.start(config.device)
         answered = answer(folder, plan, config, device, report)
         scored, verdicts = judge(folder, plan, answered, config, device, report)
-        failures.refuse(verdicts, config.max_invalid)
         drawn = Resampling(config.seed, config.draws)
         rules = Rules(config.rule, config.failed, config.baseline)
         stored = [findings.as_stored(verdicts)]
         compared = findings.comparisons(stored, rules)
+        pairs = findings.pair_rows(compared, rules, drawn)
+        scores = findings.score_rows([*_gradings(scored), *verdicts], drawn)
+        most = MAX_INVALID if config.max_invalid is None else config.max_invalid
+        failures.refuse(pairs, scores, most, "--resume asks for the missing ones again")
         texts = _texts(answered)
         line, plane = landscapes(folder, plan, config, device, report)
         result = EvalResult(
             output=str(config.output),
             prompts=len(plan.questions),
-            pairs=findings.pair_rows(compared, rules, drawn),
-            scores=findings.score_rows([*_gradings(scored), *verdicts], drawn),
+            pairs=pairs,
+            scores=scores,
             answers=tuple(_describe(name, given) for name, given in answered.items()),
             categories=findings.category_rows(compared, rules, drawn),
             lengths=style.length_rows(compared, rules, drawn, texts),

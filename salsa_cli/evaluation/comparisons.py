@@ -34,10 +34,14 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Game:
-    """One verdict as it counts: its outcome for `a`, and how often; None where it failed."""
+    """One verdict as it counts: its outcome for `a`, and how often; None where it failed.
+
+    `invalid` is why it failed.
+    """
 
     outcome: float | None
     weight: float = 1.0
+    invalid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,11 @@ class Comparison:
     judge: str
     convention: Convention
     meetings: Sequence[Meeting]
+
+    @property
+    def games(self) -> list[Game]:
+        """All games that were played, failed ones included."""
+        return [game for meeting in self.meetings for game in meeting.games]
 
     def filled(self, outcome: float) -> "Comparison":
         """The same, had every failed game ended with `outcome` for `a`."""
@@ -134,7 +143,9 @@ def gather(
         kept, turns = found.setdefault(key, (convention, {}))
         turn = turns.setdefault((verdict.question, verdict.turn), _Turn({}, verdict.category))
         weight = kept.strong_weight if verdict.strong else 1
-        turn.games.setdefault(verdict.order, []).append(Game(verdict.outcome, weight))
+        turn.games.setdefault(verdict.order, []).append(
+            Game(verdict.outcome, weight, verdict.invalid)
+        )
     return [
         Comparison(*key, convention, tuple(_meetings(turns)))
         for key, (convention, turns) in found.items()

@@ -105,15 +105,16 @@ class EvalConfig(Config):
         int, Setting("Longest judgement, in tokens.", low=1, metavar="N", panel="Judges")
     ] = 2048
     max_invalid: Annotated[
-        float,
+        float | None,
         Setting(
-            "Share of judgements that may fail before the command does.",
+            "Share of a pair's judgements that may be invalid before the command fails. By default "
+            "0.05, and for stored verdicts 1.",
             low=0,
             high=1,
             metavar="X",
             panel="Judges",
         ),
-    ] = 0.05
+    ] = None
     base_url: Annotated[
         str | None,
         Setting(

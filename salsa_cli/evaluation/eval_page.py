@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from salsa_cli import pages
-from salsa_cli.evaluation import eval_landscape, eval_reading
+from salsa_cli.evaluation import eval_landscape, eval_reading, failures
 from salsa_cli.evaluation.eval_reading import Prompts
 from salsa_cli.evaluation.eval_results import EvalResult, ranked, short_name
 from salsa_cli.evaluation.findings import PairRow
@@ -116,7 +116,15 @@ def _warnings(result: EvalResult) -> list[pages.Block]:
         if row.worst is not None and row.best is not None:
             text = (
                 f"{row.invalid} comparisons of {row.a} and {row.b} by {short_name(row.judge)} have "
-                f"no valid verdict. Lost, they would make {row.worst:.1%}; won, {row.best:.1%}."
+                f"no valid verdict ({failures.counted(row.reasons)}). Lost, they would make "
+                f"{row.worst:.1%}; won, {row.best:.1%}."
+            )
+            blocks.append(pages.Callout("Failures:", text))
+    for score in result.scores:
+        if score.invalid:
+            text = (
+                f"{score.invalid} answers of {score.model} have no valid score by "
+                f"{short_name(score.judge)} ({failures.counted(score.reasons)})."
             )
             blocks.append(pages.Callout("Failures:", text))
     return blocks

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from salsa_cli.evaluation import failures
 from salsa_cli.evaluation.findings import PairRow, RatingRow, ScoreRow
 from salsa_cli.evaluation.style import Controlled
 from salsa_cli.evaluation.trust import AccuracyRow, AgreementRow
@@ -166,12 +167,16 @@ def _failures(row: PairRow) -> str:
     assert row.worst is not None and row.best is not None
     return (
         f"By {short_name(row.judge)}, {row.invalid} comparisons of {row.a} and {row.b} have no "
-        f"valid verdict; whatever they were, {row.a} would win {row.worst:.1%} to {row.best:.1%}."
+        f"valid verdict ({failures.counted(row.reasons)}); whatever they were, {row.a} would win "
+        f"{row.worst:.1%} to {row.best:.1%}."
     )
 
 
 def _no_scores(row: ScoreRow) -> str:
-    return f"By {short_name(row.judge)}, {row.invalid} answers of {row.model} have no valid score."
+    return (
+        f"By {short_name(row.judge)}, {row.invalid} answers of {row.model} have no valid score "
+        f"({failures.counted(row.reasons)})."
+    )
 
 
 def _ratings(rows: Sequence[RatingRow]) -> list[str]:

@@ -1,7 +1,8 @@
 """What verdicts show: win rates, scores, how surely, and how far the judges can be trusted."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -36,6 +37,8 @@ class PairRow:
     share of comparisons with the same outcome in both orders, `first_position` the win rate of the
     answer shown first; both None where no comparison was judged in both orders. `invalid` counts
     comparisons with a failed game; `worst` and `best` are the rates if all of these were lost, won.
+    `judgements` counts all that was judged, a comparison in both orders twice, and `reasons` the
+    failed ones among them by reason, the most frequent first.
     """
 
     a: str
@@ -59,6 +62,8 @@ class PairRow:
     worst: float | None = None
     best: float | None = None
     category: str | None = None
+    judgements: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def decided(self) -> bool:
@@ -71,7 +76,7 @@ class ScoreRow:
     """The mean score of one model by one judge, with a 95 % bootstrap interval over questions.
 
     The mean is over all `n` valid scores alike, as FastChat has it; `turns` are the means of each
-    turn, in order.
+    turn, in order. `reasons` counts the invalid scores by reason, the most frequent first.
     """
 
     model: str
@@ -82,6 +87,7 @@ class ScoreRow:
     turns: tuple[float, ...]
     n: int
     invalid: int
+    reasons: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -211,9 +217,10 @@ def score_rows(verdicts: Sequence[Verdict], drawn: Resampling) -> tuple[ScoreRow
 def _score_row(model: str, judge: str, verdicts: Sequence[Verdict], drawn: Resampling) -> ScoreRow:
     valid = [(v.question, v.turn, v.score_a) for v in verdicts if v.score_a is not None]
     invalid = len(verdicts) - len(valid)
+    reasons = _reasons(verdict.invalid for verdict in verdicts)
     nan = float("nan")
     if not valid:
-        return ScoreRow(model, judge, nan, nan, nan, (), 0, invalid)
+        return ScoreRow(model, judge, nan, nan, nan, (), 0, invalid, reasons)
     sums: dict[str, list[float]] = {}
     turns: dict[int, list[float]] = {}
     for question, turn, score in valid:
@@ -235,6 +242,7 @@ def _score_row(model: str, judge: str, verdicts: Sequence[Verdict], drawn: Resam
         tuple(sum(turns[turn]) / len(turns[turn]) for turn in sorted(turns)),
         len(valid),
         invalid,
+        reasons,
     )
 
 
@@ -258,6 +266,8 @@ def _pair_row(comparison: Comparison, rules: Rules, drawn: Resampling) -> PairRo
         first_position=first_position,
         worst=worst,
         best=best,
+        judgements=len(comparison.games),
+        reasons=_reasons(game.invalid for game in comparison.games),
     )
     if not counted.n:
         return row
@@ -273,6 +283,11 @@ def _pair_row(comparison: Comparison, rules: Rules, drawn: Resampling) -> PairRo
         p_value=significance.sign_test(*_signs(counted)),
         detectable=significance.detectable_difference(error, LEVEL),
     )
+
+
+def _reasons(found: Iterable[str | None]) -> dict[str, int]:
+    """How often each reason occurs, the most frequent first."""
+    return dict(Counter(reason for reason in found if reason is not None).most_common())
 
 
 def _interval(counted: Tally, drawn: Resampling) -> statistics.Interval:

@@ -7,7 +7,16 @@ from pathlib import Path
 
 from salsa_cli import data, folders, runs
 from salsa_cli.errors import UsageError
-from salsa_cli.evaluation import benchmarks, eval_page, eval_reading, findings, stored, style, trust
+from salsa_cli.evaluation import (
+    benchmarks,
+    eval_page,
+    eval_reading,
+    failures,
+    findings,
+    stored,
+    style,
+    trust,
+)
 from salsa_cli.evaluation.benchmarks import Question
 from salsa_cli.evaluation.comparisons import Rules
 from salsa_cli.evaluation.eval_config import EvalConfig
@@ -43,11 +52,15 @@ def run(config: EvalConfig, report: Report) -> Result:
     answers = style.read(config.answers)
     compared = findings.comparisons(files, rules)
     verdicts = [verdict for one in files for verdict in one.verdicts]
+    pairs = findings.pair_rows(compared, rules, drawn)
+    scores = findings.score_rows(verdicts, drawn)
+    if config.max_invalid is not None:
+        failures.refuse(pairs, scores, config.max_invalid, "Give a larger one to count the others")
     result = EvalResult(
         output=str(config.output),
         prompts=len({verdict.question for verdict in verdicts}),
-        pairs=findings.pair_rows(compared, rules, drawn),
-        scores=findings.score_rows(verdicts, drawn),
+        pairs=pairs,
+        scores=scores,
         answers=(),
         seconds=0.0,
         categories=findings.category_rows(compared, rules, drawn),

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import tiny
-from test_stored import OWN, PAIR, SINGLE, V01
+from test_stored import OWN, PAIR, SINGLE, UNREAD, V01
 
 from salsa_cli.errors import SalsaError, UsageError
-from salsa_cli.evaluation import findings, recount
+from salsa_cli.evaluation import failures, findings, recount
 from salsa_cli.evaluation.comparisons import Rules
 from salsa_cli.evaluation.eval_config import EvalConfig
 from salsa_cli.evaluation.eval_results import EvalResult
@@ -97,7 +97,50 @@ def test_failures_are_told_with_bounds(tmp_path: Path) -> None:
     assert (row.n, row.invalid, row.win_rate) == (8, 1, 0.75)
     # The failed game had a win beside it: 6.5 or 7 of 9.
     assert (row.worst, row.best) == (pytest.approx(6.5 / 9), pytest.approx(7 / 9))
-    assert "x would win 72.2% to 77.8%" in result.summary()[0]
+    text, _ = result.summary()
+    assert "no valid verdict (once: the judge's text holds no verdict); whatever" in text
+    assert "x would win 72.2% to 77.8%" in text
+    assert "(once: the judge&#x27;s text holds no verdict)" in page_of(tmp_path)
+
+
+def page_of(tmp_path: Path) -> str:
+    return (tmp_path / "out" / "report.html").read_text()
+
+
+def test_failures_by_reason(tmp_path: Path) -> None:
+    reasons = ["e", "b", "a", "c", "b", "d", "a", "a"]
+    rows = [{**OWN, "question": "0"}, *({**UNREAD, "invalid": reason} for reason in reasons)]
+    (row,) = run(tmp_path, rows).pairs
+    assert list(row.reasons.items()) == [("a", 3), ("b", 2), ("e", 1), ("c", 1), ("d", 1)]
+    assert (row.judgements, row.invalid) == (9, 8)
+    assert (
+        failures.counted(row.reasons) == "3 times: a; 2 times: b; once: e; 2 times: other reasons"
+    )
+
+
+def test_too_many_stored_failures_are_refused_if_that_is_asked_for(tmp_path: Path) -> None:
+    rows = [*pairs(6, 0, 2), {**PAIR, "question_id": 9, "g2_winner": "error"}]
+    with pytest.raises(SalsaError) as caught:
+        run(tmp_path, rows, max_invalid=0.05)
+    assert str(caught.value) == (
+        "gpt-4: 1 of 18 judgements of x against y are invalid (once: the judge's text holds no "
+        "verdict); the win rate lies between 72.2% and 77.8%\n"
+        "That is more than --max-invalid 0.05. Give a larger one to count the others"
+    )
+    assert not (tmp_path / "out").exists()
+    assert run(tmp_path, rows, max_invalid=1 / 18).pairs[0].invalid == 1
+    # Arena-Hard's strong verdicts count three times in the bounds as well: 3 to 4 of 4.
+    arena = [{**V01, "games": [{"score": "B>>A"}, {"score": None}]}]
+    with pytest.raises(SalsaError, match=r"between 75\.0% and 100\.0%"):
+        run(tmp_path, arena, max_invalid=0.1)
+
+
+def test_too_many_stored_grades_that_failed(tmp_path: Path) -> None:
+    rows = [{**SINGLE, "question_id": n, "score": score} for n, score in enumerate([7, 8, -1])]
+    # (15 + 1) / 3 and (15 + 10) / 3.
+    with pytest.raises(SalsaError, match=r"1 of 3 judgements of x .* between 5\.33 and 8\.33"):
+        run(tmp_path, rows, max_invalid=0.3)
+    assert run(tmp_path, rows, max_invalid=0.34).scores[0].reasons
 
 
 def test_three_models(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ LLMBAR = {
 }
 PANDALM = {"idx": 0, "cmp_key": "x_y", "annotator1": 1, "annotator2": 0, "annotator3": 2}
 OWN = {"question": "7", "judge": "rm:r", "a": "x", "b": "y", "outcome": 0.5}
+UNREAD = {"question": "7", "judge": "rm:r", "a": "x", "b": "y", "invalid": "no verdict in it"}
 
 
 def read(tmp_path: Path, *rows: dict[str, Any], name: str = "j.jsonl", **given: Any) -> Stored:
@@ -163,6 +164,7 @@ def test_a_folder_is_its_files(tmp_path: Path) -> None:
         (PANDALM, {"annotator2": 3}, "column 'annotator2' is 3; expected one of 0, 1, 2"),
         (PANDALM, {"cmp_key": "x"}, "column 'cmp_key' is 'x'; expected MODEL_MODEL"),
         (OWN, {"outcome": 3}, "column 'outcome' is 3; expected 0, 0.5 or 1"),
+        (UNREAD, {"outcome": 1}, "'outcome' beside 'invalid'; expected one of them to be absent"),
     ],
 )
 def test_rows_that_are_wrong(
