@@ -127,6 +127,7 @@ def _warnings(result: EvalResult) -> list[pages.Block]:
                 f"{short_name(score.judge)} ({failures.counted(score.reasons)})."
             )
             blocks.append(pages.Callout("Failures:", text))
+    blocks += [pages.Callout("Note:", text) for text in result.remarks]
     return blocks
 
 

@@ -58,7 +58,7 @@ class SoupRow:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Everything that was found."""
+    """Everything that was found; `remarks` are what is odd in it, a sentence or two each."""
 
     output: str
     prompts: int
@@ -75,6 +75,7 @@ class EvalResult:
     kl: tuple[KLRow, ...] = ()
     line: tuple[SoupRow, ...] = ()
     plane: tuple[SoupRow, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def record(self) -> Mapping[str, object]:
         """The object that `--json` prints, and that results.json holds."""

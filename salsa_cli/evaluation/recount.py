@@ -37,6 +37,9 @@ def run(config: EvalConfig, report: Report) -> Result:
     check_baseline(files, config)
     for line in _contents(files):
         report(Note(line))
+    odd = stored.remarks(files)
+    for line in odd:
+        report(Warned(line))
     if config.baseline is None and (assumed := _assumed_baselines(files)):
         report(Warned(f"{assumed} is taken to be the baseline; --baseline NAME names another"))
     if config.dry_run:
@@ -69,6 +72,7 @@ def run(config: EvalConfig, report: Report) -> Result:
         controlled=style.all_controls(files, answers, config.baseline, drawn) if answers else (),
         agreements=trust.agreements(files, drawn),
         accuracies=trust.accuracies(files, drawn),
+        remarks=tuple(odd),
     )
     result = replace(result, seconds=time.monotonic() - began)
     with runs.draft(config.output, force=config.force) as folder:

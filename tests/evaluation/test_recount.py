@@ -257,6 +257,17 @@ def test_what_is_said_on_the_way(tmp_path: Path) -> None:
     ]
 
 
+def test_what_is_odd_is_said_and_kept(tmp_path: Path) -> None:
+    heard: list[Event] = []
+    file = tiny.write_rows(tmp_path / "a.jsonl", [PAIR, PAIR])
+    result = recount.run(EvalConfig(judgments=(str(file),), output=tmp_path / "out"), heard.append)
+    assert isinstance(result, EvalResult)
+    (remark,) = result.remarks
+    assert "2 verdicts have an earlier one like that, 2 of them a copy" in remark
+    assert heard == [Note("FastChat pairwise: 4 verdicts in 1 file"), Warned(remark)]
+    assert "row 2: the same question" in page_of(tmp_path)
+
+
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     file = tiny.write_rows(tmp_path / "a.jsonl", [OWN])
     config = EvalConfig(judgments=(str(file),), output=tmp_path / "out", dry_run=True)
