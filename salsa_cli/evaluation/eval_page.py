@@ -71,8 +71,9 @@ def _figures(result: EvalResult) -> pages.KeyFigures:
             pages.KeyFigure("p of the sign test", _p(row.p_value)),
         ]
     elif result.pairs:
-        decided = sum(row.decided for row in result.pairs)
-        figures = [pages.KeyFigure("pairs told apart", f"{decided} of {len(result.pairs)}")]
+        others = [row for row in result.pairs if not row.of_itself]
+        decided = sum(row.decided for row in others)
+        figures = [pages.KeyFigure("pairs told apart", f"{decided} of {len(others)}")]
     elif result.scores:
         best = max(result.scores, key=lambda row: row.score)
         interval = f"{best.low:.2f} to {best.high:.2f}"
@@ -87,7 +88,8 @@ def _figures(result: EvalResult) -> pages.KeyFigures:
 
 
 def _warnings(result: EvalResult) -> list[pages.Block]:
-    open_pairs = [row for row in result.pairs if row.n and not row.decided]
+    others = [row for row in result.pairs if not row.of_itself]
+    open_pairs = [row for row in others if row.n and not row.decided]
     blocks: list[pages.Block] = []
     if open_pairs:
         rows = [
@@ -104,7 +106,7 @@ def _warnings(result: EvalResult) -> list[pages.Block]:
         blocks.append(
             pages.Callout(
                 "Not proven:",
-                f"{len(rows)} of {len(result.pairs)} win rates have an interval that holds 50 %.",
+                f"{len(rows)} of {len(others)} win rates have an interval that holds 50 %.",
             )
         )
         blocks.append(

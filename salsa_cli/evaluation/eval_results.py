@@ -84,7 +84,9 @@ class EvalResult:
     def summary(self) -> tuple[str, Table | None]:
         """Win rates where models were compared, else mean scores; and how surely."""
         lines = [line for row in self.answers if (line := self._describe(row))]
-        lines += _few([_undecided(row) for row in self.pairs if row.n and not row.decided])
+        others = [row for row in self.pairs if not row.of_itself]
+        lines += _few([_undecided(row) for row in others if row.n and not row.decided])
+        lines += _few([_even(row) for row in self.pairs if row.of_itself])
         lines += _few([_failures(row) for row in self.pairs if row.invalid])
         lines += _few([_no_scores(row) for row in self.scores if row.invalid])
         lines += _few(_ratings(self.ratings))
@@ -162,6 +164,15 @@ def _undecided(row: PairRow) -> str:
         f"{row.win_rate:.1%} proves nothing. At 80 % power they show a difference of "
         f"{100 * row.detectable:.1f} points or more."
     )
+
+
+def _even(row: PairRow) -> str:
+    seen = (
+        ""
+        if row.first_position is None
+        else f"; the answer shown first won {row.first_position:.1%}"
+    )
+    return f"By {short_name(row.judge)}, {row.a} met itself, which is even{seen}."
 
 
 def _failures(row: PairRow) -> str:

@@ -30,6 +30,8 @@ class Resampling:
 class PairRow:
     """One model against another by one judge; `win_rate` is of `a` over `b`, ties as half.
 
+    A model against itself is even, and shows what the judge thinks of orders (`first_position`).
+
     `low` and `high` bound it by a 95 % bootstrap over questions (Wilson's interval where one side
     won all), `t_low` and `t_high` by Student's t over questions. `p_value` is that of the exact
     sign test, `p_holm` the same for all pairs of the judge together. `detectable` is the smallest
@@ -69,6 +71,11 @@ class PairRow:
     def decided(self) -> bool:
         """Whether the interval leaves out one half."""
         return not self.low <= 0.5 <= self.high
+
+    @property
+    def of_itself(self) -> bool:
+        """Whether it is of a model with itself, which is even and proves nothing of the model."""
+        return self.a == self.b
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,8 @@ def ratings(found: Sequence[Comparison], rules: Rules, drawn: Resampling) -> tup
     """
     by_judge: dict[str, list[Comparison]] = {}
     for one in found:
-        by_judge.setdefault(one.judge, []).append(one)
+        if not one.of_itself:
+            by_judge.setdefault(one.judge, []).append(one)
     return tuple(
         row
         for judge, group in by_judge.items()
@@ -190,10 +198,13 @@ def parted_rows(
 ) -> tuple[PairRow, ...]:
     """Win rates within parts of each comparison, the parts in the order of their first meeting.
 
-    None for a comparison of one part, or with a meeting that belongs to none.
+    None for a comparison of one part, of a model with itself, or with a meeting that belongs to
+    no part.
     """
     rows: list[PairRow] = []
     for comparison in found:
+        if comparison.of_itself:
+            continue
         parts: dict[str | None, list[Meeting]] = {}
         for meeting in comparison.meetings:
             parts.setdefault(part(comparison, meeting), []).append(meeting)
@@ -333,12 +344,13 @@ def _bounds(
 def _adjusted(rows: Sequence[PairRow]) -> tuple[PairRow, ...]:
     by_judge: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
-        by_judge.setdefault(row.judge, []).append(index)
+        if not row.of_itself:
+            by_judge.setdefault(row.judge, []).append(index)
     adjusted: dict[int, float] = {}
     for places in by_judge.values():
         values = significance.holm([rows[index].p_value for index in places])
         adjusted |= dict(zip(places, values, strict=True))
-    return tuple(replace(row, p_holm=adjusted[index]) for index, row in enumerate(rows))
+    return tuple(replace(row, p_holm=adjusted.get(index, 1.0)) for index, row in enumerate(rows))
 
 
 def as_stored(verdicts: Sequence[Verdict], source: str = "this run") -> Stored:

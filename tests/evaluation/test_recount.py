@@ -162,6 +162,34 @@ def test_three_models(tmp_path: Path) -> None:
     assert run(tmp_path, rows[:80]).ratings == ()
 
 
+def test_a_model_against_itself_changes_nothing_else(tmp_path: Path) -> None:
+    others = [
+        *pairs(30, 0, 10),
+        *pairs(20, 0, 20, model_2="z"),
+        *pairs(10, 0, 30, model_1="y", model_2="z"),
+    ]
+    others += [{**row, "judge": "human"} for row in others]
+    # Shown first, it won 3 games of 4: both of one question, and one of another.
+    games = [("model_1", "model_2"), ("model_1", "model_1")]
+    itself = [
+        {**PAIR, "model_2": "x", "question_id": n, "g1_winner": one, "g2_winner": two, "judge": who}
+        for n, (one, two) in enumerate(games)
+        for who in ("gpt-4", "human")
+    ]
+    for n, row in enumerate(others + itself):
+        row["category"] = "ab"[n % 2]
+    without, result = run(tmp_path, others), run(tmp_path, others + itself)
+    assert [row for row in result.pairs if not row.of_itself] == list(without.pairs)
+    even, _ = (row for row in result.pairs if row.of_itself)
+    assert (even.win_rate, even.low, even.high, even.ties, even.n) == (0.5, 0.5, 0.5, 2, 2)
+    assert (even.p_value, even.p_holm, even.first_position) == (1.0, 1.0, 0.75)
+    assert result.ratings == without.ratings and result.categories == without.categories
+    assert result.agreements == without.agreements
+    text, _ = result.summary()
+    assert "By gpt-4, x met itself, which is even; the answer shown first won 75.0%." in text
+    assert "do not tell x from x" not in text
+
+
 def test_single_grading(tmp_path: Path) -> None:
     rows = [{**SINGLE, "question_id": q, "turn": t, "score": 5 + t} for q in (1, 2) for t in (1, 2)]
     result = run(tmp_path, [*rows, {**SINGLE, "question_id": 3, "score": -1}])
