@@ -14,6 +14,7 @@ from salsa_cli.evaluation import (
     eval_page,
     eval_plan,
     eval_reading,
+    eval_results,
     failures,
     findings,
     landscape,
@@ -47,6 +48,8 @@ MAX_INVALID = 0.05
 def run(config: EvalConfig, report: Report) -> Result:
     """Generate, judge, count; write `config.output`."""
     began = time.monotonic()
+    if (done := eval_results.finished(config, report)) is not None:
+        return done
     runs.check_output(config.output, config.force)
     plan = eval_plan.prepare(config)
     runs.check_output(config.output, config.force, plan.read)
@@ -93,7 +96,7 @@ def run(config: EvalConfig, report: Report) -> Result:
         for name, given in plan.given.items():
             answer_files.write(_answers_file(folder, name), plan.questions, given)
         _write_rows(folder / "judgments.jsonl", [to_row(verdict) for verdict in verdicts])
-        write_json(folder / "results.json", result.record())
+        write_json(folder / eval_results.FILE, result.record())
         graded = [verdict for verdict in _gradings(scored) if len(plan.names) == 1]
         eval_page.write(
             folder, result, [*verdicts, *graded], texts, eval_reading.asked(plan.questions)
@@ -104,7 +107,7 @@ def run(config: EvalConfig, report: Report) -> Result:
 def begin(folder: Path, plan: Plan, config: EvalConfig) -> None:
     """Record how the result is made; a run that is continued must be made in the same way."""
     path = folder / "salsa.json"
-    made = runs.made_by("eval", config, eval_plan.inputs(plan, config))
+    made = eval_results.made_by(config, eval_plan.inputs(plan, config))
     if path.exists():
         before = eval_plan.comparable(read_json(path))
         runs.check_same_settings(runs.Saved(0, path), to_json(before), eval_plan.comparable(made))

@@ -11,6 +11,7 @@ from salsa_cli.evaluation import (
     benchmarks,
     eval_page,
     eval_reading,
+    eval_results,
     failures,
     findings,
     stored,
@@ -31,6 +32,8 @@ from salsa_cli.reports import DryRun, Note, Report, Result, Warned
 def run(config: EvalConfig, report: Report) -> Result:
     """Read, count; write `config.output`."""
     began = time.monotonic()
+    if (done := eval_results.finished(config, report)) is not None:
+        return done
     runs.check_output(config.output, config.force)
     questions = benchmarks.load(config.prompts) if config.prompts is not None else []
     files = categorised(stored.read(config.judgments, config.baseline), questions)
@@ -135,8 +138,8 @@ def write(folder: Path, config: EvalConfig, result: EvalResult) -> None:
             for name in config.answers
         ],
     }
-    runs.write_record(folder, "salsa.json", runs.made_by("eval", config, inputs))
-    write_json(folder / "results.json", result.record())
+    runs.write_record(folder, eval_results.RECORD, eval_results.made_by(config, inputs))
+    write_json(folder / eval_results.FILE, result.record())
 
 
 def _prompts(answers: Answers) -> dict[str, tuple[str, ...]]:

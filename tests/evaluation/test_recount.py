@@ -3,6 +3,7 @@
 import json
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from salsa_cli.evaluation.eval_config import EvalConfig
 from salsa_cli.evaluation.eval_results import EvalResult
 from salsa_cli.evaluation.findings import Resampling
 from salsa_cli.evaluation.verdicts import Order, Verdict, to_row
+from salsa_cli.records import to_json
 from salsa_cli.reports import DryRun, Event, Note, Warned, silent
 
 
@@ -283,6 +285,39 @@ def test_what_is_said_on_the_way(tmp_path: Path) -> None:
         Note("Arena-Hard v0.1: 2 verdicts in 1 file"),
         Warned("gpt-4-0314 is taken to be the baseline; --baseline NAME names another"),
     ]
+
+
+def test_a_complete_result_is_handed_back(tmp_path: Path) -> None:
+    answers = [
+        {"question_id": n, "model_id": name, "choices": [{"turns": [f"{n} of {name}" * n]}]}
+        for n in range(12)
+        for name in ("x", "y")
+    ]
+    given = str(tiny.write_rows(tmp_path / "answers.jsonl", answers))
+    rows = [*pairs(8, 0, 4), {**PAIR, "question_id": 11, "g2_winner": "error"}]
+    rows = [{**row, "category": "ab"[n % 2]} for n, row in enumerate(rows)]
+    # Nothing counts here: the rate is no number, which JSON does not have.
+    rows += pairs(1, 0, 0, model_2="z", g2_winner="error")
+    files = (rows, [{**row, "judge": "human"} for row in rows], [SINGLE, {**SINGLE, "score": -1}])
+    names = [str(tiny.write_rows(tmp_path / f"{n}.jsonl", one)) for n, one in enumerate(files)]
+    config = EvalConfig(judgments=tuple(names[:2]), answers=(), output=tmp_path / "out", draws=200)
+    for settings in (
+        {},
+        {"judgments": tuple(names)},
+        {"answers": (given,), "judgments": names[:1]},
+    ):
+        one = replace(config, **settings, force=True)
+        if one.answers:
+            tiny.write_rows(tmp_path / "0.jsonl", pairs(8, 0, 4))
+        result = recount.run(one, silent)
+        heard: list[Event] = []
+        again = recount.run(replace(one, force=False, resume=True), heard.append)
+        assert isinstance(result, EvalResult) and isinstance(again, EvalResult)
+        assert to_json(again.record()) == to_json(result.record())
+        assert again.summary() == result.summary()
+        assert heard == [Note(f"{one.output} is complete; nothing is left to do")]
+    with pytest.raises(SalsaError, match="was made with other settings: draws was 200, is 300"):
+        recount.run(replace(one, force=False, resume=True, draws=300), silent)
 
 
 def test_what_is_odd_is_said_and_kept(tmp_path: Path) -> None:
