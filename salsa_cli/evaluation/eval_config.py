@@ -118,7 +118,8 @@ class EvalConfig(Config):
     base_url: Annotated[
         str | None,
         Setting(
-            "OpenAI-compatible server of the openai: judges, whose key is in OPENAI_API_KEY.",
+            "OpenAI-compatible server of the openai: judges; OPENAI_API_KEY has its key, if it "
+            "needs one.",
             metavar="URL",
             panel="API",
         ),

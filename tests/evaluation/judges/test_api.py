@@ -325,10 +325,16 @@ def test_the_key_comes_from_the_environment_and_is_written_nowhere(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     with servers.serving(healthy) as server:
         run(configure(files, server))
-    assert server.keys == {"Bearer sk-secret"}
+    assert server.keys == server.keys_at_check == {"Bearer sk-secret"}
     written = [path for path in (files["prompts"].parent / "out").rglob("*") if path.is_file()]
     assert len(written) >= 6
     assert not any(b"sk-secret" in path.read_bytes() for path in written)
+
+
+def test_without_a_key_none_is_sent(files: dict[str, Path]) -> None:
+    with servers.serving(healthy) as server:
+        run(configure(files, server))
+    assert server.keys == {None} and server.keys_at_check == {None}
 
 
 def test_the_models_turned_round_and_a_model_against_itself(files: dict[str, Path]) -> None:
