@@ -180,6 +180,7 @@ def ask(
         sampling,
         grading=config.grading,
         orders=eval_plan.orders(config),
+        baseline=config.baseline,
     )
     price = (config.price[0], config.price[1]) if config.price else None
     forecast = writing.forecast(writer.name, cases, writing.read_store(store), sampling, price)

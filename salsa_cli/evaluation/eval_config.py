@@ -174,8 +174,8 @@ class EvalConfig(Config):
     baseline: Annotated[
         str | None,
         Setting(
-            "Model that stands second in its pairs. Arena-Hard v0.1 files do not name theirs: "
-            "gpt-4-0314 by default.",
+            "Model that stands second in its pairs; openai: and hf: judges compare no others. "
+            "Arena-Hard v0.1 files do not name theirs: gpt-4-0314 by default.",
             metavar="NAME",
             panel="Statistics",
         ),
