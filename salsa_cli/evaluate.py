@@ -14,6 +14,8 @@ from salsa_cli.evaluation import (
     eval_page,
     eval_plan,
     eval_reading,
+    eval_results,
+    failures,
     findings,
     landscape,
     style,
@@ -26,7 +28,7 @@ from salsa_cli.evaluation.eval_config import EvalConfig
 from salsa_cli.evaluation.eval_plan import Plan
 from salsa_cli.evaluation.eval_results import AnswerRow, EvalResult, KLRow, SoupRow
 from salsa_cli.evaluation.findings import Resampling
-from salsa_cli.evaluation.judges import failures, scoring, writing
+from salsa_cli.evaluation.judges import scoring, writing
 from salsa_cli.evaluation.judges.local import LocalWriter
 from salsa_cli.evaluation.judges.scoring import Scored
 from salsa_cli.evaluation.judges.writing import Sampling, Writer
@@ -40,11 +42,14 @@ from salsa_cli.reports import DryRun, Note, Report, Result
 from salsa_cli.runtime import Runtime
 
 LINE_POINTS, PLANE_POINTS = 11, 5
+MAX_INVALID = 0.05
 
 
 def run(config: EvalConfig, report: Report) -> Result:
     """Generate, judge, count; write `config.output`."""
     began = time.monotonic()
+    if (done := eval_results.finished(config, report)) is not None:
+        return done
     runs.check_output(config.output, config.force)
     plan = eval_plan.prepare(config)
     runs.check_output(config.output, config.force, plan.read)
@@ -62,18 +67,21 @@ def run(config: EvalConfig, report: Report) -> Result:
         device = runtime.start(config.device)
         answered = answer(folder, plan, config, device, report)
         scored, verdicts = judge(folder, plan, answered, config, device, report)
-        failures.refuse(verdicts, config.max_invalid)
         drawn = Resampling(config.seed, config.draws)
         rules = Rules(config.rule, config.failed, config.baseline)
         stored = [findings.as_stored(verdicts)]
         compared = findings.comparisons(stored, rules)
+        pairs = findings.pair_rows(compared, rules, drawn)
+        scores = findings.score_rows([*_gradings(scored), *verdicts], drawn)
+        most = MAX_INVALID if config.max_invalid is None else config.max_invalid
+        failures.refuse(pairs, scores, most, "--resume asks for the missing ones again")
         texts = _texts(answered)
         line, plane = landscapes(folder, plan, config, device, report)
         result = EvalResult(
             output=str(config.output),
             prompts=len(plan.questions),
-            pairs=findings.pair_rows(compared, rules, drawn),
-            scores=findings.score_rows([*_gradings(scored), *verdicts], drawn),
+            pairs=pairs,
+            scores=scores,
             answers=tuple(_describe(name, given) for name, given in answered.items()),
             categories=findings.category_rows(compared, rules, drawn),
             lengths=style.length_rows(compared, rules, drawn, texts),
@@ -88,7 +96,7 @@ def run(config: EvalConfig, report: Report) -> Result:
         for name, given in plan.given.items():
             answer_files.write(_answers_file(folder, name), plan.questions, given)
         _write_rows(folder / "judgments.jsonl", [to_row(verdict) for verdict in verdicts])
-        write_json(folder / "results.json", result.record())
+        write_json(folder / eval_results.FILE, result.record())
         graded = [verdict for verdict in _gradings(scored) if len(plan.names) == 1]
         eval_page.write(
             folder, result, [*verdicts, *graded], texts, eval_reading.asked(plan.questions)
@@ -99,7 +107,7 @@ def run(config: EvalConfig, report: Report) -> Result:
 def begin(folder: Path, plan: Plan, config: EvalConfig) -> None:
     """Record how the result is made; a run that is continued must be made in the same way."""
     path = folder / "salsa.json"
-    made = runs.made_by("eval", config, eval_plan.inputs(plan, config))
+    made = eval_results.made_by(config, eval_plan.inputs(plan, config))
     if path.exists():
         before = eval_plan.comparable(read_json(path))
         runs.check_same_settings(runs.Saved(0, path), to_json(before), eval_plan.comparable(made))
@@ -172,6 +180,7 @@ def ask(
         sampling,
         grading=config.grading,
         orders=eval_plan.orders(config),
+        baseline=config.baseline,
     )
     price = (config.price[0], config.price[1]) if config.price else None
     forecast = writing.forecast(writer.name, cases, writing.read_store(store), sampling, price)

@@ -65,6 +65,7 @@ class Server:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     most_at_once: int = 0
     keys: set[str | None] = field(default_factory=set)
+    keys_at_check: set[str | None] = field(default_factory=set)
     behaviour: Behaviour = field(default=lambda prompt, number: chat(None))
 
 
@@ -77,6 +78,7 @@ def serving(behaviour: Behaviour, seconds: float = 0.0) -> Iterator[Server]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            server.keys_at_check.add(self.headers["Authorization"])
             self._send(Answer(b'{"object": "list", "data": []}'))
 
         def do_POST(self) -> None:

@@ -130,11 +130,14 @@ def test_ko_arena_hard() -> None:
     baseline = figures["baseline"]
     found = rates(path / "judgment", Rules(baseline=baseline))
     published = figures["published_leaderboard_20250423_no_control"]
-    assert {*found, baseline} == set(published)
+    assert set(found) == set(published)
     for model, row in found.items():
         # The leaderboard has two decimals of a percentage; 0.02 is the tolerance it states.
         assert 100 * row.win_rate == pytest.approx(published[model]["score"], abs=0.02)
         # It draws battles, not questions: narrower than the truth, by 1.7 on the average.
+        if row.of_itself:
+            assert row.win_rate == 0.5
+            continue
         low, high = published[model]["ci95"]
         assert row.low < row.win_rate < row.high
         assert 100 * (row.high - row.low) > 1.2 * (high - low)

@@ -17,7 +17,7 @@ from salsa_cli.evaluation.eval_config import EvalConfig
 from salsa_cli.evaluation.judges import scoring
 from salsa_cli.evaluation.judges.scoring import Scored
 from salsa_cli.records import read_rows
-from salsa_cli.reports import silent
+from salsa_cli.reports import Event, Note, silent
 
 
 def configure(world: World, output: Path, *models: object, **changes: Any) -> EvalConfig:
@@ -69,6 +69,21 @@ def test_turning_the_models_round_turns_the_rate_round(world: World, tmp_path: P
 def test_a_model_against_itself_is_even(world: World, tmp_path: Path) -> None:
     (pair,) = run(configure(world, tmp_path / "r", world.a, f"again={world.a}")).pairs
     assert (pair.win_rate, pair.low, pair.high, pair.ties) == (0.5, 0.5, 0.5, 12)
+
+
+def test_a_complete_run_that_is_resumed_is_handed_back(world: World, tmp_path: Path) -> None:
+    models = (str(world.a), str(world.b))
+    landscape = {"anchors": (str(world.a),), "line": models, "points": 2}
+    config = configure(world, tmp_path / "r", *models, **landscape)
+    result = run(config)
+    heard: list[Event] = []
+    again = evaluate.run(replace(config, resume=True, batch_size=3), heard.append)
+    assert again == result and again.summary() == result.summary()
+    assert heard == [Note(f"{config.output} is complete; nothing is left to do")]
+    with pytest.raises(SalsaError, match=r"is complete, but .* seed was 0, is 1"):
+        run(replace(config, resume=True, seed=1))
+    with pytest.raises(SalsaError, match="exists already"):
+        run(config)
 
 
 def test_answers_do_not_depend_on_the_batch_size(world: World, tmp_path: Path) -> None:

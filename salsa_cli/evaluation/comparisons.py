@@ -1,6 +1,6 @@
 """Verdicts gathered by pair of models, judge and question: what a rate is computed from."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
@@ -34,10 +34,14 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Game:
-    """One verdict as it counts: its outcome for `a`, and how often; None where it failed."""
+    """One verdict as it counts: its outcome for `a`, and how often; None where it failed.
+
+    `invalid` is why it failed.
+    """
 
     outcome: float | None
     weight: float = 1.0
+    invalid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +77,37 @@ class Comparison:
     convention: Convention
     meetings: Sequence[Meeting]
 
+    @property
+    def of_itself(self) -> bool:
+        """Whether it is of a model with itself: even, whatever the judge says of either side."""
+        return self.a == self.b
+
+    @property
+    def games(self) -> list[Game]:
+        """All games that were played, failed ones included."""
+        return [game for meeting in self.meetings for game in meeting.games]
+
     def filled(self, outcome: float) -> "Comparison":
         """The same, had every failed game ended with `outcome` for `a`."""
 
-        def fill(game: Game | None) -> Game | None:
-            return Game(outcome) if game is not None and game.outcome is None else game
+        return self._each(lambda game: Game(outcome) if game.outcome is None else game)
+
+    def even(self) -> "Comparison":
+        """The same, had every game that was decided ended in a tie."""
+        return self._each(lambda game: game if game.outcome is None else replace(game, outcome=0.5))
+
+    def _each(self, change: Callable[[Game], Game]) -> "Comparison":
+        def changed(game: Game | None) -> Game | None:
+            return None if game is None else change(game)
 
         return replace(
             self,
             meetings=[
                 replace(
                     meeting,
-                    forward=fill(meeting.forward),
-                    backward=fill(meeting.backward),
-                    unordered=fill(meeting.unordered),
+                    forward=changed(meeting.forward),
+                    backward=changed(meeting.backward),
+                    unordered=changed(meeting.unordered),
                 )
                 for meeting in self.meetings
             ],
@@ -120,21 +141,23 @@ class Tally:
 def gather(
     verdicts: Iterable[tuple[Verdict, Convention]], baseline: str | None
 ) -> list[Comparison]:
-    """Comparisons in the order of their first verdict; a model against itself is none.
+    """Comparisons in the order of their first verdict.
 
     Each pair of models has one direction: that of its first verdict, but a baseline stands second.
     """
     found: dict[tuple[str, str, str], tuple[Convention, dict[tuple[str, int], _Turn]]] = {}
     for given, convention in verdicts:
-        if given.b is None or given.a == given.b:
+        if given.b is None:
             continue
-        turned = (given.b, given.a, given.judge) in found
-        verdict = given.swapped if given.a == baseline or turned else given
+        turned = given.a == baseline or (given.b, given.a, given.judge) in found
+        verdict = given.swapped if turned and given.a != given.b else given
         key = (verdict.a, str(verdict.b), verdict.judge)
         kept, turns = found.setdefault(key, (convention, {}))
         turn = turns.setdefault((verdict.question, verdict.turn), _Turn({}, verdict.category))
         weight = kept.strong_weight if verdict.strong else 1
-        turn.games.setdefault(verdict.order, []).append(Game(verdict.outcome, weight))
+        turn.games.setdefault(verdict.order, []).append(
+            Game(verdict.outcome, weight, verdict.invalid)
+        )
     return [
         Comparison(*key, convention, tuple(_meetings(turns)))
         for key, (convention, turns) in found.items()
@@ -142,7 +165,13 @@ def gather(
 
 
 def tally(comparison: Comparison, rules: Rules) -> Tally:
-    """Points and weights of every question."""
+    """Points and weights of every question.
+
+    The two sides of a model that meets itself are told apart by nothing: each of its games counts
+    as what it is from both sides together, which is half a win.
+    """
+    if comparison.of_itself:
+        comparison = comparison.even()
     counted = [
         (meeting.question, scored)
         for meeting in comparison.meetings

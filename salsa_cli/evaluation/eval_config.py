@@ -105,19 +105,21 @@ class EvalConfig(Config):
         int, Setting("Longest judgement, in tokens.", low=1, metavar="N", panel="Judges")
     ] = 2048
     max_invalid: Annotated[
-        float,
+        float | None,
         Setting(
-            "Share of judgements that may fail before the command does.",
+            "Share of a pair's judgements that may be invalid before the command fails. By default "
+            "0.05, and for stored verdicts 1.",
             low=0,
             high=1,
             metavar="X",
             panel="Judges",
         ),
-    ] = 0.05
+    ] = None
     base_url: Annotated[
         str | None,
         Setting(
-            "OpenAI-compatible server of the openai: judges, whose key is in OPENAI_API_KEY.",
+            "OpenAI-compatible server of the openai: judges; OPENAI_API_KEY has its key, if it "
+            "needs one.",
             metavar="URL",
             panel="API",
         ),
@@ -172,8 +174,8 @@ class EvalConfig(Config):
     baseline: Annotated[
         str | None,
         Setting(
-            "Model that stands second in its pairs. Arena-Hard v0.1 files do not name theirs: "
-            "gpt-4-0314 by default.",
+            "Model that stands second in its pairs; openai: and hf: judges compare no others. "
+            "Arena-Hard v0.1 files do not name theirs: gpt-4-0314 by default.",
             metavar="NAME",
             panel="Statistics",
         ),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from salsa_cli import pages
-from salsa_cli.evaluation import eval_landscape, eval_reading
+from salsa_cli.evaluation import eval_landscape, eval_reading, failures
 from salsa_cli.evaluation.eval_reading import Prompts
 from salsa_cli.evaluation.eval_results import EvalResult, ranked, short_name
 from salsa_cli.evaluation.findings import PairRow
@@ -71,8 +71,9 @@ def _figures(result: EvalResult) -> pages.KeyFigures:
             pages.KeyFigure("p of the sign test", _p(row.p_value)),
         ]
     elif result.pairs:
-        decided = sum(row.decided for row in result.pairs)
-        figures = [pages.KeyFigure("pairs told apart", f"{decided} of {len(result.pairs)}")]
+        others = [row for row in result.pairs if not row.of_itself]
+        decided = sum(row.decided for row in others)
+        figures = [pages.KeyFigure("pairs told apart", f"{decided} of {len(others)}")]
     elif result.scores:
         best = max(result.scores, key=lambda row: row.score)
         interval = f"{best.low:.2f} to {best.high:.2f}"
@@ -87,7 +88,8 @@ def _figures(result: EvalResult) -> pages.KeyFigures:
 
 
 def _warnings(result: EvalResult) -> list[pages.Block]:
-    open_pairs = [row for row in result.pairs if row.n and not row.decided]
+    others = [row for row in result.pairs if not row.of_itself]
+    open_pairs = [row for row in others if row.n and not row.decided]
     blocks: list[pages.Block] = []
     if open_pairs:
         rows = [
@@ -104,7 +106,7 @@ def _warnings(result: EvalResult) -> list[pages.Block]:
         blocks.append(
             pages.Callout(
                 "Not proven:",
-                f"{len(rows)} of {len(result.pairs)} win rates have an interval that holds 50 %.",
+                f"{len(rows)} of {len(others)} win rates have an interval that holds 50 %.",
             )
         )
         blocks.append(
@@ -116,9 +118,18 @@ def _warnings(result: EvalResult) -> list[pages.Block]:
         if row.worst is not None and row.best is not None:
             text = (
                 f"{row.invalid} comparisons of {row.a} and {row.b} by {short_name(row.judge)} have "
-                f"no valid verdict. Lost, they would make {row.worst:.1%}; won, {row.best:.1%}."
+                f"no valid verdict ({failures.counted(row.reasons)}). Lost, they would make "
+                f"{row.worst:.1%}; won, {row.best:.1%}."
             )
             blocks.append(pages.Callout("Failures:", text))
+    for score in result.scores:
+        if score.invalid:
+            text = (
+                f"{score.invalid} answers of {score.model} have no valid score by "
+                f"{short_name(score.judge)} ({failures.counted(score.reasons)})."
+            )
+            blocks.append(pages.Callout("Failures:", text))
+    blocks += [pages.Callout("Note:", text) for text in result.remarks]
     return blocks
 
 

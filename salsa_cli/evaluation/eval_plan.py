@@ -60,7 +60,7 @@ class Plan:
     def facts(self, config: EvalConfig) -> dict[str, str | int]:
         """What would be done, for a dry run."""
         count = len(self.names)
-        pairs = count * (count - 1) // 2 * len(orders(config))
+        pairs = count - 1 if config.baseline else count * (count - 1) // 2
         facts: dict[str, str | int] = {
             "models": ", ".join(self.names),
             "judges": ", ".join(judge.name for judge in self.judges),
@@ -68,7 +68,9 @@ class Plan:
             "answers to generate": self.turns * len(self.models),
         }
         if writing := [judge for judge in self.judges if not judge.scores]:
-            each = self.turns * (count if config.grading == "single" else pairs)
+            each = self.turns * (
+                count if config.grading == "single" else pairs * len(orders(config))
+            )
             facts["judgements to ask for"] = each * len(writing)
         return facts
 

@@ -1,14 +1,25 @@
 """The result of `eval`: what was found, as one record and as words for a person."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
+from salsa_cli import runs
+from salsa_cli.evaluation import failures
+from salsa_cli.evaluation.eval_config import EvalConfig
 from salsa_cli.evaluation.findings import PairRow, RatingRow, ScoreRow
-from salsa_cli.evaluation.style import Controlled
+from salsa_cli.evaluation.style import Controlled, ControlledRow
 from salsa_cli.evaluation.trust import AccuracyRow, AgreementRow
-from salsa_cli.reports import Table, duration, figure
+from salsa_cli.records import JSON, read_json
+from salsa_cli.reports import Note, Report, Table, duration, figure
 
 _MOST_LINES = 4
+
+
+FILE, RECORD = "results.json", "salsa.json"
+
+# They change no figure of a complete result.
+_MANNER = frozenset({"batch_size", "output"})
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,7 @@ class SoupRow:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Everything that was found."""
+    """Everything that was found; `remarks` are what is odd in it, a sentence or two each."""
 
     output: str
     prompts: int
@@ -74,15 +85,33 @@ class EvalResult:
     kl: tuple[KLRow, ...] = ()
     line: tuple[SoupRow, ...] = ()
     plane: tuple[SoupRow, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def record(self) -> Mapping[str, object]:
         """The object that `--json` prints, and that results.json holds."""
         return asdict(self)
 
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "EvalResult":
+        """The result that a record, read from results.json, is of."""
+        rows = {
+            name: tuple(_row(kind, one) for one in record[name]) for name, kind in _ROWS.items()
+        }
+        controlled = tuple(
+            Controlled(
+                tuple(_row(ControlledRow, row) for row in one["rows"]), dict(one["coefficients"])
+            )
+            for one in record["controlled"]
+        )
+        whole = {**record, **rows, "controlled": controlled, "remarks": tuple(record["remarks"])}
+        return cls(**whole)
+
     def summary(self) -> tuple[str, Table | None]:
         """Win rates where models were compared, else mean scores; and how surely."""
         lines = [line for row in self.answers if (line := self._describe(row))]
-        lines += _few([_undecided(row) for row in self.pairs if row.n and not row.decided])
+        others = [row for row in self.pairs if not row.of_itself]
+        lines += _few([_undecided(row) for row in others if row.n and not row.decided])
+        lines += _few([_even(row) for row in self.pairs if row.of_itself])
         lines += _few([_failures(row) for row in self.pairs if row.invalid])
         lines += _few([_no_scores(row) for row in self.scores if row.invalid])
         lines += _few(_ratings(self.ratings))
@@ -141,6 +170,55 @@ class EvalResult:
         )
 
 
+def made_by(config: EvalConfig, inputs: Mapping[str, JSON]) -> dict[str, JSON]:
+    """How a result was made; the result itself is in a file beside it."""
+    return runs.made_by("eval", config, inputs, result={"file": FILE})
+
+
+def finished(config: EvalConfig, report: Report) -> EvalResult | None:
+    """What an evaluation that is complete found, where it is to be continued.
+
+    Raises:
+        SalsaError: it had other settings.
+    """
+    if not config.resume or config.force:
+        return None
+    recorded = runs.finished(config.output, RECORD, config, _MANNER)
+    if recorded is None:
+        return None
+    report(Note(f"{config.output} is complete; nothing is left to do"))
+    return EvalResult.of(read_json(config.output / recorded["file"]))
+
+
+_ROWS: Mapping[str, type[Any]] = {
+    "pairs": PairRow,
+    "scores": ScoreRow,
+    "answers": AnswerRow,
+    "categories": PairRow,
+    "lengths": PairRow,
+    "ratings": RatingRow,
+    "agreements": AgreementRow,
+    "accuracies": AccuracyRow,
+    "kl": KLRow,
+    "line": SoupRow,
+    "plane": SoupRow,
+}
+
+
+def _row(kind: type[Any], record: Mapping[str, Any]) -> Any:
+    """One row of a record: JSON has lists for tuples, and null for a number that is none (NaN)."""
+    numbers = {one.name for one in fields(kind) if one.type is float}
+    values = {
+        name: float("nan")
+        if value is None and name in numbers
+        else tuple(value)
+        if isinstance(value, list)
+        else value
+        for name, value in record.items()
+    }
+    return kind(**values)
+
+
 def ranked(rows: tuple[PairRow, ...]) -> list[PairRow]:
     """The best first where all are compared with one model, else as they come."""
     if len({row.b for row in rows}) > 1:
@@ -162,16 +240,29 @@ def _undecided(row: PairRow) -> str:
     )
 
 
+def _even(row: PairRow) -> str:
+    seen = (
+        ""
+        if row.first_position is None
+        else f"; the answer shown first won {row.first_position:.1%}"
+    )
+    return f"By {short_name(row.judge)}, {row.a} met itself, which is even{seen}."
+
+
 def _failures(row: PairRow) -> str:
     assert row.worst is not None and row.best is not None
     return (
         f"By {short_name(row.judge)}, {row.invalid} comparisons of {row.a} and {row.b} have no "
-        f"valid verdict; whatever they were, {row.a} would win {row.worst:.1%} to {row.best:.1%}."
+        f"valid verdict ({failures.counted(row.reasons)}); whatever they were, {row.a} would win "
+        f"{row.worst:.1%} to {row.best:.1%}."
     )
 
 
 def _no_scores(row: ScoreRow) -> str:
-    return f"By {short_name(row.judge)}, {row.invalid} answers of {row.model} have no valid score."
+    return (
+        f"By {short_name(row.judge)}, {row.invalid} answers of {row.model} have no valid score "
+        f"({failures.counted(row.reasons)})."
+    )
 
 
 def _ratings(rows: Sequence[RatingRow]) -> list[str]:

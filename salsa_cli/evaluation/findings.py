@@ -1,7 +1,8 @@
 """What verdicts show: win rates, scores, how surely, and how far the judges can be trusted."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -29,6 +30,8 @@ class Resampling:
 class PairRow:
     """One model against another by one judge; `win_rate` is of `a` over `b`, ties as half.
 
+    A model against itself is even, and shows what the judge thinks of orders (`first_position`).
+
     `low` and `high` bound it by a 95 % bootstrap over questions (Wilson's interval where one side
     won all), `t_low` and `t_high` by Student's t over questions. `p_value` is that of the exact
     sign test, `p_holm` the same for all pairs of the judge together. `detectable` is the smallest
@@ -36,6 +39,8 @@ class PairRow:
     share of comparisons with the same outcome in both orders, `first_position` the win rate of the
     answer shown first; both None where no comparison was judged in both orders. `invalid` counts
     comparisons with a failed game; `worst` and `best` are the rates if all of these were lost, won.
+    `judgements` counts all that was judged, a comparison in both orders twice, and `reasons` the
+    failed ones among them by reason, the most frequent first.
     """
 
     a: str
@@ -59,11 +64,18 @@ class PairRow:
     worst: float | None = None
     best: float | None = None
     category: str | None = None
+    judgements: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def decided(self) -> bool:
         """Whether the interval leaves out one half."""
         return not self.low <= 0.5 <= self.high
+
+    @property
+    def of_itself(self) -> bool:
+        """Whether it is of a model with itself, which is even and proves nothing of the model."""
+        return self.a == self.b
 
 
 @dataclass(frozen=True)
@@ -71,7 +83,7 @@ class ScoreRow:
     """The mean score of one model by one judge, with a 95 % bootstrap interval over questions.
 
     The mean is over all `n` valid scores alike, as FastChat has it; `turns` are the means of each
-    turn, in order.
+    turn, in order. `reasons` counts the invalid scores by reason, the most frequent first.
     """
 
     model: str
@@ -82,6 +94,7 @@ class ScoreRow:
     turns: tuple[float, ...]
     n: int
     invalid: int
+    reasons: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,7 +126,8 @@ def ratings(found: Sequence[Comparison], rules: Rules, drawn: Resampling) -> tup
     """
     by_judge: dict[str, list[Comparison]] = {}
     for one in found:
-        by_judge.setdefault(one.judge, []).append(one)
+        if not one.of_itself:
+            by_judge.setdefault(one.judge, []).append(one)
     return tuple(
         row
         for judge, group in by_judge.items()
@@ -184,10 +198,13 @@ def parted_rows(
 ) -> tuple[PairRow, ...]:
     """Win rates within parts of each comparison, the parts in the order of their first meeting.
 
-    None for a comparison of one part, or with a meeting that belongs to none.
+    None for a comparison of one part, of a model with itself, or with a meeting that belongs to
+    no part.
     """
     rows: list[PairRow] = []
     for comparison in found:
+        if comparison.of_itself:
+            continue
         parts: dict[str | None, list[Meeting]] = {}
         for meeting in comparison.meetings:
             parts.setdefault(part(comparison, meeting), []).append(meeting)
@@ -211,9 +228,10 @@ def score_rows(verdicts: Sequence[Verdict], drawn: Resampling) -> tuple[ScoreRow
 def _score_row(model: str, judge: str, verdicts: Sequence[Verdict], drawn: Resampling) -> ScoreRow:
     valid = [(v.question, v.turn, v.score_a) for v in verdicts if v.score_a is not None]
     invalid = len(verdicts) - len(valid)
+    reasons = _reasons(verdict.invalid for verdict in verdicts)
     nan = float("nan")
     if not valid:
-        return ScoreRow(model, judge, nan, nan, nan, (), 0, invalid)
+        return ScoreRow(model, judge, nan, nan, nan, (), 0, invalid, reasons)
     sums: dict[str, list[float]] = {}
     turns: dict[int, list[float]] = {}
     for question, turn, score in valid:
@@ -235,6 +253,7 @@ def _score_row(model: str, judge: str, verdicts: Sequence[Verdict], drawn: Resam
         tuple(sum(turns[turn]) / len(turns[turn]) for turn in sorted(turns)),
         len(valid),
         invalid,
+        reasons,
     )
 
 
@@ -258,6 +277,8 @@ def _pair_row(comparison: Comparison, rules: Rules, drawn: Resampling) -> PairRo
         first_position=first_position,
         worst=worst,
         best=best,
+        judgements=len(comparison.games),
+        reasons=_reasons(game.invalid for game in comparison.games),
     )
     if not counted.n:
         return row
@@ -273,6 +294,11 @@ def _pair_row(comparison: Comparison, rules: Rules, drawn: Resampling) -> PairRo
         p_value=significance.sign_test(*_signs(counted)),
         detectable=significance.detectable_difference(error, LEVEL),
     )
+
+
+def _reasons(found: Iterable[str | None]) -> dict[str, int]:
+    """How often each reason occurs, the most frequent first."""
+    return dict(Counter(reason for reason in found if reason is not None).most_common())
 
 
 def _interval(counted: Tally, drawn: Resampling) -> statistics.Interval:
@@ -318,12 +344,13 @@ def _bounds(
 def _adjusted(rows: Sequence[PairRow]) -> tuple[PairRow, ...]:
     by_judge: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
-        by_judge.setdefault(row.judge, []).append(index)
+        if not row.of_itself:
+            by_judge.setdefault(row.judge, []).append(index)
     adjusted: dict[int, float] = {}
     for places in by_judge.values():
         values = significance.holm([rows[index].p_value for index in places])
         adjusted |= dict(zip(places, values, strict=True))
-    return tuple(replace(row, p_holm=adjusted[index]) for index, row in enumerate(rows))
+    return tuple(replace(row, p_holm=adjusted.get(index, 1.0)) for index, row in enumerate(rows))
 
 
 def as_stored(verdicts: Sequence[Verdict], source: str = "this run") -> Stored:

@@ -7,7 +7,17 @@ from pathlib import Path
 
 from salsa_cli import data, folders, runs
 from salsa_cli.errors import UsageError
-from salsa_cli.evaluation import benchmarks, eval_page, eval_reading, findings, stored, style, trust
+from salsa_cli.evaluation import (
+    benchmarks,
+    eval_page,
+    eval_reading,
+    eval_results,
+    failures,
+    findings,
+    stored,
+    style,
+    trust,
+)
 from salsa_cli.evaluation.benchmarks import Question
 from salsa_cli.evaluation.comparisons import Rules
 from salsa_cli.evaluation.eval_config import EvalConfig
@@ -22,12 +32,17 @@ from salsa_cli.reports import DryRun, Note, Report, Result, Warned
 def run(config: EvalConfig, report: Report) -> Result:
     """Read, count; write `config.output`."""
     began = time.monotonic()
+    if (done := eval_results.finished(config, report)) is not None:
+        return done
     runs.check_output(config.output, config.force)
     questions = benchmarks.load(config.prompts) if config.prompts is not None else []
     files = categorised(stored.read(config.judgments, config.baseline), questions)
     check_baseline(files, config)
     for line in _contents(files):
         report(Note(line))
+    odd = stored.remarks(files)
+    for line in odd:
+        report(Warned(line))
     if config.baseline is None and (assumed := _assumed_baselines(files)):
         report(Warned(f"{assumed} is taken to be the baseline; --baseline NAME names another"))
     if config.dry_run:
@@ -43,11 +58,15 @@ def run(config: EvalConfig, report: Report) -> Result:
     answers = style.read(config.answers)
     compared = findings.comparisons(files, rules)
     verdicts = [verdict for one in files for verdict in one.verdicts]
+    pairs = findings.pair_rows(compared, rules, drawn)
+    scores = findings.score_rows(verdicts, drawn)
+    if config.max_invalid is not None:
+        failures.refuse(pairs, scores, config.max_invalid, "Give a larger one to count the others")
     result = EvalResult(
         output=str(config.output),
         prompts=len({verdict.question for verdict in verdicts}),
-        pairs=findings.pair_rows(compared, rules, drawn),
-        scores=findings.score_rows(verdicts, drawn),
+        pairs=pairs,
+        scores=scores,
         answers=(),
         seconds=0.0,
         categories=findings.category_rows(compared, rules, drawn),
@@ -56,6 +75,7 @@ def run(config: EvalConfig, report: Report) -> Result:
         controlled=style.all_controls(files, answers, config.baseline, drawn) if answers else (),
         agreements=trust.agreements(files, drawn),
         accuracies=trust.accuracies(files, drawn),
+        remarks=tuple(odd),
     )
     result = replace(result, seconds=time.monotonic() - began)
     with runs.draft(config.output, force=config.force) as folder:
@@ -118,8 +138,8 @@ def write(folder: Path, config: EvalConfig, result: EvalResult) -> None:
             for name in config.answers
         ],
     }
-    runs.write_record(folder, "salsa.json", runs.made_by("eval", config, inputs))
-    write_json(folder / "results.json", result.record())
+    runs.write_record(folder, eval_results.RECORD, eval_results.made_by(config, inputs))
+    write_json(folder / eval_results.FILE, result.record())
 
 
 def _prompts(answers: Answers) -> dict[str, tuple[str, ...]]:

@@ -128,7 +128,8 @@ def _outcomes(verdicts: Sequence[Verdict]) -> dict[str, dict[Item, float]]:
     games: dict[str, dict[Item, list[float]]] = {}
     known: set[tuple[str, str]] = set()
     for given in verdicts:
-        if given.b is None or given.outcome is None:
+        # A model against itself: no side of it is the better one, so there is nothing to agree on.
+        if given.b is None or given.b == given.a or given.outcome is None:
             continue
         verdict = given.swapped if (given.b, given.a) in known else given
         known.add((verdict.a, str(verdict.b)))

@@ -125,6 +125,9 @@ def _check(verdict: Verdict) -> None:
     if verdict.outcome not in (None, 0, 0.5, 1):
         raise SalsaError(f"column 'outcome' is {verdict.outcome}; expected 0, 0.5 or 1")
     if verdict.invalid is not None:
+        if verdict.outcome is not None or verdict.score_a is not None:
+            had = "outcome" if verdict.outcome is not None else "score_a"
+            raise SalsaError(f"'{had}' beside 'invalid'; expected one of them to be absent")
         return
     if verdict.b is None and verdict.score_a is None:
         raise SalsaError("neither 'b' nor 'score_a': it compares nothing and grades nothing")

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salsa_cli.evaluation.comparisons import Comparison, Rules, Tally, gather, tally
+from salsa_cli.evaluation.comparisons import Comparison, Game, Rules, Tally, gather, tally
 from salsa_cli.evaluation.stored import Convention
 from salsa_cli.evaluation.verdicts import Verdict
 
@@ -114,8 +115,28 @@ def test_one_direction_for_each_pair() -> None:
     assert (gathered(games(1), baseline="x").a, gathered(games(1), baseline="y").a) == ("y", "x")
 
 
-def test_a_model_against_itself_is_no_comparison() -> None:
-    assert gather([(Verdict("q", "j", "x", "x", outcome=1.0), PLAIN)], None) == []
+def against_itself(*outcomes: float | None, question: str = "q") -> list[Verdict]:
+    return [replace(verdict, b="x") for verdict in games(*outcomes, question=question)]
+
+
+@pytest.mark.parametrize("convention", [PLAIN, ARENA])
+@pytest.mark.parametrize("rule", ["half", "both-agree"])
+def test_a_model_against_itself_is_even(convention: Convention, rule: Literal["half"]) -> None:
+    strong = [replace(verdict, strong=True) for verdict in against_itself(1, 1, question="2")]
+    verdicts = [*against_itself(0, 1), *strong, *against_itself(0.5, 0, question="3")]
+    for baseline in (None, "x"):
+        found = counted(verdicts, Rules(rule, baseline=baseline), convention)
+        assert (found.rate, found.wins, found.ties, found.losses) == (0.5, 0, 3, 0)
+    failed = [*verdicts, *against_itself(None, 1, question="4")]
+    assert counted(failed, Rules(rule), convention).rate == 0.5
+    assert counted(failed, Rules(rule), convention).invalid == 1
+
+
+def test_a_model_against_itself_keeps_what_was_said() -> None:
+    # In both orders the second answer won: nothing is turned round on the way.
+    found = gathered(against_itself(0, 1), baseline="x")
+    (meeting,) = found.meetings
+    assert meeting.forward == Game(0.0) and meeting.backward == Game(1.0)
 
 
 def test_nothing_that_counts() -> None:

@@ -3,20 +3,22 @@
 import json
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
-from test_stored import OWN, PAIR, SINGLE, V01
+from test_stored import OWN, PAIR, SINGLE, UNREAD, V01
 
 from salsa_cli.errors import SalsaError, UsageError
-from salsa_cli.evaluation import findings, recount
+from salsa_cli.evaluation import failures, findings, recount
 from salsa_cli.evaluation.comparisons import Rules
 from salsa_cli.evaluation.eval_config import EvalConfig
 from salsa_cli.evaluation.eval_results import EvalResult
 from salsa_cli.evaluation.findings import Resampling
 from salsa_cli.evaluation.verdicts import Order, Verdict, to_row
+from salsa_cli.records import to_json
 from salsa_cli.reports import DryRun, Event, Note, Warned, silent
 
 
@@ -97,7 +99,50 @@ def test_failures_are_told_with_bounds(tmp_path: Path) -> None:
     assert (row.n, row.invalid, row.win_rate) == (8, 1, 0.75)
     # The failed game had a win beside it: 6.5 or 7 of 9.
     assert (row.worst, row.best) == (pytest.approx(6.5 / 9), pytest.approx(7 / 9))
-    assert "x would win 72.2% to 77.8%" in result.summary()[0]
+    text, _ = result.summary()
+    assert "no valid verdict (once: the judge's text holds no verdict); whatever" in text
+    assert "x would win 72.2% to 77.8%" in text
+    assert "(once: the judge&#x27;s text holds no verdict)" in page_of(tmp_path)
+
+
+def page_of(tmp_path: Path) -> str:
+    return (tmp_path / "out" / "report.html").read_text()
+
+
+def test_failures_by_reason(tmp_path: Path) -> None:
+    reasons = ["e", "b", "a", "c", "b", "d", "a", "a"]
+    rows = [{**OWN, "question": "0"}, *({**UNREAD, "invalid": reason} for reason in reasons)]
+    (row,) = run(tmp_path, rows).pairs
+    assert list(row.reasons.items()) == [("a", 3), ("b", 2), ("e", 1), ("c", 1), ("d", 1)]
+    assert (row.judgements, row.invalid) == (9, 8)
+    assert (
+        failures.counted(row.reasons) == "3 times: a; 2 times: b; once: e; 2 times: other reasons"
+    )
+
+
+def test_too_many_stored_failures_are_refused_if_that_is_asked_for(tmp_path: Path) -> None:
+    rows = [*pairs(6, 0, 2), {**PAIR, "question_id": 9, "g2_winner": "error"}]
+    with pytest.raises(SalsaError) as caught:
+        run(tmp_path, rows, max_invalid=0.05)
+    assert str(caught.value) == (
+        "gpt-4: 1 of 18 judgements of x against y are invalid (once: the judge's text holds no "
+        "verdict); the win rate lies between 72.2% and 77.8%\n"
+        "That is more than --max-invalid 0.05. Give a larger one to count the others"
+    )
+    assert not (tmp_path / "out").exists()
+    assert run(tmp_path, rows, max_invalid=1 / 18).pairs[0].invalid == 1
+    # Arena-Hard's strong verdicts count three times in the bounds as well: 3 to 4 of 4.
+    arena = [{**V01, "games": [{"score": "B>>A"}, {"score": None}]}]
+    with pytest.raises(SalsaError, match=r"between 75\.0% and 100\.0%"):
+        run(tmp_path, arena, max_invalid=0.1)
+
+
+def test_too_many_stored_grades_that_failed(tmp_path: Path) -> None:
+    rows = [{**SINGLE, "question_id": n, "score": score} for n, score in enumerate([7, 8, -1])]
+    # (15 + 1) / 3 and (15 + 10) / 3.
+    with pytest.raises(SalsaError, match=r"1 of 3 judgements of x .* between 5\.33 and 8\.33"):
+        run(tmp_path, rows, max_invalid=0.3)
+    assert run(tmp_path, rows, max_invalid=0.34).scores[0].reasons
 
 
 def test_three_models(tmp_path: Path) -> None:
@@ -117,6 +162,34 @@ def test_three_models(tmp_path: Path) -> None:
     assert strengths["y"].high < 0.5
     # Against one baseline alone, a joint fit has nothing to add.
     assert run(tmp_path, rows[:80]).ratings == ()
+
+
+def test_a_model_against_itself_changes_nothing_else(tmp_path: Path) -> None:
+    others = [
+        *pairs(30, 0, 10),
+        *pairs(20, 0, 20, model_2="z"),
+        *pairs(10, 0, 30, model_1="y", model_2="z"),
+    ]
+    others += [{**row, "judge": "human"} for row in others]
+    # Shown first, it won 3 games of 4: both of one question, and one of another.
+    games = [("model_1", "model_2"), ("model_1", "model_1")]
+    itself = [
+        {**PAIR, "model_2": "x", "question_id": n, "g1_winner": one, "g2_winner": two, "judge": who}
+        for n, (one, two) in enumerate(games)
+        for who in ("gpt-4", "human")
+    ]
+    for n, row in enumerate(others + itself):
+        row["category"] = "ab"[n % 2]
+    without, result = run(tmp_path, others), run(tmp_path, others + itself)
+    assert [row for row in result.pairs if not row.of_itself] == list(without.pairs)
+    even, _ = (row for row in result.pairs if row.of_itself)
+    assert (even.win_rate, even.low, even.high, even.ties, even.n) == (0.5, 0.5, 0.5, 2, 2)
+    assert (even.p_value, even.p_holm, even.first_position) == (1.0, 1.0, 0.75)
+    assert result.ratings == without.ratings and result.categories == without.categories
+    assert result.agreements == without.agreements
+    text, _ = result.summary()
+    assert "By gpt-4, x met itself, which is even; the answer shown first won 75.0%." in text
+    assert "do not tell x from x" not in text
 
 
 def test_single_grading(tmp_path: Path) -> None:
@@ -212,6 +285,50 @@ def test_what_is_said_on_the_way(tmp_path: Path) -> None:
         Note("Arena-Hard v0.1: 2 verdicts in 1 file"),
         Warned("gpt-4-0314 is taken to be the baseline; --baseline NAME names another"),
     ]
+
+
+def test_a_complete_result_is_handed_back(tmp_path: Path) -> None:
+    answers = [
+        {"question_id": n, "model_id": name, "choices": [{"turns": [f"{n} of {name}" * n]}]}
+        for n in range(12)
+        for name in ("x", "y")
+    ]
+    given = str(tiny.write_rows(tmp_path / "answers.jsonl", answers))
+    rows = [*pairs(8, 0, 4), {**PAIR, "question_id": 11, "g2_winner": "error"}]
+    rows = [{**row, "category": "ab"[n % 2]} for n, row in enumerate(rows)]
+    # Nothing counts here: the rate is no number, which JSON does not have.
+    rows += pairs(1, 0, 0, model_2="z", g2_winner="error")
+    files = (rows, [{**row, "judge": "human"} for row in rows], [SINGLE, {**SINGLE, "score": -1}])
+    names = [str(tiny.write_rows(tmp_path / f"{n}.jsonl", one)) for n, one in enumerate(files)]
+    config = EvalConfig(judgments=tuple(names[:2]), answers=(), output=tmp_path / "out", draws=200)
+    for settings in (
+        {},
+        {"judgments": tuple(names)},
+        {"answers": (given,), "judgments": names[:1]},
+    ):
+        one = replace(config, **settings, force=True)
+        if one.answers:
+            tiny.write_rows(tmp_path / "0.jsonl", pairs(8, 0, 4))
+        result = recount.run(one, silent)
+        heard: list[Event] = []
+        again = recount.run(replace(one, force=False, resume=True), heard.append)
+        assert isinstance(result, EvalResult) and isinstance(again, EvalResult)
+        assert to_json(again.record()) == to_json(result.record())
+        assert again.summary() == result.summary()
+        assert heard == [Note(f"{one.output} is complete; nothing is left to do")]
+    with pytest.raises(SalsaError, match="was made with other settings: draws was 200, is 300"):
+        recount.run(replace(one, force=False, resume=True, draws=300), silent)
+
+
+def test_what_is_odd_is_said_and_kept(tmp_path: Path) -> None:
+    heard: list[Event] = []
+    file = tiny.write_rows(tmp_path / "a.jsonl", [PAIR, PAIR])
+    result = recount.run(EvalConfig(judgments=(str(file),), output=tmp_path / "out"), heard.append)
+    assert isinstance(result, EvalResult)
+    (remark,) = result.remarks
+    assert "2 verdicts have an earlier one like that, 2 of them a copy" in remark
+    assert heard == [Note("FastChat pairwise: 4 verdicts in 1 file"), Warned(remark)]
+    assert "row 2: the same question" in page_of(tmp_path)
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ LLMBAR = {
 }
 PANDALM = {"idx": 0, "cmp_key": "x_y", "annotator1": 1, "annotator2": 0, "annotator3": 2}
 OWN = {"question": "7", "judge": "rm:r", "a": "x", "b": "y", "outcome": 0.5}
+UNREAD = {"question": "7", "judge": "rm:r", "a": "x", "b": "y", "invalid": "no verdict in it"}
 
 
 def read(tmp_path: Path, *rows: dict[str, Any], name: str = "j.jsonl", **given: Any) -> Stored:
@@ -87,7 +88,8 @@ def test_arena_hard_v01(tmp_path: Path) -> None:
     # The baseline is shown first in the first game: A>>B is a strong loss of the model.
     assert first == Verdict("ab", "gpt-4", "x", "base", order="ba", outcome=0.0, strong=True)
     assert second == Verdict("ab", "gpt-4", "x", "base", order="ab", outcome=1.0)
-    assert none.invalid is not None and unknown.invalid is not None
+    assert none.invalid == "no label in the judge's text"
+    assert unknown.invalid == "a label that the benchmark does not know: A<B"
     assert read(tmp_path, V01).verdicts[0].b == "gpt-4-0314"
 
 
@@ -158,11 +160,19 @@ def test_a_folder_is_its_files(tmp_path: Path) -> None:
         (PAIR, {"g2_winner": "x"}, "column 'g2_winner' is 'x'; expected one of model_1, model_2"),
         (V01, {"games": "A>B"}, "column 'games' is 'A>B'; expected a list of games"),
         (V01, {"games": [{"label": "A>B"}]}, "a game without 'score'; it has label"),
+        (
+            V01,
+            {"games": [{"score": "A>B"}, {"score": "tie"}]},
+            "game 2: the score is 'tie'; expected",
+        ),
+        (V01, {"games": [{"score": 3}]}, "game 1: the score is 3; expected one of A>>B, A>B, A=B"),
+        (V01, {"games": [{"score": ""}]}, "or null where the judge gave none"),
         (LLMBAR, {"label": 3}, "column 'label' is 3; expected one of 1, 2"),
         (LLMBAR, {"order_12": {"winner": "a"}}, "expected a 'winner' of 1, 2 or nothing"),
         (PANDALM, {"annotator2": 3}, "column 'annotator2' is 3; expected one of 0, 1, 2"),
         (PANDALM, {"cmp_key": "x"}, "column 'cmp_key' is 'x'; expected MODEL_MODEL"),
         (OWN, {"outcome": 3}, "column 'outcome' is 3; expected 0, 0.5 or 1"),
+        (UNREAD, {"outcome": 1}, "'outcome' beside 'invalid'; expected one of them to be absent"),
     ],
 )
 def test_rows_that_are_wrong(
@@ -170,6 +180,45 @@ def test_rows_that_are_wrong(
 ) -> None:
     message = failure(lambda: read(tmp_path, row, {**row, **changes}))
     assert "j.jsonl, row 2: " in message and words in message
+
+
+def test_labels_that_arena_hard_does_not_know(tmp_path: Path) -> None:
+    odd = {**V01, "question_id": "cd", "games": [{"score": "A<B"}, {"score": "A>>>B"}]}
+    more = {**V01, "question_id": "ef", "games": [{"score": None}, {"score": "A<B"}]}
+    first, second = stored.remarks([read(tmp_path, V01, odd, more)])
+    assert first.endswith(
+        "j.jsonl, row 2: a label that the benchmark does not know: A<B; 2 games with it are "
+        "counted as invalid"
+    )
+    assert second.endswith("know: A>>>B; 1 game with it is counted as invalid")
+    assert stored.remarks([read(tmp_path, V01)]) == []
+
+
+def test_verdicts_that_repeat_an_earlier_one(tmp_path: Path) -> None:
+    other = {**PAIR, "model_1": "y", "model_2": "x"}
+    rows = [PAIR, {**PAIR, "question_id": 82}, {**PAIR, "turn": 2}, {**PAIR, "judge": "human"}]
+    assert stored.remarks([read(tmp_path, *rows)]) == []
+    # Told from the other side, its first game is the second of the first row, and says otherwise.
+    (remark,) = stored.remarks([read(tmp_path, *rows, other)])
+    place = tmp_path / "j.jsonl"
+    assert remark == (
+        f"{place}, row 5: the same question, models, order and judge as {place}, row 1. "
+        "2 verdicts have an earlier one like that, 0 of them a copy of it; each is counted"
+    )
+    again = read(tmp_path, {**SINGLE, "score": 3}, name="again.jsonl")
+    (remark,) = stored.remarks([read(tmp_path, SINGLE, SINGLE), again])
+    assert "row 2: the same" in remark and "2 verdicts have" in remark and ", 1 of them a" in remark
+
+
+def test_gold_labels_stand_beside_every_judge(tmp_path: Path) -> None:
+    both = [read(tmp_path, LLMBAR, name=name) for name in ("one.jsonl", "two.jsonl")]
+    assert stored.remarks(both) == []
+
+
+def test_a_file_that_is_named_twice(tmp_path: Path) -> None:
+    file = tiny.write_rows(tmp_path / "j.jsonl", [PAIR])
+    message = failure(lambda: stored.read([str(file), str(tmp_path)]))
+    assert message == f"{file} is named 2 times; name it once"
 
 
 def test_a_row_that_lacks_a_column(tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ class ApiWriter:
         # Every server knows max_tokens but that of OpenAI's reasoning models, which refuses it.
         self._limit = "max_tokens"
         self._client = _client(name, self.base_url, base_url is not None, patience.timeout)
+        self._headers = _headers()
 
     @property
     def identity(self) -> str:
@@ -107,7 +108,8 @@ class ApiWriter:
         import openai
 
         try:
-            self._client.with_options(timeout=min(self._patience.timeout, 10.0)).models.list()
+            hurried = self._client.with_options(timeout=min(self._patience.timeout, 10.0))
+            hurried.models.list(extra_headers=self._headers)
         except openai.APIConnectionError as error:
             raise SalsaError(
                 f"--judge {self.name}: {self.base_url} cannot be reached ({_cause(error)}); "
@@ -191,6 +193,7 @@ class ApiWriter:
                 model=self._model,
                 messages=[{"role": "user", "content": request.text}],
                 temperature=sampling.temperature,
+                extra_headers=self._headers,
                 **{limit: sampling.max_tokens},
             )
         except openai.APITimeoutError:
@@ -242,6 +245,13 @@ def _client(name: str, base_url: str, own_server: bool, timeout: float) -> Any:
         )
     except Exception as error:  # an address that is none
         raise SalsaError(f"--base-url {base_url}: {one_line(str(error))}") from error
+
+
+def _headers() -> dict[str, Any]:
+    """What a call's headers lack: without a key, the one that would hold it."""
+    import openai
+
+    return {} if os.environ.get(KEY) else {"Authorization": openai.Omit()}
 
 
 def _gave_up(name: str, last: Written) -> SalsaError:

@@ -37,9 +37,9 @@ class LocalWriter:
         fitting = []
         for request in sorted(requests, key=lambda r: len(ids[r]), reverse=True):
             if room is not None and len(ids[request]) + sampling.max_tokens > room:
+                # Without the length of this one: failures of one reason are counted together.
                 failure = (
-                    f"{len(ids[request])} tokens and --judge-tokens {sampling.max_tokens} "
-                    f"exceed its {room}"
+                    f"too long with --judge-tokens {sampling.max_tokens} for its {room} tokens"
                 )
                 yield Written(request, failure=failure)
             else:

@@ -141,8 +141,10 @@ def cases(
     *,
     grading: Grading,
     orders: Sequence[Order],
+    baseline: str | None = None,
 ) -> list[Case]:
-    """All that a judge is to be asked about these answers."""
+    """All that a judge is to be asked about these answers: every pair, or those of the baseline."""
+    pairs = [(a, b) for a, b in combinations(answers, 2) if baseline in (None, a, b)]
     found = []
     for question in questions:
         said = {model: [r.text for r in replies[question.id]] for model, replies in answers.items()}
@@ -153,7 +155,7 @@ def cases(
                     alone = Request(_key(writer, text, sampling), text)
                     found.append(Case(question, turn, a, None, None, alone))
                 continue
-            for a, b in combinations(answers, 2):
+            for a, b in pairs:
                 for order in orders:
                     first, second = (a, b) if order == "ab" else (b, a)
                     shown = {"answer_a": said[first], "answer_b": said[second]}

@@ -2,9 +2,11 @@
 
 The first game shows the baseline first, the second the model. Conventions of `show_result.py`:
 v0.1 knows five labels and leaves out a game with another; v2.0 knows ten, and leaves out both games
-of a row where one has none.
+of a row where one has none. What a judge writes between double brackets is a label as soon as it is
+made of A, B, <, > and =; a score of other letters was written by no judge, and is an error.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,8 @@ from salsa_cli.evaluation.verdicts import Verdict
 
 V01 = frozenset({"question_id", "model", "judge", "games"})
 V20 = frozenset({"uid", "category", "model", "judge", "games"})
+
+UNKNOWN = "a label that the benchmark does not know"
 
 V01_BASELINE = "gpt-4-0314"
 V20_BASELINES = {
@@ -33,6 +37,7 @@ class Label:
     strong: bool
 
 
+_WRITTEN = re.compile(r"[AB<>=]+")
 _LABELS = {
     "A>>B": Label(1.0, True),
     "A>B": Label(1.0, False),
@@ -87,7 +92,12 @@ def _game(
     labels: Mapping[str, Label],
 ) -> Verdict:
     score = game["score"] if game else None
-    label = labels.get(score) if isinstance(score, str) else None
+    if score is not None and not (isinstance(score, str) and _WRITTEN.fullmatch(score)):
+        raise row.error(
+            f"column 'games', game {index + 1}: the score is {score!r:.40}; expected one of "
+            f"{', '.join(labels)}, or null where the judge gave none"
+        )
+    label = labels.get(score) if score is not None else None
     model_first = index % 2 == 1
     outcome = None if label is None else label.outcome if model_first else 1.0 - label.outcome
     return Verdict(
@@ -99,9 +109,13 @@ def _game(
         outcome=outcome,
         strong=label is not None and label.strong,
         category=row.optional_text("category"),
-        invalid=None if label else f"no label in the judge's text ({score!r:.20})",
+        invalid=None if label else _reason(score),
         text=_text(game),
     )
+
+
+def _reason(score: str | None) -> str:
+    return "no label in the judge's text" if score is None else f"{UNKNOWN}: {score:.20}"
 
 
 def _text(game: Mapping[str, Any] | None) -> str | None:

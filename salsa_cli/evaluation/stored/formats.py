@@ -1,12 +1,14 @@
 """Which format a file of stored verdicts has, and what is customary there."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from salsa_cli import data
 from salsa_cli.data import Source
-from salsa_cli.errors import SalsaError
+from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.evaluation.stored import arena_hard, fastchat, llmbar, pandalm
 from salsa_cli.evaluation.stored.rows import StoredRow
 from salsa_cli.evaluation.verdicts import Verdict, from_row
@@ -31,17 +33,22 @@ class Convention:
 
 @dataclass(frozen=True)
 class Stored:
-    """The verdicts of one file; `gold` is the judge among them whose word is the truth."""
+    """The verdicts of one file; `gold` is the judge among them whose word is the truth.
+
+    `rows` has the row of the file, from 0, that each verdict is from; it is empty for verdicts that
+    are from no file.
+    """
 
     source: str
     format: str
     convention: Convention
     verdicts: Sequence[Verdict]
     gold: str | None = None
+    rows: Sequence[int] = ()
 
     def by_judge(self, name: str) -> "Stored":
         """The verdicts of one judge alone."""
-        return replace(self, verdicts=[v for v in self.verdicts if v.judge == name])
+        return replace(self, verdicts=[v for v in self.verdicts if v.judge == name], rows=())
 
 
 @dataclass(frozen=True)
@@ -108,10 +115,14 @@ def read(names: Sequence[str], baseline: str | None = None) -> list[Stored]:
         baseline: the model that Arena-Hard's games are against, where the file does not name it.
 
     Raises:
-        SalsaError: a file cannot be read, has a format that is not known, or a row that does not
-            fit it; names file and row.
+        SalsaError: a file cannot be read, is named twice, has a format that is not known, or a row
+            that does not fit it; names file and row.
     """
-    sources = [data.read(str(file)) for name in names for file in data.local_files(name) or (name,)]
+    files = [str(file) for name in names for file in data.local_files(name) or (name,)]
+    places = Counter(str(Path(file).resolve()) for file in files)
+    if twice := [file for file, times in places.items() if times > 1]:
+        raise UsageError(f"{twice[0]} is named {places[twice[0]]} times; name it once")
+    sources = [data.read(file) for file in files]
     known = [(source, _format(source)) for source in sources]
     context = _Context(baseline, _sides(known))
     return [_read(source, kind, context) for source, kind in known]
@@ -141,9 +152,11 @@ def _sides(known: Sequence[tuple[Source, _Format]]) -> Mapping[str, tuple[str, s
 
 def _read(source: Source, kind: _Format, context: _Context) -> Stored:
     verdicts: list[Verdict] = []
+    rows: list[int] = []
     for index, row in enumerate(source.rows):
         if not kind.columns <= set(row):
             missing = ", ".join(sorted(kind.columns - set(row)))
             raise source.error(index, f"no column {missing}, which {kind.name} has")
         verdicts += kind.read(StoredRow(source, index), context)
-    return Stored(source.name, kind.name, kind.convention, verdicts, kind.gold)
+        rows += [index] * (len(verdicts) - len(rows))
+    return Stored(source.name, kind.name, kind.convention, verdicts, kind.gold, rows)

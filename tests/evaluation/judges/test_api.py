@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -325,10 +326,16 @@ def test_the_key_comes_from_the_environment_and_is_written_nowhere(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     with servers.serving(healthy) as server:
         run(configure(files, server))
-    assert server.keys == {"Bearer sk-secret"}
+    assert server.keys == server.keys_at_check == {"Bearer sk-secret"}
     written = [path for path in (files["prompts"].parent / "out").rglob("*") if path.is_file()]
     assert len(written) >= 6
     assert not any(b"sk-secret" in path.read_bytes() for path in written)
+
+
+def test_without_a_key_none_is_sent(files: dict[str, Path]) -> None:
+    with servers.serving(healthy) as server:
+        run(configure(files, server))
+    assert server.keys == {None} and server.keys_at_check == {None}
 
 
 def test_the_models_turned_round_and_a_model_against_itself(files: dict[str, Path]) -> None:
@@ -341,6 +348,16 @@ def test_the_models_turned_round_and_a_model_against_itself(files: dict[str, Pat
         (xx,) = run(configure(files, server, names=("x", "x-2"), output=out / "xx")).pairs
         assert (xx.win_rate, xx.ties) == (0.5, 10)
         assert len(server.prompts) == asked  # equal answers tie, and need no judge
+
+
+def test_only_the_pairs_of_the_baseline_are_asked_for(files: dict[str, Path]) -> None:
+    with servers.serving(healthy) as server:
+        config = configure(files, server, names=("x", "y", "z"), baseline="y")
+        facts = evaluate.run(replace(config, dry_run=True), silent)
+        assert isinstance(facts, DryRun) and facts.facts["judgements to ask for"] == 40
+        result = run(config)
+        assert [(row.a, row.b) for row in result.pairs] == [("x", "y"), ("z", "y")]
+        assert len(server.prompts) == 40 == len(set(server.prompts))
 
 
 def test_only_the_given_order(files: dict[str, Path]) -> None:

@@ -109,7 +109,9 @@ def test_a_local_judge_that_samples(judge: Path, files: dict[str, Path]) -> None
 
 
 def test_a_local_judge_without_room(world: World, files: dict[str, Path]) -> None:
-    with pytest.raises(SalsaError, match=r"22 of 24 .*: \d+ tokens and --judge-tokens 1 exceed"):
+    with pytest.raises(
+        SalsaError, match=r"22 of 24 .*: too long with --judge-tokens 1 for its 64 tokens"
+    ):
         run(configure(files, f"hf:{world.a}"))
     assert not list(files["prompts"].parent.glob("out*"))
 
