@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -301,12 +302,12 @@ def broken_copy(mutant: Mutant, folder: Path) -> None:
     path.write_text(text.replace(mutant.before, mutant.after), encoding="utf-8")
 
 
-def first_failure(folder: Path) -> str | None:
-    """The first test that fails on the package in `folder`; None if none does."""
+def first_failure(folder: Path, nearest: Sequence[str]) -> str | None:
+    """The first of the `nearest` tests that fails on the package in `folder`; None if none does."""
     # -P keeps the working tree's own package out of the search path.
     command = [sys.executable, "-P", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [*command, "--no-header", *(str(TESTS / name) for name in NEAREST)],
+        [*command, "--no-header", *(str(TESTS / name) for name in nearest)],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
@@ -318,20 +319,20 @@ def first_failure(folder: Path) -> str | None:
     return found[1] if found else done.stdout.strip().splitlines()[-1]
 
 
-def main(words: list[str]) -> int:
+def main(words: list[str], mutants: Sequence[Mutant], nearest: Sequence[str]) -> int:
     """Run the mutants that were asked for; returns the exit code."""
-    chosen = [m for m in MUTANTS if not words or any(word in m.name for word in words)]
+    chosen = [m for m in mutants if not words or any(word in m.name for word in words)]
     width = max(len(mutant.name) for mutant in chosen)
     survived = 0
     with tempfile.TemporaryDirectory() as root:
         sound = Path(root) / "sound"
         shutil.copytree(PACKAGE, sound / "salsa_cli")
-        if failure := first_failure(sound):
+        if failure := first_failure(sound, nearest):
             sys.exit(f"the package itself fails {failure}")
         for number, mutant in enumerate(chosen):
             folder, began = Path(root) / str(number), time.monotonic()
             broken_copy(mutant, folder)
-            killer = first_failure(folder)
+            killer = first_failure(folder, nearest)
             survived += killer is None
             seconds = time.monotonic() - began
             print(f"{mutant.name:<{width}}  {seconds:5.1f} s  {killer or 'SURVIVES'}", flush=True)
@@ -340,4 +341,4 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], MUTANTS, NEAREST))

@@ -21,6 +21,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from salsa_cli import train_rm
 from salsa_cli.records import read_json
 from salsa_cli.reports import silent
+from salsa_cli.reward_models import appraise
+from salsa_cli.reward_models.results import AppraisalResult
 from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 
 pytestmark = pytest.mark.slow
@@ -35,9 +37,9 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 
 def llmbar() -> Iterator[dict[str, str]]:
-    """A few pairs of each subset; the label says which output is the better one."""
+    """The pairs of each subset; the label says which output is the better one."""
     for subset in SUBSETS:
-        for row in rows_of(shared_data("llmbar") / subset / "dataset.jsonl.gz")[:30]:
+        for row in rows_of(shared_data("llmbar") / subset / "dataset.jsonl.gz"):
             better, worse = (1, 2) if row["label"] == 1 else (2, 1)
             yield {
                 "prompt": row["input"] + "\n",
@@ -48,11 +50,14 @@ def llmbar() -> Iterator[dict[str, str]]:
 
 
 def pandalm() -> Iterator[dict[str, str]]:
-    """Pairs that most annotators did not call a tie, with the two models as their category."""
-    for row in rows_of(shared_data("pandalm") / "testset-v1.jsonl.gz")[:120]:
+    """Pairs that most annotators did not call a tie, with the two models as their category.
+
+    One "answer" of the file is no text but true; some are empty.
+    """
+    for row in rows_of(shared_data("pandalm") / "testset-v1.jsonl.gz"):
         votes = Counter(row[f"annotator{n}"] for n in (1, 2, 3))
         label = votes.most_common(1)[0][0]
-        if label:
+        if label and all(isinstance(row[f"response{n}"], str) for n in (1, 2)):
             yield {
                 "prompt": f"{row['instruction']}\n{row['input']}\n",
                 "chosen": row[f"response{label}"],
@@ -74,6 +79,8 @@ def recomputed(model_folder: Path, rows: list[dict[str, str]]) -> dict[str, list
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     found: dict[str, list[float]] = {}
     for row in rows:
+        if not row["chosen"].strip() or not row["rejected"].strip():
+            continue
         texts = [row["prompt"] + row[side] for side in ("chosen", "rejected")]
         ids = [[*tokenizer(text).input_ids, tokenizer.eos_token_id] for text in texts]
         if max(map(len, ids)) > LIMIT or ids[0] == ids[1]:
@@ -85,33 +92,47 @@ def recomputed(model_folder: Path, rows: list[dict[str, str]]) -> dict[str, list
     return found
 
 
-@pytest.mark.parametrize("source", [llmbar, pandalm])
-def test_accuracy_by_subset_is_what_transformers_and_loops_find(
-    stories_model: Path, tmp_path: Path, source: Any
-) -> None:
-    rows = list(source())
-    training = rows_of(shared_data("ultrafeedback_sample") / "train_prefs_700.jsonl.gz")[:60]
+@pytest.fixture(scope="module")
+def trained(stories_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reward model of a little UltraFeedback."""
+    folder = tmp_path_factory.mktemp("reward")
+    rows = rows_of(shared_data("ultrafeedback_sample") / "train_prefs_700.jsonl.gz")[:60]
     config = TrainRMConfig(
         model=str(stories_model),
-        data=str(tiny.write_rows(tmp_path / "training.jsonl", training)),
-        eval_data=str(tiny.write_rows(tmp_path / "held-out.jsonl", rows)),
-        output=tmp_path / "rm",
+        data=str(tiny.write_rows(folder / "training.jsonl", rows)),
+        output=folder / "rm",
         learning_rate=1e-4,
         batch_size=4,
         device="cpu",
     )
-    result = train_rm.run(config, silent)
-    assert isinstance(result, train_rm.TrainRMResult)
-    expected = recomputed(config.output, rows)
-    evaluation = read_json(config.output / "evaluation.json")["evaluation"]
-    reported = {one["name"]: one for one in evaluation["categories"]}
+    train_rm.run(config, silent)
+    return config.output
+
+
+@pytest.mark.parametrize("source", [llmbar, pandalm])
+def test_accuracy_by_subset_is_what_transformers_and_loops_find(
+    trained: Path, tmp_path: Path, source: Any
+) -> None:
+    rows = list(source())
+    config = TrainRMConfig(
+        model=str(trained),
+        eval_data=str(tiny.write_rows(tmp_path / "held-out.jsonl", rows)),
+        on_empty="drop",
+        output=tmp_path / "evaluation",
+        device="cpu",
+    )
+    result = appraise.run(config, silent)
+    assert isinstance(result, AppraisalResult)
+    expected = recomputed(trained, rows)
+    reported = {one.name: one for one in result.categories}
     assert reported.keys() == expected.keys()
     for name, outcomes in expected.items():
-        assert reported[name]["n"] == len(outcomes)
-        assert reported[name]["accuracy"] == pytest.approx(sum(outcomes) / len(outcomes)), name
+        assert reported[name].n == len(outcomes)
+        assert reported[name].accuracy == pytest.approx(sum(outcomes) / len(outcomes)), name
         low, high = wilson(sum(outcomes), len(outcomes))
-        assert (reported[name]["low"], reported[name]["high"]) == pytest.approx((low, high))
+        assert (reported[name].low, reported[name].high) == pytest.approx((low, high))
     everything = [outcome for outcomes in expected.values() for outcome in outcomes]
+    assert result.eval_pairs + result.dropped == len(rows)
     assert result.eval_pairs == len(everything)
     assert result.eval_accuracy == pytest.approx(sum(everything) / len(everything))
 
@@ -143,6 +164,9 @@ def test_ultrafeedback_runs_and_names_what_it_leaves_out(
         (found,) = (one for one in dropped[str(file)] if one["reason"] == "equal scores")
         assert found["rows"] == equal
     assert result.pairs + result.eval_pairs + result.dropped == 800
+    # The raters of row 479 saw an empty answer; it is no hole in the data.
+    warnings = read_json(config.output / "salsa.json")["warnings"]
+    assert any("1 rejected answer without text" in text and "row 479" in text for text in warnings)
     # A hundred rows prove little, and the result says so.
     assert result.eval_high - result.eval_low > 0.15
     assert "do not tell this accuracy from guessing" in result.summary()[0]

@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny
@@ -16,6 +15,7 @@ from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation.eval_config import EvalConfig
 from salsa_cli.records import read_json, read_rows
 from salsa_cli.reports import Event, Note, Warned, silent
+from salsa_cli.reward_models import appraise
 from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.rl.ppo_config import PPOConfig
 from salsa_cli.tokens import Answer
@@ -113,46 +113,113 @@ def test_the_soup_of_a_whole_folder_is_the_averaged_reward_model(
     assert any("are not known, so its scores are raw" in text for text in notes)
 
 
-def test_a_pair_scores_the_same_everywhere(ensemble: Path, world: World, tmp_path: Path) -> None:
-    """In a batch of one, padded left and right, by train-rm, by ppo, by eval, by Transformers."""
+PAIR = {"prompt": "the cat", "chosen": " sat happy", "rejected": " ran and ran sad"}
+LONGER = {"prompt": "the dog", "chosen": " sat on a mat and sang", "rejected": " sad"}
+PAIRS = (PAIR, LONGER)
+
+
+@pytest.fixture(scope="module")
+def alone(ensemble: Path) -> torch.Tensor:
+    """The normalised scores of the answers of `PAIR`, each in a batch of its own."""
+    return torch.cat([scores(ensemble / "0", [PAIR[s]]) for s in ("chosen", "rejected")])
+
+
+def normalised(folder: Path, raw: torch.Tensor) -> torch.Tensor:
+    scale = rewards.stored_scale(folder)
+    assert scale is not None
+    return (raw - scale.mean) / scale.std
+
+
+def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_a_pair_scores_the_same_in_any_batch(ensemble: Path, alone: torch.Tensor) -> None:
+    together = scores(ensemble / "0", [PAIR["chosen"], PAIR["rejected"], LONGER["chosen"]])
+    assert_same(together[:2], alone)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_transformers_gives_the_score_whichever_side_is_padded(
+    ensemble: Path, alone: torch.Tensor, side: str
+) -> None:
     folder = ensemble / "0"
-    pair = {"prompt": "the cat", "chosen": " sat happy", "rejected": " ran and ran sad"}
-    longer = {"prompt": "the cat", "chosen": " sat on a mat and sang", "rejected": " sad"}
-    answers = [pair["chosen"], pair["rejected"]]
-    scale = read_json(folder / "config.json")["salsa_reward"]
-
-    def normalised(raw: torch.Tensor) -> torch.Tensor:
-        return (raw - scale["mean"]) / scale["std"]
-
-    alone = torch.cat([scores(folder, [answer]) for answer in answers])
-    together = scores(folder, [*answers, longer["chosen"]])[:2]
-    found: dict[str, Any] = {"in a padded batch": together}
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    for side in ("left", "right"):
-        tokenizer.padding_side = side
-        texts = [f"the cat{answer}{tokenizer.eos_token}" for answer in answers]
-        with torch.no_grad():
-            raw = model(**tokenizer(texts, return_tensors="pt", padding=True)).logits[:, 0]
-        found[f"Transformers, padded {side}"] = normalised(raw)
-    # train-rm: what it wrote for held-out pairs of the very model it saved
+    tokenizer.padding_side = side
+    texts = [f"the cat{PAIR[one]}{tokenizer.eos_token}" for one in ("chosen", "rejected")]
+    with torch.no_grad():
+        raw = model(**tokenizer(texts, return_tensors="pt", padding=True)).logits[:, 0]
+    assert_same(normalised(folder, raw), alone)
+
+
+def test_an_evaluation_gives_the_score(ensemble: Path, alone: torch.Tensor, tmp_path: Path) -> None:
+    config = TrainRMConfig(
+        model=str(ensemble / "0"),
+        eval_data=str(tiny.write_rows(tmp_path / "held-out.jsonl", list(PAIRS))),
+        output=tmp_path / "evaluation",
+        device="cpu",
+    )
+    appraise.run(config, silent)
+    row = read_rows(config.output / "eval_scores.jsonl")[0]
+    assert_same(normalised(ensemble / "0", torch.tensor([row["chosen"], row["rejected"]])), alone)
+
+
+def test_a_training_gives_the_score_that_its_model_gives_later(
+    world: World, tmp_path: Path
+) -> None:
     config = TrainRMConfig(
         model=str(world.a),
         data=str(world.preferences),
-        eval_data=str(tiny.write_rows(tmp_path / "held.jsonl", [pair, longer])),
+        eval_data=str(tiny.write_rows(tmp_path / "held-out.jsonl", list(PAIRS))),
         output=tmp_path / "rm",
-        epochs=1,
         batch_size=8,
         learning_rate=3e-3,
         device="cpu",
     )
     train_rm.run(config, silent)
-    trained = read_rows(config.output / "eval_scores.jsonl")[0]
-    own = scores(config.output, answers)
-    config_scale = read_json(config.output / "config.json")["salsa_reward"]
-    written = torch.tensor([trained["chosen"], trained["rejected"]])
-    torch.testing.assert_close(
-        (written - config_scale["mean"]) / config_scale["std"], own, atol=1e-5, rtol=0
+    row = read_rows(config.output / "eval_scores.jsonl")[0]
+    written = normalised(config.output, torch.tensor([row["chosen"], row["rejected"]]))
+    assert_same(written, scores(config.output, [PAIR["chosen"], PAIR["rejected"]]))
+
+
+def test_eval_gives_the_score(ensemble: Path, alone: torch.Tensor, tmp_path: Path) -> None:
+    """By the whole command, beside a longer answer to another prompt."""
+    prompts = tiny.write_rows(tmp_path / "p.jsonl", [{"prompt": p["prompt"]} for p in PAIRS])
+    given = []
+    for name in ("chosen", "rejected"):
+        rows = [{"prompt": pair["prompt"], "answer": pair[name]} for pair in PAIRS]
+        given.append(f"{name}={tiny.write_rows(tmp_path / f'{name}.jsonl', rows)}")
+    config = EvalConfig(
+        answers=tuple(given),
+        prompts=str(prompts),
+        judge=(f"rm:{ensemble / '0'}",),
+        output=tmp_path / "results",
+        device="cpu",
     )
-    for name, values in found.items():
-        torch.testing.assert_close(values, alone, atol=1e-5, rtol=0, msg=name)
+    evaluate.run(config, silent)
+    verdict = read_rows(config.output / "judgments.jsonl")[0]
+    assert_same(torch.tensor([verdict["score_a"], verdict["score_b"]]), alone)
+
+
+def test_ppo_gives_the_score(ensemble: Path, world: World, tmp_path: Path) -> None:
+    """By the whole command: what it writes of its samples, scored again one by one."""
+    folder = ensemble / "0"
+    config = PPOConfig(
+        ref=(str(world.soup),),
+        reward=(str(folder),),
+        prompts=str(world.prompts),
+        output=tmp_path / "policy",
+        updates=2,
+        batch_size=4,
+        response_length=6,
+        device="cpu",
+    )
+    ppo.run(config, silent)
+    samples = read_rows(config.output / "samples.jsonl")
+    assert len(samples) == 4 and len({row["answer"] for row in samples}) > 1
+    scorer = rewards.load(str(folder), DEVICE)
+    again = [
+        scorer.score([row["prompt"]], [Answer(row["answer"], row["finished"])]) for row in samples
+    ]
+    assert_same(torch.tensor([row["reward"] for row in samples]), torch.cat(again))

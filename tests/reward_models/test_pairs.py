@@ -134,6 +134,12 @@ def test_an_epoch_visits_every_pair_once_in_batches_of_one_size(
     assert len(batches) == len(pairs.by_length(lengths, batch_size, 0, 0))
 
 
+def test_who_shares_a_batch_is_drawn_anew_in_every_epoch() -> None:
+    together = [set(map(frozenset, pairs.by_length([7] * 64, 8, 0, epoch))) for epoch in (0, 1)]
+    assert not together[0] & together[1]
+    assert frozenset(range(8)) not in together[0] | together[1]
+
+
 def test_batches_by_length_waste_little_and_differ_between_epochs() -> None:
     lengths = [1 + (7 * n) % 100 for n in range(400)]
 
