@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from salsa_cli.maths.rewardbench import Section
 from salsa_cli.reports import Table, counted, duration, figure
 from salsa_cli.reward_models.assessment import Assessment, Group
 from salsa_cli.rewards import Scale
@@ -21,6 +22,7 @@ class EvaluationResult:
         eval_low, eval_high: 95 % interval of the accuracy.
         eval_margin: mean lead of the better answer.
         categories: accuracy by the kind of the pairs, where the data has kinds.
+        sections: the scores of RewardBench by its own rules, where the data is of it.
         members: accuracy of each member of an ensemble, whose mean score the other figures
             describe.
     """
@@ -37,14 +39,19 @@ class EvaluationResult:
     eval_margin: float
     eval_calibration_error: float
     categories: tuple[Group, ...]
+    sections: tuple[Section, ...]
     members: tuple[float, ...]
     seconds: float
 
     @classmethod
     def restored(cls, record: Mapping[str, Any]) -> Self:
         """From what `record` gave, by way of JSON."""
-        groups = tuple(Group(**one) for one in record["categories"])
-        return cls(**{**record, "categories": groups, "members": tuple(record["members"])})
+        typed = {
+            "categories": tuple(Group(**one) for one in record["categories"]),
+            "sections": tuple(Section(**one) for one in record["sections"]),
+            "members": tuple(record["members"]),
+        }
+        return cls(**{**record, **typed})
 
     def record(self) -> Mapping[str, object]:
         """The object that `--json` prints."""
@@ -70,6 +77,9 @@ class EvaluationResult:
 
     def _more_lines(self) -> list[str]:
         lines = []
+        if self.sections:
+            listed = ", ".join(f"{one.name} {one.score:.1%}" for one in self.sections)
+            lines.append(f"by the rules of RewardBench: {listed}")
         if len(self.members) > 1:
             lines.append("each alone: " + ", ".join(f"{one:.1%}" for one in self.members))
         if self.eval_low <= 0.5 <= self.eval_high:
@@ -102,7 +112,7 @@ class AppraisalResult(EvaluationResult):
         return super().restored({**record, "scales": scales})
 
     def _more_lines(self) -> list[str]:
-        scales = ", ".join(f"{figure(s.mean)} and {figure(s.std)}" for s in self.scales)
+        scales = "; ".join(f"{figure(s.mean)} and {figure(s.std)}" for s in self.scales)
         return [f"raw scores have mean and standard deviation {scales}", *super()._more_lines()]
 
 
@@ -124,5 +134,6 @@ def evaluated(found: Assessment, members: Sequence[Assessment]) -> dict[str, Any
         "eval_margin": found.margin,
         "eval_calibration_error": found.calibration_error,
         "categories": found.categories,
+        "sections": found.sections,
         "members": tuple(one.accuracy.accuracy for one in members),
     }
