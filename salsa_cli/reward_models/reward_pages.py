@@ -26,6 +26,9 @@ _POINTS = 80
 BIASED = 0.5
 """Correlation of score with length from which on a reader is warned."""
 
+FEW = 16
+"""Pairs, below which a correlation of one half may well be chance (its 95 % interval holds 0)."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -101,7 +104,7 @@ def _callouts(found: Assessment) -> list[pages.Block]:
     if whole.low <= 0.5 <= whole.high:
         blocks.append(pages.Callout("Nothing is proven.", f"{proves_nothing(whole.n)}."))
     bias = found.length.correlation
-    if bias is not None and bias > BIASED:
+    if bias is not None and bias > BIASED and whole.n >= FEW:
         text = (
             f"The lead in score and the lead in length correlate by {bias:.2f}. PPO will find that "
             "out; look at the accuracy where the longer answer is the worse one."

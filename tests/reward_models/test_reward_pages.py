@@ -1,5 +1,6 @@
 """The reports of a reward model."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,10 +51,18 @@ def test_the_report_says_everything_that_was_found(trained: Trained) -> None:
         assert words in page
     assert "2 of 42 pairs left out" in page and "training pairs" in page
     assert "4 pairs do not tell this accuracy from guessing." in page
-    assert "Length bias." in page
+    assert "Length bias." not in page  # of four pairs nobody can tell
     assert "&lt;hard&gt;" in page and "<hard>" not in page
     assert ("members agree" in page) == (len(trained.found.members) > 1)
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+
+
+def test_length_bias_is_named_where_the_pairs_suffice(trained: Trained) -> None:
+    scores = PairScores(np.tile(SCORES[0].chosen, 4), np.tile(SCORES[0].rejected, 4))
+    found = assessment.assess(PAIRS * 4, scores)
+    assert found.length.correlation is not None and found.length.correlation > 0.9
+    many = Found((found,), SCALES[:1], found)
+    assert "Length bias." in reward_pages.report(replace(trained, found=many))
 
 
 def test_a_curve_is_thinned_by_means() -> None:
