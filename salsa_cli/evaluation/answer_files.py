@@ -15,7 +15,7 @@ from salsa_cli import data
 from salsa_cli.data import Source
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation.benchmarks import Question
-from salsa_cli.records import read_rows, to_json, write_text
+from salsa_cli.records import parse_object, read_bytes, to_json, write_text
 
 _NAMED = 5
 
@@ -64,16 +64,29 @@ def append(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
         os.fsync(file.fileno())
 
 
-def whole_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows that `append` finished; what a kill left of the last one is cut off the file."""
+def cut_off(path: Path) -> None:
+    """Take away what a kill left of the last row, so that `append` begins a new one."""
     if not path.exists():
-        return []
-    content = path.read_bytes()
+        return
+    content = read_bytes(path)
     end = content.rfind(b"\n") + 1
     if end < len(content):
         with path.open("r+b") as file:
             file.truncate(end)
-    return read_rows(path)
+
+
+def finished_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows that `append` finished, and no part of another; the file stays as it is."""
+    if not path.exists():
+        return []
+    *whole, _ = read_bytes(path).split(b"\n")
+    return [parse_object(line, f"{path}, line {n}") for n, line in enumerate(whole, start=1)]
+
+
+def whole_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows that `append` finished, after `cut_off`."""
+    cut_off(path)
+    return finished_rows(path)
 
 
 def stored(path: Path) -> dict[str, tuple[Reply, ...]]:
