@@ -6,10 +6,10 @@ from pathlib import Path
 from salsa_cli import pages
 from salsa_cli.evaluation import eval_landscape, eval_reading, failures
 from salsa_cli.evaluation.eval_reading import Prompts
-from salsa_cli.evaluation.eval_results import EvalResult, ranked, short_name
+from salsa_cli.evaluation.eval_results import EvalResult, ranked
 from salsa_cli.evaluation.findings import PairRow
 from salsa_cli.evaluation.style import Answers
-from salsa_cli.evaluation.verdicts import Verdict
+from salsa_cli.evaluation.verdicts import Verdict, short_name
 from salsa_cli.pages.charts import Estimate, IntervalChart
 from salsa_cli.pages.scales import Axis
 from salsa_cli.records import write_text
@@ -255,8 +255,13 @@ def _parts(title: str, rows: Sequence[PairRow]) -> list[pages.Block]:
 
 def _controlled(result: EvalResult) -> list[pages.Block]:
     rows = [row for one in result.controlled for row in one.rows]
+    left_out: list[pages.Block] = [
+        pages.Callout("No rate:", one.separated)
+        for one in result.controlled
+        if one.separated is not None
+    ]
     if not rows:
-        return []
+        return [pages.Heading("At equal length and style"), *left_out] if left_out else []
     table = [
         (
             row.model,
@@ -276,6 +281,7 @@ def _controlled(result: EvalResult) -> list[pages.Block]:
             "lists and bold text."
         ),
         pages.Table(columns, table, names=4),
+        *left_out,
     ]
 
 

@@ -15,7 +15,7 @@ from salsa_cli.evaluation.comparisons import Comparison, Meeting, Rules
 from salsa_cli.evaluation.findings import PairRow, Resampling
 from salsa_cli.evaluation.stored import Stored
 from salsa_cli.evaluation.stored.rows import StoredRow, stem
-from salsa_cli.evaluation.verdicts import Verdict
+from salsa_cli.evaluation.verdicts import Verdict, short_name
 from salsa_cli.maths import bradley_terry, resampling
 
 Control = Literal["length", "markdown", "style"]
@@ -27,6 +27,9 @@ FEATURES: Mapping[Control, tuple[str, ...]] = {
 
 # Lengths a and b count as alike within this share of a + b: 5 % is 95 tokens to 105.
 ALIKE = 0.05
+
+# Log-odds that a fit may drift as its prior is weakened; see `bradley_terry.ControlledFit`.
+UNBOUNDED = 1.0
 
 _CODE = re.compile(r"```[^`]*```")
 _HEADER = re.compile(r"^#{1,6}\s", re.MULTILINE)
@@ -75,10 +78,15 @@ class ControlledRow:
 
 @dataclass(frozen=True)
 class Controlled:
-    """The rates of one fit, and the coefficient of each feature (see `bradley_terry`)."""
+    """The rates of one fit, and the coefficient of each feature (see `bradley_terry`).
+
+    A rate that only the prior of the fit would bound is left out, and so are coefficients;
+    `separated` says of which, and why.
+    """
 
     rows: tuple[ControlledRow, ...]
     coefficients: Mapping[str, float]
+    separated: str | None = None
 
 
 def read(names: Sequence[str]) -> dict[str, dict[str, StoredAnswer]]:
@@ -175,6 +183,8 @@ def controlled_rates(
     rates = bradley_terry.expected_rate(strengths, strengths[:, [against]])
     estimates = bradley_terry.expected_rate(fit.strengths, fit.strengths[against])
     judge = games[0][0].judge
+    telling = bool((fit.feature_drift > UNBOUNDED).any())
+    apart = [n for n, at in places.items() if abs(fit.drift[at] - fit.drift[against]) > UNBOUNDED]
     rows = [
         ControlledRow(
             name,
@@ -185,10 +195,29 @@ def controlled_rates(
             *resampling.percentiles(rates[:, index]),
         )
         for name, index in places.items()
-        if name != baseline
+        if name != baseline and name not in apart and not telling
     ]
+    if telling:
+        return Controlled((), {}, _told_by_style(judge, control, baseline))
     coefficients = dict(zip(FEATURES[control], map(float, fit.coefficients), strict=True))
-    return Controlled(tuple(rows), coefficients)
+    separated = _told_by_model(judge, control, baseline, apart) if apart else None
+    return Controlled(tuple(rows), coefficients, separated)
+
+
+def _told_by_style(judge: str, control: Control, baseline: str) -> str:
+    return (
+        f"By {short_name(judge)}, at equal {control}, against {baseline}: no rate to be had, "
+        f"since wins and losses can be told apart by {control} without a mistake (perfect "
+        "separation). More prompts, or answers that differ less in it, would help."
+    )
+
+
+def _told_by_model(judge: str, control: Control, baseline: str, apart: Sequence[str]) -> str:
+    return (
+        f"By {short_name(judge)}, at equal {control}, against {baseline}: no rate of "
+        f"{', '.join(apart)} to be had, since all that tells it from the others was won, or lost "
+        "(perfect separation)."
+    )
 
 
 def length_rows(

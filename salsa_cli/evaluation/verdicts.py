@@ -64,6 +64,12 @@ class Verdict:
         )
 
 
+def short_name(judge: str) -> str:
+    """A judge's name without the folders before its file."""
+    kind, colon, source = judge.partition(":")
+    return f"{kind}{colon}{source.rstrip('/').rsplit('/', 1)[-1]}" if colon else judge
+
+
 _DEFAULTS = {field.name: field.default for field in fields(Verdict)}
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "question": (str,),
