@@ -15,6 +15,7 @@ from salsa_cli import data
 from salsa_cli.data import Source
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation.benchmarks import Question
+from salsa_cli.evaluation.verdicts import is_whole
 from salsa_cli.records import parse_object, read_bytes, to_json, write_text
 
 _NAMED = 5
@@ -181,14 +182,23 @@ def _replies(source: Source, index: int) -> tuple[Reply, ...]:
             f"no answer in it; its columns are {', '.join(one)}; expected 'answer', 'turns', "
             "FastChat's 'choices' or Arena-Hard's 'messages'",
         )
+    for reply in known:
+        if not is_whole(reply.text):
+            raise source.error(index, "its answer holds half of a surrogate pair, no whole letter")
+        if reply.tokens is not None and (type(reply.tokens) is not int or reply.tokens < 0):
+            raise source.error(
+                index, f"'tokens' is {reply.tokens!r:.20}; expected a whole number, 0 or more"
+            )
     return tuple(known)
 
 
 def _turns(one: Mapping[str, Any]) -> object:
     if isinstance(choices := one.get("choices"), Sequence) and choices:
-        return choices[0].get("turns")  # FastChat and Arena-Hard v0.1; the first sample counts
+        # FastChat and Arena-Hard v0.1; the first sample counts
+        return choices[0].get("turns") if isinstance(choices[0], Mapping) else None
     if isinstance(messages := one.get("messages"), Sequence):
-        return [m.get("content") for m in messages if m.get("role") == "assistant"]
+        said = [m for m in messages if isinstance(m, Mapping) and m.get("role") == "assistant"]
+        return [message.get("content") for message in said]
     if "turns" in one:
         return one["turns"]
     answer = one.get("answer")

@@ -108,7 +108,13 @@ def read(names: Sequence[str]) -> dict[str, dict[str, StoredAnswer]]:
                 row = StoredRow(source, index)
                 model = name or row.optional_text("model_id") or row.optional_text("model")
                 answers = found.setdefault(model or stem(source), {})
-                answers[_question(row, index)] = _answer(row)
+                question = _question(row, index)
+                if question in answers:
+                    raise row.error(
+                        f"a second answer of {model or stem(source)} to question {question}; "
+                        "expected one"
+                    )
+                answers[question] = _answer(row)
     return found
 
 
@@ -253,8 +259,12 @@ def _difference(verdict: Verdict, answers: Answers, control: Control) -> NDArray
         answer = answers.get(name, {}).get(verdict.question)
         if answer is None:
             whole = name not in answers
-            what = "the answers" if whole else f"the answer to question {verdict.question}"
-            raise SalsaError(f"{what} of {name} is missing; give them with --answers {name}=FILE")
+            what = (
+                f"the answers of {name} are missing; give them"
+                if whole
+                else f"the answer to question {verdict.question} of {name} is missing; give it"
+            )
+            raise SalsaError(f"{what} with --answers {name}=FILE")
         pair.append(
             np.array([getattr(answer.style, feature) for feature in FEATURES[control]], float)
         )
@@ -280,31 +290,37 @@ def _answer(row: StoredRow) -> StoredAnswer:
         turns = choices[0].get("turns")
     if row.has("answer"):
         turns = [{"content": row.get("answer"), "tokens": row.get("tokens")}]
-    texts, tokens = _texts(turns if isinstance(turns, list) else [])
+    texts, tokens = _texts(row, turns if isinstance(turns, list) else [])
     for name in ("conv_metadata", "metadata"):
         metadata = row.get(name)
         if isinstance(metadata, Mapping) and "token_len" in metadata:
-            counted = AnswerStyle(*(_count(row, metadata.get(key)) for key in FEATURES["style"]))
+            counted = AnswerStyle(
+                *(_count(row, f"{name}.{key}", metadata.get(key)) for key in FEATURES["style"])
+            )
             return StoredAnswer(counted, texts, row.optional_text("prompt"))
     if not texts:
         raise row.error("no answer: expected 'answer', 'turns', 'choices' or 'conv_metadata'")
     return StoredAnswer(of_text("\n".join(texts), tokens), texts, row.optional_text("prompt"))
 
 
-def _texts(turns: Sequence[Any]) -> tuple[tuple[str, ...], int | None]:
+def _texts(row: StoredRow, turns: Sequence[Any]) -> tuple[tuple[str, ...], int | None]:
     """The texts of some turns, and their tokens if all tell."""
-    texts, tokens = [], []
+    texts: list[str] = []
+    tokens: list[object] = []
     for turn in turns:
         fields = turn if isinstance(turn, Mapping) else {"content": turn}
-        texts.append(str(fields.get("content", "")))
+        text = fields.get("content", fields.get("answer"))
+        if not isinstance(text, str):
+            raise row.error(f"turn {len(texts) + 1} of the answer is {text!r:.40}; expected a text")
+        texts.append(text)
         tokens.append(fields.get("token_len", fields.get("tokens")))
     known = [count for count in tokens if isinstance(count, int)]
     return tuple(texts), sum(known) if known and len(known) == len(tokens) else None
 
 
-def _count(row: StoredRow, value: object) -> int:
+def _count(row: StoredRow, name: str, value: object) -> int:
     if isinstance(value, Mapping):
-        return sum(_count(row, one) for one in value.values())
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise row.error(f"a count of the answer's style is {value!r:.20}; expected a whole number")
+        return sum(_count(row, f"{name}.{key}", one) for key, one in value.items())
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise row.error(f"column '{name}' is {value!r:.20}; expected a whole number, 0 or more")
     return value

@@ -254,7 +254,9 @@ def test_equal_length(tmp_path: Path) -> None:
     # 5 % of the sum at most: about a tenth of uniform pairs. x has a bonus of 150 tokens.
     assert 15 < parts["about as long"].n < 60 and parts["longer"].win_rate == 1.0
     assert set(style.coefficients) == {"token_len", "header_count", "list_count", "bold_count"}
-    with pytest.raises(SalsaError, match="the answer to question 300 of y is missing; give them"):
+    with pytest.raises(
+        SalsaError, match="the answer to question 300 of y is missing; give it with"
+    ):
         run(tmp_path, [*rows, {**PAIR, "question_id": 300}], answers=(str(file),))
 
 
