@@ -11,6 +11,7 @@ from salsa_cli.errors import UsageError
 from salsa_cli.evaluation import (
     answer_files,
     answers,
+    eval_foresight,
     eval_page,
     eval_plan,
     eval_reading,
@@ -31,7 +32,7 @@ from salsa_cli.evaluation.findings import Resampling
 from salsa_cli.evaluation.judges import scoring, writing
 from salsa_cli.evaluation.judges.local import LocalWriter
 from salsa_cli.evaluation.judges.scoring import Scored
-from salsa_cli.evaluation.judges.writing import Sampling, Writer
+from salsa_cli.evaluation.judges.writing import Writer
 from salsa_cli.evaluation.landscape import SoupRewards
 from salsa_cli.evaluation.stored import Stored
 from salsa_cli.evaluation.style import Controlled, StoredAnswer
@@ -59,7 +60,7 @@ def run(config: EvalConfig, report: Report) -> Result:
             f"{', '.join(plan.names)}"
         )
     if config.dry_run:
-        return DryRun(plan.facts(config))
+        return DryRun(eval_foresight.facts(plan, config))
     with runs.resumable(
         config.output, force=config.force, resume=config.resume, kept=_kept
     ) as folder:
@@ -170,20 +171,10 @@ def ask(
     report: Report,
 ) -> list[Verdict]:
     """The verdicts of a judge that writes; says first what that will take."""
-    sampling = Sampling(config.judge_temperature, config.judge_tokens, config.seed)
-    store = config.cache or folder / "judge_texts.jsonl"
-    cases = writing.cases(
-        writer,
-        plan.questions,
-        answered,
-        plan.judge_prompt,
-        sampling,
-        grading=config.grading,
-        orders=eval_plan.orders(config),
-        baseline=config.baseline,
-    )
-    price = (config.price[0], config.price[1]) if config.price else None
-    forecast = writing.forecast(writer.name, cases, writing.read_store(store), sampling, price)
+    sampling = eval_plan.sampling(config)
+    store = eval_plan.store(folder, config)
+    cases = eval_plan.cases(writer, plan, answered, config)
+    forecast = eval_plan.forecast(writer.name, cases, store, config)
     report(Note(str(forecast)))
     if writer.name in plan.apis and config.max_calls is not None:
         plan.apis[writer.name].check_budget(forecast.calls)

@@ -166,11 +166,13 @@ def test_functions_that_fail(world: World, tmp_path: Path) -> None:
         "def short(p, a):\n    return [1.0]\n"
         "def nan(p, a):\n    return [float('nan')] * len(a)\n"
         "def crash(p, a):\n    return 1 / 0\n"
+        "def huge(p, a):\n    return [1e300] * len(a)\n"
     )
     for name, words in (
         ("short", "gave 1 scores for"),
         ("nan", "no finite number"),
         ("crash", "failed: ZeroDivisionError"),
+        ("huge", "the score of a on question 1 is inf; expected a finite number in float32"),
         ("absent", "has no function 'absent'"),
     ):
         judge = f"python:{source}:{name}"

@@ -15,7 +15,8 @@ from salsa_cli import data
 from salsa_cli.data import Source
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation.benchmarks import Question
-from salsa_cli.records import read_rows, to_json, write_text
+from salsa_cli.evaluation.verdicts import is_whole
+from salsa_cli.records import parse_object, read_bytes, to_json, write_text
 
 _NAMED = 5
 
@@ -64,16 +65,29 @@ def append(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
         os.fsync(file.fileno())
 
 
-def whole_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows that `append` finished; what a kill left of the last one is cut off the file."""
+def cut_off(path: Path) -> None:
+    """Take away what a kill left of the last row, so that `append` begins a new one."""
     if not path.exists():
-        return []
-    content = path.read_bytes()
+        return
+    content = read_bytes(path)
     end = content.rfind(b"\n") + 1
     if end < len(content):
         with path.open("r+b") as file:
             file.truncate(end)
-    return read_rows(path)
+
+
+def finished_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows that `append` finished, and no part of another; the file stays as it is."""
+    if not path.exists():
+        return []
+    *whole, _ = read_bytes(path).split(b"\n")
+    return [parse_object(line, f"{path}, line {n}") for n, line in enumerate(whole, start=1)]
+
+
+def whole_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows that `append` finished, after `cut_off`."""
+    cut_off(path)
+    return finished_rows(path)
 
 
 def stored(path: Path) -> dict[str, tuple[Reply, ...]]:
@@ -168,14 +182,23 @@ def _replies(source: Source, index: int) -> tuple[Reply, ...]:
             f"no answer in it; its columns are {', '.join(one)}; expected 'answer', 'turns', "
             "FastChat's 'choices' or Arena-Hard's 'messages'",
         )
+    for reply in known:
+        if not is_whole(reply.text):
+            raise source.error(index, "its answer holds half of a surrogate pair, no whole letter")
+        if reply.tokens is not None and (type(reply.tokens) is not int or reply.tokens < 0):
+            raise source.error(
+                index, f"'tokens' is {reply.tokens!r:.20}; expected a whole number, 0 or more"
+            )
     return tuple(known)
 
 
 def _turns(one: Mapping[str, Any]) -> object:
     if isinstance(choices := one.get("choices"), Sequence) and choices:
-        return choices[0].get("turns")  # FastChat and Arena-Hard v0.1; the first sample counts
+        # FastChat and Arena-Hard v0.1; the first sample counts
+        return choices[0].get("turns") if isinstance(choices[0], Mapping) else None
     if isinstance(messages := one.get("messages"), Sequence):
-        return [m.get("content") for m in messages if m.get("role") == "assistant"]
+        said = [m for m in messages if isinstance(m, Mapping) and m.get("role") == "assistant"]
+        return [message.get("content") for message in said]
     if "turns" in one:
         return one["turns"]
     answer = one.get("answer")

@@ -14,6 +14,7 @@ from typing import Any, TypeGuard
 
 from salsa_cli import data
 from salsa_cli.data import Message, Prompt, Source, stable_seed
+from salsa_cli.evaluation.verdicts import is_whole
 from salsa_cli.records import to_json
 
 HUB: Mapping[str, Callable[[], Source]] = MappingProxyType(
@@ -101,6 +102,9 @@ def load(name: str, count: int | None = None) -> list[Question]:
     """The first `count` questions of a data source, or of a benchmark that `HUB` names."""
     source = HUB[name]() if name in HUB and not Path(name).exists() else data.read(name)
     found = [_question(source, index) for index in range(len(source.rows))][:count]
+    for index, question in enumerate(found):
+        if not is_whole("".join((question.id, question.category or "", question._words()))):
+            raise source.error(index, "its text holds half of a surrogate pair, no whole letter")
     return _told_apart(found)
 
 
@@ -113,6 +117,8 @@ def _arena_hard(version: str) -> Source:
 def _question(source: Source, index: int) -> Question:
     row = source.rows[index]
     known = next((row[key] for key in _IDS if row.get(key) not in (None, "")), index + 1)
+    if isinstance(known, bool) or not isinstance(known, str | int | float):
+        raise source.error(index, f"its id is {known!r:.40}; expected a text or a number")
     common: dict[str, Any] = {
         "id": str(known),
         "category": str(row["category"]) if row.get("category") else None,

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from salsa_cli import pages
-from salsa_cli.evaluation.eval_results import EvalResult, short_name
+from salsa_cli.evaluation.eval_results import EvalResult
+from salsa_cli.evaluation.verdicts import short_name
 from salsa_cli.pages.charts import Line, LineChart, Points, ScatterChart
 from salsa_cli.pages.scales import Axis
 

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from salsa_cli import pages
-from salsa_cli.evaluation import eval_landscape, eval_reading, failures
+from salsa_cli.evaluation import eval_cautions, eval_landscape, eval_reading
 from salsa_cli.evaluation.eval_reading import Prompts
-from salsa_cli.evaluation.eval_results import EvalResult, ranked, short_name
+from salsa_cli.evaluation.eval_results import EvalResult, ranked
 from salsa_cli.evaluation.findings import PairRow
 from salsa_cli.evaluation.style import Answers
-from salsa_cli.evaluation.verdicts import Verdict
+from salsa_cli.evaluation.verdicts import Verdict, short_name
 from salsa_cli.pages.charts import Estimate, IntervalChart
 from salsa_cli.pages.scales import Axis
 from salsa_cli.records import write_text
@@ -40,7 +40,7 @@ def build(
     """The page."""
     blocks: list[pages.Block] = [
         _figures(result),
-        *_warnings(result),
+        *eval_cautions.blocks(result),
         *_rates(result),
         *_scores(result),
         *_parts("By category", result.categories),
@@ -85,52 +85,6 @@ def _figures(result: EvalResult) -> pages.KeyFigures:
         pages.KeyFigure("without a valid verdict", f"{failed:,}"),
     ]
     return pages.KeyFigures(figures)
-
-
-def _warnings(result: EvalResult) -> list[pages.Block]:
-    others = [row for row in result.pairs if not row.of_itself]
-    open_pairs = [row for row in others if row.n and not row.decided]
-    blocks: list[pages.Block] = []
-    if open_pairs:
-        rows = [
-            (
-                row.a,
-                row.b,
-                short_name(row.judge),
-                f"{row.win_rate:.1%}",
-                f"{100 * row.detectable:.1f} points",
-            )
-            for row in open_pairs
-        ]
-        columns = ("a", "b", "judge", "a wins", "would show at 80 % power")
-        blocks.append(
-            pages.Callout(
-                "Not proven:",
-                f"{len(rows)} of {len(others)} win rates have an interval that holds 50 %.",
-            )
-        )
-        blocks.append(
-            pages.Details(
-                "Which, and what so many prompts could show", [pages.Table(columns, rows, names=3)]
-            )
-        )
-    for row in result.pairs:
-        if row.worst is not None and row.best is not None:
-            text = (
-                f"{row.invalid} comparisons of {row.a} and {row.b} by {short_name(row.judge)} have "
-                f"no valid verdict ({failures.counted(row.reasons)}). Lost, they would make "
-                f"{row.worst:.1%}; won, {row.best:.1%}."
-            )
-            blocks.append(pages.Callout("Failures:", text))
-    for score in result.scores:
-        if score.invalid:
-            text = (
-                f"{score.invalid} answers of {score.model} have no valid score by "
-                f"{short_name(score.judge)} ({failures.counted(score.reasons)})."
-            )
-            blocks.append(pages.Callout("Failures:", text))
-    blocks += [pages.Callout("Note:", text) for text in result.remarks]
-    return blocks
 
 
 def _rates(result: EvalResult) -> list[pages.Block]:
@@ -255,8 +209,13 @@ def _parts(title: str, rows: Sequence[PairRow]) -> list[pages.Block]:
 
 def _controlled(result: EvalResult) -> list[pages.Block]:
     rows = [row for one in result.controlled for row in one.rows]
+    left_out: list[pages.Block] = [
+        pages.Callout("No rate:", one.separated)
+        for one in result.controlled
+        if one.separated is not None
+    ]
     if not rows:
-        return []
+        return [pages.Heading("At equal length and style"), *left_out] if left_out else []
     table = [
         (
             row.model,
@@ -276,6 +235,7 @@ def _controlled(result: EvalResult) -> list[pages.Block]:
             "lists and bold text."
         ),
         pages.Table(columns, table, names=4),
+        *left_out,
     ]
 
 

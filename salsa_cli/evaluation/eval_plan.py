@@ -11,9 +11,9 @@ from salsa_cli.evaluation import answer_files, benchmarks, judges, landscape
 from salsa_cli.evaluation.answer_files import Replies
 from salsa_cli.evaluation.benchmarks import Question
 from salsa_cli.evaluation.eval_config import EvalConfig
-from salsa_cli.evaluation.judges import JudgeSpec, wording
+from salsa_cli.evaluation.judges import JudgeSpec, wording, writing
 from salsa_cli.evaluation.judges.api import ApiWriter, Budget, Patience
-from salsa_cli.evaluation.verdicts import Order
+from salsa_cli.evaluation.judges.writing import Case, Forecast, Sampling, Writer
 from salsa_cli.models import find
 from salsa_cli.records import JSON
 
@@ -57,23 +57,6 @@ class Plan:
         """Answers that each model gives."""
         return sum(question.turns for question in self.questions)
 
-    def facts(self, config: EvalConfig) -> dict[str, str | int]:
-        """What would be done, for a dry run."""
-        count = len(self.names)
-        pairs = count - 1 if config.baseline else count * (count - 1) // 2
-        facts: dict[str, str | int] = {
-            "models": ", ".join(self.names),
-            "judges": ", ".join(judge.name for judge in self.judges),
-            "prompts": len(self.questions),
-            "answers to generate": self.turns * len(self.models),
-        }
-        if writing := [judge for judge in self.judges if not judge.scores]:
-            each = self.turns * (
-                count if config.grading == "single" else pairs * len(orders(config))
-            )
-            facts["judgements to ask for"] = each * len(writing)
-        return facts
-
 
 def prepare(config: EvalConfig) -> Plan:
     """Find models, answers, judges and prompts.
@@ -100,6 +83,8 @@ def prepare(config: EvalConfig) -> Plan:
         line=_of_one_base(config.line or ()),
         plane=_of_one_base(config.plane or ()),
     )
+    if config.cache is not None:
+        _check_cache(config.cache)
     for api in plan.apis.values():
         api.check()
     return plan
@@ -122,9 +107,36 @@ def inputs(plan: Plan, config: EvalConfig) -> dict[str, JSON]:
     }
 
 
-def orders(config: EvalConfig) -> tuple[Order, ...]:
-    """The orders in which a pair is shown."""
-    return ("ab", "ba") if config.orders == "both" else ("ab",)
+def sampling(config: EvalConfig) -> Sampling:
+    """How a judge writes."""
+    return Sampling(config.judge_temperature, config.judge_tokens, config.seed)
+
+
+def store(folder: Path, config: EvalConfig) -> Path:
+    """Where judgements are kept, if `folder` is where the evaluation works."""
+    return config.cache or folder / "judge_texts.jsonl"
+
+
+def cases(
+    writer: Writer, plan: Plan, answered: Mapping[str, Replies], config: EvalConfig
+) -> list[Case]:
+    """All that a judge that writes is to be asked."""
+    return writing.cases(
+        writer,
+        plan.questions,
+        answered,
+        plan.judge_prompt,
+        sampling(config),
+        grading=config.grading,
+        orders=("ab", "ba") if config.orders == "both" else ("ab",),
+        baseline=config.baseline,
+    )
+
+
+def forecast(name: str, asked: Sequence[Case], store: Path, config: EvalConfig) -> Forecast:
+    """What a judge that writes will take, beside what `store` has."""
+    price = (config.price[0], config.price[1]) if config.price else None
+    return writing.forecast(name, asked, writing.read_store(store), sampling(config), price)
 
 
 def comparable(made: Mapping[str, JSON]) -> dict[str, JSON]:
@@ -199,6 +211,15 @@ def _refuse_useless(config: EvalConfig, specs: Sequence[JudgeSpec]) -> None:
         useless = [name for name, value in options.items() if value is not None]
         if useless and not any(spec.kind in kinds for spec in specs):
             raise UsageError(f"{', '.join(useless)} has no effect without {words}")
+
+
+def _check_cache(file: Path) -> None:
+    """Find out before the first answer whether judgements can be kept there."""
+    if file.is_dir():
+        raise UsageError(f"--cache {file} is a folder; expected a file of judgements")
+    if not file.absolute().parent.is_dir():
+        raise UsageError(f"--cache {file}: {file.parent} is no folder; make it first")
+    writing.read_store(file)
 
 
 def _anchors(given: Sequence[str], answering: Iterable[Path]) -> dict[str, Path]:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from salsa_cli import pages
 from salsa_cli.data import Prompt
 from salsa_cli.evaluation.benchmarks import Question
-from salsa_cli.evaluation.eval_results import short_name
 from salsa_cli.evaluation.style import Answers
-from salsa_cli.evaluation.verdicts import Verdict
+from salsa_cli.evaluation.verdicts import Verdict, short_name
 
 _MOST_READ = 25
 _LONGEST_TEXT = 6000

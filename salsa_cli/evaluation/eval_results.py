@@ -10,6 +10,7 @@ from salsa_cli.evaluation.eval_config import EvalConfig
 from salsa_cli.evaluation.findings import PairRow, RatingRow, ScoreRow
 from salsa_cli.evaluation.style import Controlled, ControlledRow
 from salsa_cli.evaluation.trust import AccuracyRow, AgreementRow
+from salsa_cli.evaluation.verdicts import short_name
 from salsa_cli.records import JSON, read_json
 from salsa_cli.reports import Note, Report, Table, duration, figure
 
@@ -99,7 +100,9 @@ class EvalResult:
         }
         controlled = tuple(
             Controlled(
-                tuple(_row(ControlledRow, row) for row in one["rows"]), dict(one["coefficients"])
+                tuple(_row(ControlledRow, row) for row in one["rows"]),
+                one["coefficients"],
+                one["separated"],
             )
             for one in record["controlled"]
         )
@@ -115,7 +118,8 @@ class EvalResult:
         lines += _few([_failures(row) for row in self.pairs if row.invalid])
         lines += _few([_no_scores(row) for row in self.scores if row.invalid])
         lines += _few(_ratings(self.ratings))
-        lines += _few([_controlled(one) for one in self.controlled])
+        lines += _few([_controlled(one) for one in self.controlled if one.rows])
+        lines += _few([one.separated for one in self.controlled if one.separated is not None])
         lines += _few([_accuracy(row) for row in self.accuracies])
         lines += _few([_agreement(row) for row in self.agreements])
         lines += [_distance(row) for row in self.kl]
@@ -338,9 +342,3 @@ def _peaks(name: str, rows: Sequence[SoupRow]) -> list[str]:
 
 def _weights(row: SoupRow) -> str:
     return "/".join(f"{weight:.3g}" for weight in row.weights)
-
-
-def short_name(judge: str) -> str:
-    """A judge's name without the folders before its file."""
-    kind, colon, source = judge.partition(":")
-    return f"{kind}{colon}{source.rstrip('/').rsplit('/', 1)[-1]}" if colon else judge

@@ -15,7 +15,7 @@ from salsa_cli.evaluation.comparisons import Comparison, Meeting, Rules
 from salsa_cli.evaluation.findings import PairRow, Resampling
 from salsa_cli.evaluation.stored import Stored
 from salsa_cli.evaluation.stored.rows import StoredRow, stem
-from salsa_cli.evaluation.verdicts import Verdict
+from salsa_cli.evaluation.verdicts import Verdict, short_name
 from salsa_cli.maths import bradley_terry, resampling
 
 Control = Literal["length", "markdown", "style"]
@@ -27,6 +27,9 @@ FEATURES: Mapping[Control, tuple[str, ...]] = {
 
 # Lengths a and b count as alike within this share of a + b: 5 % is 95 tokens to 105.
 ALIKE = 0.05
+
+# Log-odds that a fit may drift as its prior is weakened; see `bradley_terry.ControlledFit`.
+UNBOUNDED = 1.0
 
 _CODE = re.compile(r"```[^`]*```")
 _HEADER = re.compile(r"^#{1,6}\s", re.MULTILINE)
@@ -75,10 +78,15 @@ class ControlledRow:
 
 @dataclass(frozen=True)
 class Controlled:
-    """The rates of one fit, and the coefficient of each feature (see `bradley_terry`)."""
+    """The rates of one fit, and the coefficient of each feature (see `bradley_terry`).
+
+    A rate that only the prior of the fit would bound is left out, and so are coefficients;
+    `separated` says of which, and why.
+    """
 
     rows: tuple[ControlledRow, ...]
     coefficients: Mapping[str, float]
+    separated: str | None = None
 
 
 def read(names: Sequence[str]) -> dict[str, dict[str, StoredAnswer]]:
@@ -100,7 +108,13 @@ def read(names: Sequence[str]) -> dict[str, dict[str, StoredAnswer]]:
                 row = StoredRow(source, index)
                 model = name or row.optional_text("model_id") or row.optional_text("model")
                 answers = found.setdefault(model or stem(source), {})
-                answers[_question(row, index)] = _answer(row)
+                question = _question(row, index)
+                if question in answers:
+                    raise row.error(
+                        f"a second answer of {model or stem(source)} to question {question}; "
+                        "expected one"
+                    )
+                answers[question] = _answer(row)
     return found
 
 
@@ -175,6 +189,8 @@ def controlled_rates(
     rates = bradley_terry.expected_rate(strengths, strengths[:, [against]])
     estimates = bradley_terry.expected_rate(fit.strengths, fit.strengths[against])
     judge = games[0][0].judge
+    telling = bool((fit.feature_drift > UNBOUNDED).any())
+    apart = [n for n, at in places.items() if abs(fit.drift[at] - fit.drift[against]) > UNBOUNDED]
     rows = [
         ControlledRow(
             name,
@@ -185,10 +201,29 @@ def controlled_rates(
             *resampling.percentiles(rates[:, index]),
         )
         for name, index in places.items()
-        if name != baseline
+        if name != baseline and name not in apart and not telling
     ]
+    if telling:
+        return Controlled((), {}, _told_by_style(judge, control, baseline))
     coefficients = dict(zip(FEATURES[control], map(float, fit.coefficients), strict=True))
-    return Controlled(tuple(rows), coefficients)
+    separated = _told_by_model(judge, control, baseline, apart) if apart else None
+    return Controlled(tuple(rows), coefficients, separated)
+
+
+def _told_by_style(judge: str, control: Control, baseline: str) -> str:
+    return (
+        f"By {short_name(judge)}, at equal {control}, against {baseline}: no rate to be had, "
+        f"since wins and losses can be told apart by {control} without a mistake (perfect "
+        "separation). More prompts, or answers that differ less in it, would help."
+    )
+
+
+def _told_by_model(judge: str, control: Control, baseline: str, apart: Sequence[str]) -> str:
+    return (
+        f"By {short_name(judge)}, at equal {control}, against {baseline}: no rate of "
+        f"{', '.join(apart)} to be had, since all that tells it from the others was won, or lost "
+        "(perfect separation)."
+    )
 
 
 def length_rows(
@@ -224,8 +259,12 @@ def _difference(verdict: Verdict, answers: Answers, control: Control) -> NDArray
         answer = answers.get(name, {}).get(verdict.question)
         if answer is None:
             whole = name not in answers
-            what = "the answers" if whole else f"the answer to question {verdict.question}"
-            raise SalsaError(f"{what} of {name} is missing; give them with --answers {name}=FILE")
+            what = (
+                f"the answers of {name} are missing; give them"
+                if whole
+                else f"the answer to question {verdict.question} of {name} is missing; give it"
+            )
+            raise SalsaError(f"{what} with --answers {name}=FILE")
         pair.append(
             np.array([getattr(answer.style, feature) for feature in FEATURES[control]], float)
         )
@@ -251,31 +290,37 @@ def _answer(row: StoredRow) -> StoredAnswer:
         turns = choices[0].get("turns")
     if row.has("answer"):
         turns = [{"content": row.get("answer"), "tokens": row.get("tokens")}]
-    texts, tokens = _texts(turns if isinstance(turns, list) else [])
+    texts, tokens = _texts(row, turns if isinstance(turns, list) else [])
     for name in ("conv_metadata", "metadata"):
         metadata = row.get(name)
         if isinstance(metadata, Mapping) and "token_len" in metadata:
-            counted = AnswerStyle(*(_count(row, metadata.get(key)) for key in FEATURES["style"]))
+            counted = AnswerStyle(
+                *(_count(row, f"{name}.{key}", metadata.get(key)) for key in FEATURES["style"])
+            )
             return StoredAnswer(counted, texts, row.optional_text("prompt"))
     if not texts:
         raise row.error("no answer: expected 'answer', 'turns', 'choices' or 'conv_metadata'")
     return StoredAnswer(of_text("\n".join(texts), tokens), texts, row.optional_text("prompt"))
 
 
-def _texts(turns: Sequence[Any]) -> tuple[tuple[str, ...], int | None]:
+def _texts(row: StoredRow, turns: Sequence[Any]) -> tuple[tuple[str, ...], int | None]:
     """The texts of some turns, and their tokens if all tell."""
-    texts, tokens = [], []
+    texts: list[str] = []
+    tokens: list[object] = []
     for turn in turns:
         fields = turn if isinstance(turn, Mapping) else {"content": turn}
-        texts.append(str(fields.get("content", "")))
+        text = fields.get("content", fields.get("answer"))
+        if not isinstance(text, str):
+            raise row.error(f"turn {len(texts) + 1} of the answer is {text!r:.40}; expected a text")
+        texts.append(text)
         tokens.append(fields.get("token_len", fields.get("tokens")))
     known = [count for count in tokens if isinstance(count, int)]
     return tuple(texts), sum(known) if known and len(known) == len(tokens) else None
 
 
-def _count(row: StoredRow, value: object) -> int:
+def _count(row: StoredRow, name: str, value: object) -> int:
     if isinstance(value, Mapping):
-        return sum(_count(row, one) for one in value.values())
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise row.error(f"a count of the answer's style is {value!r:.20}; expected a whole number")
+        return sum(_count(row, f"{name}.{key}", one) for key, one in value.items())
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise row.error(f"column '{name}' is {value!r:.20}; expected a whole number, 0 or more")
     return value

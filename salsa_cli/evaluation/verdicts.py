@@ -1,5 +1,6 @@
 """A judge's word on one answer, or on two answers to one question: a `Verdict`."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
@@ -64,6 +65,24 @@ class Verdict:
         )
 
 
+def short_name(judge: str) -> str:
+    """A judge's name without the folders before its file."""
+    kind, colon, source = judge.partition(":")
+    return f"{kind}{colon}{source.rstrip('/').rsplit('/', 1)[-1]}" if colon else judge
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text can be written as UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 _DEFAULTS = {field.name: field.default for field in fields(Verdict)}
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "question": (str,),
@@ -120,6 +139,16 @@ def _expected(name: str) -> str:
 
 
 def _check(verdict: Verdict) -> None:
+    for name in ("question", "judge", "a", "b"):
+        text = getattr(verdict, name)
+        if text == "" or not is_whole(text or "x"):
+            raise SalsaError(f"column '{name}' is {text!a:.40}; expected a text")
+    if verdict.turn < 1:
+        raise SalsaError(f"column 'turn' is {verdict.turn}; expected 1 or more")
+    for name in ("score_a", "score_b"):
+        score = getattr(verdict, name)
+        if score is not None and not is_number(score):
+            raise SalsaError(f"column '{name}' is {score!r:.40}; expected a finite number")
     if verdict.order not in (None, "ab", "ba"):
         raise SalsaError(f"column 'order' is '{verdict.order}'; expected 'ab' or 'ba'")
     if verdict.outcome not in (None, 0, 0.5, 1):

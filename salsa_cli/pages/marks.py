@@ -4,12 +4,18 @@ Every text that comes in from outside is escaped here, by `escaped`, and nowhere
 """
 
 import re
+import unicodedata
+from bisect import bisect_right
 from collections.abc import Iterable
 from html import escape
+from itertools import accumulate
 
 COLOURS = 7
 CHARACTER = 6.7
 """Estimated width of a character in the 12 pixels of a chart's text."""
+
+SQUARE = 12.0
+"""The same of a character that fills a square."""
 
 Place = tuple[float, float]
 
@@ -75,8 +81,22 @@ def word(text: str, place: Place, anchor: str, kind: str = "tick") -> str:
 
 def shorten(text: str, room: float) -> str:
     """The text, cut to about `room` pixels."""
-    length = max(2, int(room / CHARACTER))
-    return text if len(text) <= length else text[: length - 1] + "…"
+    ends = list(accumulate(map(_advance, text)))
+    if not ends or ends[-1] <= max(room, 2 * CHARACTER) + 1e-6:
+        return text
+    return text[: max(1, bisect_right(ends, room - CHARACTER + 1e-6))] + "…"
+
+
+def width(text: str) -> float:
+    """Estimated width of a text in pixels."""
+    return sum(map(_advance, text))
+
+
+def _advance(character: str) -> float:
+    """Width of a character: Chinese, Japanese and Korean ones fill a square."""
+    if unicodedata.combining(character):
+        return 0.0
+    return SQUARE if unicodedata.east_asian_width(character) in "WF" else CHARACTER
 
 
 def swatch(series: int) -> str:

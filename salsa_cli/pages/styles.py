@@ -85,7 +85,7 @@ th {{ font-weight: 600; color: var(--muted); vertical-align: bottom;
   border-bottom: 1px solid var(--muted); }}
 th, td {{ padding: .35rem 1.4rem .35rem 0; text-align: left; }}
 td {{ border-bottom: 1px solid var(--line); vertical-align: top; }}
-td.name {{ overflow-wrap: anywhere; min-width: 7ch; }}
+td.name {{ overflow-wrap: break-word; min-width: 7ch; }}
 .number {{ text-align: right; white-space: nowrap; }}
 .number:last-child {{ padding-right: 0; }}
 .grid-of {{ display: grid; gap: 1.2rem 2rem; align-items: start; margin-bottom: 1.2rem;

@@ -295,7 +295,7 @@ class _Words:
         drawn = ""
         for name, (x, y) in self.wanted:
             word = marks.shorten(name, 200)
-            width = CHARACTER * len(word)
+            width = marks.width(word)
             for left, base in (
                 (x + 8, y + 4),
                 (x - 8 - width, y + 4),

@@ -41,6 +41,18 @@ def test_the_sections(tmp_path: Path) -> None:
     assert "http" not in text.replace("http-equiv", "") and "<script" not in text
 
 
+def test_many_failures_are_a_table(tmp_path: Path) -> None:
+    def failing(count: int) -> str:
+        rows = [row for n in range(count) for row in pairs(4, 0, 4, model_2=f"m{n}")]
+        run(tmp_path, rows + [{**row, "question_id": 9, "g1_winner": "error"} for row in rows[::8]])
+        return (tmp_path / "out" / "report.html").read_text()
+
+    few, many = failing(3), failing(4)
+    assert few.count("1 of 9 comparisons of x and m") == 3 and "Which, and why" not in few
+    assert "4 comparisons or scores have no valid verdict." in many and "Which, and why" in many
+    assert many.count("once: the judge&#x27;s text holds no verdict") == 4
+
+
 def test_scores_alone(tmp_path: Path) -> None:
     run(tmp_path, [SINGLE, {**SINGLE, "judgment": "So-so. [[7]]", "turn": 1}])
     text = (tmp_path / "out" / "report.html").read_text()

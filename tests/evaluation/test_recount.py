@@ -254,8 +254,52 @@ def test_equal_length(tmp_path: Path) -> None:
     # 5 % of the sum at most: about a tenth of uniform pairs. x has a bonus of 150 tokens.
     assert 15 < parts["about as long"].n < 60 and parts["longer"].win_rate == 1.0
     assert set(style.coefficients) == {"token_len", "header_count", "list_count", "bold_count"}
-    with pytest.raises(SalsaError, match="the answer to question 300 of y is missing; give them"):
+    with pytest.raises(
+        SalsaError, match="the answer to question 300 of y is missing; give it with"
+    ):
         run(tmp_path, [*rows, {**PAIR, "question_id": 300}], answers=(str(file),))
+
+
+def lengths(tmp_path: Path, *given: tuple[int, ...], names: str = "xy") -> str:
+    """Answers of so many words, a tuple a question."""
+    return str(
+        tiny.write_rows(
+            tmp_path / "answers.jsonl",
+            [
+                {"question_id": n, "model_id": name, "choices": [{"turns": ["word " * length]}]}
+                for n, row in enumerate(given)
+                for name, length in zip(names, row, strict=True)
+            ],
+        )
+    )
+
+
+def test_where_length_tells_all_there_is_no_rate_at_equal_length(tmp_path: Path) -> None:
+    answers = lengths(tmp_path, *[(90, 60)] * 20, *[(60, 90)] * 20, *[(80, 70)] * 5)
+    result = run(tmp_path, pairs(20, 0, 20) + pairs(0, 0, 0), answers=(answers,))
+    assert [one.rows for one in result.controlled] == [(), ()]
+    assert [one.coefficients for one in result.controlled] == [{}, {}]
+    text, _ = result.summary()
+    assert "By gpt-4, at equal length, against y: no rate to be had, since wins and losses" in text
+    assert "No rate:" in page_of(tmp_path)
+
+
+def test_a_model_that_won_all_has_no_rate_at_equal_length(tmp_path: Path) -> None:
+    given = [(50 + 7 * (n % 5), 60 + 5 * (n % 4), 55 + 9 * (n % 3)) for n in range(40)]
+    answers = lengths(tmp_path, *given, names="xyz")
+    mixed = pairs(20, 0, 20)
+    mixed = [mixed[(7 * n) % 40] | {"question_id": n} for n in range(40)]
+    result = run(
+        tmp_path,
+        [*pairs(40, 0, 0, model_1="z"), *mixed],
+        answers=(answers,),
+        baseline="y",
+    )
+    length, style_ = result.controlled
+    for one in (length, style_):
+        (row,) = one.rows
+        assert row.model == "x" and row.low < row.win_rate < row.high
+        assert one.separated is not None and "no rate of z to be had" in one.separated
 
 
 def counts(n: int, name: str) -> dict[str, int]:

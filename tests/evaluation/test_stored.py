@@ -153,6 +153,8 @@ def test_a_folder_is_its_files(tmp_path: Path) -> None:
     [
         (SINGLE, {"score": "7"}, "column 'score' is '7'; expected a number"),
         (SINGLE, {"score": float("nan")}, "column 'score' is nan; expected a number"),
+        (SINGLE, {"score": 10**400}, "expected a number"),
+        (SINGLE, {"model": "\ud800"}, r"column 'model' is '\ud800'; it holds half of a surrogate"),
         (SINGLE, {"model": ""}, "column 'model' is ''; expected a text"),
         (SINGLE, {"judge": []}, "column 'judge' is []; expected the name of a judge"),
         (SINGLE, {"turn": 0}, "column 'turn' is 0; expected 1 or more"),
@@ -168,10 +170,16 @@ def test_a_folder_is_its_files(tmp_path: Path) -> None:
         (V01, {"games": [{"score": 3}]}, "game 1: the score is 3; expected one of A>>B, A>B, A=B"),
         (V01, {"games": [{"score": ""}]}, "or null where the judge gave none"),
         (LLMBAR, {"label": 3}, "column 'label' is 3; expected one of 1, 2"),
+        (LLMBAR, {"label": True}, "column 'label' is True; expected one of 1, 2"),
+        (LLMBAR, {"order_12": {"winner": [1]}}, "expected a 'winner' of 1, 2 or nothing"),
+        (LLMBAR, {"order_12": {"winner": True}}, "expected a 'winner' of 1, 2 or nothing"),
         (LLMBAR, {"order_12": {"winner": "a"}}, "expected a 'winner' of 1, 2 or nothing"),
         (PANDALM, {"annotator2": 3}, "column 'annotator2' is 3; expected one of 0, 1, 2"),
         (PANDALM, {"cmp_key": "x"}, "column 'cmp_key' is 'x'; expected MODEL_MODEL"),
         (OWN, {"outcome": 3}, "column 'outcome' is 3; expected 0, 0.5 or 1"),
+        (OWN, {"turn": 0}, "column 'turn' is 0; expected 1 or more"),
+        (OWN, {"a": ""}, "column 'a' is ''; expected a text"),
+        (OWN, {"score_a": float("nan")}, "column 'score_a' is nan; expected a finite number"),
         (UNREAD, {"outcome": 1}, "'outcome' beside 'invalid'; expected one of them to be absent"),
     ],
 )
@@ -259,5 +267,25 @@ def test_stored_answers(tmp_path: Path) -> None:
         "p": {"81": StoredAnswer(AnswerStyle(3, 0, 0, 0), ("a b", "c"))},
         "y": {"0": StoredAnswer(AnswerStyle(4, 1, 0, 0), ("# A",), "?")},
     }
-    bad = tiny.write_rows(tmp_path / "bad.jsonl", [{"question_id": 1}])
-    assert "row 1: no answer: expected" in failure(lambda: style.read([str(bad)]))
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({}, "row 2: no answer: expected"),
+        ({"answer": 5}, "row 2: turn 1 of the answer is 5; expected a text"),
+        ({"turns": ["a", {"tokens": 3}]}, "row 2: turn 2 of the answer is None; expected a text"),
+        (
+            {"conv_metadata": {"token_len": 5, "header_count": {"h1": -1}}},
+            "row 2: column 'conv_metadata.header_count.h1' is -1; expected a whole number",
+        ),
+        (
+            {"question_id": 1, "answer": "b"},
+            "row 2: a second answer of bad to question 1; expected",
+        ),
+    ],
+)
+def test_stored_answers_that_are_wrong(row: dict[str, Any], words: str, tmp_path: Path) -> None:
+    good = {"question_id": 1, "answer": "a"}
+    bad = tiny.write_rows(tmp_path / "bad.jsonl", [good, {"question_id": 2, **row}])
+    assert words in failure(lambda: style.read([str(bad)]))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation.verdicts import Verdict, from_row, to_row
 
-names = st.text(max_size=5)
+names = st.text(min_size=1, max_size=5)
 optional = st.none() | names
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salsa_cli.maths.bradley_terry import (
+    ControlledFit,
     bradley_terry,
     controlled_bradley_terry,
     expected_rate,
@@ -67,6 +68,41 @@ def games(seed: int, count: int = 400) -> dict[str, np.ndarray]:
         "features": generator.normal(size=(count, 2)) + first[:, None],
         "questions": generator.integers(50, size=count),
     }
+
+
+def one_pair(outcomes: list[float], features: list[float]) -> ControlledFit:
+    count = len(outcomes)
+    return controlled_bradley_terry(
+        np.zeros(count, np.int64),
+        np.ones(count, np.int64),
+        np.array(outcomes),
+        np.ones(count),
+        np.array(features)[:, None],
+        np.arange(count),
+        2,
+        np.zeros(1),
+    )
+
+
+def apart(fit: ControlledFit) -> float:
+    return float(abs(fit.drift[0] - fit.drift[1]))
+
+
+def test_a_fit_that_the_data_bound_does_not_drift() -> None:
+    fit = one_pair([1, 0, 1, 0.5, 0, 1], [0.3, 0.2, -0.1, 0.0, -0.3, 0.1])
+    assert apart(fit) < 1e-3 and fit.feature_drift.max() < 1e-3
+    # One tie off the line bounds what the other games would separate.
+    tied = one_pair([1, 1, 0, 0, 0.5], [0.2, 0.4, -0.2, -0.4, 0.3])
+    assert apart(tied) < 0.1 and tied.feature_drift.max() < 0.1
+
+
+def test_a_fit_that_only_the_prior_bounds_drifts() -> None:
+    # The feature's sign is the outcome: the strengths are bounded, the coefficient is not.
+    told = one_pair([1, 1, 0, 0], [0.2, 0.4, -0.2, -0.4])
+    assert told.feature_drift.max() > 3 and apart(told) < 1e-6
+    # The first won all: a strength of log(2n / prior), less a slow term, and no feature.
+    swept = one_pair([1, 1, 1, 1], [0.2, 0.4, -0.2, -0.4])
+    assert 4 < apart(swept) < np.log(100) and swept.feature_drift.max() < 0.1
 
 
 def loss(beta: np.ndarray, given: dict[str, np.ndarray]) -> float:

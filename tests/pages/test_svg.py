@@ -214,3 +214,11 @@ def test_sequences_of_other_lengths_are_refused() -> None:
         Points("p", [1], [1], ["a", "b"])
     with pytest.raises(ValueError, match="differ in length"):
         BarChart("t", ("a",), Axis(), (Bars("x", (1, 2)),))
+
+
+def test_square_characters_are_cut_by_their_width() -> None:
+    assert marks.shorten("abcdefgh", 8 * marks.CHARACTER) == "abcdefgh"
+    assert marks.shorten("abcdefghi", 8 * marks.CHARACTER) == "abcdefg…"
+    squares = marks.shorten("\N{HIRAGANA LETTER A}" * 20, 100)
+    assert squares == "\N{HIRAGANA LETTER A}" * 7 + "…" and marks.width(squares) <= 100
+    assert marks.shorten("", 10) == "" and marks.shorten("abc", 1) == "a…"

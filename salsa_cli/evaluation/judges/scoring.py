@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 
 from salsa_cli import rewards
+from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation.answer_files import Replies
 from salsa_cli.evaluation.benchmarks import Question
 from salsa_cli.evaluation.judges import JudgeSpec
@@ -58,7 +59,7 @@ def score(
         scores[model] = []
         for first in range(0, len(turns), batch_size):
             part = turns[first : first + batch_size]
-            scores[model] += score_turns(scorer, part, replies)
+            scores[model] += _checked(judge, model, part, score_turns(scorer, part, replies))
             done += len(part)
             report(Advanced(f"judging by {judge.name}", done, total, "answers"))
     return Scored(judge.name, turns, scores)
@@ -72,6 +73,19 @@ def score_turns(scorer: Scorer, turns: Sequence[Turn], replies: Replies) -> list
         prompts.append(turn.question.conversation([reply.text for reply in before]))
         answers.append(Answer(last.text, last.finished))
     return [float(value) for value in scorer.score(prompts, answers)]
+
+
+def _checked(
+    judge: JudgeSpec, model: str, turns: Sequence[Turn], scores: list[float]
+) -> list[float]:
+    """The scores, unless one is too large for a reward model's float32, or none at all."""
+    for turn, value in zip(turns, scores, strict=True):
+        if not np.isfinite(value):
+            raise SalsaError(
+                f"{judge.name}: the score of {model} on question {turn.question.id} is {value}; "
+                "expected a finite number in float32"
+            )
+    return scores
 
 
 def verdicts(scored: Scored) -> list[Verdict]:

@@ -12,6 +12,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Literal, Protocol
 
+from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation import answer_files
 from salsa_cli.evaluation.answer_files import Replies
 from salsa_cli.evaluation.benchmarks import Question
@@ -22,8 +23,8 @@ from salsa_cli.reports import Advanced, Note, Report, amount
 
 Grading = Literal["pairwise", "single"]
 
-# English text has about four characters a token; a forecast needs no better.
-_CHARACTERS_A_TOKEN = 4
+BYTES_A_TOKEN = 4
+"""Bytes of UTF-8 a token, about, in English and elsewhere; a forecast needs no better."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Heard:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What the calls of a judge will take, before the first: tokens are estimated from letters."""
+    """What the calls of a judge will take, before the first: tokens in are estimated from bytes."""
 
     judge: str
     calls: int
@@ -129,7 +130,7 @@ class Forecast:
             f"about {amount(self.tokens_in, 'tokens')} tokens in, "
             f"at most {amount(self.tokens_out, 'tokens')} out"
         )
-        return text if self.cost is None else f"{text}, at most ${self.cost:,.2f}"
+        return text if self.cost is None else f"{text}, together about ${self.cost:,.2f}"
 
 
 def cases(
@@ -176,7 +177,7 @@ def forecast(
     """What is left to ask; `price` is in dollars a million tokens, in and out."""
     needed = {case.request.key: case.request for case in asked if case.request}
     open_ = [request for key, request in needed.items() if key not in stored]
-    tokens_in = sum(len(request.text) for request in open_) // _CHARACTERS_A_TOKEN
+    tokens_in = sum(len(request.text.encode()) for request in open_) // BYTES_A_TOKEN
     tokens_out = len(open_) * sampling.max_tokens
     cost = (tokens_in * price[0] + tokens_out * price[1]) / 1e6 if price else None
     return Forecast(judge, len(open_), len(needed) - len(open_), tokens_in, tokens_out, cost)
@@ -201,8 +202,19 @@ def judge(
 
 
 def read_store(store: Path) -> dict[str, str]:
-    """The stored judgements, by the key of their request."""
-    return {str(row["key"]): str(row["text"]) for row in answer_files.whole_rows(store)}
+    """The stored judgements, by the key of their request.
+
+    Raises:
+        SalsaError: the file holds something else; names file and line.
+    """
+    rows = answer_files.finished_rows(store)
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row.get("key"), str) or not isinstance(row.get("text"), str):
+            raise SalsaError(
+                f"{store}, line {number}: no stored judgement; its columns are "
+                f"{', '.join(row) or 'none'}; expected texts in 'key' and 'text'"
+            )
+    return {row["key"]: row["text"] for row in rows}
 
 
 def _ask(
@@ -215,6 +227,7 @@ def _ask(
 ) -> dict[str, Heard]:
     """What was heard on each request, by its key."""
     requests = {case.request.key: case.request for case in asked if case.request}
+    answer_files.cut_off(store)
     stored = read_store(store)
     heard = {key: _read(stored[key], grading) for key in requests if key in stored}
     again: list[Request] = []

@@ -32,9 +32,10 @@ def games(row: StoredRow) -> list[Verdict]:
 
 def _game(row: StoredRow, question: str, subset: str, name: str, order: Order) -> Verdict:
     game = row.get(name)
-    if not isinstance(game, dict) or game.get("winner") not in _OUTCOMES:
+    known = isinstance(game, dict) and not isinstance(game.get("winner", ""), dict | list | bool)
+    if not known or game.get("winner") not in _OUTCOMES:
         raise row.error(f"column '{name}' is {game!r:.40}; expected a 'winner' of 1, 2 or nothing")
-    outcome = _OUTCOMES[game["winner"]]
+    outcome = _OUTCOMES[game.get("winner")]
     text = game.get("completion")
     return Verdict(
         question=question,

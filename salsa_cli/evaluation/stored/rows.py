@@ -7,6 +7,7 @@ from typing import Any
 
 from salsa_cli.data import Source
 from salsa_cli.errors import SalsaError
+from salsa_cli.evaluation.verdicts import is_number, is_whole
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,14 @@ class StoredRow:
         value = self.get(name)
         if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
             raise self.error(f"column '{name}' is {value!r:.40}; expected an id, text or number")
-        return str(value)
+        return self._whole(name, str(value))
 
     def text(self, name: str) -> str:
         """A text that is not empty."""
         value = self.get(name)
         if not isinstance(value, str) or not value:
             raise self.error(f"column '{name}' is {value!r:.40}; expected a text")
-        return value
+        return self._whole(name, value)
 
     def optional_text(self, name: str) -> str | None:
         """A text, or None where there is none."""
@@ -50,16 +51,18 @@ class StoredRow:
     def number(self, name: str) -> float:
         """A finite number."""
         value = self.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value - value != 0:
+        if not is_number(value):
             raise self.error(f"column '{name}' is {value!r:.40}; expected a number")
-        return value
+        return float(value)
 
     def choice(self, name: str, choices: Collection[Any]) -> Any:
-        """One of `choices`."""
+        """One of `choices`, none of which is true or false."""
         value = self.get(name)
-        if isinstance(value, dict | list) or value not in choices:
-            expected = ", ".join("nothing" if one is None else str(one) for one in choices)
-            raise self.error(f"column '{name}' is {value!r:.40}; expected one of {expected}")
+        if isinstance(value, dict | list | bool) or value not in choices:
+            words = dict.fromkeys("nothing" if one is None else str(one) for one in choices)
+            raise self.error(
+                f"column '{name}' is {value!r:.40}; expected one of {', '.join(words)}"
+            )
         return value
 
     def judge(self) -> str:
@@ -68,7 +71,7 @@ class StoredRow:
         name = value[0] if isinstance(value, list | tuple) and value else value
         if not isinstance(name, str) or not name:
             raise self.error(f"column 'judge' is {value!r:.40}; expected the name of a judge")
-        return name
+        return self._whole("judge", name)
 
     def turn(self) -> int:
         """The turn of the conversation, from 1; 1 where the row says nothing."""
@@ -76,6 +79,12 @@ class StoredRow:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise self.error(f"column 'turn' is {value!r:.40}; expected 1 or more")
         return value
+
+    def _whole(self, name: str, text: str) -> str:
+        """A text that can be written: JSON may escape half of a character, UTF-8 has no halves."""
+        if not is_whole(text):
+            raise self.error(f"column '{name}' is {text!a:.40}; it holds half of a surrogate pair")
+        return text
 
 
 def stem(source: Source) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import servers
 import tiny
+from conftest import World
 from servers import Answer, Server
 
 from salsa_cli import evaluate
@@ -285,7 +286,7 @@ def test_the_forecast_and_the_most_calls(files: dict[str, Path]) -> None:
     (note,) = [event.text for event in events if isinstance(event, Note)]
     assert re.match(
         r"openai:m: 20 calls to make, 0 judgements stored; about \d,\d{3} tokens in, "
-        r"at most 40,960 out, at most \$\d\.\d\d$",
+        r"at most 40,960 out, together about \$\d\.\d\d$",
         note,
     )
 
@@ -489,9 +490,72 @@ def test_options_without_effect(files: dict[str, Path]) -> None:
         run(configure(files, "", base_url=None, judge=judge, price=(1.0, 1.0)))
 
 
-def test_the_dry_run(files: dict[str, Path]) -> None:
+def test_the_dry_run_says_what_the_run_would_take(files: dict[str, Path]) -> None:
+    events: list[Event] = []
+    cache = files["prompts"].parent / "cache.jsonl"
     with servers.serving(healthy) as server:
-        facts = evaluate.run(configure(files, server, dry_run=True), silent)
-        assert isinstance(facts, DryRun)
-        assert facts.facts["judgements to ask for"] == 20
-        assert server.prompts == []
+        config = configure(files, server, dry_run=True, price=(1e6, 1e3), cache=cache)
+        foreseen = evaluate.run(config, silent)
+        assert isinstance(foreseen, DryRun)
+        facts = foreseen.facts
+        assert server.prompts == [] and not cache.exists()
+        evaluate.run(replace(config, dry_run=False), events.append)
+        tokens = sum(len(prompt.encode()) for prompt in server.prompts) // 4
+        assert facts["judgements to ask for"] == facts["calls of the API"] == 20
+        assert (facts["tokens in, about"], facts["tokens out, at most"]) == (tokens, 20 * 2048)
+        assert facts["dollars, about"] == tokens + 40.96
+        assert facts["estimate"] == "4 bytes a token, judgements of 2048 tokens each"
+        (note,) = [event.text for event in events if isinstance(event, Note)]
+        assert f"about {tokens:,} tokens in" in note
+        # A cache that a kill broke in its last row is read, and stays as it is.
+        broken = cache.read_bytes()[:-5]
+        cache.write_bytes(broken)
+        again = evaluate.run(replace(config, output=cache.with_name("again")), silent)
+        assert isinstance(again, DryRun)
+        assert (again.facts["judgements to ask for"], again.facts["judgements stored"]) == (1, 19)
+        assert cache.read_bytes() == broken and len(server.prompts) == 20
+
+
+def test_the_dry_run_counts_answers_yet_to_come_at_their_longest(
+    world: World, files: dict[str, Path]
+) -> None:
+    with servers.serving(healthy) as server:
+        config = configure(files, server, models=(str(world.a),), names=("x",), dry_run=True)
+        sizes = []
+        for length in (100, 200):
+            foreseen = evaluate.run(replace(config, response_length=length), silent)
+            assert isinstance(foreseen, DryRun)
+            assert foreseen.facts["judgements to ask for"] == 20
+            assert str(foreseen.facts["estimate"]).endswith("generated as long as they may be")
+            sizes.append(int(str(foreseen.facts["tokens in, about"])))
+        assert sizes[1] - sizes[0] == 20 * 100
+
+
+def test_the_dry_run_refuses_what_the_run_would(files: dict[str, Path]) -> None:
+    words = "needs 20 calls, and --max-calls 19 leaves 19"
+    with servers.serving(healthy) as server, pytest.raises(SalsaError, match=words):
+        run(configure(files, server, dry_run=True, max_calls=19))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"rubbish", r"cache\.jsonl, line 1: no valid JSON: Expecting value at line 1, column 1"),
+        (b'{"a": 1}', r"cache\.jsonl, line 1: no stored judgement; its columns are a; expected"),
+    ],
+)
+def test_a_cache_of_something_else(files: dict[str, Path], line: bytes, words: str) -> None:
+    cache = files["prompts"].with_name("cache.jsonl")
+    cache.write_bytes(line + b"\n")
+    with servers.serving(healthy) as server, pytest.raises(SalsaError, match=words):
+        run(configure(files, server, cache=cache, dry_run=True))
+
+
+def test_a_cache_that_cannot_be(files: dict[str, Path]) -> None:
+    folder = files["prompts"].parent
+    for cache, words in (
+        (folder, "a folder; expected a file"),
+        (folder / "none" / "c.jsonl", r"none is no folder; make it first"),
+    ):
+        with servers.serving(healthy) as server, pytest.raises(UsageError, match=words):
+            run(configure(files, server, cache=cache))
