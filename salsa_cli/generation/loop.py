@@ -63,7 +63,8 @@ def suits(model: Module) -> bool:
     needed = {"position_ids", "past_key_values", "logits_to_keep"}
     if not needed <= set(inspect.signature(model.forward).parameters):
         return False
-    return not getattr(model, "_is_stateful", False) and caches.selectable(caches.empty(model))
+    own_cache = not model._supports_default_dynamic_cache()
+    return not own_cache and caches.selectable(caches.empty(model))
 
 
 def generate(

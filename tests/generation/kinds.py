@@ -60,6 +60,12 @@ def recurrent() -> Module:
     return transformers.MambaForCausalLM(config)
 
 
+def convolutional() -> Module:
+    """One layer of convolution, one of attention."""
+    settings = {**SIZES, "layer_types": ["conv", "full_attention"], "block_ff_dim": 32}
+    return transformers.Lfm2ForCausalLM(transformers.Lfm2Config(**settings))
+
+
 def without_positions() -> Module:
     config = transformers.BloomConfig(vocab_size=24, hidden_size=16, n_layer=2, n_head=2)
     return transformers.BloomForCausalLM(config)

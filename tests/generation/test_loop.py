@@ -11,6 +11,7 @@ import torch
 import transformers
 from kinds import (
     PROMPTS,
+    convolutional,
     hybrid,
     learned_positions,
     llama,
@@ -66,7 +67,7 @@ def test_rows_that_end_between_two_looks_do_no_harm(
     assert told(loop.generate(model, PROMPTS, uniforms, 0.7)) == expected
 
 
-@pytest.mark.parametrize("make", [recurrent, without_positions])
+@pytest.mark.parametrize("make", [recurrent, convolutional, without_positions])
 def test_other_models_are_left_to_transformers(make: Callable[[], Module]) -> None:
     model = policy(make)
     assert not loop.suits(model.model)
