@@ -17,6 +17,7 @@ import torch
 
 from salsa_cli import data, folders, interrupts, models, runs, runtime, tracking
 from salsa_cli.errors import during
+from salsa_cli.generation import choice
 from salsa_cli.maths import advantages as adv
 from salsa_cli.maths import kl, masked, statistics
 from salsa_cli.records import JSON, read_rows, to_json
@@ -93,6 +94,7 @@ def run(config: PPOConfig, report: Report) -> Result:
     plan = preflight.prepare(config, report)
     runs.check_output(config.output, config.force, plan.read)
     device = runtime.start(config.device)
+    choice.check(config.generator, device.device)
     parts = preflight.memory(plan, config, frozen_bytes=device.frozen_dtype.itemsize)
     if config.dry_run:
         if config.resume:

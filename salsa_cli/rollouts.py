@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from salsa_cli import passes
-from salsa_cli.generation import loop, plain
+from salsa_cli.generation.choice import choose
 from salsa_cli.maths import categorical
 from salsa_cli.models import LanguageModel
 from salsa_cli.passes import Module
@@ -78,6 +78,7 @@ def sample(
     length: int,
     temperature: float,
     runtime: Runtime,
+    generator: str = "loop",
 ) -> Sampled:
     """Sample one answer a prompt, of at most `length` tokens.
 
@@ -85,10 +86,11 @@ def sample(
         prompts: rows of token ids.
         seeds: one a prompt; the answer's only source of randomness.
         temperature: divides the logits; 0 takes the likeliest token.
+        generator: the way of it, by its name (see `generation.choice`).
     """
     draws = np.stack([np.random.default_rng(seed).random(length) for seed in seeds])
     uniforms = torch.from_numpy(draws).to(runtime.device)
-    generate = loop.generate if loop.suits(policy.model) else plain.generate
+    generate = choose(generator, policy.model)
     with runtime.autocast():
         ids = generate(policy, prompts, uniforms, temperature)
     responses, finished = _until_end(ids, policy.eos_ids)

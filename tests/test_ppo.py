@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+import transformers
 from conftest import World
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -263,6 +264,21 @@ def test_a_function_as_reward_and_the_policy_as_critic(world: World, tmp_path: P
     assert made["inputs"]["rewards"] == [name]
     assert made["inputs"]["critic"]["path"] == str(world.a)
     assert read_rows(config.output / "metrics.jsonl")[0]["reward"] <= -1.0
+
+
+def test_answers_may_be_generated_in_pages(world: World, tmp_path: Path) -> None:
+    if not hasattr(transformers, "ContinuousBatchingConfig"):
+        pytest.skip("this transformers batches continuously on GPUs alone")
+    run(configure(world, tmp_path / "policy", updates=1, generator="paged"))
+    (row,) = rows_without_time(tmp_path / "policy")
+    assert 0 < row["length"] <= 6
+    assert row["ratio_error"] == 0
+
+
+def test_compiled_decoding_is_refused_on_a_cpu(world: World, tmp_path: Path) -> None:
+    with pytest.raises(SalsaError, match="--generator compiled needs a CUDA device"):
+        run(configure(world, tmp_path / "policy", generator="compiled"))
+    assert not (tmp_path / "policy").exists()
 
 
 def test_several_rewards_are_averaged(world: World, tmp_path: Path) -> None:

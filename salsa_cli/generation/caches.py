@@ -2,15 +2,41 @@
 
 Transformers' DynamicLayer joins its whole content to each new token: on a CPU that copy takes as
 much time as the model itself. A ReservedLayer writes the token into its place.
+
+Under autocast some models rotate their keys in float32 beside values in bfloat16. Attention makes
+them bfloat16 again, so that the caches keep them as such.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, StaticCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from salsa_cli.passes import Module
+
+
+class _OneType:
+    """Keys in the type of the values."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **options: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take further tokens' states `[B, H, T, D]` in; returns those of all tokens."""
+        keys = key_states.to(value_states.dtype)
+        states: tuple[torch.Tensor, torch.Tensor] = super().update(  # type: ignore[misc]
+            keys, value_states, *args, **options
+        )
+        return states
+
+
+class GrowingCache(_OneType, DynamicCache):  # type: ignore[misc]
+    """Room for whatever comes."""
+
+
+class FixedCache(_OneType, StaticCache):  # type: ignore[misc]
+    """Room for a number of tokens that is known, in tensors that stay where they are."""
 
 
 class ReservedLayer(DynamicLayer):  # type: ignore[misc]
@@ -57,29 +83,29 @@ class ReservedLayer(DynamicLayer):  # type: ignore[misc]
         self.keys, self.values = (reserved[:, :, : self._used] for reserved in self._reserved)
 
 
-def empty(model: Module) -> DynamicCache:
+def empty(model: Module) -> GrowingCache:
     """A cache for a model that has read nothing, each layer of the model's own kind."""
-    return DynamicCache(config=model.config)
+    return GrowingCache(config=model.config)
 
 
-def selectable(cache: DynamicCache) -> bool:
+def selectable(cache: GrowingCache) -> bool:
     """Whether rows can leave a cache: its layers attend to all tokens, or to a window of them."""
     known = (DynamicLayer, DynamicSlidingWindowLayer)
     return all(type(layer) in known for layer in cache.layers)
 
 
-def joinable(cache: DynamicCache) -> bool:
+def joinable(cache: GrowingCache) -> bool:
     """Whether caches of several prompts' lengths can be joined to one."""
     return all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
-def reserve(parts: Sequence[DynamicCache], width: int, room: int) -> DynamicCache:
+def reserve(parts: Sequence[GrowingCache], width: int, room: int) -> GrowingCache:
     """One cache for the rows of all parts, with memory for `room` tokens a row.
 
     Takes the parts apart, layer by layer, so that no more than one layer is held twice. Layers that
     are no DynamicLayer stay as they are; then there must be one part only (see `joinable`).
     """
-    cache = DynamicCache()
+    cache = GrowingCache()
     while parts[0].layers:
         layers = [part.layers.pop(0) for part in parts]
         plain = type(layers[0]) is DynamicLayer and layers[0].is_initialized

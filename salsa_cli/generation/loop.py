@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache
 
 from salsa_cli.generation import caches
+from salsa_cli.generation.caches import GrowingCache
 from salsa_cli.generation.ways import draw
 from salsa_cli.models import LanguageModel
 from salsa_cli.passes import Module
@@ -63,7 +63,8 @@ def suits(model: Module) -> bool:
     needed = {"position_ids", "past_key_values", "logits_to_keep"}
     if not needed <= set(inspect.signature(model.forward).parameters):
         return False
-    return not getattr(model, "_is_stateful", False) and caches.selectable(caches.empty(model))
+    own_cache = not model._supports_default_dynamic_cache()
+    return not own_cache and caches.selectable(caches.empty(model))
 
 
 def generate(
@@ -100,7 +101,7 @@ def generate(
 
 def _read(
     policy: LanguageModel, prompts: Sequence[Sequence[int]], length: int, device: torch.device
-) -> tuple[DynamicCache, torch.Tensor]:
+) -> tuple[GrowingCache, torch.Tensor]:
     """Read prompts, the longest first: their cache, and the logits `[B, V]` that follow them."""
     joinable = caches.joinable(caches.empty(policy.model))
     parts, logits = [], []
@@ -151,7 +152,7 @@ def _without_gaps(going: torch.Tensor) -> torch.Tensor:
 
 
 def _next_logits(
-    model: Module, tokens: torch.Tensor, rows: _Rows, seen: int, step: int, cache: DynamicCache
+    model: Module, tokens: torch.Tensor, rows: _Rows, seen: int, step: int, cache: GrowingCache
 ) -> torch.Tensor:
     """Logits `[b, V]` behind one more token `[b]` a row; `seen` columns, that token's included."""
     mask = rows.mask[:, :seen]
@@ -164,7 +165,7 @@ def _forward(
     model: Module,
     tokens: Tokens,
     positions: torch.Tensor,
-    cache: DynamicCache,
+    cache: GrowingCache,
     *,
     padded: bool = True,
 ) -> torch.Tensor:

@@ -66,6 +66,7 @@ def answer(
         length=config.response_length,
         temperature=config.temperature,
         runtime=device,
+        generator=config.generator,
     )
     texts = tuple(rollouts.texts(actors.policy, sampled))
     return Answered(tuple(plan.prompts[i] for i in indices), sampled, texts)

@@ -198,6 +198,14 @@ class PPOConfig(Config):
             panel="PPO",
         ),
     ] = 1.0
+    generator: Annotated[
+        Literal["loop", "compiled", "paged"],
+        Setting(
+            "How answers are generated: a loop on any device; with a compiled step (CUDA); or by "
+            "continuous batching, whose draws are its own and depend on the batch.",
+            panel="PPO",
+        ),
+    ] = "loop"
     gamma: Annotated[
         float, Setting("Discount per token.", above=0, high=1, metavar="X", panel="PPO")
     ] = 1.0

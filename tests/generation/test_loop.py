@@ -1,117 +1,34 @@
 """The decode loop against one that has no cache, no padding and no batch."""
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import tiny
 import torch
 import transformers
+from kinds import (
+    PROMPTS,
+    convolutional,
+    hybrid,
+    learned_positions,
+    llama,
+    naive,
+    numbers,
+    policy,
+    recurrent,
+    sliding,
+    told,
+    without_positions,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from salsa_cli.generation import loop, plain
+from salsa_cli.generation import compiled, loop, plain
+from salsa_cli.generation.ways import Generator
 from salsa_cli.models import LanguageModel
 from salsa_cli.passes import Module
-
-PROMPTS = [[4, 6, 9], [5], [7, 8], [4, 7, 10, 11, 12, 13, 14, 15, 16], [6, 6, 7, 8, 9], [13]]
-LENGTH = 14
-ENDS = (2, 9, 14, 20)
-SIZES: dict[str, Any] = {
-    "vocab_size": 24,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-
-
-def llama() -> Module:
-    return transformers.LlamaForCausalLM(tiny.config())
-
-
-def sliding() -> Module:
-    """Every layer attends to the last five tokens."""
-    return transformers.MistralForCausalLM(transformers.MistralConfig(**SIZES, sliding_window=5))
-
-
-def hybrid() -> Module:
-    """One layer attends to the last five tokens, one to all."""
-    types = ["sliding_attention", "full_attention"]
-    settings = {**SIZES, "sliding_window": 5, "layer_types": types}
-    return transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**settings))
-
-
-def learned_positions() -> Module:
-    config = transformers.GPT2Config(
-        vocab_size=24, n_positions=64, n_embd=16, n_layer=2, n_head=2, bos_token_id=1
-    )
-    return transformers.GPT2LMHeadModel(config)
-
-
-def recurrent() -> Module:
-    config = transformers.MambaConfig(
-        vocab_size=24, hidden_size=16, num_hidden_layers=2, state_size=4, pad_token_id=0
-    )
-    return transformers.MambaForCausalLM(config)
-
-
-def without_positions() -> Module:
-    config = transformers.BloomConfig(vocab_size=24, hidden_size=16, n_layer=2, n_head=2)
-    return transformers.BloomForCausalLM(config)
-
-
-def policy(make: Callable[[], Module]) -> LanguageModel:
-    torch.manual_seed(0)
-    model = make().eval().requires_grad_(False)
-    for parameter in model.parameters():
-        # Far from uniform, so that a wrong position or mask changes the answers.
-        parameter.mul_(4 if parameter.dim() > 1 else 1)
-    return LanguageModel(Path(), model, tiny.tokenizer(), ENDS, 0)
-
-
-def numbers(rows: int, length: int = LENGTH) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(5).random((rows, length)))
-
-
-def told(ids: torch.Tensor) -> list[list[int]]:
-    """Each row up to its first end token."""
-    answers = []
-    for row in ids.tolist():
-        ends = [place for place, token in enumerate(row) if token in ENDS]
-        answers.append(row[: ends[0] + 1] if ends else row)
-    return answers
-
-
-def naive(
-    model: Module, prompts: Sequence[Sequence[int]], uniforms: torch.Tensor, temperature: float
-) -> list[list[int]]:
-    """Whole sequences in float64, one at a time, the draw by NumPy."""
-    answers = []
-    wide = model.double()
-    for prompt, numbers in zip(prompts, uniforms.tolist(), strict=True):
-        answer: list[int] = []
-        for number in numbers:
-            logits = wide(torch.tensor([[*prompt, *answer]]), use_cache=False).logits[0, -1].numpy()
-            if temperature == 0:
-                token = int(np.argmax(logits))
-            else:
-                weights = np.exp((logits - logits.max()) / temperature)
-                token = int(np.searchsorted(np.cumsum(weights) / weights.sum(), number, "right"))
-            answer.append(token)
-            if token in ENDS:
-                break
-        answers.append(answer)
-    model.float()
-    return answers
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.3])
@@ -128,6 +45,18 @@ def test_answers_are_those_of_a_loop_without_cache_or_batch(
     assert temperature == 0 or len(lengths) > 2  # rows ended at different times
 
 
+@pytest.mark.parametrize("generate", [loop.generate, compiled.generate])
+def test_half_precision_beside_single_is_no_other_answer(
+    generate: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Autocast gives keys in float32 and values in bfloat16."""
+    monkeypatch.setattr(compiled, "_compiled", lambda model: model)
+    model, uniforms = policy(llama), numbers(len(PROMPTS))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = told(plain.generate(model, PROMPTS, uniforms, 0.7))
+        assert told(generate(model, PROMPTS, uniforms, 0.7)) == expected
+
+
 @pytest.mark.parametrize("period", [3, 100])
 def test_rows_that_end_between_two_looks_do_no_harm(
     period: int, monkeypatch: pytest.MonkeyPatch
@@ -138,7 +67,7 @@ def test_rows_that_end_between_two_looks_do_no_harm(
     assert told(loop.generate(model, PROMPTS, uniforms, 0.7)) == expected
 
 
-@pytest.mark.parametrize("make", [recurrent, without_positions])
+@pytest.mark.parametrize("make", [recurrent, convolutional, without_positions])
 def test_other_models_are_left_to_transformers(make: Callable[[], Module]) -> None:
     model = policy(make)
     assert not loop.suits(model.model)
