@@ -113,6 +113,12 @@ MUTANTS = [
         "actors.policy.model, part, 1.0",
     ),
     Mutant(
+        "temperature forgotten in the rollout",
+        "rl/experience.py",
+        '{"temperature": config.temperature, "runtime"',
+        '{"temperature": 1.0, "runtime"',
+    ),
+    Mutant(
         "temperature forgotten in the reference",
         "rl/experience.py",
         "temperature=config.temperature,\n        groups",

@@ -125,21 +125,24 @@ def _gather(
         part = rollout.sampled.sequences.part(chosen)
         with device.autocast():
             logprobs = passes.answer_logprobs(actors.policy.model, part, config.temperature)
-            values = passes.answer_values(actors.critic.model, part)
         old = rollout.logprobs[rows]
         policy = ppo_loss.policy_loss(
             logprobs, old, targets.advantages[rows], mask, config.clip, tokens, config.dual_clip
-        )
-        value = ppo_loss.value_loss(
-            values, rollout.values[rows], targets.returns[rows], mask, value_clip, tokens
         )
         loss = policy.loss
         if config.kl_in == "loss":
             theirs = [ref[rows] for ref in rollout.ref_logprobs]
             near = penalties(logprobs, theirs, mask, config)
             loss = loss + coef * ppo_loss.divergence_loss(near, mask, tokens)
-        # The two share no weight, so their gradients do not mix and need no coefficient.
-        torch.autograd.backward(loss + value.loss)
+        # The two share no weight, so their gradients do not mix and need no coefficient; one after
+        # the other, so that the activations of one alone are held.
+        torch.autograd.backward(loss)
+        with device.autocast():
+            values = passes.answer_values(actors.critic.model, part)
+        value = ppo_loss.value_loss(
+            values, rollout.values[rows], targets.returns[rows], mask, value_clip, tokens
+        )
+        torch.autograd.backward(value.loss)
         figures = {
             "policy_loss": loss.detach(),
             "value_loss": value.loss.detach(),

@@ -1,13 +1,19 @@
 """One PPO run by TRL 1.12.0, the last with a PPO trainer; prints a JSON line an update.
 
-Runs in a Python of its own, where `trl==1.12.0` is installed; `ppo_side_by_side.py` starts it.
+Runs in a Python of its own, where `trl==1.12.0` is installed; `ppo_vs_trl.py` makes it and starts
+this. Beside what was learned, a line has the answers' real tokens, and the seconds of generation
+and of TRL's own calls of gc.collect (two an update).
 """
 
 import argparse
+import gc
 import json
 import sys
+import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import datasets
 import transformers
@@ -15,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 warnings.filterwarnings("ignore")
 try:
-    from trl.experimental.ppo import PPOConfig, PPOTrainer
+    from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 except ImportError:
     sys.exit("this Python has no TRL with a PPO trainer; expected trl==1.12.0")
 
@@ -28,22 +34,53 @@ LOGGED = {
 }
 
 
+class Watch:
+    """What TRL does not log: tokens, and where the time goes."""
+
+    def __init__(self, pad_id: int) -> None:
+        self.figures = {"tokens": 0, "rollout": 0.0, "collecting": 0.0}
+        self._pad_id = pad_id
+        self._generate = ppo_trainer.batch_generation
+        ppo_trainer.batch_generation = self._generation
+        ppo_trainer.gc = SimpleNamespace(collect=self._collect)
+
+    def _generation(self, model: Any, queries: Any, *rest: Any) -> Any:
+        began = time.perf_counter()
+        found = self._generate(model, queries, *rest)
+        self.figures["rollout"] += time.perf_counter() - began
+        answers = found[0][:, queries.shape[1] :]
+        self.figures["tokens"] += int((answers != self._pad_id).sum())
+        return found
+
+    def _collect(self, *generation: int) -> int:
+        began = time.perf_counter()
+        found = gc.collect(*generation)
+        self.figures["collecting"] += time.perf_counter() - began
+        return found
+
+
 class Lines(transformers.TrainerCallback):
     """The figures that both tools have, one JSON object an update."""
 
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
     def on_log(self, args, state, control, logs=None, **rest):  # type: ignore[no-untyped-def]
         if logs and "objective/kl" in logs:
-            print(json.dumps({name: logs[key] for name, key in LOGGED.items()}), flush=True)
+            row = {name: logs[key] for name, key in LOGGED.items()}
+            print(json.dumps(row | self._watch.figures), flush=True)
+            self._watch.figures |= {"tokens": 0, "rollout": 0.0, "collecting": 0.0}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("policy", "ref", "reward", "prompts", "output"):
         parser.add_argument(f"--{name}", required=True)
     for name in ("updates", "batch-size", "response-length", "seed"):
         parser.add_argument(f"--{name}", type=int, required=True)
     for name in ("learning-rate", "kl-coef"):
         parser.add_argument(f"--{name}", type=float, required=True)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     given = parser.parse_args()
 
     tokenizer = AutoTokenizer.from_pretrained(given.policy, padding_side="left")
@@ -74,8 +111,8 @@ def main() -> None:
         lam=1.0,
         temperature=1.0,
         seed=given.seed,
-        bf16=False,
-        use_cpu=True,
+        bf16=given.device == "cuda",
+        use_cpu=given.device == "cpu",
         num_sample_generations=0,
         save_strategy="no",
         logging_steps=1,
@@ -91,7 +128,7 @@ def main() -> None:
         value_model=value,
         train_dataset=data,
         eval_dataset=data.select(range(8)),
-        callbacks=[Lines()],
+        callbacks=[Lines(Watch(tokenizer.pad_token_id))],
     )
     trainer.remove_callback(transformers.PrinterCallback)  # its lines are no JSON
     trainer.train()

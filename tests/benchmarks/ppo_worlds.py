@@ -3,15 +3,18 @@
     python tests/benchmarks/ppo_worlds.py WORLD --shape 260k [--base stories260k-llama/]
     python tests/benchmarks/ppo_worlds.py WORLD --shape 4m
 
-The policy is the pretrained `--base`, or random weights. The second ingredient of the soup is the
-policy with noise on its weights. The reward model is the policy's body with a random head, so the
-reward is a smooth function of the answer that PPO can climb.
+The policy is `--base`, or random weights, trained for a moment on stories of one to four sentences
+(examples/stories.py), so that its answers end, on average at half of 48 tokens. The second
+ingredient of the soup is the policy with noise on its weights. The reward model is the policy's
+body with a head that is fitted to the gold rule of the quickstart (examples/gold.py).
 """
 
 import argparse
 import json
 import random
-import shutil
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -26,6 +29,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+import gold
+from stories import stories
+
+transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 SHAPES = {
@@ -39,20 +47,22 @@ SHAPES = {
         "num_key_value_heads": 4,
         "tie_word_embeddings": True,
     },
+    # 4.06 million parameters, half of them in the embeddings
     "4m": {
         "vocab_size": 4096,
         "hidden_size": 256,
         "intermediate_size": 512,
-        "num_hidden_layers": 4,
+        "num_hidden_layers": 3,
         "num_attention_heads": 4,
         "num_key_value_heads": 4,
         "tie_word_embeddings": False,
     },
 }
-NOISE = 0.1  # of the second ingredient, in standard deviations of each weight
-PROMPTS = 256
-THINGS = "dog cat tree ball cake boat song hat".split()
-VERBS = "saw found liked made wanted lost kept heard".split()
+STEPS, BATCH, RATE = 200, 16, 1e-3
+SENTENCES = {"260k": (1, 3), "4m": (2, 6)}
+NOISE = 0.03  # of the second ingredient, in standard deviations of each weight
+PROMPTS, LONGEST = 512, 24
+FITTED = 2000
 
 
 def make(world: Path, shape: str, base: Path | None = None) -> Path:
@@ -69,20 +79,73 @@ def make(world: Path, shape: str, base: Path | None = None) -> Path:
     else:
         tokenizer = AutoTokenizer.from_pretrained(base)
         model = AutoModelForCausalLM.from_pretrained(base)
-        # Every end token but the tokenizer's own: TRL's PPO knows of one alone.
+        # TRL's PPO knows of one end token alone.
         model.generation_config.eos_token_id = tokenizer.eos_token_id
+    train(model, tokenizer, SENTENCES[shape])
     save(model, tokenizer, world / "a")
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(NOISE * parameter.std() * torch.randn_like(parameter))
-    save(model, tokenizer, world / "b")
-    average(world / "a", world / "b", world / "ref")
     reward = AutoModelForSequenceClassification.from_pretrained(world / "a", num_labels=1)
-    with torch.no_grad():
-        reward.score.weight.normal_(std=(reward.config.hidden_size + 1) ** -0.5)
+    fit(reward, tokenizer, SENTENCES[shape])
     save(reward, tokenizer, world / "rm")
+    noise = [NOISE * p.std() * torch.randn_like(p) for p in model.parameters()]
+    for folder in ("ref", "b"):  # half the way, and all of it
+        with torch.no_grad():
+            for parameter, step in zip(model.parameters(), noise, strict=True):
+                parameter.add_(step / 2)
+        save(model, tokenizer, world / folder)
     write_prompts(world / "prompts.jsonl", tokenizer)
     return world
+
+
+def texts(seed: int, sentences: tuple[int, int] = (1, 6)) -> Iterator[tuple[str, str]]:
+    """The opening of a story, and its next sentences."""
+    rng = random.Random(seed)
+    for story in stories(rng):
+        opening, *rest = re.split(r"(?<=[.!?])\s+", story.text)
+        yield opening, " " + " ".join(rest[: rng.randint(*sentences)])
+
+
+def train(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, sentences: tuple[int, int]
+) -> None:
+    """Next-token prediction on answers with their end."""
+    given = texts(0, sentences)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=RATE)
+    for step in range(STEPS):
+        rows = []
+        for _ in range(BATCH):
+            opening, rest = next(given)
+            rows.append([*tokenizer(opening + rest).input_ids, tokenizer.eos_token_id])
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
+        inside = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        loss = model(ids, labels=ids.masked_fill(inside == 0, -100)).loss
+        loss.backward()
+        for group in optimiser.param_groups:
+            group["lr"] = RATE * (1 - step / STEPS)
+        optimiser.step()
+        optimiser.zero_grad()
+
+
+@torch.no_grad()
+def fit(
+    reward: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, sentences: tuple[int, int]
+) -> None:
+    """The head by ridge regression on the gold of stories; half of them are cut, which costs 1."""
+    rng = random.Random(2)
+    states, golds = [], []
+    for index, (opening, rest) in zip(range(FITTED), texts(2, sentences), strict=False):
+        ids = tokenizer(opening + rest).input_ids
+        if index % 2:
+            ids = ids[: rng.randint(len(tokenizer(opening).input_ids) + 1, len(ids))]
+            rest = tokenizer.decode(ids, skip_special_tokens=True)[len(opening) :]
+        else:
+            ids = [*ids, tokenizer.eos_token_id]
+        states.append(reward.model(torch.tensor([ids])).last_hidden_state[0, -1].double())
+        golds.append(gold.reward(opening, rest) - index % 2)
+    matrix, wanted = torch.stack(states), torch.tensor(golds, dtype=torch.float64)
+    square = matrix.T @ matrix
+    ridge = 0.01 * square.diagonal().mean() * torch.eye(len(square), dtype=torch.float64)
+    reward.score.weight.copy_(torch.linalg.solve(square + ridge, matrix.T @ wanted)[None])
 
 
 def save(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -91,18 +154,8 @@ def save(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Pat
     tokenizer.save_pretrained(folder)
 
 
-def average(first: Path, second: Path, target: Path) -> None:
-    """The soup of two models with equal weights."""
-    shutil.copytree(first, target, dirs_exist_ok=True)
-    soup, other = (AutoModelForCausalLM.from_pretrained(folder) for folder in (first, second))
-    with torch.no_grad():
-        for ours, theirs in zip(soup.parameters(), other.parameters(), strict=True):
-            ours.lerp_(theirs, 0.5)
-    soup.save_pretrained(target)
-
-
 def new_tokenizer(size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of this many tokens, learned from words that mean nothing."""
+    """A byte-level BPE of this many tokens, learned from stories and from words of syllables."""
     rng = random.Random(0)
     raw = Tokenizer(models.BPE(unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -113,35 +166,29 @@ def new_tokenizer(size: int) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    raw.train_from_iterator((" ".join(words(rng, 20)) for _ in range(10 * size)), trainer)
+    told = texts(seed=0)
+    lines = ["".join(next(told)) for _ in range(size)]
+    lines += [" ".join(word(rng) for _ in range(20)) for _ in range(size)]
+    raw.train_from_iterator(lines, trainer)
     named = {"unk_token": "<unk>", "pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
     return PreTrainedTokenizerFast(tokenizer_object=raw, padding_side="left", **named)
 
 
-def words(rng: random.Random, count: int) -> list[str]:
-    """Words of one to five syllables."""
-    return [
-        "".join(
-            rng.choice("bcdfghjklmnprstvz") + rng.choice("aeiou") for _ in range(rng.randint(1, 5))
-        )
-        for _ in range(count)
-    ]
+def word(rng: random.Random) -> str:
+    """One to four syllables."""
+    syllables = (rng.choice("bcdfghjklmnprstvz") + rng.choice("aeiou") for _ in range(4))
+    return "".join(list(syllables)[: rng.randint(1, 4)])
 
 
 def write_prompts(path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prompts of at most 24 tokens: beginnings of stories, of different lengths."""
-    rng = random.Random(1)
-    with path.open("w", encoding="utf-8") as file:
-        written = 0
-        while written < PROMPTS:
-            sentences = [f"Once there was a {rng.choice(THINGS)}."]
-            sentences += [f"It {rng.choice(VERBS)} {rng.choice(THINGS)}s." for _ in range(3)]
-            text = " ".join(sentences)
-            kept = tokenizer(text).input_ids[: rng.randint(6, 24)]
-            prompt = tokenizer.decode(kept, skip_special_tokens=True)
-            if 0 < len(tokenizer(prompt).input_ids) <= 24:
-                file.write(json.dumps({"prompt": prompt}) + "\n")
-                written += 1
+    """Openings that the policy was not trained on, of at most LONGEST tokens."""
+    rows: dict[str, None] = {}
+    for opening, _ in texts(seed=1):
+        if len(rows) == PROMPTS:
+            break
+        if len(tokenizer(opening).input_ids) <= LONGEST:
+            rows[opening] = None
+    path.write_text("".join(json.dumps({"prompt": row}) + "\n" for row in rows))
 
 
 def main() -> None:
