@@ -1,0 +1,276 @@
+"""What a run will hold: counted by hand, by autograd itself, and where it does not fit."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from conftest import World
+from test_ppo import stopping_at
+from test_references import configure
+from transformers import LlamaForCausalLM
+
+from salsa_cli import models, passes, ppo, runtime
+from salsa_cli.errors import SalsaError
+from salsa_cli.reports import DryRun, Event, Note, silent
+from salsa_cli.rl import memory, preflight
+from salsa_cli.rl.memory import Demand, Held, Precision
+from salsa_cli.rl.ppo_config import PPOConfig
+
+FLOAT32, MIXED = Precision.of(4), Precision.of(2)
+
+BODY = 2 * (2 * 16 * 16 + 2 * 16 * 8 + 3 * 16 * 32 + 2 * 16) + 16
+LANGUAGE = BODY + 2 * 24 * 16
+CLASSIFIER = BODY + 24 * 16 + 16
+"""Weights of the tiny models: two layers of width 16, one key-value head of two, 24 words."""
+
+
+def demand(config: PPOConfig, precision: Precision = FLOAT32) -> Demand:
+    return memory.demand(preflight.prepare(config, silent), config, precision)
+
+
+def test_models_are_counted_by_hand(world: World, tmp_path: Path) -> None:
+    config = configure(world, tmp_path / "policy", minibatches=2)
+    assert demand(config, MIXED).models == {
+        "policy": Held(4 * LANGUAGE, 4 * LANGUAGE, 8 * LANGUAGE),
+        "critic": Held(4 * CLASSIFIER, 4 * CLASSIFIER, 8 * CLASSIFIER),
+        "reference": Held(2 * LANGUAGE),
+        "rewards": Held(2 * CLASSIFIER),
+        "an anchor": Held(2 * LANGUAGE),
+    }
+    config = replace(config, ref_update="ema", critic="policy", watch_reward=(str(world.rm),))
+    found = demand(config, MIXED).models
+    assert found["reference"] == Held(4 * LANGUAGE)  # it moves
+    assert found["critic"].weights == 4 * (LANGUAGE - 24 * 16)  # no logits
+    assert found["watched"] == Held(2 * CLASSIFIER)
+    plan = preflight.prepare(config, silent)
+    eight = memory.demand(plan, replace(config, optimiser="adamw-8bit"), FLOAT32).models["policy"]
+    assert eight.optimiser == int((2 + 8 / 256) * LANGUAGE)
+
+
+def test_phases_are_counted_by_hand(world: World, tmp_path: Path) -> None:
+    """Eight answers of six tokens behind prompts of five at most, four answers a pass."""
+    config = configure(world, tmp_path / "policy", minibatches=1, micro_batch_size=4)
+    found = demand(config)
+    resident = 4 * (2 * LANGUAGE + 2 * CLASSIFIER)
+    moments = 8 * (LANGUAGE + CLASSIFIER)
+    passing = 12 * 16 + 12 * 32
+    assert found.phases["rollout"] == Held(
+        resident, 0, moments, 8 * 5 * passing, 32 * 8 * 24, 2 * 2 * 8 * 8 * 11 * 4
+    )
+    assert found.phases["scoring"] == Held(resident, 0, moments, 8 * 11 * passing)
+    logits = 4 * 7 * 24
+    assert found.phases["log-probabilities"] == Held(
+        resident, 0, moments, 4 * 11 * passing, 2 * 4 * logits
+    )
+    assert found.phases["anchors"] == Held(
+        resident + 4 * LANGUAGE, 0, moments, 4 * 11 * passing, 2 * 4 * logits
+    )
+    kept = 2 * 4 * 11 * (2 * 4 * (11 * 16 + 4 * 32) + 4 * 11)
+    gradients = 4 * (LANGUAGE + CLASSIFIER)
+    assert found.phases["learning"] == Held(resident, gradients, moments, kept, 3 * 4 * logits)
+    assert found.busiest == "learning"
+    assert found.peak == resident + gradients + moments + kept + 3 * 4 * logits
+    # In a single pass the gradients come as the activations go.
+    whole = demand(replace(config, micro_batch_size=None)).phases["learning"]
+    assert whole.gradients == max(0, gradients - 2 * kept - 6 * 4 * logits)
+
+
+def test_what_is_offloaded_is_there_in_its_phase_alone(world: World, tmp_path: Path) -> None:
+    config = configure(world, tmp_path / "policy")
+    plain, parked = demand(config), demand(replace(config, offload=("ref,reward",)))
+    less = {
+        phase: held.weights - parked.phases[phase].weights for phase, held in plain.phases.items()
+    }
+    reference, reward = 4 * LANGUAGE, 4 * CLASSIFIER
+    assert less == {
+        "rollout": reference + reward,
+        "scoring": reference,
+        "log-probabilities": reward,
+        "anchors": reference + reward,
+        "learning": reference + reward,
+    }
+
+
+SHAPES = [
+    {},
+    {"num_key_value_heads": 2},
+    {"num_hidden_layers": 6, "hidden_size": 32, "intermediate_size": 88},
+    {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "num_hidden_layers": 3,
+    },
+]
+
+
+@pytest.mark.parametrize("changes", SHAPES)
+@pytest.mark.parametrize("again", [False, True])
+def test_activations_are_those_that_autograd_keeps(
+    tmp_path: Path, changes: dict[str, Any], again: bool
+) -> None:
+    """The storages that a pass saves for its gradient, weights aside.
+
+    Within 5 %, since norms and masks keep some numbers a token that are not counted. Layers that
+    compute theirs again have saved their inputs by then; the one that does it at a time comes on
+    top of that in the plan.
+    """
+    folder = tiny.save_language_model(tmp_path / "model", seed=1, **changes)
+    model = LlamaForCausalLM.from_pretrained(folder).eval()
+    if again:
+        models.checkpoint_activations(model)
+    rows, tokens = 8, 24
+    ids = torch.randint(3, 24, (rows, tokens), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(rows, tokens, dtype=torch.bool)
+    mask[0, :3] = False
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        passes._hidden(model, ids, mask).sum()
+    measured = sum(storage.nbytes() for storage in kept.values())
+    shape = models.shape(folder)
+    last_norm = 2 * 4 * shape.hidden * rows * tokens  # its input and what it makes of that
+    if again:
+        one = memory.kept_activations(replace(shape, layers=1), rows, tokens, FLOAT32)
+        planned = memory.checkpointed_activations(shape, rows, tokens, FLOAT32) - one
+        positions = 4 * rows * tokens * (tokens + shape.hidden)
+        assert planned <= measured <= planned + last_norm + positions
+    else:
+        planned = memory.kept_activations(shape, rows, tokens, FLOAT32)
+        assert measured == pytest.approx(planned + last_norm, rel=0.05)
+
+
+def test_half_precision_keeps_the_stream_in_float32() -> None:
+    """By hand: two norms of 10 bytes a value, 5 of attention, 4 of the inner width, in bfloat16."""
+    shape = models.Shape(layers=3, hidden=64, heads=64, keys=16, inner=128, vocabulary=10)
+    layer = 2 * 10 * 64 + 5 * 2 * 64 + 4 * 2 * 128
+    assert memory.kept_activations(shape, 2, 7, MIXED) == 2 * 7 * (3 * layer + 4 * 7)
+    assert memory.cache(shape, 2, 7, MIXED) == 2 * 3 * 16 * 2 * 7 * 2
+
+
+def test_the_micro_batch_is_the_largest_divisor_that_fits(world: World, tmp_path: Path) -> None:
+    config = configure(
+        world, tmp_path / "policy", batch_size=24, minibatches=2, response_length=40, anchor_every=0
+    )
+    plan = preflight.prepare(config, silent)
+    peaks = {
+        size: memory.demand(plan, replace(config, micro_batch_size=size), FLOAT32).peak
+        for size in (1, 2, 3, 4, 6)
+    }
+    assert peaks[1] <= peaks[2] < peaks[3] < peaks[4] < peaks[6]
+
+    def picked(available: float) -> int | None:
+        found, needed = memory.fitted(plan, config, FLOAT32, int(available))
+        assert needed == memory.demand(plan, found, FLOAT32)
+        return found.micro_batch_size
+
+    assert picked(1e12) is None  # a whole minibatch of 12
+    for size in (2, 3, 4, 6):
+        assert picked(peaks[size] / memory.HEADROOM + 2) == size
+    assert picked(peaks[4] / memory.HEADROOM - 2) == 3
+    assert picked(0) == 1
+    given = replace(config, micro_batch_size=6)
+    assert memory.fitted(plan, given, FLOAT32, 0)[0] == given
+
+
+def small(monkeypatch: pytest.MonkeyPatch, available: int) -> None:
+    monkeypatch.setattr(runtime, "available_memory", lambda: available)
+
+
+def test_a_run_picks_its_micro_batch_says_so_and_keeps_to_it(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when it is resumed where more is free, and as a setting that it records."""
+    config = configure(world, tmp_path / "policy", updates=4, save_every=2, minibatches=1)
+    plan = preflight.prepare(config, silent)
+    of_two = memory.demand(plan, replace(config, micro_batch_size=2), FLOAT32).peak
+    small(monkeypatch, int(of_two / memory.HEADROOM) + 2)
+    notes: list[str] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Note):
+            notes.append(event.text)
+
+    dry = ppo.run(replace(config, dry_run=True), listen)
+    assert isinstance(dry, DryRun) and dry.facts["answers in a forward pass"] == 2
+    assert "2 answers a forward pass (--micro-batch-size): a minibatch of 8" in notes[-1]
+    ppo.run(replace(config, output=tmp_path / "explicit", micro_batch_size=2), silent)
+    with pytest.raises(KeyboardInterrupt):
+        ppo.run(config, stopping_at(3))
+    small(monkeypatch, 10**12)
+    ppo.run(replace(config, resume=True), silent)
+    made = json.loads((config.output / "salsa.json").read_text())
+    assert made["settings"]["micro_batch_size"] == 2
+    one, two = (tmp_path / name / "model.safetensors" for name in ("policy", "explicit"))
+    assert one.read_bytes() == two.read_bytes()
+    again = ppo.run(replace(config, resume=True), silent)  # complete: its result
+    assert again.record()["updates"] == 4
+
+
+def test_a_run_that_cannot_fit_is_refused_with_what_helps(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small(monkeypatch, 10**5)
+    config = configure(world, tmp_path / "policy", response_length=40)
+    with pytest.raises(SalsaError) as caught:
+        ppo.run(config, silent)
+    text = str(caught.value)
+    assert text.startswith("this run needs about ") and "the device has 100kB; try " in text
+    assert "at its peak, learning (weights " in text
+    for option in ("--gradient-checkpointing", "--optimiser adamw-8bit", "as --critic"):
+        assert option in text
+    assert "--offload" not in text and "--micro-batch-size" not in text  # of no use here
+    assert not any(tmp_path.iterdir())
+
+
+def found(**phases: Held) -> Demand:
+    return Demand({}, phases, 4)
+
+
+@pytest.mark.parametrize(
+    ("phase", "advice"),
+    [
+        ("anchors", "try --anchor-every 0, a smaller --micro-batch-size, --optimiser adamw-8bit"),
+        ("rollout", "try a smaller --batch-size, --optimiser adamw-8bit"),
+        ("learning", "try a smaller --micro-batch-size, --gradient-checkpointing"),
+    ],
+)
+def test_the_advice_is_about_the_peak(
+    world: World, tmp_path: Path, phase: str, advice: str
+) -> None:
+    config = configure(world, tmp_path / "policy")
+    with pytest.raises(SalsaError) as caught:
+        memory.check(found(**{"scoring": Held(5), phase: Held(6, 1)}), config, 6, on_cpu=False)
+    assert f"about 7B at its peak, {phase} (weights 6B, gradients 1B), and" in str(caught.value)
+    assert advice in str(caught.value)
+    assert "--offload ref,reward" in str(caught.value)
+    memory.check(found(**{phase: Held(6)}), config, 6, on_cpu=False)
+
+
+def test_a_dry_run_has_a_table_and_its_numbers(world: World, tmp_path: Path) -> None:
+    result = ppo.run(configure(world, tmp_path / "policy", dry_run=True), silent)
+    assert isinstance(result, DryRun)
+    table = result.summary()[1]
+    assert table is not None
+    assert [row[0] for row in table.rows] == [
+        "policy", "critic", "reference", "rewards", "an anchor", "",
+        "rollout", "scoring", "log-probabilities", "anchors", "learning",
+    ]  # fmt: skip
+    assert all(len(row) == len(table.columns) for row in table.rows)
+    told: Any = result.record()["memory"]
+    assert told["models"]["reference"] == {"weights": 4 * LANGUAGE, "total": 4 * LANGUAGE}
+    assert told["peak"] == max(phase["total"] for phase in told["phases"].values())
+    assert told["peak_in"] in told["phases"] and told["available"] > told["peak"]
+    assert not (tmp_path / "policy").exists()
