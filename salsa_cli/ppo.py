@@ -48,7 +48,8 @@ from salsa_cli.rl import (
 )
 from salsa_cli.rl.actors import Actors, State
 from salsa_cli.rl.experience import Answered, Judged
-from salsa_cli.rl.memory import Demand, Precision
+from salsa_cli.rl.footprint import Machine
+from salsa_cli.rl.memory import Demand
 from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.rl.oversight import Oversight
 from salsa_cli.rl.ppo_config import KL_HORIZON, PPOConfig
@@ -148,10 +149,10 @@ def run(config: PPOConfig, report: Report) -> Result:
 
 def fit(config: PPOConfig, plan: Plan, device: Runtime, report: Report) -> tuple[PPOConfig, Demand]:
     """Settle how many answers a pass takes, where the command line left it open."""
-    precision = Precision.of(device.frozen_dtype.itemsize)
+    machine = Machine.of(device)
     if preflight.is_begun(config):
-        return config, memory.demand(plan, config, precision)
-    fitting, needed = memory.fitted(plan, config, precision, device.memory)
+        return config, memory.demand(plan, config, machine)
+    fitting, needed = memory.fitted(plan, config, machine, device.memory)
     if fitting != config:
         report(
             Note(

@@ -6,49 +6,21 @@ Phases do not add up: the peak is the largest of them, each over the weights tha
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Self
 
-from salsa_cli import models, rewards
+from salsa_cli import folders, models, rewards
 from salsa_cli.errors import SalsaError
-from salsa_cli.models import Shape
 from salsa_cli.optimisation import MOMENTS
 from salsa_cli.reports import Table, amount
+from salsa_cli.rl import footprint
+from salsa_cli.rl.batching import SCORED_TOKENS
+from salsa_cli.rl.footprint import Machine
 from salsa_cli.rl.ppo_config import OFFLOADABLE, PPOConfig
 from salsa_cli.rl.preflight import Plan
 from salsa_cli.weights import checkpoints
 
-SAMPLING = 32
-"""Bytes a row and vocabulary entry while a token is drawn: the logits in float32 and, in float64,
-these, the probabilities and their sums."""
-
-LOGITS = 3 * 4
-"""Bytes a logit of a learning pass: as it comes and in float32, and its gradient."""
-
 HEADROOM = 0.9
 """Share of the device's memory that a micro-batch is picked to fill: these are estimates, and the
 allocator loses some to pieces that fit nothing."""
-
-
-@dataclass(frozen=True)
-class Precision:
-    """Bytes of a number: of a frozen weight, and of what is multiplied by weights in a pass.
-
-    The residual stream and the norms stay in float32. Where products are narrower, a pass holds its
-    trained weights a second time, in the type of the products.
-    """
-
-    frozen: int
-    product: int
-
-    @classmethod
-    def of(cls, frozen: int) -> Self:
-        """That of a device whose frozen weights take so many bytes each."""
-        return cls(frozen, frozen)
-
-    @property
-    def copy(self) -> int:
-        """Bytes of a float32 weight's copy in a pass."""
-        return self.product if self.product < 4 else 0
 
 
 @dataclass(frozen=True)
@@ -112,15 +84,15 @@ class Demand:
         }
 
 
-def demand(plan: Plan, config: PPOConfig, precision: Precision) -> Demand:
+def demand(plan: Plan, config: PPOConfig, machine: Machine) -> Demand:
     """What the run will hold, with prompts as long as the longest."""
-    held = _models(plan, config, precision)
+    held = _models(plan, config, machine)
     named = {
-        "rollout": _rollout(plan, config, precision),
-        "scoring": _scoring(plan, config, precision),
-        "log-probabilities": _log_probabilities(plan, config, precision),
-        "anchors": _anchors(plan, config, precision),
-        "learning": _learning(plan, config, precision),
+        "rollout": _rollout(plan, config, machine),
+        "scoring": _scoring(plan, config, machine),
+        "log-probabilities": _log_probabilities(plan, config, machine),
+        "anchors": _anchors(plan, config, machine),
+        "learning": _learning(plan, config, machine),
     }
     if not config.anchor_every:
         del named["anchors"]
@@ -136,7 +108,7 @@ def demand(plan: Plan, config: PPOConfig, precision: Precision) -> Demand:
 
 
 def fitted(
-    plan: Plan, config: PPOConfig, precision: Precision, available: int
+    plan: Plan, config: PPOConfig, machine: Machine, available: int
 ) -> tuple[PPOConfig, Demand]:
     """The configuration with the largest micro-batch that fits, and what it holds.
 
@@ -144,11 +116,11 @@ def fitted(
     or one answer, whose fit `check` judges. A micro-batch that is given stays.
     """
     if config.micro_batch_size is not None:
-        return config, demand(plan, config, precision)
+        return config, demand(plan, config, machine)
     size = config.minibatch_size
     for passes in (count for count in range(1, size + 1) if size % count == 0):
         tried = config if passes == 1 else replace(config, micro_batch_size=size // passes)
-        found = demand(plan, tried, precision)
+        found = demand(plan, tried, machine)
         if found.peak <= HEADROOM * available:
             break
     return tried, found
@@ -172,49 +144,15 @@ def check(found: Demand, config: PPOConfig, available: int, *, on_cpu: bool) -> 
     )
 
 
-def kept_activations(shape: Shape, rows: int, tokens: int, precision: Precision) -> int:
-    """Bytes that a pass over `rows` sequences of `tokens` tokens keeps for its gradient.
-
-    A token and layer keep, of a gated layer as Llama's (counted as Korthikanti et al., "Reducing
-    Activation Recomputation in Large Transformer Models", 2022, count GPT's): for each of two norms
-    its input and the normalised input in float32 and what it gives to the matrices; queries, keys
-    and values, which a mask has repeated for every head, and the attention's output before and
-    after it is laid out anew; gate, activated gate, up and their product. That is 11 hidden widths
-    and 4 intermediate ones in float32. The mask comes once.
-    """
-    wide = precision.product
-    layer = 2 * (2 * 4 + wide) * shape.hidden + 5 * wide * shape.heads + 4 * wide * shape.inner
-    return rows * tokens * (shape.layers * layer + 4 * tokens)
-
-
-def checkpointed_activations(shape: Shape, rows: int, tokens: int, precision: Precision) -> int:
-    """The same where layers compute theirs again: the input of each, and all of one.
-
-    (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.)
-    """
-    inputs = 4 * shape.hidden * shape.layers * rows * tokens
-    return inputs + kept_activations(replace(shape, layers=1), rows, tokens, precision)
-
-
-def passing_activations(shape: Shape, rows: int, tokens: int, precision: Precision) -> int:
-    """Bytes of a pass without a gradient at its widest: stream, norm, three of the inner width."""
-    return rows * tokens * (12 * shape.hidden + 3 * precision.product * shape.inner)
-
-
-def cache(shape: Shape, rows: int, tokens: int, precision: Precision) -> int:
-    """Bytes of keys and values: 2 x layers x key-value width x tokens."""
-    return 2 * shape.layers * shape.keys * rows * tokens * precision.product
-
-
-def _models(plan: Plan, config: PPOConfig, precision: Precision) -> dict[str, Held]:
+def _models(plan: Plan, config: PPOConfig, machine: Machine) -> dict[str, Held]:
     moments = MOMENTS[config.optimiser]
-    moving = 4 if config.ref_update != "none" else precision.frozen
+    moving = 4 if config.ref_update != "none" else machine.frozen
 
     def trained(parameters: int) -> Held:
         return Held(4 * parameters, 4 * parameters, int(moments * parameters))
 
     def frozen(folders: Iterator[Path]) -> Held:
-        return Held(precision.frozen * sum(_parameters(folder) for folder in folders))
+        return Held(machine.frozen * sum(_parameters(folder) for folder in folders))
 
     held = {
         "policy": trained(_parameters(plan.policy)),
@@ -236,70 +174,85 @@ def _is_there(model: str, phase: str, config: PPOConfig) -> bool:
     return model not in parked or phase == needed
 
 
-def _rollout(plan: Plan, config: PPOConfig, precision: Precision) -> Held:
+def _rollout(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
+    """All answers of a batch at once."""
     shape = models.shape(plan.policy)
     rows, prompt = config.batch_size, _longest(plan)
     return Held(
-        weights=precision.copy * _parameters(plan.policy),
-        activations=passing_activations(shape, rows, prompt, precision),
-        logits=SAMPLING * rows * shape.vocabulary,
-        cache=cache(shape, rows, prompt + config.response_length, precision),
+        weights=machine.copy * _parameters(plan.policy),
+        activations=footprint.passing_activations(shape, rows, prompt, machine),
+        logits=machine.sampling * rows * shape.vocabulary,
+        cache=footprint.cache(shape, rows, prompt + config.response_length, machine),
     )
 
 
-def _scoring(plan: Plan, config: PPOConfig, precision: Precision) -> Held:
+def _scoring(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
     """A reward model passes all answers of a batch at once."""
     tokens = _longest(plan) + config.response_length
     shapes = [models.shape(one) for one in _reward_models((*plan.rewards, *plan.watched))]
-    sizes = [passing_activations(one, config.batch_size, tokens, precision) for one in shapes]
+    sizes = [
+        footprint.passing_activations(one, config.batch_size, tokens, machine) for one in shapes
+    ]
     return Held(activations=max(sizes, default=0))
 
 
-def _log_probabilities(plan: Plan, config: PPOConfig, precision: Precision) -> Held:
-    """Policy, references and critic pass one behind the other."""
+def _log_probabilities(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
+    """Policy, references and critic pass one behind the other; the references in larger passes."""
     tokens = _longest(plan) + config.response_length
-    folders = [plan.policy, plan.critic, *(one.first for one in plan.references)]
-    shapes = [models.shape(folder) for folder in folders]
-    sizes = [passing_activations(one, config.forward_size, tokens, precision) for one in shapes]
+    learning = machine.rows(config.forward_size, tokens)
+    passes = [(folder, learning) for folder in (plan.policy, plan.critic)]
+    frozen = machine.rows(config.forward_size, tokens, SCORED_TOKENS)
+    passes += [(one.first, frozen) for one in plan.references]
     return Held(
-        weights=precision.copy * max(map(_parameters, (plan.policy, plan.critic))),
-        activations=max(sizes),
-        logits=_answer_logits(plan, config, 2 * 4),
+        weights=machine.copy * max(_parameters(plan.policy), _critic_parameters(plan.critic)),
+        activations=max(
+            footprint.passing_activations(models.shape(folder), rows, tokens, machine)
+            for folder, rows in passes
+        ),
+        logits=_logits(plan, machine),
     )
 
 
-def _anchors(plan: Plan, config: PPOConfig, precision: Precision) -> Held:
+def _anchors(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
     tokens = _longest(plan) + config.response_length
-    shape = models.shape(plan.policy)
-    return Held(
-        activations=passing_activations(shape, config.forward_size, tokens, precision),
-        logits=_answer_logits(plan, config, 2 * 4),
-    )
+    rows = machine.rows(config.forward_size, tokens, SCORED_TOKENS)
+    passing = footprint.passing_activations(models.shape(plan.policy), rows, tokens, machine)
+    return Held(activations=passing, logits=_logits(plan, machine))
 
 
-def _learning(plan: Plan, config: PPOConfig, precision: Precision) -> Held:
-    """The two models pass one behind the other, and their gradients come at the end of both.
+def _learning(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
+    """Policy and critic pass; then come the gradients, those of the critic first.
 
-    Where a minibatch is one pass, gradients come as the activations go, and add only where they are
-    more; several passes gather theirs beside the next one's activations.
+    Where a minibatch is one pass, gradients come as the activations go, and count where they are
+    more. Several passes gather theirs beside the next one's activations, and hold the largest of
+    the gradients twice while they add it.
     """
-    keep = checkpointed_activations if config.gradient_checkpointing else kept_activations
-    tokens = _longest(plan) + config.response_length
-    parameters = _parameters(plan.policy) + _critic_parameters(plan.critic)
-    activations = sum(
-        keep(models.shape(folder), config.forward_size, tokens, precision)
-        for folder in (plan.policy, plan.critic)
+    keep = (
+        footprint.checkpointed_activations
+        if config.gradient_checkpointing
+        else footprint.kept_activations
     )
-    logits = _answer_logits(plan, config, LOGITS)
-    gradients = 4 * parameters
-    if config.forward_size == config.minibatch_size:
-        gradients = max(0, gradients - activations - logits)
-    return Held(precision.copy * parameters, gradients, 0, activations, logits)
+    tokens = _longest(plan) + config.response_length
+    rows = machine.rows(config.forward_size, tokens)
+    shape = models.shape(plan.policy)
+    policy = keep(shape, rows, tokens, machine)
+    critic = keep(models.shape(plan.critic), rows, tokens, machine)
+    parameters = _parameters(plan.policy), _critic_parameters(plan.critic)
+    of_policy, of_critic = (4 * count for count in parameters)
+    head = 4 * shape.vocabulary * shape.hidden
+    if rows < config.minibatch_size:
+        gradients = of_policy + of_critic + head
+    else:
+        gradients = max(0, of_critic + head - critic, of_critic + of_policy - critic - policy)
+    return Held(
+        machine.copy * sum(parameters), gradients, 0, policy + critic, _logits(plan, machine)
+    )
 
 
-def _answer_logits(plan: Plan, config: PPOConfig, width: int) -> int:
-    vocabulary = models.vocabulary_size(plan.policy)
-    return width * config.forward_size * (config.response_length + 1) * vocabulary
+def _logits(plan: Plan, machine: Machine) -> int:
+    """A buffer of them in float32, and once more in a narrower type."""
+    wide = 4 * models.vocabulary_size(plan.policy)
+    return max(machine.chunk, wide) * (4 + machine.copy) // 4
 
 
 def _advice(found: Demand, config: PPOConfig, *, on_cpu: bool) -> Iterator[str]:
@@ -334,10 +287,15 @@ def _reward_models(names: tuple[str, ...]) -> Iterator[Path]:
 
 
 def _parameters(folder: Path) -> int:
-    return checkpoints.open_checkpoint(folder).parameters
+    """Those of a model; of an adapter, with its base."""
+    base = _parameters(folders.base(folder)) if folders.is_adapter(folder) else 0
+    return base + checkpoints.open_checkpoint(folder).parameters
 
 
 def _critic_parameters(folder: Path) -> int:
     """Those of a critic: the body of a language model without its logits, or a reward model."""
-    tensors = checkpoints.open_checkpoint(folder).tensors
-    return sum(spec.elements for name, spec in tensors.items() if not name.startswith("lm_head."))
+    body = folders.base(folder) if folders.is_adapter(folder) else folder
+    tensors = checkpoints.open_checkpoint(body).tensors.items()
+    return _parameters(folder) - sum(
+        spec.elements for name, spec in tensors if name.startswith("lm_head.")
+    )
