@@ -3,12 +3,17 @@
 The counts are of Llama's layers as Transformers computes them; others differ by some tenths.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 from salsa_cli.maths.projection import CHUNK_BYTES
 from salsa_cli.models import Shape
 from salsa_cli.runtime import Runtime
+
+HEADROOM = {"cpu": 0.6, "cuda": 0.9}
+"""The allocators keep freed pieces that fit nothing else. That of the C library keeps many where
+passes differ in length: 1.5 times the estimate was measured (tests/benchmarks/memory_plan.py), and
+0.95 of it with pieces that go back at once (MALLOC_MMAP_THRESHOLD_), which took more time."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Machine:
             and, in float64, these, the probabilities, and their sums.
         chunk: bytes of logits that a pass has at once.
         pass_tokens: tokens that a pass with a gradient has at most, where a row has no more.
+        headroom: share of what is left of its memory that a micro-batch is picked to fill.
     """
 
     frozen: int
@@ -32,6 +38,7 @@ class Machine:
     sampling: int
     chunk: int
     pass_tokens: int
+    headroom: float
 
     @classmethod
     def of(cls, device: Runtime) -> Self:
@@ -39,7 +46,8 @@ class Machine:
         kind = device.device.type
         width = device.frozen_dtype.itemsize
         sampling = 28 if kind == "cpu" else 52
-        return cls(width, width, sampling, CHUNK_BYTES[kind], device.pass_tokens)
+        headroom = HEADROOM[kind]
+        return cls(width, width, sampling, CHUNK_BYTES[kind], device.pass_tokens, headroom)
 
     @property
     def copy(self) -> int:
@@ -68,13 +76,12 @@ def kept_activations(shape: Shape, rows: int, tokens: int, machine: Machine) -> 
     return rows * tokens * (shape.layers * layer + norm)
 
 
-def checkpointed_activations(shape: Shape, rows: int, tokens: int, machine: Machine) -> int:
-    """The same where layers compute theirs again: the input of each, and all of one.
+def layer_inputs(shape: Shape, rows: int, tokens: int) -> int:
+    """Bytes that the pass keeps where layers compute theirs again, one layer at a time.
 
     (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.)
     """
-    inputs = 4 * shape.hidden * shape.layers * rows * tokens
-    return inputs + kept_activations(replace(shape, layers=1), rows, tokens, machine)
+    return 4 * shape.hidden * shape.layers * rows * tokens
 
 
 def passing_activations(shape: Shape, rows: int, tokens: int, machine: Machine) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from salsa_cli import folders, models, rewards
 from salsa_cli.errors import SalsaError
+from salsa_cli.models import Shape
 from salsa_cli.optimisation import MOMENTS
 from salsa_cli.reports import Table, amount
 from salsa_cli.rl import footprint
@@ -17,10 +18,6 @@ from salsa_cli.rl.footprint import Machine
 from salsa_cli.rl.ppo_config import OFFLOADABLE, PPOConfig
 from salsa_cli.rl.preflight import Plan
 from salsa_cli.weights import checkpoints
-
-HEADROOM = 0.9
-"""Share of the device's memory that a micro-batch is picked to fill: these are estimates, and the
-allocator loses some to pieces that fit nothing."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ def fitted(
     for passes in (count for count in range(1, size + 1) if size % count == 0):
         tried = config if passes == 1 else replace(config, micro_batch_size=size // passes)
         found = demand(plan, tried, machine)
-        if found.peak <= HEADROOM * available:
+        if found.peak <= machine.headroom * available:
             break
     return tried, found
 
@@ -227,16 +224,10 @@ def _learning(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
     more. Several passes gather theirs beside the next one's activations, and hold the largest of
     the gradients twice while they add it.
     """
-    keep = (
-        footprint.checkpointed_activations
-        if config.gradient_checkpointing
-        else footprint.kept_activations
-    )
     tokens = _longest(plan) + config.response_length
     rows = machine.rows(config.forward_size, tokens)
     shape = models.shape(plan.policy)
-    policy = keep(shape, rows, tokens, machine)
-    critic = keep(models.shape(plan.critic), rows, tokens, machine)
+    policy, critic, again = _kept(shape, models.shape(plan.critic), rows, tokens, config, machine)
     parameters = _parameters(plan.policy), _critic_parameters(plan.critic)
     of_policy, of_critic = (4 * count for count in parameters)
     head = 4 * shape.vocabulary * shape.hidden
@@ -244,9 +235,23 @@ def _learning(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
         gradients = of_policy + of_critic + head
     else:
         gradients = max(0, of_critic + head - critic, of_critic + of_policy - critic - policy)
-    return Held(
-        machine.copy * sum(parameters), gradients, 0, policy + critic, _logits(plan, machine)
-    )
+    activations = policy + critic + again
+    return Held(machine.copy * sum(parameters), gradients, 0, activations, _logits(plan, machine))
+
+
+def _kept(
+    policy: Shape, critic: Shape, rows: int, tokens: int, config: PPOConfig, machine: Machine
+) -> tuple[int, int, int]:
+    """Activations of policy and critic, and those of the one layer that computes its own again."""
+    if not config.gradient_checkpointing:
+        kept = [footprint.kept_activations(one, rows, tokens, machine) for one in (policy, critic)]
+        return kept[0], kept[1], 0
+    inputs = [footprint.layer_inputs(one, rows, tokens) for one in (policy, critic)]
+    again = [
+        footprint.kept_activations(replace(one, layers=1), rows, tokens, machine)
+        for one in (policy, critic)
+    ]
+    return inputs[0], inputs[1], max(again)
 
 
 def _logits(plan: Plan, machine: Machine) -> int:
