@@ -82,6 +82,24 @@ class RewardModel:
         return ((self.score_ids(rows) - self.mean) / self.std).cpu()
 
 
+@dataclass(frozen=True)
+class Shape:
+    """The widths of a transformer, in values a token.
+
+    Attributes:
+        hidden: of the residual stream.
+        heads, keys: of all queries, and of all keys (or values).
+        inner: between the two halves of the feed-forward part.
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    keys: int
+    inner: int
+    vocabulary: int
+
+
 def find(name: str) -> Path:
     """The folder of a model, or of an adapter that can be put into its base, which is here.
 
@@ -268,6 +286,21 @@ def stored_dtype(folder: Path) -> torch.dtype:
     """The type of a model's weights, by its configuration."""
     dtype = getattr(_text_config(folder), "dtype", None)
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
+
+
+def shape(folder: Path) -> Shape:
+    """How wide and deep a model is, by its configuration."""
+    config = _text_config(folder)
+    hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
+    head = int(getattr(config, "head_dim", None) or hidden // heads)
+    return Shape(
+        layers=int(config.num_hidden_layers),
+        hidden=hidden,
+        heads=heads * head,
+        keys=int(getattr(config, "num_key_value_heads", None) or heads) * head,
+        inner=int(getattr(config, "intermediate_size", None) or 4 * hidden),
+        vocabulary=int(config.vocab_size),
+    )
 
 
 def activation_bytes(folder: Path, tokens: int, width: int) -> int:

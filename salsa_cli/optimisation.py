@@ -1,6 +1,8 @@
 """AdamW with gradient clipping and schedules: how weights move, in every command that trains."""
 
+import logging
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +11,11 @@ from salsa_cli.errors import SalsaError
 from salsa_cli.models import trainable
 from salsa_cli.passes import Module
 
+MOMENTS = {"adamw": 8.0, "adamw-8bit": 2.0 + 2 * 4 / 256}
+"""Optimisers, with the bytes of their two moments a weight: in float32, or in 8 bits with one scale
+in float32 for each block of 256 (Dettmers et al., "8-bit Optimizers via Block-wise Quantization",
+2021)."""
+
 
 class Learner:
     """A model under training with its optimiser.
@@ -16,14 +23,21 @@ class Learner:
     AdamW with epsilon 1e-5 and no weight decay, as in the published PPO recipes.
     """
 
-    def __init__(self, name: str, model: Module, rate: float, max_grad_norm: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: Module,
+        rate: float,
+        max_grad_norm: float,
+        optimiser: str = "adamw",
+    ) -> None:
         self.model = model
         self._name = name
         self._rate = rate
         self._max_grad_norm = max_grad_norm
         self._parameters = trainable(model)
-        self._optimiser = torch.optim.AdamW(
-            self._parameters, lr=rate, eps=1e-5, weight_decay=0.0, fused=True
+        self._optimiser = _class_of(optimiser)(
+            self._parameters, lr=rate, eps=1e-5, weight_decay=0.0
         )
 
     def step(self, share: float) -> float:
@@ -64,6 +78,30 @@ class Learner:
         """Take over what `state` returned."""
         self.model.load_state_dict(state["model"])
         self._optimiser.load_state_dict(state["optimiser"])
+
+
+def check(optimiser: str) -> None:
+    """See that an optimiser of `MOMENTS` can be had.
+
+    Raises:
+        SalsaError: its package is not installed.
+    """
+    _class_of(optimiser)
+
+
+def _class_of(optimiser: str) -> Any:
+    if optimiser == "adamw":
+        return partial(torch.optim.AdamW, fused=True)
+    # It warns of kernels for 4 bits that it does not find, which nobody asked for.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise SalsaError(
+            f"--optimiser {optimiser} needs bitsandbytes, which is not installed; "
+            "pip install 'salsa-cli[8bit]'"
+        ) from error
+    return AdamW8bit
 
 
 def linear_decay(step: int, steps: int) -> float:

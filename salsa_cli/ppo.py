@@ -29,6 +29,7 @@ from salsa_cli.reports import (
     Report,
     Result,
     Table,
+    Value,
     Warned,
     amount,
     both,
@@ -36,9 +37,20 @@ from salsa_cli.reports import (
     figure,
     metrics_file,
 )
-from salsa_cli.rl import actors, experience, learning, ppo_report, preflight, references
+from salsa_cli.rl import (
+    actors,
+    experience,
+    learning,
+    memory,
+    offload,
+    ppo_report,
+    preflight,
+    references,
+)
 from salsa_cli.rl.actors import Actors, State
 from salsa_cli.rl.experience import Answered, Judged
+from salsa_cli.rl.footprint import Machine
+from salsa_cli.rl.memory import Demand
 from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.rl.oversight import Oversight
 from salsa_cli.rl.ppo_config import KL_HORIZON, PPOConfig
@@ -86,21 +98,25 @@ def run(config: PPOConfig, report: Report) -> Result:
     """Train a policy and write it to `config.output`."""
     began = time.monotonic()
     resumed = config.resume and not config.force
-    if resumed and (done := runs.finished(config.output, RECORD, config)) is not None:
+    # A run that picks the size of its passes records what it picked.
+    picked = () if config.micro_batch_size else ("micro_batch_size",)
+    if resumed and (done := runs.finished(config.output, RECORD, config, picked)) is not None:
         report(Note(f"{config.output} is complete; nothing is left to do"))
         return PPOResult(**done)
     tracking.check(config.track)
     runs.check_output(config.output, config.force)
+    config = preflight.continued(config)
     plan = preflight.prepare(config, report)
     runs.check_output(config.output, config.force, plan.read)
     device = runtime.start(config.device)
     choice.check(config.generator, device.device)
-    parts = preflight.memory(plan, config, frozen_bytes=device.frozen_dtype.itemsize)
+    offload.check(config.offloaded, device.device)
+    config, needed = fit(config, plan, device, report)
     if config.dry_run:
         if config.resume:
             preflight.check_inputs(config, plan.inputs(config))
-        return _dry_run(config, plan, parts, device)
-    preflight.check_memory(parts, device.memory)
+        return _dry_run(config, plan, needed, device)
+    memory.check(needed, config, device.memory, on_cpu=device.device.type == "cpu")
     with runs.resumable(config.output, force=config.force, resume=config.resume) as folder:
         inputs = plan.inputs(config)
         preflight.check_inputs(config, inputs)
@@ -133,6 +149,23 @@ def run(config: PPOConfig, report: Report) -> Result:
     return result
 
 
+def fit(config: PPOConfig, plan: Plan, device: Runtime, report: Report) -> tuple[PPOConfig, Demand]:
+    """Settle how many answers a pass takes, where the command line left it open."""
+    machine = Machine.of(device)
+    if preflight.is_begun(config):
+        return config, memory.demand(plan, config, machine)
+    fitting, needed = memory.fitted(plan, config, machine, device.memory)
+    if fitting != config:
+        report(
+            Note(
+                f"{fitting.micro_batch_size} answers a forward pass (--micro-batch-size): a "
+                f"minibatch of {config.minibatch_size} would not fit into "
+                f"{amount(device.memory, 'B')}"
+            )
+        )
+    return fitting, needed
+
+
 def improve(
     state: State,
     plan: Plan,
@@ -147,15 +180,18 @@ def improve(
     answered = experience.answer("rollout", update, config.seed, plan, cast, config, device)
     sampled = answered.sampled
     clock.append(time.perf_counter())
-    judged = experience.judge(answered, cast, config)
-    rollout = experience.recall(sampled, judged.trained, cast, config, device)
+    with actors.present(cast, "reward", "watch"):
+        judged = experience.judge(answered, cast, config)
+    with actors.present(cast, "ref"):
+        rollout = experience.recall(sampled, judged.trained, cast, config, device)
     penalty = learning.penalties(rollout.logprobs, rollout.ref_logprobs, rollout.mask, config)
     targets = learning.aim(rollout, penalty, state.kl_coef, config)
     clock.append(time.perf_counter())
     anchored, end = {}, None
     if _measures_anchors(update, config):
         anchored = dict(experience.measure_anchors(rollout, plan, config, device))
-        end = experience.reference_end(sampled, cast, config, device)
+        with actors.present(cast, "ref"):
+            end = experience.reference_end(sampled, cast, config, device)
     kl_sums = experience.kl_sums(rollout)
     spread = float(judged.trained.std(unbiased=False))
     if update == 0:
@@ -309,25 +345,25 @@ def _write_samples(
             file.write(to_json(row) + "\n")
 
 
-def _dry_run(config: PPOConfig, plan: Plan, parts: dict[str, int], device: Runtime) -> DryRun:
-    return DryRun(
-        {
-            "policy": str(plan.policy),
-            "reference": ", ".join(one.name for one in plan.references),
-            "critic from": str(plan.critic),
-            "rewards": ", ".join(plan.rewards),
-            "prompts": len(plan.prompts),
-            "updates": config.updates,
-            **_resumption(config),
-            "answers": config.updates * config.batch_size,
-            "optimiser steps": config.updates * config.epochs * config.minibatches,
-            **{f"memory of {name}": amount(size, "B") for name, size in parts.items()},
-            "memory in all": amount(sum(parts.values()), "B"),
-            "memory of the device": amount(device.memory, "B"),
-            "disk": amount(preflight.disk(plan, config), "B"),
-            "disk free": amount(folders.free_space(config.output), "B"),
-        }
-    )
+def _dry_run(config: PPOConfig, plan: Plan, needed: Demand, device: Runtime) -> DryRun:
+    facts: dict[str, Value] = {
+        "policy": str(plan.policy),
+        "reference": ", ".join(one.name for one in plan.references),
+        "critic from": str(plan.critic),
+        "rewards": ", ".join(plan.rewards),
+        "prompts": len(plan.prompts),
+        "updates": config.updates,
+        **_resumption(config),
+        "answers": config.updates * config.batch_size,
+        "answers in a forward pass": config.forward_size,
+        "optimiser steps": config.updates * config.epochs * config.minibatches,
+        "memory at the peak": f"{amount(needed.peak, 'B')} ({needed.busiest})",
+        "memory of the device": amount(device.memory, "B"),
+        "disk": amount(preflight.disk(plan, config), "B"),
+        "disk free": amount(folders.free_space(config.output), "B"),
+    }
+    details = {"memory": {**needed.record(), "available": device.memory}}
+    return DryRun(facts, needed.table(), details)
 
 
 def _resumption(config: PPOConfig) -> dict[str, int]:

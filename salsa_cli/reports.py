@@ -102,17 +102,23 @@ class Result(Protocol):
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a command would do, as facts by name; the result of `--dry-run`."""
+    """What a command would do, as facts by name; the result of `--dry-run`.
+
+    `table` stands above them for a person; `details` say the same and more for `--json`.
+    """
 
     facts: Mapping[str, Value]
+    table: Table | None = None
+    details: Mapping[str, object] = field(default_factory=dict)
 
     def record(self) -> Mapping[str, object]:
         """The object that `--json` prints."""
-        return {"dry_run": True, **{_key(name): value for name, value in self.facts.items()}}
+        facts = {_key(name): value for name, value in self.facts.items()}
+        return {"dry_run": True, **facts, **self.details}
 
     def summary(self) -> tuple[str, Table | None]:
         """One fact a line."""
-        return "\n".join(f"{name}: {value}" for name, value in self.facts.items()), None
+        return "\n".join(f"{name}: {value}" for name, value in self.facts.items()), self.table
 
 
 def silent(event: Event) -> None:

@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,8 @@ from salsa_cli.backbones import Source
 from salsa_cli.data import Prompt
 from salsa_cli.errors import SalsaError
 from salsa_cli.maths import ensembles, statistics
+from salsa_cli.models import RewardModel
+from salsa_cli.passes import Module
 from salsa_cli.records import read_json
 from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import Answer
@@ -156,6 +158,15 @@ def load(name: str, runtime: Runtime, source: Source = backbones.alone) -> Score
     if members := folders.members(Path(name)):
         return MeanScorer(tuple(load(str(member), runtime, source) for member in members))
     return models.load_reward_model(Path(name), runtime.frozen_dtype, runtime.device, source)
+
+
+def modules(scorer: Scorer) -> Iterator[Module]:
+    """The models that score, of one reward; none for a function."""
+    if isinstance(scorer, MeanScorer):
+        for member in scorer.members:
+            yield from modules(member)
+    if isinstance(scorer, RewardModel):
+        yield scorer.model
 
 
 def _function(name: str) -> Callable[[list[Any], list[str]], Sequence[float]]:

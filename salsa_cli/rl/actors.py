@@ -1,8 +1,8 @@
 """The models of a PPO run: loaded, saved into a checkpoint, taken back from it."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from salsa_cli.passes import Module
 from salsa_cli.records import JSON, to_json
 from salsa_cli.rewards import Ensemble, Scale
 from salsa_cli.rl import references
+from salsa_cli.rl.offload import Parked
 from salsa_cli.rl.ppo_config import UNCERTAINTY_WEIGHT, PPOConfig
 from salsa_cli.rl.preflight import Plan, identity
 from salsa_cli.runtime import Runtime
@@ -24,7 +25,8 @@ from salsa_cli.runtime import Runtime
 class Actors:
     """The policy and the critic learn, the others are frozen.
 
-    A reference is frozen too, unless it follows the policy.
+    A reference is frozen too, unless it follows the policy. `parked` are the models that
+    `--offload` names, by its names; they are of use within `present` alone.
     """
 
     policy: LanguageModel
@@ -33,6 +35,7 @@ class Actors:
     watched: Ensemble | None
     actor: Learner
     critic: Learner
+    parked: Mapping[str, tuple[Parked, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,14 +63,32 @@ def load(plan: Plan, config: PPOConfig, device: Runtime) -> Actors:
     trained = tuple(rewards.load(name, device) for name in plan.rewards)
     watched = tuple(rewards.load(name, device) for name in plan.watched)
     rate, norm = config.learning_rate, config.max_grad_norm
+    moved = {
+        "ref": held,
+        "reward": [module for one in trained for module in rewards.modules(one)],
+        "watch": [module for one in watched for module in rewards.modules(one)],
+    }
     return Actors(
         policy,
         held,
         Ensemble(trained, combine),
         Ensemble(watched, rewards.combination("mean", 0.0)) if watched else None,
-        Learner("policy", policy.model, rate, norm),
-        Learner("critic", critic, config.critic_learning_rate or rate, norm),
+        Learner("policy", policy.model, rate, norm, config.optimiser),
+        Learner("critic", critic, config.critic_learning_rate or rate, norm, config.optimiser),
+        {
+            name: tuple(Parked(model, device.device) for model in moved[name])
+            for name in config.offloaded
+        },
     )
+
+
+@contextmanager
+def present(actors: Actors, *names: str) -> Iterator[None]:
+    """The block that needs the models of these names of `--offload`."""
+    with ExitStack() as stack:
+        for model in (model for name in names for model in actors.parked.get(name, ())):
+            stack.enter_context(model.present())
+        yield
 
 
 def learning(actors: Actors, config: PPOConfig) -> AbstractContextManager[None]:

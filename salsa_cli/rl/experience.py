@@ -13,7 +13,7 @@ from salsa_cli.maths import kl
 from salsa_cli.passes import Module
 from salsa_cli.rewards import Ensemble, Scale, Scores
 from salsa_cli.rl import batching, references
-from salsa_cli.rl.actors import Actors
+from salsa_cli.rl.actors import Actors, present
 from salsa_cli.rl.ppo_config import PPOConfig
 from salsa_cli.rl.preflight import Plan
 from salsa_cli.rollouts import Rollout, Sampled
@@ -141,11 +141,13 @@ def logprobs_under(
 
 def calibrate(plan: Plan, actors: Actors, config: PPOConfig, device: Runtime) -> Ensemble:
     """The rewards with the scale that makes each of them mean 0, std 1 on the start's answers."""
-    found = []
     seed = stable_seed(config.seed, "calibration")
-    for step in range(-(-CALIBRATION // config.batch_size)):
-        answered = answer("calibration", step, seed, plan, actors, config, device)
-        found.append(actors.reward.raw(answered.prompts, answered.answers))
+    batches = [
+        answer("calibration", step, seed, plan, actors, config, device)
+        for step in range(-(-CALIBRATION // config.batch_size))
+    ]
+    with present(actors, "reward"):
+        found = [actors.reward.raw(batch.prompts, batch.answers) for batch in batches]
     return replace(actors.reward, scales=tuple(map(Scale.of, torch.cat(found, dim=1))))
 
 

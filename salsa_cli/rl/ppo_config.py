@@ -26,6 +26,9 @@ WARNINGS = (
 )
 """Warnings that the monitors know by name."""
 
+OFFLOADABLE = {"ref": "reference", "reward": "rewards", "watch": "watched"}
+"""What `--offload` takes, and the models that it means."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PPOConfig(Config):
@@ -237,7 +240,7 @@ class PPOConfig(Config):
     micro_batch_size: Annotated[
         int | None,
         Setting(
-            "Answers per forward pass; a whole minibatch by default.",
+            "Answers per forward pass; by default the largest part of a minibatch that fits.",
             low=1,
             metavar="N",
             panel="Training",
@@ -286,6 +289,23 @@ class PPOConfig(Config):
             panel="Training",
         ),
     ] = False
+    offload: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Models that lie in the CPU's memory while a GPU has no use for them: "
+            f"{', '.join(OFFLOADABLE)}. Repeatable, or with commas.",
+            metavar="NAMES",
+            panel="Training",
+        ),
+    ] = ()
+    optimiser: Annotated[
+        Literal["adamw", "adamw-8bit"],
+        Setting(
+            "AdamW, with its moments in float32 or in 8 bits (2 bytes a weight and not 8); the "
+            "latter needs the extra '8bit'.",
+            panel="Training",
+        ),
+    ] = "adamw"
     save_every: Annotated[
         int, Setting("Updates between checkpoints.", low=1, metavar="N", panel="Run")
     ] = 10
@@ -344,6 +364,11 @@ class PPOConfig(Config):
     def forward_size(self) -> int:
         """Answers per forward pass."""
         return self.micro_batch_size or self.minibatch_size
+
+    @property
+    def offloaded(self) -> tuple[str, ...]:
+        """The names that `--offload` holds."""
+        return tuple(part for names in self.offload for part in names.split(","))
 
     @property
     def reference_rate(self) -> float:
@@ -431,11 +456,14 @@ class PPOConfig(Config):
         for option, given, known in (
             ("--stop-on", self.stop_on, WARNINGS),
             ("--track", self.track, TRACKERS),
+            ("--offload", self.offloaded, tuple(OFFLOADABLE)),
         ):
             for name in given:
                 if name not in known:
                     yield f"{option} {name}: expected one of {', '.join(known)}"
         if "reward-hacking" in self.stop_on and not self.watch_reward:
             yield "--stop-on reward-hacking has no effect without --watch-reward"
+        if "watch" in self.offloaded and not self.watch_reward:
+            yield "--offload watch has no effect without --watch-reward"
         if "cheap-stopping" in self.stop_on and not self.anchor_every:
             yield "--stop-on cheap-stopping has no effect with --anchor-every 0"

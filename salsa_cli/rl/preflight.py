@@ -3,16 +3,18 @@
 Reads configurations, tokenizers and the headers of weight files; loads no weights.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from salsa_cli import assembly, data, folders, models, rewards, runs
+from salsa_cli import assembly, data, folders, models, optimisation, rewards, runs
 from salsa_cli.data import Prompt
 from salsa_cli.errors import SalsaError
+from salsa_cli.optimisation import MOMENTS
 from salsa_cli.records import JSON
-from salsa_cli.reports import Note, Report, Warned, amount
+from salsa_cli.reports import Note, Report, Warned
 from salsa_cli.rl import references
 from salsa_cli.rl.ppo_config import PPOConfig
 from salsa_cli.rl.references import Reference
@@ -21,12 +23,6 @@ from salsa_cli.tokens import prompt_ids, template_warning
 from salsa_cli.weights import checkpoints, compatibility
 
 T = TypeVar("T")
-
-LEARNING = 16
-"""Bytes a trained parameter takes in float32: weight, gradient and the two moments of Adam."""
-
-SAVED = 12
-"""Bytes it takes in a checkpoint: weight and moments."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +99,7 @@ def prepare(config: PPOConfig, report: Report) -> Plan:
     """
     reasons = Reasons()
     reasons.attempt(lambda: _same_settings(config))
+    reasons.attempt(lambda: optimisation.check(config.optimiser))
     recipes = [references.parse(name) for name in config.ref]
     found = [reasons.attempt(lambda one=one: references.find(one)) for one in recipes]  # type: ignore[misc]
     held = tuple(reference for reference in found if reference is not None)
@@ -135,7 +132,7 @@ def prepare(config: PPOConfig, report: Report) -> Plan:
 
 def identity(config: PPOConfig) -> dict[str, JSON]:
     """The settings that a resumed run must share; where it saves and who watches may vary."""
-    free = ("output", "save_every", "keep_checkpoints", "stop_on", "track")
+    free = ("output", "save_every", "keep_checkpoints", "stop_on", "track", "offload")
     return {name: value for name, value in record(config).items() if name not in free}
 
 
@@ -149,58 +146,25 @@ def check_inputs(config: PPOConfig, inputs: Mapping[str, JSON]) -> None:
         runs.check_same_inputs(saved, runs.peek_checkpoint(saved)["inputs"], inputs)
 
 
-def memory(plan: Plan, config: PPOConfig, *, frozen_bytes: int) -> dict[str, int]:
-    """Bytes by part that the run will hold; those of the passes are an estimate.
-
-    Args:
-        frozen_bytes: bytes of one weight of a model that is not trained.
-    """
-    moving = 4 if config.ref_update != "none" else frozen_bytes
-    vocabulary = models.vocabulary_size(plan.policy)
-    # A pass holds the logits of its answers as they come, in float32, and their gradient.
-    logits = 3 * 4 * config.forward_size * (config.response_length + 1) * vocabulary
-    longest = max(len(ids) for ids in plan.prompt_ids) + config.response_length
-    kept = sum(
-        models.activation_bytes(folder, config.forward_size * longest, frozen_bytes)
-        for folder in (plan.policy, plan.critic)
-    )
-    parts = {
-        "policy": LEARNING * _parameters(plan.policy),
-        "critic": LEARNING * _parameters(plan.critic),
-        "reference": sum(moving * _parameters(one.first) for one in plan.references),
-        "rewards": sum(
-            frozen_bytes * _parameters(model)
-            for name in (*plan.rewards, *plan.watched)
-            for model in rewards.models_of(name)
-        ),
-        "passes": logits + kept,
-    }
-    if config.anchor_every:
-        parts["an anchor"] = frozen_bytes * _parameters(plan.policy)
-    return parts
-
-
 def disk(plan: Plan, config: PPOConfig) -> int:
     """Bytes that the run will write: its checkpoints at their most, and the policy."""
     weights = _parameters(plan.policy) + _parameters(plan.critic)
     # One more checkpoint than are kept stands while the oldest is not yet removed.
-    return (config.keep_checkpoints + 1) * SAVED * weights + 4 * _parameters(plan.policy)
+    saved = (config.keep_checkpoints + 1) * (4 + MOMENTS[config.optimiser]) * weights
+    return int(saved) + 4 * _parameters(plan.policy)
 
 
-def check_memory(parts: dict[str, int], available: int) -> None:
-    """Refuse a run that cannot fit.
+def continued(config: PPOConfig) -> PPOConfig:
+    """With `--resume`, the size of a pass that the run began with, where none is given now."""
+    if config.micro_batch_size is not None or (saved := _checkpoint(config)) is None:
+        return config
+    stored = json.loads(runs.peek_checkpoint(saved)["settings"])
+    return replace(config, micro_batch_size=stored["micro_batch_size"])
 
-    Raises:
-        SalsaError: the parts come to more than the device has.
-    """
-    total = sum(parts.values())
-    if total > available:
-        listed = ", ".join(f"{name} {amount(size, 'B')}" for name, size in parts.items())
-        raise SalsaError(
-            f"this run needs about {amount(total, 'B')} ({listed}) and the device has "
-            f"{amount(available, 'B')}; try a smaller --micro-batch-size, a smaller model "
-            "as --critic, or --anchor-every 0"
-        )
+
+def is_begun(config: PPOConfig) -> bool:
+    """Whether `--resume` finds a checkpoint."""
+    return _checkpoint(config) is not None
 
 
 def _checkpoint(config: PPOConfig) -> runs.Saved | None:

@@ -141,7 +141,7 @@ def follow(reference: Module, policy: Module, rate: float) -> None:
     2024).
     """
     for ours, theirs in zip(reference.parameters(), policy.parameters(), strict=True):
-        ours.lerp_(theirs.to(ours.dtype), rate)
+        ours.lerp_(theirs.to(ours), rate)
 
 
 def loaded_in_turn(

@@ -12,7 +12,7 @@ from test_references import configure
 
 from salsa_cli import assembly, models, ppo
 from salsa_cli.errors import SalsaError, UsageError
-from salsa_cli.reports import DryRun, Event, Note, Warned, silent
+from salsa_cli.reports import Event, Note, Warned, silent
 from salsa_cli.rl import preflight
 from salsa_cli.rl.ppo_config import PPOConfig
 
@@ -169,42 +169,6 @@ def test_prompts_at_the_limit_stay_and_longer_ones_go(world: World, tmp_path: Pa
     assert warned[0].startswith("1 of 3 prompts are left out: longer than 58 tokens")
 
 
-def test_a_dry_run_tells_the_memory_of_every_part(world: World, tmp_path: Path) -> None:
-    result = ppo.run(configure(world, tmp_path / "policy", dry_run=True), silent)
-    assert isinstance(result, DryRun)
-    facts = result.facts
-    assert [name for name in facts if str(name).startswith("memory of")] == [
-        "memory of policy",
-        "memory of critic",
-        "memory of reference",
-        "memory of rewards",
-        "memory of passes",
-        "memory of an anchor",
-        "memory of the device",
-    ]
-    assert not (tmp_path / "policy").exists()
-
-
-def test_the_memory_is_counted_by_hand(world: World, tmp_path: Path) -> None:
-    config = configure(world, tmp_path / "policy", minibatches=2, anchor_every=0)
-    plan = preflight.prepare(config, silent)
-    language, classifier = 2 * 24 * 16, 24 * 16 + 16
-    body = 2 * (2 * 16 * 16 + 2 * 16 * 8 + 3 * 16 * 32 + 2 * 16) + 16
-    assert preflight.memory(plan, config, frozen_bytes=2) == {
-        "policy": 16 * (body + language),
-        "critic": 16 * (body + classifier),
-        "reference": 2 * (body + language),
-        "rewards": 2 * (body + classifier),
-        # four answers of six tokens behind prompts of five at most; two layers of width 16, twice
-        "passes": 3 * 4 * 4 * 7 * 24 + 2 * 17 * 2 * 4 * 11 * 16 * 2,
-    }
-
-
-def test_a_run_that_cannot_fit_is_refused() -> None:
-    with pytest.raises(SalsaError, match=r"needs about 3GB \(policy 2GB, critic 1GB\) .* has 2GB"):
-        preflight.check_memory({"policy": 2 * 10**9, "critic": 10**9}, 2 * 10**9)
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -229,6 +193,8 @@ def test_a_run_that_cannot_fit_is_refused() -> None:
         ({"uncertainty_weight": 0.1}, "no effect without --ensemble uncertainty"),
         ({"no_eos_value": 1.0}, "--no-eos-value has no effect with --no-eos keep"),
         ({"no_eos": "replace"}, "--no-eos replace needs --no-eos-value"),
+        ({"offload": ("ref,critic",)}, "--offload critic: expected one of ref, reward, watch"),
+        ({"offload": ("ref,watch",)}, "--offload watch has no effect without --watch-reward"),
         ({"critic_warmup": 3}, "leaves none of the 3 updates"),
     ],
 )

@@ -1,0 +1,97 @@
+"""What one forward pass holds in memory, by the shape of its model. Estimates.
+
+The counts are of Llama's layers as Transformers computes them; others differ by some tenths.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+from salsa_cli.maths.projection import CHUNK_BYTES
+from salsa_cli.models import Shape
+from salsa_cli.runtime import Runtime
+
+HEADROOM = {"cpu": 0.6, "cuda": 0.9}
+"""The allocators keep freed pieces that fit nothing else. That of the C library keeps many where
+passes differ in length: 1.5 times the estimate was measured (tests/benchmarks/memory_plan.py), and
+0.95 of it with pieces that go back at once (MALLOC_MMAP_THRESHOLD_), which took more time."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the estimates need to know of a device.
+
+    The residual stream and the norms stay in float32. Where products are narrower, a pass holds its
+    trained weights a second time, in the type of the products.
+
+    Attributes:
+        frozen: bytes of a weight that is not trained.
+        product: bytes of a number that is multiplied by weights in a pass.
+        sampling: bytes a row and vocabulary entry while a token is drawn: the logits in float32
+            and, in float64, these, the probabilities, and their sums.
+        chunk: bytes of logits that a pass has at once.
+        pass_tokens: tokens that a pass with a gradient has at most, where a row has no more.
+        headroom: share of what is left of its memory that a micro-batch is picked to fill.
+    """
+
+    frozen: int
+    product: int
+    sampling: int
+    chunk: int
+    pass_tokens: int
+    headroom: float
+
+    @classmethod
+    def of(cls, device: Runtime) -> Self:
+        """That of a runtime. A GPU sees to it that the sums rise, in three numbers more."""
+        kind = device.device.type
+        width = device.frozen_dtype.itemsize
+        sampling = 28 if kind == "cpu" else 52
+        headroom = HEADROOM[kind]
+        return cls(width, width, sampling, CHUNK_BYTES[kind], device.pass_tokens, headroom)
+
+    @property
+    def copy(self) -> int:
+        """Bytes of a float32 weight's copy in a pass."""
+        return self.product if self.product < 4 else 0
+
+    def rows(self, most: int, tokens: int, share: int = 1) -> int:
+        """Rows of so many tokens in a pass of `most` at most, and `share` times the tokens."""
+        return min(share * most, max(1, share * self.pass_tokens // tokens))
+
+
+def kept_activations(shape: Shape, rows: int, tokens: int, machine: Machine) -> int:
+    """Bytes that a pass over `rows` sequences of `tokens` tokens keeps for its gradient.
+
+    A token and layer keep, of a gated layer as Llama's (counted as Korthikanti et al., "Reducing
+    Activation Recomputation in Large Transformer Models", 2022, count GPT's): for each of two norms
+    its input and the normalised input in float32 and what it gives to the matrices; queries, keys,
+    values and the attention's output; gate, activated gate, up and their product. With as many keys
+    as queries that is, in float32, 10 hidden widths and 4 intermediate ones. One more norm comes
+    last.
+    """
+    wide = machine.product
+    norm = (2 * 4 + wide) * shape.hidden
+    attention = wide * (2 * shape.heads + 2 * shape.keys)
+    layer = 2 * norm + attention + 4 * wide * shape.inner
+    return rows * tokens * (shape.layers * layer + norm)
+
+
+def layer_inputs(shape: Shape, rows: int, tokens: int) -> int:
+    """Bytes that the pass keeps where layers compute theirs again, one layer at a time.
+
+    (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.)
+    """
+    return 4 * shape.hidden * shape.layers * rows * tokens
+
+
+def passing_activations(shape: Shape, rows: int, tokens: int, machine: Machine) -> int:
+    """Bytes of a pass without a gradient at its widest: stream, norm, three of the inner width."""
+    return rows * tokens * (12 * shape.hidden + 3 * machine.product * shape.inner)
+
+
+def cache(shape: Shape, rows: int, tokens: int, machine: Machine) -> int:
+    """Bytes of keys and values: layers x key-value width x tokens, twice.
+
+    Keys are turned by their position in float32, and stay so.
+    """
+    return shape.layers * shape.keys * rows * tokens * (4 + machine.product)

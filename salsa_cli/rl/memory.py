@@ -1,0 +1,306 @@
+"""What a PPO run will hold in memory: each model, each phase, the peak. It estimates, never loads.
+
+Phases do not add up: the peak is the largest of them, each over the weights that it needs.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from salsa_cli import folders, models, rewards
+from salsa_cli.errors import SalsaError
+from salsa_cli.models import Shape
+from salsa_cli.optimisation import MOMENTS
+from salsa_cli.reports import Table, amount
+from salsa_cli.rl import footprint
+from salsa_cli.rl.batching import SCORED_TOKENS
+from salsa_cli.rl.footprint import Machine
+from salsa_cli.rl.ppo_config import OFFLOADABLE, PPOConfig
+from salsa_cli.rl.preflight import Plan
+from salsa_cli.weights import checkpoints
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes of a model, or of everything in a phase, by what they are for."""
+
+    weights: int = 0
+    gradients: int = 0
+    optimiser: int = 0
+    activations: int = 0
+    logits: int = 0
+    cache: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+    def record(self) -> dict[str, int]:
+        """By name, without what is nothing."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**{name: size for name, size in named.items() if size}, "total": self.total}
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a run holds: by model, and by phase with the models that are there in it.
+
+    `forward_size` is the number of answers in a forward pass that it was reckoned for.
+    """
+
+    models: Mapping[str, Held]
+    phases: Mapping[str, Held]
+    forward_size: int
+
+    @property
+    def busiest(self) -> str:
+        """The phase of the peak."""
+        return max(self.phases, key=lambda name: self.phases[name].total)
+
+    @property
+    def peak(self) -> int:
+        """The most bytes at once."""
+        return self.phases[self.busiest].total
+
+    def table(self) -> Table:
+        """A line a model, then a line a phase; each adds up."""
+        columns = [field.name for field in fields(Held)]
+        rows = [(name, *_cells(held, columns)) for name, held in self.models.items()]
+        rows += [("", *[""] * (len(columns) + 1))]
+        rows += [(name, *_cells(held, columns)) for name, held in self.phases.items()]
+        return Table(("memory", *columns, "in all"), rows)
+
+    def record(self) -> dict[str, object]:
+        """For `--json`, in bytes."""
+        return {
+            "models": {name: held.record() for name, held in self.models.items()},
+            "phases": {name: held.record() for name, held in self.phases.items()},
+            "peak": self.peak,
+            "peak_in": self.busiest,
+        }
+
+
+def demand(plan: Plan, config: PPOConfig, machine: Machine) -> Demand:
+    """What the run will hold, with prompts as long as the longest."""
+    held = _models(plan, config, machine)
+    named = {
+        "rollout": _rollout(plan, config, machine),
+        "scoring": _scoring(plan, config, machine),
+        "log-probabilities": _log_probabilities(plan, config, machine),
+        "anchors": _anchors(plan, config, machine),
+        "learning": _learning(plan, config, machine),
+    }
+    if not config.anchor_every:
+        del named["anchors"]
+    phases = {}
+    for phase, working in named.items():
+        there = [one for name, one in held.items() if _is_there(name, phase, config)]
+        phases[phase] = replace(
+            working,
+            weights=working.weights + sum(one.weights for one in there),
+            optimiser=sum(one.optimiser for one in there),
+        )
+    return Demand(held, phases, config.forward_size)
+
+
+def fitted(
+    plan: Plan, config: PPOConfig, machine: Machine, available: int
+) -> tuple[PPOConfig, Demand]:
+    """The configuration with the largest micro-batch that fits, and what it holds.
+
+    A minibatch is one pass where that fits; else the pass is the largest divisor of it that does,
+    or one answer, whose fit `check` judges. A micro-batch that is given stays.
+    """
+    if config.micro_batch_size is not None:
+        return config, demand(plan, config, machine)
+    size = config.minibatch_size
+    for passes in (count for count in range(1, size + 1) if size % count == 0):
+        tried = config if passes == 1 else replace(config, micro_batch_size=size // passes)
+        found = demand(plan, tried, machine)
+        if found.peak <= machine.headroom * available:
+            break
+    return tried, found
+
+
+def check(found: Demand, config: PPOConfig, available: int, *, on_cpu: bool) -> None:
+    """Refuse a run that cannot fit.
+
+    Raises:
+        SalsaError: the peak is more than the device has; names what could help.
+    """
+    if found.peak <= available:
+        return
+    parts = found.phases[found.busiest].record()
+    del parts["total"]
+    listed = ", ".join(f"{name} {amount(size, 'B')}" for name, size in parts.items())
+    raise SalsaError(
+        f"this run needs about {amount(found.peak, 'B')} at its peak, {found.busiest} ({listed}), "
+        f"and the device has {amount(available, 'B')}; "
+        f"try {', '.join(_advice(found, config, on_cpu=on_cpu))}"
+    )
+
+
+def _models(plan: Plan, config: PPOConfig, machine: Machine) -> dict[str, Held]:
+    moments = MOMENTS[config.optimiser]
+    moving = 4 if config.ref_update != "none" else machine.frozen
+
+    def trained(parameters: int) -> Held:
+        return Held(4 * parameters, 4 * parameters, int(moments * parameters))
+
+    def frozen(folders: Iterator[Path]) -> Held:
+        return Held(machine.frozen * sum(_parameters(folder) for folder in folders))
+
+    held = {
+        "policy": trained(_parameters(plan.policy)),
+        "critic": trained(_critic_parameters(plan.critic)),
+        "reference": Held(moving * sum(_parameters(one.first) for one in plan.references)),
+        "rewards": frozen(_reward_models(plan.rewards)),
+        "watched": frozen(_reward_models(plan.watched)),
+        "an anchor": frozen(iter([plan.policy] if config.anchor_every else [])),
+    }
+    return {name: one for name, one in held.items() if one.total}
+
+
+def _is_there(model: str, phase: str, config: PPOConfig) -> bool:
+    """Whether a model lies on the device in a phase."""
+    if model == "an anchor":
+        return phase == "anchors"
+    parked = {OFFLOADABLE[name] for name in config.offloaded}
+    needed = "log-probabilities" if model == "reference" else "scoring"
+    return model not in parked or phase == needed
+
+
+def _rollout(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
+    """All answers of a batch at once."""
+    shape = models.shape(plan.policy)
+    rows, prompt = config.batch_size, _longest(plan)
+    return Held(
+        weights=machine.copy * _parameters(plan.policy),
+        activations=footprint.passing_activations(shape, rows, prompt, machine),
+        logits=machine.sampling * rows * shape.vocabulary,
+        cache=footprint.cache(shape, rows, prompt + config.response_length, machine),
+    )
+
+
+def _scoring(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
+    """A reward model passes all answers of a batch at once."""
+    tokens = _longest(plan) + config.response_length
+    shapes = [models.shape(one) for one in _reward_models((*plan.rewards, *plan.watched))]
+    sizes = [
+        footprint.passing_activations(one, config.batch_size, tokens, machine) for one in shapes
+    ]
+    return Held(activations=max(sizes, default=0))
+
+
+def _log_probabilities(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
+    """Policy, references and critic pass one behind the other; the references in larger passes."""
+    tokens = _longest(plan) + config.response_length
+    learning = machine.rows(config.forward_size, tokens)
+    passes = [(folder, learning) for folder in (plan.policy, plan.critic)]
+    frozen = machine.rows(config.forward_size, tokens, SCORED_TOKENS)
+    passes += [(one.first, frozen) for one in plan.references]
+    return Held(
+        weights=machine.copy * max(_parameters(plan.policy), _critic_parameters(plan.critic)),
+        activations=max(
+            footprint.passing_activations(models.shape(folder), rows, tokens, machine)
+            for folder, rows in passes
+        ),
+        logits=_logits(plan, machine),
+    )
+
+
+def _anchors(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
+    tokens = _longest(plan) + config.response_length
+    rows = machine.rows(config.forward_size, tokens, SCORED_TOKENS)
+    passing = footprint.passing_activations(models.shape(plan.policy), rows, tokens, machine)
+    return Held(activations=passing, logits=_logits(plan, machine))
+
+
+def _learning(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
+    """Policy and critic pass; then come the gradients, those of the critic first.
+
+    Where a minibatch is one pass, gradients come as the activations go, and count where they are
+    more. Several passes gather theirs beside the next one's activations, and hold the largest of
+    the gradients twice while they add it.
+    """
+    tokens = _longest(plan) + config.response_length
+    rows = machine.rows(config.forward_size, tokens)
+    shape = models.shape(plan.policy)
+    policy, critic, again = _kept(shape, models.shape(plan.critic), rows, tokens, config, machine)
+    parameters = _parameters(plan.policy), _critic_parameters(plan.critic)
+    of_policy, of_critic = (4 * count for count in parameters)
+    head = 4 * shape.vocabulary * shape.hidden
+    if rows < config.minibatch_size:
+        gradients = of_policy + of_critic + head
+    else:
+        gradients = max(0, of_critic + head - critic, of_critic + of_policy - critic - policy)
+    activations = policy + critic + again
+    return Held(machine.copy * sum(parameters), gradients, 0, activations, _logits(plan, machine))
+
+
+def _kept(
+    policy: Shape, critic: Shape, rows: int, tokens: int, config: PPOConfig, machine: Machine
+) -> tuple[int, int, int]:
+    """Activations of policy and critic, and those of the one layer that computes its own again."""
+    if not config.gradient_checkpointing:
+        kept = [footprint.kept_activations(one, rows, tokens, machine) for one in (policy, critic)]
+        return kept[0], kept[1], 0
+    inputs = [footprint.layer_inputs(one, rows, tokens) for one in (policy, critic)]
+    again = [
+        footprint.kept_activations(replace(one, layers=1), rows, tokens, machine)
+        for one in (policy, critic)
+    ]
+    return inputs[0], inputs[1], max(again)
+
+
+def _logits(plan: Plan, machine: Machine) -> int:
+    """A buffer of them in float32, and once more in a narrower type."""
+    wide = 4 * models.vocabulary_size(plan.policy)
+    return max(machine.chunk, wide) * (4 + machine.copy) // 4
+
+
+def _advice(found: Demand, config: PPOConfig, *, on_cpu: bool) -> Iterator[str]:
+    """What would make the peak smaller, in the order of what it costs."""
+    if found.busiest == "anchors":
+        yield "--anchor-every 0"
+    if found.busiest in ("rollout", "scoring"):
+        yield "a smaller --batch-size"
+    elif found.forward_size > 1:
+        yield "a smaller --micro-batch-size"
+    if found.busiest == "learning" and not config.gradient_checkpointing:
+        yield "--gradient-checkpointing"
+    if config.optimiser == "adamw":
+        yield "--optimiser adamw-8bit"
+    if not on_cpu and not config.offloaded:
+        yield "--offload ref,reward"
+    yield "a smaller model as --critic"
+
+
+def _cells(held: Held, columns: list[str]) -> list[str]:
+    sizes = [getattr(held, name) for name in columns]
+    return [*(amount(size, "B") if size else "" for size in sizes), amount(held.total, "B")]
+
+
+def _longest(plan: Plan) -> int:
+    return max(len(ids) for ids in plan.prompt_ids)
+
+
+def _reward_models(names: tuple[str, ...]) -> Iterator[Path]:
+    for name in names:
+        yield from rewards.models_of(name)
+
+
+def _parameters(folder: Path) -> int:
+    """Those of a model; of an adapter, with its base."""
+    base = _parameters(folders.base(folder)) if folders.is_adapter(folder) else 0
+    return base + checkpoints.open_checkpoint(folder).parameters
+
+
+def _critic_parameters(folder: Path) -> int:
+    """Those of a critic: the body of a language model without its logits, or a reward model."""
+    body = folders.base(folder) if folders.is_adapter(folder) else folder
+    tensors = checkpoints.open_checkpoint(body).tensors.items()
+    return _parameters(folder) - sum(
+        spec.elements for name, spec in tensors if name.startswith("lm_head.")
+    )

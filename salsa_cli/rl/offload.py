@@ -1,0 +1,61 @@
+"""Models that lie in the CPU's memory while the device has no use for them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from salsa_cli.errors import UsageError
+from salsa_cli.passes import Module
+
+
+class Parked:
+    """A model that comes to a device for a block, and rests in the CPU's memory before and after.
+
+    What rests is not written back: on the device, the weights must not change. A model whose
+    weights are changed in the CPU's memory brings them as they are then.
+    """
+
+    def __init__(self, model: Module, device: torch.device) -> None:
+        self._tensors = [*model.parameters(), *model.buffers()]
+        self._home = [_resting(tensor.detach(), device) for tensor in self._tensors]
+        self._device = device
+        self._leave()
+
+    @contextmanager
+    def present(self) -> Iterator[None]:
+        """The model on the device for a block."""
+        for tensor, home in zip(self._tensors, self._home, strict=True):
+            tensor.data = brought(home, self._device)
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        for tensor, home in zip(self._tensors, self._home, strict=True):
+            tensor.data = home
+
+
+def check(names: tuple[str, ...], device: torch.device) -> None:
+    """Refuse to offload where there is nowhere to go.
+
+    Raises:
+        UsageError: the device is the CPU itself.
+    """
+    if names and device.type == "cpu":
+        raise UsageError(
+            f"--offload {','.join(names)} has no effect on a CPU: the models lie in its memory "
+            "anyway. Leave it out, or compute on a GPU (--device cuda)"
+        )
+
+
+def brought(home: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A copy on the device; from pinned memory, the CPU does not wait for it."""
+    return home.to(device, non_blocking=True)
+
+
+def _resting(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor in the CPU's memory, pinned where that makes copies to the device faster."""
+    resting = tensor.cpu()
+    return resting.pin_memory() if device.type == "cuda" else resting

@@ -1,0 +1,297 @@
+"""What a run will hold: counted by hand, by autograd itself, and where it does not fit."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from conftest import World
+from test_ppo import stopping_at
+from test_references import configure
+from transformers import LlamaForCausalLM
+
+from salsa_cli import models, ppo, runtime
+from salsa_cli.errors import SalsaError
+from salsa_cli.reports import DryRun, Event, Note, silent
+from salsa_cli.rl import footprint, memory, preflight
+from salsa_cli.rl.footprint import Machine
+from salsa_cli.rl.memory import Demand, Held
+from salsa_cli.rl.ppo_config import PPOConfig
+
+FLOAT32 = Machine(frozen=4, product=4, sampling=28, chunk=1000, pass_tokens=2048, headroom=0.6)
+MIXED = Machine(frozen=2, product=2, sampling=52, chunk=1000, pass_tokens=16384, headroom=0.9)
+
+BODY = 2 * (2 * 16 * 16 + 2 * 16 * 8 + 3 * 16 * 32 + 2 * 16) + 16
+LANGUAGE = BODY + 2 * 24 * 16
+CLASSIFIER = BODY + 24 * 16 + 16
+"""Weights of the tiny models: two layers of width 16, one key-value head of two, 24 words."""
+
+
+def demand(config: PPOConfig, machine: Machine = FLOAT32) -> Demand:
+    return memory.demand(preflight.prepare(config, silent), config, machine)
+
+
+def test_models_are_counted_by_hand(world: World, tmp_path: Path) -> None:
+    config = configure(world, tmp_path / "policy", minibatches=2)
+    assert demand(config, MIXED).models == {
+        "policy": Held(4 * LANGUAGE, 4 * LANGUAGE, 8 * LANGUAGE),
+        "critic": Held(4 * CLASSIFIER, 4 * CLASSIFIER, 8 * CLASSIFIER),
+        "reference": Held(2 * LANGUAGE),
+        "rewards": Held(2 * CLASSIFIER),
+        "an anchor": Held(2 * LANGUAGE),
+    }
+    config = replace(config, ref_update="ema", critic="policy", watch_reward=(str(world.rm),))
+    found = demand(config, MIXED).models
+    assert found["reference"] == Held(4 * LANGUAGE)  # it moves
+    assert found["critic"].weights == 4 * (LANGUAGE - 24 * 16)  # no logits
+    assert found["watched"] == Held(2 * CLASSIFIER)
+    plan = preflight.prepare(config, silent)
+    eight = memory.demand(plan, replace(config, optimiser="adamw-8bit"), FLOAT32).models["policy"]
+    assert eight.optimiser == int((2 + 8 / 256) * LANGUAGE)
+
+
+def test_phases_are_counted_by_hand(world: World, tmp_path: Path) -> None:
+    """Eight answers of six tokens behind prompts of five at most, four answers a pass."""
+    config = configure(world, tmp_path / "policy", minibatches=1, micro_batch_size=4)
+    found = demand(config)
+    resident = 4 * (2 * LANGUAGE + 2 * CLASSIFIER)
+    moments = 8 * (LANGUAGE + CLASSIFIER)
+    passing = 12 * 16 + 12 * 32
+    assert found.phases["rollout"] == Held(
+        resident, 0, moments, 8 * 5 * passing, 28 * 8 * 24, 2 * 8 * 8 * 11 * (4 + 4)
+    )
+    assert found.phases["scoring"] == Held(resident, 0, moments, 8 * 11 * passing)
+    # References and anchors pass four times as many answers, which keep nothing.
+    scored = Held(resident, 0, moments, 4 * 4 * 11 * passing, 1000)
+    assert found.phases["log-probabilities"] == scored
+    assert found.phases["anchors"] == replace(scored, weights=resident + 4 * LANGUAGE)
+    # Two layers of queries and attention (16 each), keys and values (8 each), two norms of three
+    # numbers a width, and four of the inner width; the last norm.
+    kept = 4 * 11 * 4 * (2 * (2 * 16 + 2 * 8 + 2 * 3 * 16 + 4 * 32) + 3 * 16)
+    gradients = 4 * (LANGUAGE + CLASSIFIER) + 4 * 24 * 16  # and the head's again, to be added
+    assert found.phases["learning"] == Held(resident, gradients, moments, 2 * kept, 1000)
+    assert found.busiest == "learning"
+    assert found.peak == resident + gradients + moments + 2 * kept + 1000
+
+
+def test_in_a_single_pass_gradients_come_as_activations_go(world: World, tmp_path: Path) -> None:
+    """The critic's activations make room for its gradients and that of the policy's head."""
+    config = configure(world, tmp_path / "policy", minibatches=1)
+    shape = models.shape(world.a)
+    for length in (1, 6, 40):
+        kept = footprint.kept_activations(shape, 8, 5 + length, FLOAT32)
+        steps = [2 * kept, kept + 4 * CLASSIFIER + 4 * 24 * 16, 4 * CLASSIFIER + 4 * LANGUAGE]
+        found = demand(replace(config, response_length=length)).phases["learning"]
+        assert found.activations + found.gradients == max(steps)
+
+
+def test_layers_that_compute_again_do_so_one_at_a_time(world: World, tmp_path: Path) -> None:
+    config = configure(world, tmp_path / "policy", gradient_checkpointing=True, micro_batch_size=2)
+    shape = models.shape(world.a)
+    one = footprint.kept_activations(replace(shape, layers=1), 2, 11, FLOAT32)
+    inputs = 2 * 11 * 2 * 16 * 4
+    assert demand(config).phases["learning"].activations == 2 * inputs + one
+
+
+def test_long_answers_pass_few_at_a_time(world: World, tmp_path: Path) -> None:
+    """A pass has no more tokens than keep the device busy, and always one row."""
+    few = replace(FLOAT32, pass_tokens=30)
+    assert [few.rows(8, tokens) for tokens in (3, 10, 11, 31)] == [8, 3, 2, 1]
+    assert [few.rows(8, tokens, 4) for tokens in (3, 10, 11, 31)] == [32, 12, 10, 3]
+    config = configure(world, tmp_path / "policy", minibatches=1)
+    found = demand(config, few).phases["learning"]
+    assert found.activations == 2 * footprint.kept_activations(
+        models.shape(world.a), 2, 11, FLOAT32
+    )
+    assert found.gradients == 4 * (LANGUAGE + CLASSIFIER) + 4 * 24 * 16
+
+
+def test_what_is_offloaded_is_there_in_its_phase_alone(world: World, tmp_path: Path) -> None:
+    config = configure(world, tmp_path / "policy")
+    plain, parked = demand(config), demand(replace(config, offload=("ref,reward",)))
+    less = {
+        phase: held.weights - parked.phases[phase].weights for phase, held in plain.phases.items()
+    }
+    reference, reward = 4 * LANGUAGE, 4 * CLASSIFIER
+    assert less == {
+        "rollout": reference + reward,
+        "scoring": reference,
+        "log-probabilities": reward,
+        "anchors": reference + reward,
+        "learning": reference + reward,
+    }
+
+
+SHAPES = [
+    {},
+    {"num_key_value_heads": 2},
+    {"num_hidden_layers": 6, "hidden_size": 32, "intermediate_size": 88},
+    {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 8, "num_hidden_layers": 3},
+]
+
+
+@pytest.mark.parametrize("changes", SHAPES)
+@pytest.mark.parametrize("again", [False, True])
+def test_activations_are_those_that_autograd_keeps(
+    tmp_path: Path, changes: dict[str, Any], again: bool
+) -> None:
+    """The storages that a pass saves for its gradient, weights aside.
+
+    Within 5 %, since norms and positions keep some numbers a token that are not counted. Layers
+    that compute theirs again have saved their inputs by then.
+    """
+    folder = tiny.save_language_model(tmp_path / "model", seed=1, **changes)
+    model = LlamaForCausalLM.from_pretrained(folder).eval()
+    if again:
+        models.checkpoint_activations(model)
+    rows, tokens = 8, 24
+    ids = torch.randint(3, 24, (rows, tokens), generator=torch.Generator().manual_seed(0))
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.model(input_ids=ids, use_cache=False).last_hidden_state.square().sum()
+    measured = sum(storage.nbytes() for storage in kept.values())
+    shape = models.shape(folder)
+    planned = footprint.kept_activations(shape, rows, tokens, FLOAT32)
+    if again:
+        last = footprint.kept_activations(replace(shape, layers=0), rows, tokens, FLOAT32)
+        planned = footprint.layer_inputs(shape, rows, tokens) + last
+    positions = 2 * 4 * tokens * shape.heads
+    assert planned <= measured + positions
+    assert measured <= 1.05 * planned + positions
+
+
+def test_half_precision_keeps_the_stream_in_float32() -> None:
+    """By hand: two norms of 10 bytes a width; queries, keys, values, attention; 4 inner widths."""
+    shape = models.Shape(layers=3, hidden=64, heads=64, keys=16, inner=128, vocabulary=10)
+    layer = 2 * 10 * 64 + 2 * (2 * 64 + 2 * 16) + 4 * 2 * 128
+    assert footprint.kept_activations(shape, 2, 7, MIXED) == 2 * 7 * (3 * layer + 10 * 64)
+    assert footprint.cache(shape, 2, 7, MIXED) == 3 * 16 * 2 * 7 * (4 + 2)
+    assert MIXED.copy == 2 and FLOAT32.copy == 0
+
+
+def test_the_micro_batch_is_the_largest_divisor_that_fits(world: World, tmp_path: Path) -> None:
+    config = configure(
+        world, tmp_path / "policy", batch_size=24, minibatches=2, response_length=40, anchor_every=0
+    )
+    plan = preflight.prepare(config, silent)
+    peaks = {
+        size: memory.demand(plan, replace(config, micro_batch_size=size), FLOAT32).peak
+        for size in (1, 2, 3, 4, 6)
+    }
+    assert peaks[1] <= peaks[2] < peaks[3] < peaks[4] < peaks[6]
+
+    def picked(available: float) -> int | None:
+        found, needed = memory.fitted(plan, config, FLOAT32, int(available))
+        assert needed == memory.demand(plan, found, FLOAT32)
+        return found.micro_batch_size
+
+    assert picked(1e12) is None  # a whole minibatch of 12
+    for size in (2, 3, 4, 6):
+        assert picked(peaks[size] / FLOAT32.headroom + 2) == size
+    assert picked(peaks[4] / FLOAT32.headroom - 2) == 3
+    assert picked(0) == 1
+    given = replace(config, micro_batch_size=6)
+    assert memory.fitted(plan, given, FLOAT32, 0)[0] == given
+
+
+def small(monkeypatch: pytest.MonkeyPatch, available: int) -> None:
+    monkeypatch.setattr(runtime, "available_memory", lambda: available)
+
+
+def test_a_run_picks_its_micro_batch_says_so_and_keeps_to_it(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when it is resumed where more is free, and as a setting that it records."""
+    config = configure(world, tmp_path / "policy", updates=4, save_every=2, minibatches=1)
+    plan = preflight.prepare(config, silent)
+    machine = Machine.of(runtime.start("cpu"))
+    of_two = memory.demand(plan, replace(config, micro_batch_size=2), machine).peak
+    small(monkeypatch, int(of_two / machine.headroom) + 2)
+    notes: list[str] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Note):
+            notes.append(event.text)
+
+    dry = ppo.run(replace(config, dry_run=True), listen)
+    assert isinstance(dry, DryRun) and dry.facts["answers in a forward pass"] == 2
+    assert "2 answers a forward pass (--micro-batch-size): a minibatch of 8" in notes[-1]
+    ppo.run(replace(config, output=tmp_path / "explicit", micro_batch_size=2), silent)
+    with pytest.raises(KeyboardInterrupt):
+        ppo.run(config, stopping_at(3))
+    small(monkeypatch, 10**12)
+    ppo.run(replace(config, resume=True), silent)
+    made = json.loads((config.output / "salsa.json").read_text())
+    assert made["settings"]["micro_batch_size"] == 2
+    one, two = (tmp_path / name / "model.safetensors" for name in ("policy", "explicit"))
+    assert one.read_bytes() == two.read_bytes()
+    again = ppo.run(replace(config, resume=True), silent)  # complete: its result
+    assert again.record()["updates"] == 4
+
+
+def test_a_run_that_cannot_fit_is_refused_with_what_helps(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small(monkeypatch, 10**5)
+    config = configure(world, tmp_path / "policy", response_length=40)
+    with pytest.raises(SalsaError) as caught:
+        ppo.run(config, silent)
+    text = str(caught.value)
+    assert text.startswith("this run needs about ") and "the device has 100kB; try " in text
+    assert "at its peak, learning (weights " in text
+    for option in ("--gradient-checkpointing", "--optimiser adamw-8bit", "as --critic"):
+        assert option in text
+    assert "--offload" not in text and "--micro-batch-size" not in text  # of no use here
+    assert not any(tmp_path.iterdir())
+
+
+def found(**phases: Held) -> Demand:
+    return Demand({}, phases, 4)
+
+
+@pytest.mark.parametrize(
+    ("phase", "advice"),
+    [
+        ("anchors", "try --anchor-every 0, a smaller --micro-batch-size, --optimiser adamw-8bit"),
+        ("rollout", "try a smaller --batch-size, --optimiser adamw-8bit"),
+        ("learning", "try a smaller --micro-batch-size, --gradient-checkpointing"),
+    ],
+)
+def test_the_advice_is_about_the_peak(
+    world: World, tmp_path: Path, phase: str, advice: str
+) -> None:
+    config = configure(world, tmp_path / "policy")
+    with pytest.raises(SalsaError) as caught:
+        memory.check(found(**{"scoring": Held(5), phase: Held(6, 1)}), config, 6, on_cpu=False)
+    assert f"about 7B at its peak, {phase} (weights 6B, gradients 1B), and" in str(caught.value)
+    assert advice in str(caught.value)
+    assert "--offload ref,reward" in str(caught.value)
+    memory.check(found(**{phase: Held(6)}), config, 6, on_cpu=False)
+
+
+def test_a_dry_run_has_a_table_and_its_numbers(world: World, tmp_path: Path) -> None:
+    result = ppo.run(configure(world, tmp_path / "policy", dry_run=True), silent)
+    assert isinstance(result, DryRun)
+    table = result.summary()[1]
+    assert table is not None
+    assert [row[0] for row in table.rows] == [
+        "policy", "critic", "reference", "rewards", "an anchor", "",
+        "rollout", "scoring", "log-probabilities", "anchors", "learning",
+    ]  # fmt: skip
+    assert all(len(row) == len(table.columns) for row in table.rows)
+    told: Any = result.record()["memory"]
+    assert told["models"]["reference"] == {"weights": 4 * LANGUAGE, "total": 4 * LANGUAGE}
+    assert told["peak"] == max(phase["total"] for phase in told["phases"].values())
+    assert told["peak_in"] in told["phases"] and told["available"] > told["peak"]
+    assert not (tmp_path / "policy").exists()
