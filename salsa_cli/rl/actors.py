@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from salsa_cli import models, rewards, runs
+from salsa_cli import models, passes, rewards, runs
 from salsa_cli.models import LanguageModel
 from salsa_cli.optimisation import Learner
 from salsa_cli.passes import Module
@@ -60,13 +60,14 @@ def load(plan: Plan, config: PPOConfig, device: Runtime) -> Actors:
     trained = tuple(rewards.load(name, device) for name in plan.rewards)
     watched = tuple(rewards.load(name, device) for name in plan.watched)
     rate, norm = config.learning_rate, config.max_grad_norm
+    critic_rate = config.critic_learning_rate or rate
     return Actors(
         policy,
         held,
         Ensemble(trained, combine),
         Ensemble(watched, rewards.combination("mean", 0.0)) if watched else None,
-        Learner("policy", policy.model, rate, norm),
-        Learner("critic", critic, config.critic_learning_rate or rate, norm),
+        Learner("policy", policy.model, passes.answer_logprobs, rate, norm, device),
+        Learner("critic", critic, passes.answer_values, critic_rate, norm, device),
     )
 
 
@@ -74,7 +75,7 @@ def learning(actors: Actors, config: PPOConfig) -> AbstractContextManager[None]:
     """The block in which policy and critic learn."""
     if not config.gradient_checkpointing:
         return nullcontext()
-    return models.checkpointed(actors.policy.model, actors.critic.model)
+    return models.checkpointed(actors.actor.trained, actors.critic.trained)
 
 
 def save(
@@ -83,8 +84,12 @@ def save(
     inputs: Mapping[str, JSON],
     actors: Actors,
     config: PPOConfig,
+    device: Runtime,
 ) -> None:
-    """A checkpoint: everything that the next update depends on, beside what its number gives."""
+    """A checkpoint: everything that the next update depends on, beside what its number gives.
+
+    Every process must call it; the main one writes.
+    """
     content: dict[str, Any] = {
         "settings": to_json(identity(config)),
         "inputs": to_json(inputs),
@@ -95,7 +100,8 @@ def save(
     }
     if config.ref_update != "none":
         content["reference"] = actors.references[0].state_dict()
-    runs.save_checkpoint(folder, state.update, content, config.keep_checkpoints)
+    if device.main:
+        runs.save_checkpoint(folder, state.update, content, config.keep_checkpoints)
 
 
 def restore(saved: runs.Saved, actors: Actors, config: PPOConfig) -> tuple[Actors, State]:
