@@ -169,7 +169,9 @@ def _fail(error: Exception) -> NoReturn:
     if processes.speaks(error):
         place = f"process {processes.rank()}: " if processes.rank() else ""
         reports.print_error(place + _explain(error))
-    sys.exit(error.exit_code if isinstance(error, SalsaError) else 1)
+    code = error.exit_code if isinstance(error, SalsaError) else 1
+    processes.leave(code)
+    sys.exit(code)
 
 
 def _explain(error: Exception) -> str:

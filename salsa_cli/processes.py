@@ -73,16 +73,13 @@ def start(number: int) -> int:
     workers = [_launch(place, environment, reading) for place, environment in _places(number)]
     os.close(reading)
     with _signals(workers) as told:
-        codes = _ended(workers, told)
+        first = _first_failed(workers, told)
+        _end(workers)
     os.close(writing)
-    if codes[0] > 0:
-        return codes[0]
-    for place, code in enumerate(codes):
-        if code < 0:
-            raise SalsaError(
-                f"process {place} of {number} was ended by {signal.Signals(-code).name}"
-            )
-    return 1 if any(codes) else 0
+    if first is not None and workers[first].returncode < 0:
+        name = signal.Signals(-workers[first].returncode).name
+        raise SalsaError(f"process {first} of {number} was ended by {name}")
+    return workers[0].returncode or int(first is not None)
 
 
 def watch_launcher() -> None:
@@ -115,6 +112,14 @@ def speaks(error: Exception) -> bool:
     except KeyboardInterrupt:
         return False
     return True
+
+
+def leave(code: int) -> None:
+    """End this process at once if it is one of several: an orderly exit may wait for the others."""
+    if count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _places(number: int) -> Iterator[tuple[int, dict[str, str]]]:
@@ -179,14 +184,23 @@ def _signals(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[_Told]:
             signal.signal(one, handler)
 
 
-def _ended(workers: Sequence[subprocess.Popen[bytes]], told: _Told) -> list[int]:
-    """The exit codes of all, when all have ended; ends the rest where one has failed."""
+def _first_failed(workers: Sequence[subprocess.Popen[bytes]], told: _Told) -> int | None:
+    """Wait until all have ended well, one has failed (its place), or a signal came twice."""
+    while True:
+        codes = [worker.poll() for worker in workers]
+        failed = [place for place, code in enumerate(codes) if code]
+        if failed or told.times > 1 or None not in codes:
+            # One that a signal ended says nothing, and those that miss it do.
+            return min(failed, key=lambda place: codes[place] or 0, default=None)
+        time.sleep(_PAUSE)
+
+
+def _end(workers: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Wait for all to end; not for long."""
     main, *others = workers
-    deadline = float("inf")
+    deadline = time.monotonic() + GRACE
     while any(worker.poll() is None for worker in workers):
-        if deadline == float("inf") and (any(w.returncode for w in workers) or told.times > 1):
-            deadline = time.monotonic() + GRACE
-        if main.returncode:  # it has said why, and there is nothing to wait for
+        if main.returncode is not None:  # it has said why, and there is nothing to wait for
             for worker in others:
                 worker.terminate()
             deadline = min(deadline, time.monotonic() + TURN)
@@ -194,4 +208,3 @@ def _ended(workers: Sequence[subprocess.Popen[bytes]], told: _Told) -> list[int]
             for worker in workers:
                 worker.kill()
         time.sleep(_PAUSE)
-    return [worker.returncode for worker in workers]
