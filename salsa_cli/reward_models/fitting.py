@@ -194,13 +194,11 @@ def step_count(training: Sequence[EncodedPair], config: TrainRMConfig) -> int:
 
 
 def save(folder: Path, state: Begun, steps: int, config: TrainRMConfig, device: Runtime) -> None:
-    """Save everything that the next step depends on, in the main process.
+    """Save everything that the next step depends on, in the main process; the others wait.
 
     Raises:
         SalsaError: it cannot be written; the checkpoint before it stands.
     """
-    if not device.main:
-        return
     # A member takes one number more than it has steps: the last says that it is written.
     number = state.member * (steps + 1) + state.step
     content = {
@@ -209,7 +207,9 @@ def save(folder: Path, state: Begun, steps: int, config: TrainRMConfig, device: 
         "step": state.step,
         "learner": state.learner,
     }
-    runs.save_checkpoint(folder, number, content)
+    with device.main_first():
+        if device.main:
+            runs.save_checkpoint(folder, number, content)
 
 
 def restore(

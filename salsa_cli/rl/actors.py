@@ -88,7 +88,7 @@ def save(
 ) -> None:
     """A checkpoint: everything that the next update depends on, beside what its number gives.
 
-    Every process must call it; the main one writes.
+    Every process must call it; the main one writes, and the others wait until it stands.
     """
     content: dict[str, Any] = {
         "settings": to_json(identity(config)),
@@ -100,8 +100,9 @@ def save(
     }
     if config.ref_update != "none":
         content["reference"] = actors.references[0].state_dict()
-    if device.main:
-        runs.save_checkpoint(folder, state.update, content, config.keep_checkpoints)
+    with device.main_first():
+        if device.main:
+            runs.save_checkpoint(folder, state.update, content, config.keep_checkpoints)
 
 
 def restore(saved: runs.Saved, actors: Actors, config: PPOConfig) -> tuple[Actors, State]:
