@@ -112,16 +112,17 @@ class Learner:
         """Give the plain model the trained weights, where they are not its own.
 
         Args:
-            dtype: the type that it gets before; by default it keeps the one it has.
+            dtype: the type that they get there; by default the one they have.
         """
         if not self._spread:
             return
-        if dtype is not None:
-            self.model.to(dtype)
-        theirs = self.trained.state_dict()
-        with torch.no_grad():
-            for name, ours in self.model.state_dict().items():
-                ours.copy_(whole(theirs[name]))
+        plain = dict(self.model.named_parameters())
+        for name, learned in self.trained.named_parameters():
+            if learned.requires_grad:
+                held = plain[name].data
+                if dtype is not None:
+                    held = plain[name].data = held.to(dtype)
+                held.copy_(whole(learned.detach()))
 
     @property
     def _spread(self) -> bool:
@@ -147,8 +148,11 @@ def _network(model: Module, compute: Callable[..., torch.Tensor], runtime: Runti
         return Network(model, compute)
     network = Network(copy.deepcopy(model), compute)
     trainable(network.model)
+    learned = {name for name, one in network.model.named_parameters() if one.requires_grad}
     runtime.sharding.spread(network, set(model._no_split_modules or ()), runtime.device)
-    model.to(runtime.frozen_dtype)
+    for name, parameter in model.named_parameters():
+        if name in learned:
+            parameter.data = parameter.data.to(runtime.frozen_dtype)
     return network
 
 

@@ -13,6 +13,7 @@ from salsa_cli import ppo, train_rm
 from salsa_cli.reports import silent
 from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.rl.ppo_config import PPOConfig
+from salsa_cli.runtime import Runtime
 
 
 def ppo_config(folder: Path, output: Path, **changes: Any) -> PPOConfig:
@@ -57,9 +58,13 @@ def rm_config(folder: Path, output: Path, **changes: Any) -> TrainRMConfig:
 
 def main(folder: Path) -> None:
     """Train by both commands, plain and sharded."""
-    for name, shard in (("plain", False), ("sharded", True)):
-        ppo.run(ppo_config(folder, folder / f"ppo-{name}", shard=shard), silent)
-        train_rm.run(rm_config(folder, folder / f"rm-{name}", shard=shard), silent)
+    ppo.run(ppo_config(folder, folder / "ppo-plain"), silent)
+    train_rm.run(rm_config(folder, folder / "rm-plain"), silent)
+    # Now and then two answers fit into a pass, so that one process has fewer passes to make.
+    Runtime.pass_tokens = property(lambda self: 14)  # type: ignore[assignment,method-assign]
+    changes: dict[str, Any] = {"shard": True, "micro_batch_size": None}
+    ppo.run(ppo_config(folder, folder / "ppo-sharded", **changes), silent)
+    train_rm.run(rm_config(folder, folder / "rm-sharded", shard=True), silent)
 
 
 if __name__ == "__main__":
