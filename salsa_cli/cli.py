@@ -11,8 +11,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from salsa_cli import reports, runs
-from salsa_cli.configs import Config, SoupConfig
+from salsa_cli import processes, reports, runs
+from salsa_cli.configs import Config, ParallelConfig, SoupConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation.eval_config import EvalConfig
 from salsa_cli.records import to_json
@@ -25,6 +25,8 @@ INTERRUPTED = 130
 TERMINATED = 143
 
 WITHOUT_TORCH = ("salsa_cli.soup", "salsa_cli.evaluation.recount")
+
+IN_PARALLEL = ("salsa_cli.ppo", "salsa_cli.train_rm")
 
 app = typer.Typer(
     name="salsa",
@@ -114,6 +116,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         runs.terminate_like_interrupt()
+        processes.watch_launcher()
         app()
     except Exception as error:
         _fail(error)
@@ -124,19 +127,29 @@ def main() -> None:
 def _execute(module: str, config: Config, manners: Manners) -> None:
     """Run a command's module and print its result; every way to end passes through here."""
     try:
-        with reports.listening(manners.quiet) as report:
+        if missing := processes.to_start(_processes(module, config)):
+            sys.exit(processes.start(missing))
+        with reports.listening(manners.quiet or bool(processes.rank())) as report:
             if module not in WITHOUT_TORCH:
                 report(reports.Note("loading PyTorch and Transformers"))
             run: Callable[[Config, reports.Report], reports.Result]
             run = importlib.import_module(module).run
             result = run(config, report)
-        _print(result, manners)
+        if not processes.rank():
+            _print(result, manners)
     except typer.Exit:
         raise
     except Exception as error:
         _fail(error)
     except KeyboardInterrupt as interrupt:
         _stop(interrupt)
+
+
+def _processes(module: str, config: Config) -> int | None:
+    """How many processes the command is to run in; None where it runs in one alone."""
+    if isinstance(config, ParallelConfig) and module in IN_PARALLEL:
+        return config.processes
+    return None
 
 
 def _print(result: reports.Result, manners: Manners) -> None:
@@ -153,8 +166,12 @@ def _print(result: reports.Result, manners: Manners) -> None:
 def _fail(error: Exception) -> NoReturn:
     if os.environ.get("SALSA_DEBUG"):
         raise error
-    reports.print_error(_explain(error))
-    sys.exit(error.exit_code if isinstance(error, SalsaError) else 1)
+    if processes.speaks(error):
+        place = f"process {processes.rank()}: " if processes.rank() else ""
+        reports.print_error(place + _explain(error))
+    code = error.exit_code if isinstance(error, SalsaError) else 1
+    processes.leave(code)
+    sys.exit(code)
 
 
 def _explain(error: Exception) -> str:
@@ -172,7 +189,8 @@ def _explain(error: Exception) -> str:
 
 def _stop(interrupt: KeyboardInterrupt) -> NoReturn:
     terminated = isinstance(interrupt, runs.Terminated)
-    reports.print_error(str(interrupt) or ("terminated" if terminated else "interrupted"))
+    if not processes.rank():
+        reports.print_error(str(interrupt) or ("terminated" if terminated else "interrupted"))
     sys.stdout.flush()
     sys.stderr.flush()
     # An interrupt that has passed through an extension module's own call of the interpreter makes

@@ -138,6 +138,31 @@ def out_of_bounds(field: Field, value: object) -> Iterator[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParallelConfig(Config):
+    """What the commands share that train: on how many processes, and how."""
+
+    processes: Annotated[
+        int,
+        Setting(
+            "Processes to start on this machine, one a GPU. They share the work of each batch; "
+            "what is computed stays the same.",
+            low=1,
+            recorded=False,
+            metavar="N",
+            panel="Run",
+        ),
+    ] = 1
+    shard: Annotated[
+        bool,
+        Setting(
+            "Spread weights, gradients and moments of what learns over the processes (FSDP2).",
+            recorded=False,
+            panel="Run",
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class SoupConfig(Config):
     """`salsa soup`."""
 

@@ -21,6 +21,10 @@ class StorageError(SalsaError):
     """The file system does not read or write; what it has of a result may be continued later."""
 
 
+class Elsewhere(SalsaError):
+    """Another process of this run has failed, and says why."""
+
+
 @contextmanager
 def os_errors(path: Path, verb: str) -> Iterator[None]:
     """Turn what the file system says of `path` into a `StorageError`: cannot read, cannot write."""

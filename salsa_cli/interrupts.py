@@ -8,6 +8,9 @@ from types import FrameType
 
 from salsa_cli.reports import Note, Report
 from salsa_cli.runs import Terminated
+from salsa_cli.runtime import Runtime
+
+_KINDS = (None, KeyboardInterrupt, Terminated)
 
 
 class Interrupts:
@@ -26,6 +29,11 @@ class Interrupts:
         if self._kind is not None:
             raise kind
         self._kind = kind
+
+    def agree(self, device: Runtime) -> None:
+        """Take over what arrived in any process of the run, so that all stop at the same step."""
+        if kind := int(device.most(_KINDS.index(self._kind))):
+            self._kind = _KINDS[kind]
 
     def obey(self) -> None:
         """Raise what arrived, if anything did."""

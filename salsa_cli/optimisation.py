@@ -1,7 +1,9 @@
 """AdamW with gradient clipping and schedules: how weights move, in every command that trains."""
 
+import copy
 import logging
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,6 +12,23 @@ import torch
 from salsa_cli.errors import SalsaError
 from salsa_cli.models import trainable
 from salsa_cli.passes import Module
+from salsa_cli.runtime import Runtime
+from salsa_cli.sharding import gathered, spread_like, whole
+
+
+class Network(torch.nn.Module):
+    """A model with the one pass through which it is trained."""
+
+    def __init__(self, model: Module, compute: Callable[..., torch.Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self._compute = compute
+
+    def forward(self, *given: Any) -> torch.Tensor:
+        """What the pass makes of `given`."""
+        # A view could lose the hooks that sharding puts behind the pass.
+        return self._compute(self.model, *given).clone()
+
 
 MOMENTS = {"adamw": 8.0, "adamw-8bit": 2.0 + 2 * 4 / 256}
 """Optimisers, with the bytes of their two moments a weight: in float32, or in 8 bits with one scale
@@ -21,21 +40,30 @@ class Learner:
     """A model under training with its optimiser.
 
     AdamW with epsilon 1e-5 and no weight decay, as in the published PPO recipes.
+
+    Attributes:
+        model: the plain model, to generate, to score and to save; see `follow`.
+        network: what is trained: the model with its `compute`, or a copy of it that is spread
+            over the processes.
     """
 
     def __init__(
         self,
         name: str,
         model: Module,
+        compute: Callable[..., torch.Tensor],
         rate: float,
         max_grad_norm: float,
+        runtime: Runtime,
         optimiser: str = "adamw",
     ) -> None:
         self.model = model
         self._name = name
         self._rate = rate
         self._max_grad_norm = max_grad_norm
-        self._parameters = trainable(model)
+        self._runtime = runtime
+        self.network = _network(model, compute, runtime)
+        self._parameters = [one for one in self.network.parameters() if one.requires_grad]
         self._optimiser = _class_of(optimiser)(
             self._parameters, lr=rate, eps=1e-5, weight_decay=0.0
         )
@@ -46,7 +74,12 @@ class Learner:
         Raises:
             SalsaError: a gradient is NaN or infinite; the weights are left as they were.
         """
-        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm))
+        if not self._spread:
+            self._runtime.sum_gradients(self._parameters)
+        gradients = [one.grad for one in self._parameters if one.grad is not None]
+        total = whole(torch.nn.utils.get_total_norm(gradients))
+        torch.nn.utils.clip_grads_with_norm_(self._parameters, self._max_grad_norm, total)
+        norm = float(total)
         if not norm < float("inf"):
             raise SalsaError(
                 f"the gradient of the {self._name} is not finite{self._culprit()}; its weights "
@@ -61,8 +94,8 @@ class Learner:
 
     def _culprit(self) -> str:
         """The first weight whose gradient is not finite; empty where the norm alone overflows."""
-        for name, parameter in self.model.named_parameters():
-            if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+        for name, parameter in self.trained.named_parameters():
+            if parameter.grad is not None and not torch.isfinite(whole(parameter.grad)).all():
                 return f" (at {name})"
         return ""
 
@@ -71,13 +104,67 @@ class Learner:
         self._optimiser.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Any]:
-        """Weights and moments, for a checkpoint."""
-        return {"model": self.model.state_dict(), "optimiser": self._optimiser.state_dict()}
+        """Weights and moments, for a checkpoint; whole, on however many processes.
+
+        Every process must call it; the main one alone gets the tensors.
+        """
+        state = {"model": self.trained.state_dict(), "optimiser": self._optimiser.state_dict()}
+        return state if self._runtime.processes == 1 else gathered(state, keep=self._runtime.main)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned."""
-        self.model.load_state_dict(state["model"])
-        self._optimiser.load_state_dict(state["optimiser"])
+        held = self.trained.state_dict()
+        weights = {name: spread_like(value, held[name]) for name, value in state["model"].items()}
+        self.trained.load_state_dict(weights)
+        self._optimiser.load_state_dict(self._spread_moments(state["optimiser"]))
+        self.follow()
+
+    def follow(self, dtype: torch.dtype | None = None) -> None:
+        """Give the plain model the trained weights, where they are not its own.
+
+        Args:
+            dtype: the type that they get there; by default the one they have.
+        """
+        if not self._spread:
+            return
+        plain = dict(self.model.named_parameters())
+        for name, learned in self.trained.named_parameters():
+            if learned.requires_grad:
+                held = plain[name].data
+                if dtype is not None:
+                    held = plain[name].data = held.to(dtype)
+                held.copy_(whole(learned.detach()))
+
+    @property
+    def _spread(self) -> bool:
+        return self._runtime.sharding is not None
+
+    @property
+    def trained(self) -> Module:
+        """The model whose weights learn: the plain one, or the copy that is spread."""
+        return self.network.model
+
+    def _spread_moments(self, state: dict[str, Any]) -> dict[str, Any]:
+        moments = {
+            place: {n: spread_like(value, self._parameters[place]) for n, value in held.items()}
+            for place, held in state["state"].items()
+        }
+        return {**state, "state": moments}
+
+
+def _network(model: Module, compute: Callable[..., torch.Tensor], runtime: Runtime) -> Network:
+    """What is trained of a model."""
+    if runtime.sharding is None:
+        trainable(model)
+        return Network(model, compute)
+    network = Network(copy.deepcopy(model), compute)
+    trainable(network.model)
+    learned = {name for name, one in network.model.named_parameters() if one.requires_grad}
+    runtime.sharding.spread(network, set(model._no_split_modules or ()), runtime.device)
+    for name, parameter in model.named_parameters():
+        if name in learned:
+            parameter.data = parameter.data.to(runtime.frozen_dtype)
+    return network
 
 
 def check(optimiser: str) -> None:
@@ -126,4 +213,3 @@ def warmed_up(step: int, steps: int, warmup: float, *, schedule: str = "linear")
         return 1.0
     decay = cosine_decay if schedule == "cosine" else linear_decay
     return decay(step - rising, steps - rising)
-    return linear_decay(step - rising, steps - rising)

@@ -6,8 +6,8 @@ average of two SFT models, while the policy starts from one of them.
 """
 
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -36,6 +36,7 @@ from salsa_cli.reports import (
     duration,
     figure,
     metrics_file,
+    silent,
 )
 from salsa_cli.rl import (
     actors,
@@ -105,30 +106,37 @@ def run(config: PPOConfig, report: Report) -> Result:
         return PPOResult(**done)
     tracking.check(config.track)
     runs.check_output(config.output, config.force)
-    config = preflight.continued(config)
-    plan = preflight.prepare(config, report)
-    runs.check_output(config.output, config.force, plan.read)
-    device = runtime.start(config.device)
-    choice.check(config.generator, device.device)
-    offload.check(config.offloaded, device.device)
-    config, needed = fit(config, plan, device, report)
+    device = runtime.start(config.device, shard=config.shard)
+    with device.main_first():
+        config = preflight.continued(config)
+        preflight.check_processes(config, device.processes)
+        choice.check(config.generator, device.device)
+        offload.check(config.offloaded, device.device)
+        plan = preflight.prepare(config, report)
+        runs.check_output(config.output, config.force, plan.read)
+    config, needed = device.from_main(lambda: fit(config, plan, device, report))
     if config.dry_run:
-        if config.resume:
-            preflight.check_inputs(config, plan.inputs(config))
+        if config.resume and device.main:
+            preflight.checked_inputs(plan, config)
         return _dry_run(config, plan, needed, device)
     memory.check(needed, config, device.memory, on_cpu=device.device.type == "cpu")
-    with runs.resumable(config.output, force=config.force, resume=config.resume) as folder:
-        inputs = plan.inputs(config)
-        preflight.check_inputs(config, inputs)
+    with (
+        device.held_by_main(
+            lambda: runs.resumable(config.output, force=config.force, resume=config.resume),
+            runs.partial_folder(config.output),
+        ) as folder,
+        device.together(),
+    ):
+        inputs = device.from_main(lambda: preflight.checked_inputs(plan, config))
         fresh = actors.load(plan, config, device)
         cast, state = begin(folder, plan, fresh, config, device, report)
         oversight = Oversight(folder / "metrics.jsonl", config, report)
         with (
             interrupts.held_back(report) as held,
-            _tracking(config, folder, state.update, report) as track,
-            ppo_report.kept(folder, config.output.name),
+            device.held_by_main(
+                lambda: _recording(config, folder, state.update, report), silent
+            ) as listen,
         ):
-            listen = both(both(report, metrics_file(folder / "metrics.jsonl")), track)
             while state.update < config.updates:
                 with during(f"update {state.update + 1}"):
                     metrics = improve(state, plan, cast, config, device, folder, oversight)
@@ -138,15 +146,22 @@ def run(config: PPOConfig, report: Report) -> Result:
                 listen(Measured(metrics.row()))
                 listen(Advanced("ppo", state.update, config.updates, "updates", _telling(metrics)))
                 oversight.see(metrics)
+                held.agree(device)
                 due = state.update % config.save_every == 0 or state.update == config.updates
                 if due or held.arrived or oversight.stops:
-                    actors.save(folder, state, inputs, cast, config)
-                    ppo_report.write(folder, config.output.name)
+                    actors.save(folder, state, inputs, cast, config, device)
+                    if device.main:
+                        ppo_report.write(folder, config.output.name)
                     held.obey()
                     oversight.obey()
-        result = _result(config, folder, time.monotonic() - began)
-        save_policy(folder, plan, inputs, cast, config, result)
-    return result
+        cast.actor.follow(torch.float32)
+
+        def conclude() -> PPOResult:
+            result = _result(config, folder, time.monotonic() - began)
+            save_policy(folder, plan, inputs, cast, config, result)
+            return result
+
+        return device.from_main(conclude)
 
 
 def fit(config: PPOConfig, plan: Plan, device: Runtime, report: Report) -> tuple[PPOConfig, Demand]:
@@ -201,7 +216,8 @@ def improve(
         learned = learning.learn(update, rollout, targets, state.kl_coef, cast, config, device)
     clock.append(time.perf_counter())
     penalty_sums = kl.per_answer(penalty, rollout.mask)
-    _write_samples(folder, update, answered, judged.trained, kl_sums)
+    if device.main:
+        _write_samples(folder, update, answered, judged.trained, kl_sums)
     prompt = ppo_report.prompt_text(data.plain(answered.prompts[0]))
     oversight.hear(prompt, answered.answers[0].text)
     spent = [later - earlier for earlier, later in pairwise(clock)]
@@ -246,8 +262,10 @@ def begin(
     saved = runs.latest_checkpoint(folder)
     if saved is not None:
         continued = actors.restore(saved, fresh, config)
-        runs.keep_rows(folder / "metrics.jsonl", saved.step)
-        runs.keep_rows(folder / "samples.jsonl", saved.step * SAMPLES)
+        with device.main_first():
+            if device.main:
+                runs.keep_rows(folder / "metrics.jsonl", saved.step)
+                runs.keep_rows(folder / "samples.jsonl", saved.step * SAMPLES)
         report(Note(f"resumed after update {saved.step}"))
         return continued
     if config.resume:
@@ -292,11 +310,15 @@ def save_policy(
     folders.copy_tokenizer(plan.policy, folder)
 
 
-def _tracking(
-    config: PPOConfig, folder: Path, done: int, report: Report
-) -> AbstractContextManager[Report]:
+@contextmanager
+def _recording(config: PPOConfig, folder: Path, done: int, report: Report) -> Iterator[Report]:
+    """Whoever listens to the updates: files and trackers too."""
     run = TrackedRun("salsa-ppo", config.output.name, record(config), done)
-    return tracking.tracking(config.track, folder, run, report)
+    with (
+        tracking.tracking(config.track, folder, run, report) as track,
+        ppo_report.kept(folder, config.output.name),
+    ):
+        yield both(both(report, metrics_file(folder / "metrics.jsonl")), track)
 
 
 def _explain_anchors(plan: Plan, metrics: UpdateMetrics, report: Report) -> None:

@@ -111,6 +111,33 @@ class Ensemble:
         return torch.stack([member.score(prompts, answers) for member in self.members])
 
 
+@dataclass(frozen=True)
+class Divided:
+    """A reward that scores each answer by itself: every process scores its part."""
+
+    scorer: Scorer
+    runtime: Runtime
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> torch.Tensor:
+        """Score the part of this process, and put the parts together."""
+        rows = self.runtime.part(torch.arange(len(answers)))
+        mine = slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 0)
+        scores = self.scorer.score(prompts[mine], answers[mine]) if len(rows) else torch.empty(0)
+        return self.runtime.whole(scores, rows, len(answers))
+
+
+@dataclass(frozen=True)
+class Central:
+    """A reward that may depend on the batch, its order or the calls before: one process scores."""
+
+    scorer: Scorer
+    runtime: Runtime
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> torch.Tensor:
+        """Score all answers in the main process, and tell the others."""
+        return self.runtime.from_main(lambda: self.scorer.score(prompts, answers))
+
+
 def combination(rule: str, weight: float) -> Callable[[torch.Tensor], torch.Tensor]:
     """The function `[N, B] -> [B]` of `mean`, `min` or `uncertainty`."""
     if rule == "uncertainty":
@@ -152,11 +179,18 @@ def models_of(name: str) -> tuple[Path, ...]:
 
 
 def load(name: str, runtime: Runtime, source: Source = backbones.alone) -> Scorer:
-    """A reward model's folder, an ensemble's, or a function, ready to score."""
+    """A reward model's folder, an ensemble's, or a function, ready to score on all processes."""
+    scorer = _load(name, runtime, source)
+    if runtime.processes == 1:
+        return scorer
+    return Central(scorer, runtime) if is_function(name) else Divided(scorer, runtime)
+
+
+def _load(name: str, runtime: Runtime, source: Source) -> Scorer:
     if is_function(name):
         return FunctionScorer(name, _function(name))
     if members := folders.members(Path(name)):
-        return MeanScorer(tuple(load(str(member), runtime, source) for member in members))
+        return MeanScorer(tuple(_load(str(member), runtime, source) for member in members))
     return models.load_reward_model(Path(name), runtime.frozen_dtype, runtime.device, source)
 
 

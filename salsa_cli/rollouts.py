@@ -17,7 +17,7 @@ from salsa_cli.maths import categorical
 from salsa_cli.models import LanguageModel
 from salsa_cli.passes import Module
 from salsa_cli.runtime import Runtime
-from salsa_cli.sequences import Sequences, restored
+from salsa_cli.sequences import Sequences
 from salsa_cli.tokens import Answer, Tokens, answer_text, pad_left
 
 
@@ -44,6 +44,9 @@ class Sampled:
     def sequences(self) -> Sequences:
         """Prompts and answers as the forward passes read them."""
         return Sequences.of(self.prompts, self.responses)
+
+    def __getitem__(self, rows: torch.Tensor | slice) -> "Sampled":
+        return Sampled(self.prompts[rows], self.responses[rows], self.finished[rows])
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def logprobs(
             passes.answer_logprobs(model, sampled.sequences.part(rows), temperature)
             for rows in groups
         ]
-    return restored(parts, groups)
+    return _restored(parts, groups, sampled, runtime)
 
 
 @torch.no_grad()
@@ -144,7 +147,17 @@ def values(
     """Values `[B, R]` of the answers' states, a group of rows a forward pass."""
     with runtime.autocast():
         parts = [passes.answer_values(critic, sampled.sequences.part(rows)) for rows in groups]
-    return restored(parts, groups)
+    return _restored(parts, groups, sampled, runtime)
+
+
+def _restored(
+    parts: Sequence[torch.Tensor],
+    groups: Sequence[torch.Tensor],
+    sampled: Sampled,
+    runtime: Runtime,
+) -> torch.Tensor:
+    """The results `[B, R]` of groups of rows, in the order of the rows, of all processes."""
+    return runtime.whole(torch.cat(list(parts)), torch.cat(list(groups)), len(sampled.finished))
 
 
 def _until_end(ids: torch.Tensor, eos_ids: Sequence[int]) -> tuple[Tokens, torch.Tensor]:

@@ -1,19 +1,50 @@
-"""Where and how tensors are computed: accelerate's devices and processes. Never algorithms."""
+"""Where and how tensors are computed: accelerate's devices and processes. Never algorithms.
 
+With several processes, all of them run the same program on the same batch. Each computes its part
+of the rows; parts are put together again before anything is made of the whole batch, so that every
+process holds the same figures and the same weights. The main process alone prints and writes.
+"""
+
+import atexit
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+from torch import distributed
 
-from salsa_cli.errors import SalsaError
+from salsa_cli.errors import Elsewhere, SalsaError, UsageError
 from salsa_cli.host import available_memory
+from salsa_cli.sharding import Sharding
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+PATIENCE = timedelta(days=1)
+"""How long processes wait for one another: as long as it takes. Launchers notice when one dies."""
+
+BUCKET = 2**26
+"""Gradient values that are summed over the processes at once."""
+
+_LOST = ("onnection closed", "onnection reset", "onnection refused", "roken pipe", "NCCL", "gloo")
+"""What the texts of errors have in common that arise where another process is gone."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """The device that this process computes on."""
+    """The device that this process computes on, and the processes of the run.
+
+    Attributes:
+        sharding: how what learns is spread over the processes; None where each holds all of it.
+    """
 
     accelerator: Accelerator
+    sharding: Sharding | None = None
 
     @property
     def device(self) -> torch.device:
@@ -22,16 +53,31 @@ class Runtime:
         return device
 
     @property
+    def processes(self) -> int:
+        """How many processes the run has."""
+        return int(self.accelerator.num_processes)
+
+    @property
+    def rank(self) -> int:
+        """Which of the processes this is; 0 is the main one."""
+        return int(self.accelerator.process_index)
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return bool(self.accelerator.is_main_process)
+
+    @property
     def frozen_dtype(self) -> torch.dtype:
         """Type of weights that are not trained: bfloat16 on a GPU, float32 on a CPU."""
         return torch.bfloat16 if self.device.type == "cuda" else torch.float32
 
     @property
     def memory(self) -> int:
-        """Bytes that the device has left."""
+        """Bytes that this process may still use."""
         if self.device.type == "cuda":
             return torch.cuda.mem_get_info(self.device)[0]
-        return available_memory()
+        return available_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
     @property
     def pass_tokens(self) -> int:
@@ -43,13 +89,202 @@ class Runtime:
         on_gpu = self.device.type == "cuda"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=on_gpu)
 
+    def part(self, rows: torch.Tensor) -> torch.Tensor:
+        """The rows that fall to this process: a run of them, as long as any other's, or one less.
 
-def start(device: str) -> Runtime:
-    """Set up the device that was asked for (`auto`, `cpu` or `cuda`).
+        Args:
+            rows: `[N]`, the same in every process.
+        """
+        return self.parts(rows)[self.rank]
+
+    def parts(self, rows: torch.Tensor) -> Sequence[torch.Tensor]:
+        """The same for every process."""
+        parts: tuple[torch.Tensor, ...] = torch.tensor_split(rows, self.processes)
+        return parts
+
+    def whole(self, values: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:
+        """The values of all `count` rows, put together from the parts of all processes.
+
+        Args:
+            values: `[n, ...]` of this process; the other dimensions are the same everywhere.
+            rows: `[n]` where they belong; every row is some process's.
+        """
+        device = self.device
+        # Nobody else adds to a row, and adding zeros changes no value.
+        kind = torch.uint8 if values.dtype == torch.bool else values.dtype
+        held = torch.zeros((count, *values.shape[1:]), dtype=kind, device=device)
+        held[rows.to(device)] = values.to(device=device, dtype=kind)
+        return self.total(held).to(device=values.device, dtype=values.dtype)
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum of `values` over the processes, the same in all of them."""
+        if self.processes > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def most(self, value: float) -> float:
+        """The largest `value` of any process."""
+        if self.processes == 1:
+            return value
+        held = torch.tensor(value, dtype=torch.float64, device=self.device)
+        distributed.all_reduce(held, distributed.ReduceOp.MAX)
+        return float(held)
+
+    def from_main(self, find: Callable[[], T]) -> T:
+        """What `find` returns in the main process, which alone calls it.
+
+        Raises:
+            Elsewhere: it fails there.
+        """
+        found: list[T | None] = [None]
+        with self.main_first():
+            if self.main:
+                found = [find()]
+        if self.processes > 1:
+            distributed.broadcast_object_list(found, src=0, device=self.device)
+        return found[0]  # type: ignore[return-value]
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """The main process runs the block, then the others do.
+
+        Raises:
+            Elsewhere: it fails in the main process.
+        """
+        if self.processes == 1:
+            yield
+        elif self.main:
+            try:
+                yield
+            except BaseException:
+                with suppress(RuntimeError):  # where nobody is left to be told
+                    self.most(1)
+                raise
+            self.most(0)
+        else:
+            if self.most(0):
+                raise Elsewhere("the main process failed")
+            yield
+
+    @contextmanager
+    def held_by_main(
+        self, enter: Callable[[], AbstractContextManager[T]], seen: S
+    ) -> Iterator[T | S]:
+        """The block in a context that the main process alone enters; the others get `seen`.
+
+        Raises:
+            Elsewhere: the main process cannot enter it.
+        """
+        with ExitStack() as stack:
+            with self.main_first():
+                found = stack.enter_context(enter()) if self.main else seen
+            yield found
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Say it plainly where the block fails because another process is gone.
+
+        Raises:
+            Elsewhere: it does.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.processes > 1 and any(word in str(error) for word in _LOST):
+                raise Elsewhere("another process of this run has ended") from error
+            raise
+
+    def sum_gradients(self, parameters: Sequence[torch.Tensor]) -> None:
+        """Make every gradient its sum over the processes; all of them have the same ones."""
+        if self.processes == 1:
+            return
+        gradients = [one.grad for one in parameters if one.grad is not None]
+        for bucket in _buckets(gradients):
+            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+            distributed.all_reduce(flat)
+            sums = torch.split(flat, [gradient.numel() for gradient in bucket])
+            for gradient, summed in zip(bucket, sums, strict=True):
+                gradient.copy_(summed.view_as(gradient))
+
+
+def start(device: str, *, shard: bool = False) -> Runtime:
+    """Set up the device that was asked for (`auto`, `cpu` or `cuda`), and meet the processes.
+
+    Args:
+        shard: spread what learns over the processes, as accelerate's own configuration may ask too.
 
     Raises:
-        SalsaError: `cuda` was asked for and there is none.
+        SalsaError: `cuda` was asked for and there is none, there are more processes than devices,
+            or accelerate is configured for something that salsa does not do.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise SalsaError("--device cuda: no CUDA device is available here; use --device cpu")
-    return Runtime(Accelerator(cpu=device == "cpu"))
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if shard and processes == 1:
+        raise UsageError("--shard has no effect in one process; expected --processes 2 or more")
+    sharding = _sharding(shard)
+    on_cpu = device == "cpu" or (processes > 1 and not torch.cuda.is_available())
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(processes)))
+    if processes > 1 and not on_cpu and here > torch.cuda.device_count():
+        raise SalsaError(
+            f"{here} processes on this machine and {torch.cuda.device_count()} CUDA devices; "
+            "expected a device for each process, or --device cpu"
+        )
+    accelerator = Accelerator(
+        cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)]
+    )
+    if distributed.is_initialized():
+        atexit.register(_part_company)
+    return Runtime(accelerator, sharding if processes > 1 else None)
+
+
+def _sharding(asked: bool) -> Sharding | None:
+    """What the command line asks for, or accelerate's configuration.
+
+    Raises:
+        SalsaError: that names an engine or a way that salsa does not know.
+    """
+    for engine in ("DEEPSPEED", "MEGATRON_LM"):
+        if _is_set(f"ACCELERATE_USE_{engine}"):
+            raise SalsaError(
+                f"accelerate is configured for {engine.lower()}, which salsa does not drive; FSDP2 "
+                "spreads weights, gradients and moments as ZeRO-3 does: --shard, or "
+                "fsdp_version: 2 in accelerate's configuration"
+            )
+    if not _is_set("ACCELERATE_USE_FSDP"):
+        return Sharding() if asked else None
+    unknown = {
+        "fsdp_version: 1": os.environ.get("FSDP_VERSION", "1") != "2",
+        "fsdp_offload_params: true": _is_set("FSDP_OFFLOAD_PARAMS"),
+        "fsdp_activation_checkpointing: true": _is_set("FSDP_ACTIVATION_CHECKPOINTING"),
+    }
+    if found := [setting for setting, holds in unknown.items() if holds]:
+        raise SalsaError(
+            f"accelerate is configured with {', '.join(found)}; expected fsdp_version: 2 without "
+            "offload and activation checkpointing"
+        )
+    # The models are loaded whole by every process, and spread by salsa.
+    os.environ["ACCELERATE_USE_FSDP"] = os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+    return Sharding(reshard=_is_set("FSDP_RESHARD_AFTER_FORWARD", "true"))
+
+
+def _is_set(variable: str, default: str = "false") -> bool:
+    return os.environ.get(variable, default).lower() in ("1", "true", "yes")
+
+
+def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Tensors of one type by turns, up to `BUCKET` values together."""
+    bucket: list[torch.Tensor] = []
+    for tensor in tensors:
+        full = sum(held.numel() for held in bucket) + tensor.numel() > BUCKET
+        if bucket and (full or bucket[0].dtype != tensor.dtype):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
+
+
+def _part_company() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()

@@ -11,7 +11,17 @@ from salsa_cli.errors import SalsaError, os_errors
 from salsa_cli.lora import Adapters
 from salsa_cli.models import RewardModel
 from salsa_cli.records import JSON, read_rows, write_json, write_text
-from salsa_cli.reports import DryRun, Note, Report, Result, amount, both, duration, metrics_file
+from salsa_cli.reports import (
+    DryRun,
+    Note,
+    Report,
+    Result,
+    amount,
+    both,
+    duration,
+    metrics_file,
+    silent,
+)
 from salsa_cli.reward_models import (
     fitting,
     forecast,
@@ -61,28 +71,41 @@ def run(config: TrainRMConfig, report: Report) -> Result:
         return TrainRMResult.restored(done)
     tracking.check(config.track)
     runs.check_output(config.output, config.force)
-    device = runtime.start(config.device)
-    plan = prepare(config, report)
-    runs.check_output(config.output, config.force, (plan.model,))
+    device = runtime.start(config.device, shard=config.shard)
+    with device.main_first():
+        plan = prepare(config, report)
+        runs.check_output(config.output, config.force, (plan.model,))
     parts = forecast.memory(plan.model, plan.training, config, device.frozen_dtype.itemsize)
     if config.dry_run:
         return _dry_run(config, plan, parts, device)
     forecast.check_memory(parts, device.memory)
-    inputs = _inputs(config, plan)
-    with runs.resumable(config.output, force=config.force, resume=config.resume) as folder:
+    inputs = device.from_main(lambda: _inputs(config, plan))
+    with (
+        device.held_by_main(
+            lambda: runs.resumable(config.output, force=config.force, resume=config.resume),
+            runs.partial_folder(config.output),
+        ) as folder,
+        device.together(),
+    ):
         steps = fitting.step_count(plan.training, config)
-        begun = fitting.restore(folder, steps, config, report)
+        begun = fitting.restore(folder, steps, config, device, report)
         told = TrackedRun("salsa-train-rm", config.output.name, record(config), begun.rows(steps))
-        with tracking.tracking(config.track, folder, told, report) as track:
+        with device.held_by_main(
+            lambda: tracking.tracking(config.track, folder, told, report), silent
+        ) as track:
             for member in fitting.members(config)[begun.member :]:
                 train(member, begun, plan, config, device, folder, both(report, track))
                 # All of the member is written: a run resumed from here starts the next one.
                 begun = Begun(member.number + 1)
-                fitting.save(folder, begun, steps, config)
-        found = evaluate(config, plan, folder)
-        result = _result(config, plan, found, time.monotonic() - began)
-        write(folder, inputs, plan, found, config, result)
-    return result
+                fitting.save(folder, begun, steps, config, device)
+
+        def conclude() -> TrainRMResult:
+            found = evaluate(config, plan, folder)
+            result = _result(config, plan, found, time.monotonic() - began)
+            write(folder, inputs, plan, found, config, result)
+            return result
+
+        return device.from_main(conclude)
 
 
 def prepare(config: TrainRMConfig, report: Report) -> Plan:
@@ -117,12 +140,25 @@ def train(
     """Train one model from where `begun` says, score the held-out pairs, and write it."""
     reward = models.new_reward_model(plan.model, device.device, member.seed, config.pad_token)
     adapted = _prepare_training(reward, member, config)
-    listen = both(report, metrics_file(folder / fitting.METRICS))
+    listen = both(report, metrics_file(folder / fitting.METRICS)) if device.main else silent
     fitting.fit(reward, plan.training, member, begun, config, device, folder, listen)
     if adapted is not None:
         adapted.merge()
     scores = fitting.score_all(reward, plan.held_out, "evaluation", config, device, report)
     scale = measure_scale(reward, plan, scores, config, device, report)
+    device.from_main(lambda: write_member(member, reward, scores, scale, plan, config, folder))
+
+
+def write_member(
+    member: Member,
+    reward: RewardModel,
+    scores: PairScores,
+    scale: Scale,
+    plan: Plan,
+    config: TrainRMConfig,
+    folder: Path,
+) -> None:
+    """One trained model, with the scores that it gave to the held-out pairs."""
     place = _place(folder, member.number, config)
     with os_errors(place, "write"):
         place.mkdir(exist_ok=True)

@@ -1,6 +1,7 @@
 """LoRA: what is trained, what the merged model scores; activations that are computed twice."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from salsa_cli import lora, models, runtime, train_rm
 from salsa_cli.errors import SalsaError
 from salsa_cli.models import RewardModel
+from salsa_cli.passes import last_scores
 from salsa_cli.records import read_rows
 from salsa_cli.reports import silent
 from salsa_cli.reward_models import fitting
@@ -101,7 +103,7 @@ def test_activations_computed_twice_give_the_same_gradient(world: World) -> None
         calls: list[int] = []
         layer = reward.model.model.layers[0].mlp
         layer.register_forward_pre_hook(lambda *given, calls=calls: calls.append(1))
-        fitting.learn(reward, PAIRS, 0, config, DEVICE)
+        fitting.learn(reward, partial(last_scores, reward.model), PAIRS, 0, config, DEVICE)
         gradients.append(torch.cat([p.grad.flatten() for p in reward.model.parameters()]))
         passes.append(len(calls))
         assert not layer.training

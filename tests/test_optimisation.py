@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from salsa_cli import optimisation
+from salsa_cli import optimisation, runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.optimisation import Learner
 
@@ -17,7 +17,9 @@ RATE = 0.1
 def learner(max_grad_norm: float = 1e9) -> tuple[Learner, torch.nn.Linear]:
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 1, bias=False).double()
-    return Learner("policy", model, RATE, max_grad_norm), model
+    return Learner(
+        "policy", model, torch.nn.Module.__call__, RATE, max_grad_norm, runtime.start("cpu")
+    ), model
 
 
 def push(model: torch.nn.Linear, gradient: list[float]) -> None:

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from salsa_cli import interrupts, optimisation, runs
+from salsa_cli import interrupts, optimisation, passes, runs
 from salsa_cli.data import stable_seed
 from salsa_cli.errors import SalsaError
 from salsa_cli.maths import preference
@@ -23,11 +23,15 @@ from salsa_cli.reward_models.pairs import EncodedPair
 from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.runtime import Runtime
 from salsa_cli.settings import record
+from salsa_cli.tokens import Tokens, pad_right
 
 METRICS = "metrics.jsonl"
 
 MANNER = ("save_every", "track")
 """Settings that do not change the result: how often it saves, and who watches."""
+
+Scoring = Callable[[Tokens], torch.Tensor]
+"""Raw scores `[B]` of rows `[B, T]`: the pass of a reward model."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,14 @@ def fit(
     report: Report,
 ) -> None:
     """Maximise the Bradley-Terry likelihood of the training pairs, from where `begun` says."""
-    learner = Learner("reward model", reward.model, config.learning_rate, config.max_grad_norm)
+    learner = Learner(
+        "reward model",
+        reward.model,
+        passes.last_scores,
+        config.learning_rate,
+        config.max_grad_norm,
+        device,
+    )
     if begun.learner is not None:
         learner.restore(begun.learner)
     steps = step_count(training, config)
@@ -78,20 +89,24 @@ def fit(
     with interrupts.held_back(report) as held:
         for step, batch in _batches(training, member, begun.step, config):
             began = time.perf_counter()
-            row = learn(reward, batch, step, config, device)
+            row = learn(reward, learner.network, batch, step, config, device)
             share = optimisation.warmed_up(step, steps, config.warmup, schedule=config.schedule)
             norm = learner.step(share)
             spent = time.perf_counter() - began
             values = {**row, "grad_norm": norm, "learning_rate": share * config.learning_rate}
             listen(step + 1, steps, values, len(batch), spent)
+            held.agree(device)
             due = (step + 1) % config.save_every == 0 or step + 1 == steps
             if due or held.arrived:
-                save(folder, Begun(member.number, step + 1, learner.state()), steps, config)
+                begun = Begun(member.number, step + 1, learner.state())
+                save(folder, begun, steps, config, device)
                 held.obey()
+    learner.follow(torch.float32)
 
 
 def learn(
     reward: RewardModel,
+    network: Scoring,
     batch: Sequence[EncodedPair],
     step: int,
     config: TrainRMConfig,
@@ -99,45 +114,48 @@ def learn(
 ) -> dict[str, float]:
     """Gather the gradient of one batch, the mean over its pairs; returns what it measured.
 
+    Each process sees to its part of the batch; the figures are those of all of it.
+
     Raises:
         SalsaError: a score is NaN or infinite; names the rows.
     """
-    totals = torch.zeros(4, dtype=torch.float64, device=device.device)
-    padded = 0
-    for _, part in pairs.sorted_batches(batch, config.forward_size):
-        chosen, rejected = score(reward, part, device)
-        margin = torch.tensor([pair.margin for pair in part], device=chosen.device)
-        losses = preference.loss(chosen, rejected, margin, config.label_smoothing)
-        if config.center:
-            losses = losses + config.center * preference.centering(chosen, rejected)
-        _check_finite(losses, part, step, config)
-        torch.autograd.backward(losses.sum() / len(batch))
-        with torch.no_grad():
-            right = preference.outcomes(chosen, rejected)
-            means = (chosen + rejected) / 2
-            totals += torch.stack(
-                [values.double().sum() for values in (losses, right, chosen - rejected, means)]
-            )
-        padded += 2 * len(part) * max(pair.length for pair in part)
-    loss, accuracy, lead, mean = (totals / len(batch)).tolist()
+    found, padded = torch.empty(0, 2, device=device.device), 0
+    places: list[int] = []
+    for part in _passes(batch, config, device):
+        # Every process makes as many passes as the others, if need be one that counts nothing.
+        given = [batch[place] for place in part] or batch[:1]
+        chosen, rejected = score(reward, network, given, device)
+        losses = _losses(chosen, rejected, given, config)
+        torch.autograd.backward(losses.sum() * (len(part) / len(given)) / len(batch))
+        if part:
+            found = torch.cat([found, torch.stack([chosen, rejected], dim=1).detach()])
+            places += part
+            padded += 2 * len(part) * max(pair.length for pair in given)
+    scores = device.whole(found, torch.tensor(places, dtype=torch.long), len(batch))
+    chosen, rejected = scores.unbind(1)
+    losses = _losses(chosen, rejected, batch, config)
+    _check_finite(losses, batch, step, config)
     tokens = sum(len(pair.chosen) + len(pair.rejected) for pair in batch)
+    measured = {
+        "loss": losses,
+        "accuracy": preference.outcomes(chosen, rejected),
+        "margin": chosen - rejected,
+        "score": (chosen + rejected) / 2,
+    }
     return {
-        "loss": loss,
-        "accuracy": accuracy,
-        "margin": lead,
-        "score": mean,
+        **{name: float(values.double().mean()) for name, values in measured.items()},
         "tokens": tokens,
-        "padding": 1 - tokens / padded,
+        "padding": 1 - tokens / int(device.total(torch.tensor(padded, device=device.device))),
     }
 
 
 def score(
-    reward: RewardModel, batch: Sequence[EncodedPair], device: Runtime
+    reward: RewardModel, network: Scoring, batch: Sequence[EncodedPair], device: Runtime
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Raw scores `[B]` in float32 of the better and the worse answers, in one forward pass."""
     rows = [pair.chosen for pair in batch] + [pair.rejected for pair in batch]
     with device.autocast():
-        scores = reward.score_ids(rows)
+        scores = network(pad_right(rows, reward.pad_id).to(device.device))
     chosen, rejected = torch.split(scores, len(batch))
     return chosen, rejected
 
@@ -156,14 +174,18 @@ def score_all(
     Raises:
         SalsaError: a score is NaN or infinite; names the rows.
     """
-    found, done = np.empty((2, len(given))), 0
-    for places, part in pairs.sorted_batches(given, config.forward_size):
-        both = torch.stack(score(reward, part, device))
-        _check_finite(both.sum(0), part, None, config)
-        found[:, places] = both.double().cpu().numpy()
-        done += len(part)
-        report(Advanced(stage, done, len(given), "pairs"))
-    return PairScores(found[0], found[1])
+    mine = device.part(torch.arange(len(given))).tolist()
+    plain = partial(passes.last_scores, reward.model)
+    found = torch.empty(0, 2, dtype=torch.float64)
+    places: list[int] = []
+    for order, part in pairs.sorted_batches([given[place] for place in mine], config.forward_size):
+        both = torch.stack(score(reward, plain, part, device), dim=1)
+        found = torch.cat([found, both.double().cpu()])
+        places += [mine[place] for place in order]
+        report(Advanced(stage, len(places), len(mine), "pairs"))
+    scores = device.whole(found, torch.tensor(places, dtype=torch.long), len(given))
+    _check_finite(scores.sum(1), given, None, config)
+    return PairScores(*scores.T.numpy())
 
 
 def step_count(training: Sequence[EncodedPair], config: TrainRMConfig) -> int:
@@ -171,8 +193,8 @@ def step_count(training: Sequence[EncodedPair], config: TrainRMConfig) -> int:
     return config.epochs * len(_epoch(training, config, 0, 0))
 
 
-def save(folder: Path, state: Begun, steps: int, config: TrainRMConfig) -> None:
-    """Save everything that the next step depends on.
+def save(folder: Path, state: Begun, steps: int, config: TrainRMConfig, device: Runtime) -> None:
+    """Save everything that the next step depends on, in the main process; the others wait.
 
     Raises:
         SalsaError: it cannot be written; the checkpoint before it stands.
@@ -185,10 +207,14 @@ def save(folder: Path, state: Begun, steps: int, config: TrainRMConfig) -> None:
         "step": state.step,
         "learner": state.learner,
     }
-    runs.save_checkpoint(folder, number, content)
+    with device.main_first():
+        if device.main:
+            runs.save_checkpoint(folder, number, content)
 
 
-def restore(folder: Path, steps: int, config: TrainRMConfig, report: Report) -> Begun:
+def restore(
+    folder: Path, steps: int, config: TrainRMConfig, device: Runtime, report: Report
+) -> Begun:
     """How far the run in this folder has come; its metrics are cut down to that."""
     saved = runs.latest_checkpoint(folder)
     if saved is None:
@@ -198,10 +224,38 @@ def restore(folder: Path, steps: int, config: TrainRMConfig, report: Report) -> 
     state = runs.load_checkpoint(saved)
     runs.check_same_settings(saved, state["settings"], _identity(config))
     begun = Begun(state["member"], state["step"], state["learner"])
-    runs.keep_rows(folder / METRICS, begun.rows(steps))
+    if device.main:
+        runs.keep_rows(folder / METRICS, begun.rows(steps))
     of = f" of member {begun.member}" if config.ensemble > 1 else ""
     report(Note(f"resumed after step {begun.step}{of}"))
     return begun
+
+
+def _passes(
+    batch: Sequence[EncodedPair], config: TrainRMConfig, device: Runtime
+) -> Iterator[list[int]]:
+    """Places in the batch of each forward pass of this process; as many passes in every process."""
+    mine = device.part(torch.arange(len(batch))).tolist()
+    count = 0
+    for order, _ in pairs.sorted_batches([batch[place] for place in mine], config.forward_size):
+        count += 1
+        yield [mine[place] for place in order]
+    most = -(-len(batch) // device.processes)  # pairs that the first process has
+    yield from [[]] * (-(-most // config.forward_size) - count)
+
+
+def _losses(
+    chosen: torch.Tensor,
+    rejected: torch.Tensor,
+    batch: Sequence[EncodedPair],
+    config: TrainRMConfig,
+) -> torch.Tensor:
+    """Loss `[B]` of each pair, given its scores `[B]`."""
+    margin = torch.tensor([pair.margin for pair in batch], device=chosen.device)
+    losses = preference.loss(chosen, rejected, margin, config.label_smoothing)
+    if config.center:
+        losses = losses + config.center * preference.centering(chosen, rejected)
+    return losses
 
 
 def _batches(

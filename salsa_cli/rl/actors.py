@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from salsa_cli import models, rewards, runs
+from salsa_cli import models, passes, rewards, runs
 from salsa_cli.models import LanguageModel
 from salsa_cli.optimisation import Learner
 from salsa_cli.passes import Module
@@ -68,13 +68,30 @@ def load(plan: Plan, config: PPOConfig, device: Runtime) -> Actors:
         "reward": [module for one in trained for module in rewards.modules(one)],
         "watch": [module for one in watched for module in rewards.modules(one)],
     }
+    critic_rate = config.critic_learning_rate or rate
     return Actors(
         policy,
         held,
         Ensemble(trained, combine),
         Ensemble(watched, rewards.combination("mean", 0.0)) if watched else None,
-        Learner("policy", policy.model, rate, norm, config.optimiser),
-        Learner("critic", critic, config.critic_learning_rate or rate, norm, config.optimiser),
+        Learner(
+            "policy",
+            policy.model,
+            passes.answer_logprobs,
+            rate,
+            norm,
+            device,
+            config.optimiser,
+        ),
+        Learner(
+            "critic",
+            critic,
+            passes.answer_values,
+            critic_rate,
+            norm,
+            device,
+            config.optimiser,
+        ),
         {
             name: tuple(Parked(model, device.device) for model in moved[name])
             for name in config.offloaded
@@ -95,7 +112,7 @@ def learning(actors: Actors, config: PPOConfig) -> AbstractContextManager[None]:
     """The block in which policy and critic learn."""
     if not config.gradient_checkpointing:
         return nullcontext()
-    return models.checkpointed(actors.policy.model, actors.critic.model)
+    return models.checkpointed(actors.actor.trained, actors.critic.trained)
 
 
 def save(
@@ -104,8 +121,12 @@ def save(
     inputs: Mapping[str, JSON],
     actors: Actors,
     config: PPOConfig,
+    device: Runtime,
 ) -> None:
-    """A checkpoint: everything that the next update depends on, beside what its number gives."""
+    """A checkpoint: everything that the next update depends on, beside what its number gives.
+
+    Every process must call it; the main one writes, and the others wait until it stands.
+    """
     content: dict[str, Any] = {
         "settings": to_json(identity(config)),
         "inputs": to_json(inputs),
@@ -116,7 +137,9 @@ def save(
     }
     if config.ref_update != "none":
         content["reference"] = actors.references[0].state_dict()
-    runs.save_checkpoint(folder, state.update, content, config.keep_checkpoints)
+    with device.main_first():
+        if device.main:
+            runs.save_checkpoint(folder, state.update, content, config.keep_checkpoints)
 
 
 def restore(saved: runs.Saved, actors: Actors, config: PPOConfig) -> tuple[Actors, State]:

@@ -26,13 +26,21 @@ def minibatches(update: int, epoch: int, config: PPOConfig) -> Iterator[torch.Te
 def training_passes(
     minibatch: torch.Tensor, sampled: Sampled, config: PPOConfig, device: Runtime
 ) -> list[torch.Tensor]:
-    """Rows of a minibatch in passes of like length, so that little of a pass is padding."""
+    """Rows of this process's part of a minibatch in passes of like length, to save padding.
+
+    Every process makes as many passes, if need be of no rows: sharded weights need it.
+    """
     lengths = sampled.sequences.lengths
-    return sequences.by_length(lengths, minibatch, config.forward_size, device.pass_tokens)
+    passes = [
+        sequences.by_length(lengths, rows, config.forward_size, device.pass_tokens)
+        for rows in device.parts(minibatch)
+    ]
+    mine = passes[device.rank]
+    return mine + [minibatch[:0]] * (max(map(len, passes)) - len(mine))
 
 
 def first_passes(sampled: Sampled, config: PPOConfig, device: Runtime) -> list[torch.Tensor]:
-    """All passes of an update's first epoch.
+    """All passes of an update's first epoch that this process makes.
 
     Passes of the same rows, width and order round alike, so a ratio of what was found in them
     before and during the first epoch is exactly 1 until a weight moves.
@@ -41,12 +49,13 @@ def first_passes(sampled: Sampled, config: PPOConfig, device: Runtime) -> list[t
         rows
         for minibatch in minibatches(0, 0, config)
         for rows in training_passes(minibatch, sampled, config, device)
+        if len(rows)
     ]
 
 
 def scoring_passes(sampled: Sampled, config: PPOConfig, device: Runtime) -> list[torch.Tensor]:
-    """All rows in as few passes as fit, for models that are not trained."""
+    """This process's part of all rows in as few passes as fit, for models that are not trained."""
     lengths = sampled.sequences.lengths
-    rows = torch.arange(len(lengths))
+    rows = device.part(torch.arange(len(lengths)))
     tokens = SCORED_TOKENS * device.pass_tokens
     return sequences.by_length(lengths, rows, SCORED_TOKENS * config.forward_size, tokens)

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch.nn import functional
 
-from salsa_cli import data, rollouts
+from salsa_cli import data, rollouts, tokens
 from salsa_cli.data import Prompt, stable_seed
 from salsa_cli.errors import SalsaError
 from salsa_cli.maths import kl
@@ -18,7 +19,7 @@ from salsa_cli.rl.ppo_config import PPOConfig
 from salsa_cli.rl.preflight import Plan
 from salsa_cli.rollouts import Rollout, Sampled
 from salsa_cli.runtime import Runtime
-from salsa_cli.tokens import Answer
+from salsa_cli.tokens import Answer, Tokens
 
 CALIBRATION = 256
 """Answers of the start policy that make the scale of a reward."""
@@ -59,15 +60,18 @@ def answer(
 ) -> Answered:
     """The policy's answers to the prompts of one step; `seed` orders them, `purpose` draws."""
     indices = data.batch_indices(len(plan.prompts), config.batch_size, seed, step)
-    sampled = rollouts.sample(
+    prompts = [plan.prompt_ids[i] for i in indices]
+    rows = device.part(torch.arange(len(indices)))
+    mine = rollouts.sample(
         actors.policy,
-        [plan.prompt_ids[i] for i in indices],
-        [stable_seed(config.seed, purpose, step, place) for place in range(len(indices))],
+        [prompts[place] for place in rows],
+        [stable_seed(config.seed, purpose, step, place) for place in rows.tolist()],
         length=config.response_length,
         temperature=config.temperature,
         runtime=device,
         generator=config.generator,
     )
+    sampled = _whole(mine, rows, prompts, actors.policy.pad_id, device)
     texts = tuple(rollouts.texts(actors.policy, sampled))
     return Answered(tuple(plan.prompts[i] for i in indices), sampled, texts)
 
@@ -175,13 +179,15 @@ def measure_anchors(
 
 def reference_end(sampled: Sampled, actors: Actors, config: PPOConfig, device: Runtime) -> float:
     """Mean log-probability that the first reference ends the answer before it begins."""
-    ends = rollouts.end_logprobs(
+    rows = device.part(torch.arange(config.batch_size))
+    mine = rollouts.end_logprobs(
         actors.references[0],
-        sampled,
+        sampled[rows],
         actors.policy.eos_ids,
         temperature=config.temperature,
         runtime=device,
     )
+    ends = device.whole(mine, rows, config.batch_size)
     return float(ends.mean())
 
 
@@ -190,6 +196,27 @@ def means(names: Sequence[str], scores: torch.Tensor | None) -> Mapping[str, flo
     if scores is None:
         return {}
     return {name: float(row.mean()) for name, row in zip(names, scores, strict=True)}
+
+
+def _whole(
+    mine: Sampled,
+    rows: torch.Tensor,
+    prompts: Sequence[Sequence[int]],
+    pad_id: int,
+    device: Runtime,
+) -> Sampled:
+    """The answers of all processes as one batch, as wide as the longest of them."""
+    if device.processes == 1:
+        return mine
+    missing = int(device.most(mine.responses.ids.shape[1])) - mine.responses.ids.shape[1]
+    ids = functional.pad(mine.responses.ids, (0, missing), value=pad_id)
+    mask = functional.pad(mine.responses.mask, (0, missing))
+    count = len(prompts)
+    return Sampled(
+        tokens.pad_left(prompts, pad_id).to(device.device),
+        Tokens(device.whole(ids, rows, count), device.whole(mask, rows, count)),
+        device.whole(mine.finished, rows, count),
+    )
 
 
 def _mean_kl(rollout: Rollout, theirs: torch.Tensor) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from salsa_cli import optimisation, passes
+from salsa_cli import optimisation
 from salsa_cli.maths import advantages as adv
 from salsa_cli.maths import kl, masked, ppo_loss
 from salsa_cli.rl import batching
@@ -98,6 +98,8 @@ def learn(
                 actors.actor.drop()
             steps[-1]["policy_grad_norm"] = 0.0 if critic_alone else actors.actor.step(share)
             steps[-1]["critic_grad_norm"] = actors.critic.step(share)
+    actors.actor.follow()
+    actors.critic.follow()
     means = {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
     # Nothing has moved before the first step, so this is 0 unless something is wrong.
     means["ratio_error"] = steps[0]["ratio_error"]
@@ -114,17 +116,23 @@ def _gather(
     config: PPOConfig,
     device: Runtime,
 ) -> dict[str, float]:
-    """Gather the gradients of one minibatch, a forward pass of answers at a time."""
+    """Gather the gradients of one minibatch, a forward pass of answers at a time.
+
+    Each process sees to its part of the minibatch; the figures are those of all of it.
+    """
     tokens = rollout.mask[minibatch].sum()
     value_clip = config.value_clip or float("inf")
     totals: dict[str, torch.Tensor] = {}
     worst = torch.zeros((), device=device.device)
     for chosen in batching.training_passes(minibatch, rollout.sampled, config, device):
+        idle = not len(chosen)
+        if idle:
+            chosen = minibatch[:1]
         rows = chosen.to(device.device)
-        mask = rollout.mask[rows]
+        mask = rollout.mask[rows] & (not idle)
         part = rollout.sampled.sequences.part(chosen)
         with device.autocast():
-            logprobs = passes.answer_logprobs(actors.policy.model, part, config.temperature)
+            logprobs = actors.actor.network(part, config.temperature)
         old = rollout.logprobs[rows]
         policy = ppo_loss.policy_loss(
             logprobs, old, targets.advantages[rows], mask, config.clip, tokens, config.dual_clip
@@ -138,7 +146,7 @@ def _gather(
         # the other, so that the activations of one alone are held.
         torch.autograd.backward(loss)
         with device.autocast():
-            values = passes.answer_values(actors.critic.model, part)
+            values = actors.critic.network(part)
         value = ppo_loss.value_loss(
             values, rollout.values[rows], targets.returns[rows], mask, value_clip, tokens
         )
@@ -153,6 +161,6 @@ def _gather(
         for name, figure in figures.items():
             totals[name] = totals.get(name, 0) + figure
         worst = torch.maximum(worst, ppo_loss.ratio_error(logprobs.detach(), old, mask))
-    totals["ratio_error"] = worst
-    found = torch.stack([totals[name].to(worst.dtype) for name in totals]).tolist()
-    return dict(zip(totals, found, strict=True))
+    found = torch.stack([totals[name].to(worst.dtype) for name in totals])
+    summed = dict(zip(totals, device.total(found).tolist(), strict=True))
+    return {**summed, "ratio_error": device.most(float(worst))}

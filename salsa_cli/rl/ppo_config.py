@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from salsa_cli.configs import TRACKERS, Config, Device, Setting
+from salsa_cli.configs import TRACKERS, Device, ParallelConfig, Setting
 from salsa_cli.errors import UsageError
 
 EMA_RATE = 0.01
@@ -31,7 +31,7 @@ OFFLOADABLE = {"ref": "reference", "reward": "rewards", "watch": "watched"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOConfig(Config):
+class PPOConfig(ParallelConfig):
     """`salsa ppo`."""
 
     ref: Annotated[

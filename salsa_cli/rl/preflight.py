@@ -4,14 +4,14 @@ Reads configurations, tokenizers and the headers of weight files; loads no weigh
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from salsa_cli import assembly, data, folders, models, optimisation, rewards, runs
 from salsa_cli.data import Prompt
-from salsa_cli.errors import SalsaError
+from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.optimisation import MOMENTS
 from salsa_cli.records import JSON
 from salsa_cli.reports import Note, Report, Warned
@@ -136,14 +136,30 @@ def identity(config: PPOConfig) -> dict[str, JSON]:
     return {name: value for name, value in record(config).items() if name not in free}
 
 
-def check_inputs(config: PPOConfig, inputs: Mapping[str, JSON]) -> None:
-    """Refuse to resume a run whose models or data have changed, before a weight is loaded.
+def check_processes(config: PPOConfig, count: int) -> None:
+    """Refuse a number of processes among which the answers of a step cannot be divided.
+
+    Raises:
+        UsageError: it does not divide a minibatch.
+    """
+    if config.minibatch_size % count:
+        raise UsageError(
+            f"a minibatch of {config.minibatch_size} answers (--batch-size {config.batch_size} in "
+            f"--minibatches {config.minibatches}) does not divide among {count} processes; "
+            f"expected a multiple of {count}"
+        )
+
+
+def checked_inputs(plan: Plan, config: PPOConfig) -> dict[str, JSON]:
+    """All inputs with their digests; refuses to resume a run whose models or data have changed.
 
     Raises:
         SalsaError: names all that differ, with their digests.
     """
+    inputs = plan.inputs(config)
     if (saved := _checkpoint(config)) is not None:
         runs.check_same_inputs(saved, runs.peek_checkpoint(saved)["inputs"], inputs)
+    return inputs
 
 
 def disk(plan: Plan, config: PPOConfig) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from conftest import World
 
-from salsa_cli import models, runtime
+from salsa_cli import models, passes, runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.models import RewardModel
 from salsa_cli.reports import silent
@@ -35,6 +36,11 @@ def new_model(world: World) -> RewardModel:
     reward = models.new_reward_model(world.a, DEVICE.device, seed=3)
     models.trainable(reward.model)
     return reward
+
+
+def plain(reward: RewardModel) -> fitting.Scoring:
+    """The model's own pass, as one process trains it."""
+    return partial(passes.last_scores, reward.model)
 
 
 def last_states(reward: RewardModel, rows: Sequence[Sequence[int]]) -> np.ndarray:
@@ -74,7 +80,7 @@ def test_loss_and_gradient_are_those_of_the_formula(
 ) -> None:
     reward = new_model(world)
     config = configure(world, label_smoothing=smoothing, center=center, micro_batch_size=micro)
-    row = fitting.learn(reward, PAIRS, 0, config, DEVICE)
+    row = fitting.learn(reward, plain(reward), PAIRS, 0, config, DEVICE)
     loss, gradient = restated(reward, smoothing, center)
     # float32 against float64, through two layers of attention
     assert row["loss"] == pytest.approx(loss, rel=1e-5)
@@ -88,14 +94,18 @@ def test_accumulation_is_normalised_over_the_pairs_of_the_batch(world: World) ->
     gradients = []
     for micro in (None, 2):  # 2 and 1: unequal parts
         reward = new_model(world)
-        fitting.learn(reward, PAIRS, 0, configure(world, micro_batch_size=micro), DEVICE)
+        fitting.learn(
+            reward, plain(reward), PAIRS, 0, configure(world, micro_batch_size=micro), DEVICE
+        )
         gradients.append(torch.cat([p.grad.flatten() for p in reward.model.parameters()]))
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
 
 
 def test_a_step_says_what_it_measured(world: World) -> None:
     reward = new_model(world)
-    row = fitting.learn(reward, PAIRS, 0, configure(world, micro_batch_size=2), DEVICE)
+    row = fitting.learn(
+        reward, plain(reward), PAIRS, 0, configure(world, micro_batch_size=2), DEVICE
+    )
     with torch.no_grad():
         chosen = torch.cat([reward.score_ids([pair.chosen]) for pair in PAIRS])
         rejected = torch.cat([reward.score_ids([pair.rejected]) for pair in PAIRS])
@@ -122,7 +132,7 @@ def test_a_loss_that_is_no_number_names_the_rows_and_changes_nothing(world: Worl
         reward.model.model.embed_tokens.weight[11] = float("nan")
     before = reward.model.score.weight.clone()
     with pytest.raises(SalsaError) as caught:
-        fitting.learn(reward, PAIRS, 6, configure(world), DEVICE)
+        fitting.learn(reward, plain(reward), PAIRS, 6, configure(world), DEVICE)
     assert "prefs.jsonl: the loss is no finite number at step 7" in str(caught.value)
     assert "rows 2, 3 of this batch" in str(caught.value)
     assert torch.equal(reward.model.score.weight, before)

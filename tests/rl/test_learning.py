@@ -211,8 +211,8 @@ def act(world: World, cpu: Runtime) -> Actors:
         tuple(one.model for one in held),
         Ensemble((), lambda scores: scores[0]),
         None,
-        Learner("policy", policy.model, 1e-3, 1.0),
-        Learner("critic", critic, 1e-3, 1.0),
+        Learner("policy", policy.model, passes.answer_logprobs, 1e-3, 1.0, cpu),
+        Learner("critic", critic, passes.answer_values, 1e-3, 1.0, cpu),
     )
 
 

@@ -1,0 +1,71 @@
+"""One process of several, as a launcher starts them: trains on the world of a test.
+
+    RANK=0 WORLD_SIZE=2 ... python tests/parallel_runs.py FOLDER
+
+The same runs as in `test_parallel.py`, plain and sharded, into FOLDER.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from salsa_cli import ppo, train_rm
+from salsa_cli.reports import silent
+from salsa_cli.reward_models.train_rm_config import TrainRMConfig
+from salsa_cli.rl.ppo_config import PPOConfig
+from salsa_cli.runtime import Runtime
+
+
+def ppo_config(folder: Path, output: Path, **changes: Any) -> PPOConfig:
+    """Six updates with most of what a run can carry along."""
+    settings: dict[str, Any] = {
+        "ref": (f"soup({folder / 'a'},{folder / 'b'},alpha=0.5)",),
+        "reward": (str(folder / "rm"), f"{folder / 'gold.py'}:score"),
+        "prompts": str(folder / "prompts.jsonl"),
+        "output": output,
+        "updates": 6,
+        "batch_size": 8,
+        "minibatches": 2,
+        "micro_batch_size": 1,
+        "epochs": 2,
+        "response_length": 6,
+        # Adam magnifies the last place of a gradient that vanishes by the rate.
+        "learning_rate": 1e-4,
+        "save_every": 2,
+        "anchor_every": 3,
+        "ref_update": "ema",
+        "normalize_reward": True,
+        "device": "cpu",
+    }
+    return PPOConfig(**{**settings, **changes})
+
+
+def rm_config(folder: Path, output: Path, **changes: Any) -> TrainRMConfig:
+    """Two models; batches of seven pairs, which no number of processes divides."""
+    settings: dict[str, Any] = {
+        "model": str(folder / "a"),
+        "data": str(folder / "preferences.jsonl"),
+        "output": output,
+        "batch_size": 7,
+        "micro_batch_size": 2,
+        "learning_rate": 1e-4,
+        "ensemble": 2,
+        "save_every": 2,
+        "device": "cpu",
+    }
+    return TrainRMConfig(**{**settings, **changes})
+
+
+def main(folder: Path) -> None:
+    """Train by both commands, plain and sharded."""
+    ppo.run(ppo_config(folder, folder / "ppo-plain"), silent)
+    train_rm.run(rm_config(folder, folder / "rm-plain"), silent)
+    # Now and then two answers fit into a pass, so that one process has fewer passes to make.
+    Runtime.pass_tokens = property(lambda self: 14)  # type: ignore[assignment,method-assign]
+    changes: dict[str, Any] = {"shard": True, "micro_batch_size": None}
+    ppo.run(ppo_config(folder, folder / "ppo-sharded", **changes), silent)
+    train_rm.run(rm_config(folder, folder / "rm-sharded", shard=True), silent)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,224 @@
+"""Two processes compute what one does, are killed and resume, and end together."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from parallel_runs import ppo_config, rm_config
+from safetensors.torch import load_file
+
+from salsa_cli import ppo, processes, train_rm
+from salsa_cli.configs import Config, declared
+from salsa_cli.records import read_rows
+from salsa_cli.reports import silent
+from salsa_cli.tracking import flat
+
+HERE = Path(__file__).parent
+
+GOLD = """
+def score(prompts, answers):
+    # Depends on the whole batch and its order.
+    longest = max(map(len, answers))
+    return [len(answer) / longest + place / 10 for place, answer in enumerate(answers)]
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A world, with the runs of one process and of two in it."""
+    root = tmp_path_factory.mktemp("parallel")
+    tiny.save_language_model(root / "a", seed=1, scale=0.1)
+    tiny.save_language_model(root / "b", seed=2, scale=0.1)
+    tiny.save_reward_model(root / "rm")
+    tiny.prompts(root / "prompts.jsonl")
+    tiny.preferences(root / "preferences.jsonl")
+    (root / "gold.py").write_text(GOLD)
+    environments = [environment for _, environment in processes._places(2)]
+    command = [sys.executable, str(HERE / "parallel_runs.py"), str(root)]
+    workers = [subprocess.Popen(command, env=one) for one in environments]
+    ppo.run(ppo_config(root, root / "ppo-one"), silent)
+    train_rm.run(rm_config(root, root / "rm-one"), silent)
+    assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
+    return root
+
+
+@pytest.mark.parametrize("name", ["ppo-plain", "ppo-sharded"])
+def test_two_processes_train_the_policy_of_one(folder: Path, name: str) -> None:
+    same_metrics(folder / "ppo-one", folder / name)
+    same_weights(folder / "ppo-one", folder / name)
+    ours, theirs = (read_rows(folder / one / "samples.jsonl") for one in ("ppo-one", name))
+    assert [row["answer"] for row in ours] == [row["answer"] for row in theirs]
+    # One config for all: FSDP leaves no trace in the class that is saved.
+    configs = [(folder / one / "config.json").read_bytes() for one in ("ppo-one", name)]
+    assert configs[0] == configs[1]
+    # The ratio is exactly one before anything has moved, though others made the passes.
+    assert {row["ratio_error"] for row in read_rows(folder / name / "metrics.jsonl")} == {0.0}
+
+
+@pytest.mark.parametrize("name", ["rm-plain", "rm-sharded"])
+def test_two_processes_train_the_reward_model_of_one(folder: Path, name: str) -> None:
+    # How much padding is computed depends on who computes which pairs.
+    same_metrics(folder / "rm-one", folder / name, besides={"padding"})
+    for member in "01":
+        same_weights(folder / "rm-one" / member, folder / name / member)
+        ours, theirs = (
+            read_rows(folder / one / member / "eval_scores.jsonl") for one in ("rm-one", name)
+        )
+        for row, other in zip(ours, theirs, strict=True):
+            assert other == {**row, **{k: close(row[k]) for k in ("chosen", "rejected")}}
+
+
+def test_a_killed_run_resumes_with_two_to_the_same_bits_and_with_one_to_the_same_figures(
+    folder: Path,
+) -> None:
+    output = folder / "ppo-killed"
+    run = start(folder, output)
+    wait_for_rows(output, 3, run)
+    workers = children(run.pid)
+    assert len(workers) == 2
+    for pid in (run.pid, *workers):
+        os.kill(pid, signal.SIGKILL)
+    run.wait()
+    partial = output.with_name("ppo-killed.partial")
+    wait_until(lambda: not any(alive(pid) for pid in workers))
+    shutil.copytree(partial, folder / "ppo-alone.partial")
+    resumed = start(folder, output, "--resume")
+    ppo.run(ppo_config(folder, folder / "ppo-alone", resume=True), silent)
+    same_metrics(folder / "ppo-one", folder / "ppo-alone")
+    same_weights(folder / "ppo-one", folder / "ppo-alone")
+    assert resumed.wait(timeout=120) == 0
+    ours, theirs = (without_time(folder / one) for one in ("ppo-plain", "ppo-killed"))
+    assert ours == theirs
+    for name in ("model.safetensors", "samples.jsonl"):
+        assert (folder / "ppo-plain" / name).read_bytes() == (output / name).read_bytes()
+
+
+def test_sigterm_at_one_process_ends_all_after_the_same_update(folder: Path) -> None:
+    output = folder / "ppo-stopped"
+    run = start(folder, output, "--updates", "500")
+    wait_for_rows(output, 1, run)
+    workers = children(run.pid)
+    os.kill(workers[1], signal.SIGTERM)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 143
+    assert "continue it with --resume" in said
+    assert said.count("error:") == 1 and "Traceback" not in said
+    assert not any(alive(pid) for pid in workers)
+
+
+def test_what_one_process_alone_meets_is_said_once_and_ends_all(folder: Path) -> None:
+    """The reward's file is a place for a trap, since every process imports it."""
+    (folder / "trap.py").write_text(
+        "import os\n"
+        "from salsa_cli.rl import learning\n"
+        "def score(prompts, answers):\n"
+        "    return [0.0] * len(answers)\n"
+        "def learn(*given):\n"
+        "    raise MemoryError('no room')\n"
+        "if os.environ['RANK'] == '1':\n"
+        "    learning.learn = learn\n"
+    )
+    run = start(folder, folder / "ppo-trapped", "--reward", f"{folder / 'trap.py'}:score")
+    wait_until(lambda: len(children(run.pid)) == 2)
+    workers = children(run.pid)
+    out, said = run.communicate(timeout=60)
+    assert (run.returncode, out) == (1, "")
+    errors = [line for line in said.splitlines() if line.startswith("error:")]
+    assert errors == [
+        "error: process 1: out of memory (no room); try a smaller --batch-size or a shorter length",
+        "error: another process of this run has ended",
+    ]
+    assert "Traceback" not in said
+    assert not list(folder.glob("ppo-trapped*"))
+    assert not any(alive(pid) for pid in workers)
+
+
+# ------------------------------------------------------------------------------------- helpers
+
+
+def same_metrics(one: Path, other: Path, besides: Sequence[str] | set[str] = ()) -> None:
+    ours, theirs = without_time(one), without_time(other)
+    assert len(ours) == len(theirs)
+    for row, expected in zip(theirs, ours, strict=True):
+        assert row.keys() == expected.keys()
+        for name in row.keys() - set(besides):
+            assert row[name] == close(expected[name]), name
+
+
+def same_weights(one: Path, other: Path) -> None:
+    ours, theirs = (load_file(path / "model.safetensors") for path in (one, other))
+    assert ours.keys() == theirs.keys()
+    for name, weight in ours.items():
+        assert weight.dtype == torch.float32
+        torch.testing.assert_close(theirs[name], weight, atol=1e-5, rtol=0, msg=name)
+
+
+def close(value: float) -> object:
+    return pytest.approx(value, abs=1e-5, rel=1e-5)
+
+
+def without_time(folder: Path) -> list[dict[str, float]]:
+    rows = read_rows(folder / "metrics.jsonl")
+    return [flat({k: v for k, v in row.items() if k != "time"}) for row in rows]
+
+
+def start(folder: Path, output: Path, *more: str) -> subprocess.Popen[str]:
+    """`salsa ppo --processes 2` with the settings of `ppo_config`."""
+    options = [*arguments(ppo_config(folder, output)), "--processes", "2", *more]
+    return subprocess.Popen(
+        [sys.executable, "-m", "salsa_cli", "ppo", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def arguments(config: Config) -> Iterator[str]:
+    """The command line of a configuration."""
+    defaults = {field.name: field.default for field in fields(config)}
+    for field in declared(type(config)):
+        value = getattr(config, field.name)
+        if value == defaults[field.name]:
+            continue
+        for item in value if isinstance(value, tuple) else (value,):
+            yield from (field.option,) if item is True else (field.option, str(item))
+
+
+def wait_for_rows(output: Path, count: int, run: subprocess.Popen[str]) -> None:
+    metrics = output.with_name(output.name + ".partial") / "metrics.jsonl"
+    wait_until(
+        lambda: (
+            run.poll() is not None
+            or (metrics.exists() and metrics.read_bytes().count(b"\n") >= count)
+        )
+    )
+    assert run.poll() is None, run.communicate()
+
+
+def wait_until(holds: object) -> None:
+    assert callable(holds)
+    deadline = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < deadline, "waited for two minutes"
+        time.sleep(0.01)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that another has started, in their order."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

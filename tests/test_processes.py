@@ -1,0 +1,102 @@
+"""Which process speaks, and how many are started; `test_parallel.py` runs them."""
+
+import time
+
+import pytest
+import torch
+
+from salsa_cli import processes, runtime, sharding
+from salsa_cli.errors import Elsewhere, SalsaError, UsageError
+
+
+def place(monkeypatch: pytest.MonkeyPatch, rank: int, count: int) -> None:
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("WORLD_SIZE", str(count))
+
+
+def test_processes_are_started_where_none_are_and_the_command_knows_how() -> None:
+    assert processes.to_start(3) == 3
+    assert processes.to_start(1) == 0
+    assert processes.to_start(None) == 0
+
+
+def test_a_launcher_and_the_option_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    place(monkeypatch, 1, 2)
+    assert processes.to_start(1) == processes.to_start(2) == 0
+    with pytest.raises(UsageError, match="--processes 3: a launcher has started 2 processes"):
+        processes.to_start(3)
+    with pytest.raises(UsageError, match="runs in one process; it was started in 2"):
+        processes.to_start(None)
+
+
+def test_the_main_process_speaks_at_once_and_the_others_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    place(monkeypatch, 0, 2)
+    assert processes.speaks(SalsaError("x")) and processes.speaks(Elsewhere("x"))
+    assert slept == []
+    place(monkeypatch, 1, 2)
+    assert processes.speaks(SalsaError("x")) and slept == [processes.TURN]
+    assert not processes.speaks(Elsewhere("x"))
+
+    def ended(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", ended)
+    assert not processes.speaks(SalsaError("x"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "configured for deepspeed.*--shard"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "with fsdp_version: 1; expected fsdp_version: 2"),
+        (
+            {
+                "ACCELERATE_USE_FSDP": "true",
+                "FSDP_VERSION": "2",
+                "FSDP_OFFLOAD_PARAMS": "true",
+                "FSDP_ACTIVATION_CHECKPOINTING": "true",
+            },
+            "fsdp_offload_params: true, fsdp_activation_checkpointing: true",
+        ),
+    ],
+)
+def test_what_accelerate_is_configured_for_and_salsa_does_not_do_is_refused(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], said: str
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SalsaError, match=said):
+        runtime.start("cpu")
+
+
+def test_sharding_needs_several_processes() -> None:
+    with pytest.raises(UsageError, match="--shard has no effect in one process"):
+        runtime.start("cpu", shard=True)
+
+
+def test_rows_come_back_to_their_places_with_every_value_as_it_was() -> None:
+    cpu = runtime.start("cpu")
+    values = torch.tensor([[1.0, float("nan")], [float("inf"), 2.0], [-0.5, 3.0]])
+    whole = cpu.whole(values, torch.tensor([2, 0, 1]), 3)
+    torch.testing.assert_close(whole, values[[1, 2, 0]], rtol=0, atol=0, equal_nan=True)
+    flags = cpu.whole(torch.tensor([True, False]), torch.tensor([1, 0]), 2)
+    assert flags.tolist() == [False, True]
+
+
+def test_gradients_are_summed_in_buckets_of_one_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "BUCKET", 5)
+    sizes = [(2, torch.float32), (3, torch.float32), (1, torch.float32), (9, torch.float32)]
+    given = [torch.zeros(size, dtype=dtype) for size, dtype in [*sizes, (1, torch.bfloat16)]]
+    found = [[len(one) for one in bucket] for bucket in runtime._buckets(given)]
+    assert found == [[2, 3], [1], [9], [1]]
+
+
+def test_what_is_not_kept_of_a_state_takes_no_memory() -> None:
+    state = {"model": {"w": torch.ones(3)}, "groups": [{"lr": 0.1}], "step": 4}
+    assert sharding.gathered(state, keep=True)["model"]["w"].tolist() == [1, 1, 1]
+    assert sharding.gathered(state, keep=False)["model"]["w"].numel() == 0
+    assert sharding.gathered(state, keep=False)["step"] == 4
