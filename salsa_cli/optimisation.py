@@ -57,13 +57,25 @@ class Learner:
         self._optimiser.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Any]:
-        """Weights and moments, for a checkpoint."""
-        return {"model": self.model.state_dict(), "optimiser": self._optimiser.state_dict()}
+        """Weights and moments, for a checkpoint; of a model with adapters, what is trained."""
+        return {"model": trained_state(self.model), "optimiser": self._optimiser.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned."""
-        self.model.load_state_dict(state["model"])
+        # Frozen weights, which adapters were put beside, are not in it.
+        left = self.model.load_state_dict(state["model"], strict=False)
+        assert not left.unexpected_keys and not trained_state(self.model).keys() - state["model"]
         self._optimiser.load_state_dict(state["optimiser"])
+
+
+def trained_state(model: Module) -> dict[str, torch.Tensor]:
+    """The state of a model, without parameters that are not trained."""
+    frozen = {
+        name
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if not parameter.requires_grad
+    }
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
 
 
 def linear_decay(step: int, steps: int) -> float:
