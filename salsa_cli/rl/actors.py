@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Actors:
     watched: Ensemble | None
     actor: Learner
     critic: Learner
-    shared: Backbones
+    shared: Backbones = field(default_factory=Backbones)
 
 
 @dataclass(frozen=True)
