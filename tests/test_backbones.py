@@ -18,7 +18,7 @@ from salsa_cli import backbones, folders, models, rewards, runtime, soup
 from salsa_cli.backbones import Backbones
 from salsa_cli.configs import SoupConfig
 from salsa_cli.errors import SalsaError
-from salsa_cli.reports import silent
+from salsa_cli.reports import Event, Warned, silent
 
 CPU = torch.device("cpu")
 IDS = torch.tensor([[4, 6, 9, 11, 5]])
@@ -244,3 +244,31 @@ def test_an_ensemble_may_be_of_adapters(adapted: AdapterWorld, tmp_path: Path) -
     assert len(folders.members(tmp_path / "rms")) == 2
     scorer = rewards.load(rewards.resolve(str(tmp_path / "rms")), runtime.start("cpu"))
     assert isinstance(scorer, rewards.MeanScorer)
+
+
+def test_a_soup_of_reward_adapters_has_no_scale_and_says_so(
+    adapted: AdapterWorld, tmp_path: Path
+) -> None:
+    events: list[Event] = []
+    pair = (str(adapted.rm), str(adapted.rm))
+    soup.run(SoupConfig(models=pair, output=tmp_path / "rm"), events.append)
+    assert any(isinstance(one, Warned) and "so its scores are raw" in one.text for one in events)
+    mixed = models.load_reward_model(tmp_path / "rm", torch.float32, CPU)
+    single = models.load_reward_model(adapted.rm, torch.float32, CPU)
+    assert (mixed.mean, mixed.std) == (0.0, 1.0)
+    torch.testing.assert_close(mixed.score_ids(ROWS), single.score_ids(ROWS), atol=1e-5, rtol=0)
+
+
+def test_the_soup_names_a_base_that_lies_beside_its_ingredients(
+    adapted: AdapterWorld, tmp_path: Path
+) -> None:
+    shutil.copytree(adapted.base, tmp_path / "there" / "base")
+    pair = []
+    for name in ("a", "b"):
+        folder = Path(shutil.copytree(getattr(adapted, name), tmp_path / "there" / name))
+        path = folder / "adapter_config.json"
+        settings = json.loads(path.read_text())
+        path.write_text(json.dumps(settings | {"base_model_name_or_path": "base"}))
+        pair.append(str(folder))
+    soup.run(SoupConfig(models=tuple(pair), output=tmp_path / "ref"), silent)
+    assert folders.base(tmp_path / "ref").samefile(tmp_path / "there" / "base")

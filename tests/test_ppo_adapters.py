@@ -24,6 +24,7 @@ from salsa_cli.reports import Event, Measured, Note, silent
 from salsa_cli.rl import actors
 from salsa_cli.rl.actors import Actors
 from salsa_cli.rl.ppo_config import PPOConfig
+from salsa_cli.runtime import Runtime
 
 
 @pytest.fixture(scope="module")
@@ -301,3 +302,23 @@ def test_without_peft_one_message_says_so(
     whole = configure(adapted, tmp_path / "policy", ref=(base,), critic=base, lora_rank=2)
     with pytest.raises(SalsaError, match="needs PEFT"):
         ppo.run(whole, silent)
+
+
+def test_in_half_precision_the_base_is_narrow_and_what_learns_is_not(
+    adapted: AdapterWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where frozen weights and products are bfloat16."""
+    half = torch.bfloat16
+    monkeypatch.setattr(Runtime, "frozen_dtype", property(lambda self: half))
+    monkeypatch.setattr(Runtime, "autocast", lambda self: torch.autocast("cpu", dtype=half))
+    casts: list[Actors] = []
+    load = actors.load
+    monkeypatch.setattr(actors, "load", lambda *given: casts.append(load(*given)) or casts[-1])
+    ppo.run(configure(adapted, tmp_path / "policy"), silent)
+    for model in models_of(casts[0]):
+        for name, parameter in model.named_parameters():
+            own = "lora_" in name or name.startswith("score.")
+            assert parameter.dtype == (torch.float32 if own else half), name
+    rows = read_rows(tmp_path / "policy" / "metrics.jsonl")
+    assert [row["ratio_error"] for row in rows] == [0.0] * 3
+    assert rows[0]["approx_kl"] > 0
