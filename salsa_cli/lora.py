@@ -204,6 +204,7 @@ def _put(model: Module, config: Mapping[str, Any], seed: int) -> Adapters:
     except ValueError as error:
         line = str(error).strip().partition("\n")[0]
         raise SalsaError(f"an adapter does not fit a {type(model).__name__}: {line}") from error
+    model.eval()  # the new layers bring a dropout of their own
     # In the type of the base, which may be bfloat16, most steps of an optimiser would be lost.
     for factor in _adapters(model).values():
         factor.data = factor.data.float()

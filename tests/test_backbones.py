@@ -14,7 +14,7 @@ import tiny
 import torch
 from test_adapters import DOWN, PREFIX, K, Q, save_adapter
 
-from salsa_cli import backbones, folders, models, rewards, runtime, soup
+from salsa_cli import assembly, backbones, folders, models, rewards, runtime, soup
 from salsa_cli.backbones import Backbones
 from salsa_cli.configs import SoupConfig
 from salsa_cli.errors import SalsaError
@@ -116,6 +116,18 @@ def test_a_soup_of_adapters_is_the_mean_of_the_updates(
     torch.testing.assert_close(logits(beside.model), logits(merged.model), atol=1e-5, rtol=0)
 
 
+def test_a_soup_in_memory_is_the_soup_on_disk(adapted: AdapterWorld, tmp_path: Path) -> None:
+    pair, weights = (adapted.a, adapted.b), (0.7, 0.3)
+    names = (str(adapted.a), str(adapted.b))
+    soup.run(SoupConfig(models=names, weights=weights, output=tmp_path / "ref"), silent)
+    stored = models.load_language_model(tmp_path / "ref", torch.float32, CPU).model
+    made = assembly.soup_of_adapters(pair, weights, torch.float32, CPU, backbones.alone)
+    assert torch.equal(logits(made), logits(stored))
+    alone = assembly.soup_of_adapters(pair, (0.0, 1.0), torch.float32, CPU, backbones.alone)
+    second = models.load_language_model(adapted.b, torch.float32, CPU).model
+    torch.testing.assert_close(logits(alone), logits(second), atol=1e-6, rtol=0)
+
+
 def test_the_base_is_held_once(adapted: AdapterWorld) -> None:
     shared = Backbones()
     policy = models.load_language_model(adapted.a, torch.float32, CPU, shared.hold).model
@@ -165,6 +177,16 @@ def test_a_critic_starts_in_the_scale_of_the_rewards(adapted: AdapterWorld) -> N
     policy = models.load_language_model(adapted.a, torch.float32, CPU).model
     ours = blank.model(IDS).last_hidden_state
     assert torch.equal(ours, policy.model(IDS).last_hidden_state)
+
+
+def test_the_dropout_of_an_adapter_is_off(adapted: AdapterWorld, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(adapted.a, tmp_path / "dropping"))
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_dropout": 0.5}))
+    dropping = models.load_language_model(folder, torch.float32, CPU).model
+    plain = models.load_language_model(adapted.a, torch.float32, CPU).model
+    models.trainable(dropping)
+    assert torch.equal(logits(dropping), logits(plain))
 
 
 def test_a_model_that_is_lent_is_not_kept(adapted: AdapterWorld) -> None:
