@@ -322,3 +322,14 @@ def test_in_half_precision_the_base_is_narrow_and_what_learns_is_not(
     rows = read_rows(tmp_path / "policy" / "metrics.jsonl")
     assert [row["ratio_error"] for row in rows] == [0.0] * 3
     assert rows[0]["approx_kl"] > 0
+
+
+def test_an_anchor_that_shares_nothing_is_not_kept(
+    adapted: AdapterWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    casts: list[Actors] = []
+    load = actors.load
+    monkeypatch.setattr(actors, "load", lambda *given: casts.append(load(*given)) or casts[-1])
+    start = tiny.save_language_model(tmp_path / "start", seed=3)
+    ppo.run(configure(adapted, tmp_path / "policy", policy=str(start), updates=1), silent)
+    assert [place for place, _, _ in casts[0].shared._held] == [adapted.base.resolve()]

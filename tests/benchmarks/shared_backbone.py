@@ -18,7 +18,6 @@ time. Needs the extra 'lora'.
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -84,8 +83,10 @@ def compare(given: argparse.Namespace, root: Path) -> dict[str, Any]:
             for way, runs in found.items()
         },
         "largest_difference_of_shared_and_apart": difference(root / "shared-0", root / "apart-0"),
-        "machine": {"processor": platform.processor() or platform.machine(), "threads": 1},
-        "versions": versions(),
+        "threads": 1,
+        "machine": measure.machine(root),
+        "versions": measure.versions("torch", "transformers", "peft"),
+        "commit": measure.commit(HERE),
     }
 
 
@@ -196,20 +197,6 @@ def difference(first: Path, other: Path) -> dict[str, float]:
 def median(runs: list[dict[str, float]], name: str) -> float:
     """The median of one figure over runs."""
     return statistics.median(one[name] for one in runs)
-
-
-def versions() -> dict[str, str]:
-    """Of what computed."""
-    import peft
-    import torch
-    import transformers
-
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "transformers": str(transformers.__version__),
-        "peft": str(peft.__version__),
-    }
 
 
 if __name__ == "__main__":
