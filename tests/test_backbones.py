@@ -129,7 +129,7 @@ def test_a_soup_in_memory_is_the_soup_on_disk(adapted: AdapterWorld, tmp_path: P
 
 
 def test_the_base_is_held_once(adapted: AdapterWorld) -> None:
-    shared = Backbones()
+    shared = Backbones(backbones.representatives([adapted.base]))
     policy = models.load_language_model(adapted.a, torch.float32, CPU, shared.hold).model
     reference = models.load_language_model(adapted.soup, torch.float32, CPU, shared.hold).model
     critic = models.load_critic(adapted.rm, CPU, torch.float32, shared.hold)
@@ -149,7 +149,7 @@ def test_the_base_is_held_once(adapted: AdapterWorld) -> None:
 
 
 def test_what_one_model_learns_stays_with_it(adapted: AdapterWorld) -> None:
-    shared = Backbones()
+    shared = Backbones(backbones.representatives([adapted.base]))
     policy = models.load_language_model(adapted.a, torch.float32, CPU, shared.hold).model
     reference = models.load_language_model(adapted.a, torch.float32, CPU, shared.hold).model
     before = logits(reference)
@@ -190,7 +190,7 @@ def test_the_dropout_of_an_adapter_is_off(adapted: AdapterWorld, tmp_path: Path)
 
 
 def test_a_model_that_is_lent_is_not_kept(adapted: AdapterWorld) -> None:
-    shared = Backbones()
+    shared = Backbones(backbones.representatives([adapted.base]))
     held = models.load_language_model(adapted.a, torch.float32, CPU, shared.hold).model
     lent = models.load_language_model(adapted.b, torch.float32, CPU, shared.lend).model
     assert held.lm_head.weight is lent.lm_head.weight

@@ -57,7 +57,7 @@ def load(plan: Plan, config: PPOConfig, device: Runtime) -> Actors:
 
     What learns by an adapter computes with frozen weights, which all models of one base share.
     """
-    shared = Backbones(backbones.representatives(roles.adapted(plan.roles(config))))
+    shared = Backbones(backbones.representatives(roles.common(plan.roles(config))))
     policy = _policy(plan.policy, config, device, shared)
     # A moving average in bfloat16 would not move: a hundredth of a step is less than a last place.
     moving = config.ref_update != "none"

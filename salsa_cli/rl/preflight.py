@@ -414,9 +414,10 @@ def _explain(plan: Plan, rows: Sequence[Prompt], config: PPOConfig, report: Repo
         more = ", and those of the others are not" if mixed else ""
         event = Warned if mixed else Note
         report(event(f"{text}{more}; --normalize-reward measures them"))
-    for base, users in roles.shared(plan.roles(config)).items():
-        parts = ", ".join(dict.fromkeys(role.part for role in users))
-        report(Note(f"loaded once, and shared by {parts}: {base}"))
+    for base, users in roles.common(plan.roles(config)).items():
+        if len(users) > 1:
+            parts = ", ".join(dict.fromkeys(role.part for role in users))
+            report(Note(f"loaded once, and shared by {parts}: {base}"))
     named = ", ".join(reference.name for reference in plan.references)
     report(Note(f"policy {plan.policy}   reference {named}   critic from {plan.critic}"))
 

@@ -3,7 +3,7 @@
 By the files alone: nothing is loaded. Models on one backbone hold its weights once.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -67,19 +67,14 @@ def cast(
     return tuple(found)
 
 
-def shared(roles: Sequence[Role]) -> Mapping[Path, tuple[Role, ...]]:
-    """The backbones that several models have in common, resolved, with these models."""
+def common(roles: Sequence[Role]) -> Mapping[Path, tuple[Role, ...]]:
+    """The backbones of models with adapters, resolved, with all models on them: loaded once."""
     found: dict[Path, tuple[Role, ...]] = {}
     for role in roles:
         if role.backbone is not None:
             place = role.backbone.resolve()
             found[place] = (*found.get(place, ()), role)
-    return {place: users for place, users in found.items() if len(users) > 1}
-
-
-def adapted(roles: Sequence[Role]) -> Iterator[Path]:
-    """The backbones of the models that have adapters, or get some."""
-    return (role.backbone for role in roles if role.backbone is not None and role.own)
+    return {place: users for place, users in found.items() if any(one.own for one in users)}
 
 
 def _learner(part: Part, folder: Path, rank: int | None) -> Role:
@@ -89,7 +84,8 @@ def _learner(part: Part, folder: Path, rank: int | None) -> Role:
             own += _head(folders.base(folder))
         return Role(part, folder, folders.base(folder), own, learns=True)
     if rank is None:
-        return Role(part, folder, None, _whole(folder), learns=True)
+        unused = _output_layer(folder) if part == "critic" else 0
+        return Role(part, folder, None, _whole(folder) - unused, learns=True)
     matrices = [
         spec.shape
         for name, spec in checkpoints.open_checkpoint(folder).tensors.items()
@@ -103,6 +99,12 @@ def _head(folder: Path) -> int:
     """Parameters of a score head: one for each channel, of which a norm has one weight, too."""
     tensors = checkpoints.open_checkpoint(folder).tensors.values()
     return max((spec.shape[0] for spec in tensors if len(spec.shape) == 1), default=0)
+
+
+def _output_layer(folder: Path) -> int:
+    """Parameters of a language model that give the logits; a critic does without."""
+    tensors = checkpoints.open_checkpoint(folder).tensors.items()
+    return sum(spec.elements for name, spec in tensors if name.startswith("lm_head."))
 
 
 def _whole(folder: Path) -> int:
