@@ -3,6 +3,7 @@
 The base may be one that other models have in common (see `backbones`).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from salsa_cli.backbones import Source
 from salsa_cli.errors import SalsaError
 from salsa_cli.passes import Module
 from salsa_cli.records import read_json
-from salsa_cli.weights.adapters import Adapter, open_adapter
+from salsa_cli.weights.adapters import Adapter, open_adapter, without_copies
 
 
 def language_model(
@@ -24,6 +25,19 @@ def language_model(
     model = _base(folder, dtype, device, source)
     if folders.is_adapter(folder):
         lora.load(model, adapter(folder))
+    return model.requires_grad_(False)
+
+
+def soup_of_adapters(
+    parts: Sequence[Path],
+    mixing: Sequence[float],
+    dtype: torch.dtype | None,
+    device: torch.device,
+    source: Source,
+) -> Module:
+    """The causal language model of adapters' base with their exact weighted sum, frozen."""
+    model = _base(parts[0], dtype, device, source)
+    lora.load_sum(model, without_copies([adapter(folder) for folder in parts]), mixing)
     return model.requires_grad_(False)
 
 

@@ -32,9 +32,10 @@ def twin(model: Module) -> Module:
 
 
 class Backbones:
-    """The frozen models of a run, of which every further one of a folder is a `twin`.
+    """The frozen weights that models of a run have in common.
 
-    `same` says of folders which one they equal (see `representatives`).
+    `same` names the folders that are shared, resolved, and of each the one that it equals (see
+    `representatives`). Models of other folders are loaded alone.
     """
 
     def __init__(self, same: Mapping[Path, Path] | None = None) -> None:
@@ -48,8 +49,11 @@ class Backbones:
         device: torch.device,
         load: Callable[[], Module],
     ) -> Module:
-        """A model whose weights are held for others from now on."""
-        key = self._key(folder, dtype, device)
+        """A model whose weights, if they are to be shared, are held for others from now on."""
+        place = self._same.get(folder.resolve())
+        if place is None:
+            return load()
+        key = place, dtype, device
         if key not in self._held:
             self._held[key] = load()
         return twin(self._held[key])
@@ -62,14 +66,18 @@ class Backbones:
         load: Callable[[], Module],
     ) -> Module:
         """A model whose weights are shared if they are held already, and else go with it."""
-        held = self._held.get(self._key(folder, dtype, device))
+        place = self._same.get(folder.resolve())
+        held = None if place is None else self._held.get((place, dtype, device))
         return load() if held is None else twin(held)
 
-    def _key(
-        self, folder: Path, dtype: torch.dtype | None, device: torch.device
-    ) -> tuple[Path, torch.dtype | None, torch.device]:
-        place = folder.resolve()
-        return self._same.get(place, place), dtype, device
+    @property
+    def common(self) -> frozenset[int]:
+        """The `id` of every tensor that is held: no single model may move or change these."""
+        return frozenset(
+            id(tensor)
+            for model in self._held.values()
+            for tensor in (*model.parameters(), *model.buffers())
+        )
 
 
 def representatives(folders: Iterable[Path]) -> Mapping[Path, Path]:

@@ -41,7 +41,7 @@ _TOKENIZER_FILES = (
 ADAPTER_CONFIG = "adapter_config.json"
 
 REWARD_SCALE = "salsa_reward"
-"""Where a reward model's mean and deviation stand: in its config.json, of an adapter in a file."""
+"""The key, of an adapter the file, under which a reward model holds mean and deviation."""
 
 
 def resolve(name: str) -> Path:
@@ -104,19 +104,38 @@ def base(folder: Path) -> Path:
         ) from error
 
 
+def base_name(folder: Path) -> str:
+    """What an adapter calls its base, or where that lies if this is only true beside it."""
+    name = str(read_json(folder / ADAPTER_CONFIG)["base_model_name_or_path"])
+    beside = any((place / name).is_dir() for place in (folder.parent, folder))
+    return str(base(folder)) if beside and not Path(name).is_dir() else name
+
+
 def tokenizer(folder: Path) -> Path:
     """The folder that has the tokenizer of a model: an adapter may leave it to its base."""
     own = any(any(folder.glob(pattern)) for pattern in ("tokenizer*", "vocab.*", "*.tiktoken"))
     return folder if own else base(folder)
 
 
+def reward_scale_file(folder: Path) -> Path:
+    """Where a reward model's scale stands: in its config.json, or in a file beside an adapter."""
+    return folder / (f"{REWARD_SCALE}.json" if is_adapter(folder) else "config.json")
+
+
 def reward_scale(folder: Path) -> Mapping[str, float] | None:
     """The `mean` and `std` of a reward model's raw scores, if it has them."""
+    path = reward_scale_file(folder)
     if is_adapter(folder):
-        path = folder / f"{REWARD_SCALE}.json"
         return read_json(path) if path.is_file() else None
-    found: Mapping[str, float] | None = read_json(folder / "config.json").get(REWARD_SCALE)
+    found: Mapping[str, float] | None = read_json(path).get(REWARD_SCALE)
     return found or None
+
+
+def store_reward_scale(folder: Path, scale: Mapping[str, float]) -> None:
+    """Write the `mean` and `std` of a reward model's raw scores into its folder."""
+    path = reward_scale_file(folder)
+    whole = {} if is_adapter(folder) else {**read_json(path), REWARD_SCALE: dict(scale)}
+    write_json(path, whole or dict(scale))
 
 
 def ingredients(folder: Path) -> tuple[str, ...]:

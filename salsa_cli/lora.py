@@ -4,6 +4,7 @@ Putting one in replaces the linear layers of a model by such that add a low-rank
 weights stay where they are, and as they are. So models may have them in common (see `backbones`).
 """
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from salsa_cli import folders
 from salsa_cli.errors import SalsaError, one_line
+from salsa_cli.folders import ADAPTER_CONFIG
 from salsa_cli.maths import averaging
 from salsa_cli.passes import Module
+from salsa_cli.records import read_json, write_json
 from salsa_cli.weights import adapters, lowrank, shards
 from salsa_cli.weights.adapters import PREFIX, Adapter
 from salsa_cli.weights.checkpoints import ADAPTERS, TensorReader
@@ -65,7 +69,7 @@ def add(model: Module, rank: int, seed: int) -> Adapters:
         "r": rank,
         "lora_alpha": ALPHA * rank,
         "target_modules": "all-linear",
-        "exclude_modules": ["score"],
+        "exclude_modules": ["score"] if hasattr(model, "score") else None,
     }
     return _put(model, settings, seed)
 
@@ -133,34 +137,55 @@ def check_parts(adapter: Adapter) -> None:
         )
 
 
+def has_adapters(model: Module) -> bool:
+    """Whether adapters were put into a model."""
+    return bool(_adapters(model))
+
+
+def merged(plain: Module, adapted: Module) -> Module:
+    """A model with the adapters of another merged into it, which is of the same base."""
+    settings = adapted.peft_config[_NAME].to_dict()
+    adapters = _put(plain, settings, 0)
+    with torch.no_grad():
+        for name, factor in _adapters(plain).items():
+            factor.copy_(adapted.get_parameter(name))
+    return adapters.merge()
+
+
 def save(model: Module, folder: Path, base: str) -> None:
     """Write the adapters of a model, and its score head, as PEFT does.
 
-    `base` is the folder or hub id that they are for.
+    `base` is the folder or hub id of the model that they are for.
     """
-    from peft import LoraConfig
-
-    held: LoraConfig = model.peft_config[_NAME]
     scored = hasattr(model, "score")
-    held.base_model_name_or_path = base
-    held.task_type = "SEQ_CLS" if scored else "CAUSAL_LM"
-    held.modules_to_save = ["score"] if scored else None
-    held.inference_mode = True
-    held.save_pretrained(folder)
+    settings = copy.copy(model.peft_config[_NAME])
+    settings.base_model_name_or_path = base
+    settings.task_type = "SEQ_CLS" if scored else "CAUSAL_LM"
+    settings.modules_to_save = ["score"] if scored else None
+    settings.inference_mode = True
+    settings.save_pretrained(folder)
+    _write(model, folder)
+
+
+def save_as(model: Module, folder: Path, like: Path) -> None:
+    """Write the adapters of a model that were loaded from the folder `like`, under its settings."""
+    _write(model, folder)
+    settings = read_json(like / ADAPTER_CONFIG)
+    settings |= {"base_model_name_or_path": folders.base_name(like), "inference_mode": True}
+    write_json(folder / ADAPTER_CONFIG, settings)
+
+
+def _write(model: Module, folder: Path) -> None:
+    """The factors and the score head in float32, by the names that PEFT gives them."""
     named = {_stored_name(name): value for name, value in _adapters(model).items()}
-    if scored:
-        named[HEAD] = model.score.weight.data
+    if hasattr(model, "score"):
+        named[HEAD] = model.score.weight
     rows = {name: value.detach().cpu().float().contiguous() for name, value in named.items()}
     tensors = {
         NewTensor(name, "F32", tuple(value.shape)): value.numpy().reshape(-1).view(np.uint8)
         for name, value in sorted(rows.items())
     }
     shards.write_file(folder / ADAPTERS[0], tensors)
-
-
-def parameters(adapter: Adapter) -> int:
-    """Elements of an adapter's factors and of its score head."""
-    return sum(spec.elements for spec in adapter.weights.tensors.values())
 
 
 def _put(model: Module, config: Mapping[str, Any], seed: int) -> Adapters:
@@ -179,6 +204,7 @@ def _put(model: Module, config: Mapping[str, Any], seed: int) -> Adapters:
     except ValueError as error:
         line = str(error).strip().partition("\n")[0]
         raise SalsaError(f"an adapter does not fit a {type(model).__name__}: {line}") from error
+    model.eval()  # the new layers bring a dropout of their own
     # In the type of the base, which may be bfloat16, most steps of an optimiser would be lost.
     for factor in _adapters(model).values():
         factor.data = factor.data.float()

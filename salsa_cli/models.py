@@ -334,6 +334,20 @@ def save_model(model: Module, folder: Path, *, like: Path) -> None:
         shutil.copyfile(habits, folder / habits.name)
 
 
+def save_policy(model: Module, folder: Path, *, like: Path) -> None:
+    """A policy that began as the model of `like`: an adapter as an adapter, all else as a model.
+
+    A new adapter is merged in float32 into the weights of `like` as they are stored.
+    """
+    if folders.is_adapter(like):
+        lora.save_as(model, folder, like)
+        return
+    if lora.has_adapters(model):
+        plain = load_language_model(like, torch.float32, torch.device("cpu")).model
+        model = lora.merged(plain, model)
+    save_model(model, folder, like=like)
+
+
 def _end_ids(folder: Path, habits: Any, tokenizer: Tokenizer) -> tuple[int, ...]:
     """Those of the generation config, then the tokenizer's."""
     given = habits.eos_token_id if habits else None

@@ -104,18 +104,20 @@ class Learner:
         self._optimiser.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Any]:
-        """Weights and moments, for a checkpoint; whole, on however many processes.
+        """Weights and moments of what is trained, for a checkpoint; whole, on all processes.
 
         Every process must call it; the main one alone gets the tensors.
         """
-        state = {"model": self.trained.state_dict(), "optimiser": self._optimiser.state_dict()}
+        state = {"model": trained_state(self.trained), "optimiser": self._optimiser.state_dict()}
         return state if self._runtime.processes == 1 else gathered(state, keep=self._runtime.main)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned."""
         held = self.trained.state_dict()
         weights = {name: spread_like(value, held[name]) for name, value in state["model"].items()}
-        self.trained.load_state_dict(weights)
+        # Frozen weights, which adapters were put beside, are not in it.
+        left = self.trained.load_state_dict(weights, strict=False)
+        assert not left.unexpected_keys and not trained_state(self.trained).keys() - weights
         self._optimiser.load_state_dict(self._spread_moments(state["optimiser"]))
         self.follow()
 
@@ -189,6 +191,16 @@ def _class_of(optimiser: str) -> Any:
             "pip install 'salsa-cli[8bit]'"
         ) from error
     return AdamW8bit
+
+
+def trained_state(model: Module) -> dict[str, torch.Tensor]:
+    """The state of a model, without parameters that are not trained."""
+    frozen = {
+        name
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if not parameter.requires_grad
+    }
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
 
 
 def linear_decay(step: int, steps: int) -> float:

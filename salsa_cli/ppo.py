@@ -204,7 +204,7 @@ def improve(
     clock.append(time.perf_counter())
     anchored, end = {}, None
     if _measures_anchors(update, config):
-        anchored = dict(experience.measure_anchors(rollout, plan, config, device))
+        anchored = dict(experience.measure_anchors(rollout, plan, cast, config, device))
         with actors.present(cast, "ref"):
             end = experience.reference_end(sampled, cast, config, device)
     kl_sums = experience.kl_sums(rollout)
@@ -300,13 +300,16 @@ def save_policy(
     config: PPOConfig,
     result: PPOResult,
 ) -> None:
-    """The policy as an ordinary model folder, and the record of how it was made."""
+    """The policy as an ordinary model folder, and the record of how it was made.
+
+    An adapter stays an adapter; a whole model takes its new adapter in.
+    """
     more: dict[str, Any] = {"result": dict(result.record())}
     if cast.reward.scales:
         pairs = zip(config.reward, cast.reward.scales, strict=True)
         more["reward_scale"] = {name: asdict(scale) for name, scale in pairs}
     runs.write_record(folder, RECORD, runs.made_by("ppo", config, inputs, **more))
-    models.save_model(cast.policy.model, folder, like=plan.policy)
+    models.save_policy(cast.policy.model, folder, like=plan.policy)
     folders.copy_tokenizer(plan.policy, folder)
 
 

@@ -20,12 +20,8 @@ from salsa_cli.errors import SalsaError
 from salsa_cli.maths import ensembles, statistics
 from salsa_cli.models import RewardModel
 from salsa_cli.passes import Module
-from salsa_cli.records import read_json
 from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import Answer
-
-SCALE = "salsa_reward"
-"""The key of config.json under which a reward model holds its scale."""
 
 
 class Scorer(Protocol):
@@ -71,8 +67,8 @@ class Scale:
 
 
 def stored_scale(folder: Path) -> Scale | None:
-    """The scale that a reward model's configuration holds; its scores are taken by it."""
-    found = read_json(folder / "config.json").get(SCALE)
+    """The scale that a reward model's folder holds; its scores are taken by it."""
+    found = folders.reward_scale(folder)
     return Scale(float(found["mean"]), float(found["std"])) if found else None
 
 

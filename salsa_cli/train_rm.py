@@ -142,7 +142,7 @@ def train(
     adapted = _prepare_training(reward, member, config)
     listen = both(report, metrics_file(folder / fitting.METRICS)) if device.main else silent
     fitting.fit(reward, plan.training, member, begun, config, device, folder, listen)
-    if adapted is not None:
+    if adapted is not None and config.lora_save == "merged":
         adapted.merge()
     scores = fitting.score_all(reward, plan.held_out, "evaluation", config, device, report)
     scale = measure_scale(reward, plan, scores, config, device, report)
@@ -162,7 +162,7 @@ def write_member(
     place = _place(folder, member.number, config)
     with os_errors(place, "write"):
         place.mkdir(exist_ok=True)
-        save_model(reward, scale, plan, place)
+        save_model(reward, scale, plan, place, config)
         held_out.write_scores(place / SCORES, plan.held_out, scores)
 
 
@@ -195,12 +195,17 @@ def measure_scale(
     return held_out.scale_of(scores, more)
 
 
-def save_model(reward: RewardModel, scale: Scale, plan: Plan, folder: Path) -> None:
-    """The model as an ordinary folder, its scale in config.json."""
-    reward.model.config.salsa_reward = asdict(scale)
+def save_model(
+    reward: RewardModel, scale: Scale, plan: Plan, folder: Path, config: TrainRMConfig
+) -> None:
+    """The model as an ordinary folder, or its adapter as one of PEFT's, with the scale."""
     folders.copy_tokenizer(plan.model, folder)
     folders.name_pad_token(folder, str(reward.tokenizer.pad_token))
-    models.save_model(reward.model, folder, like=plan.model)
+    if config.lora_save == "adapter":
+        lora.save(reward.model, folder, config.model)
+    else:
+        models.save_model(reward.model, folder, like=plan.model)
+    folders.store_reward_scale(folder, asdict(scale))
 
 
 def evaluate(config: TrainRMConfig, plan: Plan, folder: Path) -> Found:

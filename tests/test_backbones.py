@@ -14,11 +14,11 @@ import tiny
 import torch
 from test_adapters import DOWN, PREFIX, K, Q, save_adapter
 
-from salsa_cli import backbones, folders, models, rewards, runtime, soup
+from salsa_cli import assembly, backbones, folders, models, rewards, runtime, soup
 from salsa_cli.backbones import Backbones
 from salsa_cli.configs import SoupConfig
 from salsa_cli.errors import SalsaError
-from salsa_cli.reports import silent
+from salsa_cli.reports import Event, Warned, silent
 
 CPU = torch.device("cpu")
 IDS = torch.tensor([[4, 6, 9, 11, 5]])
@@ -116,8 +116,20 @@ def test_a_soup_of_adapters_is_the_mean_of_the_updates(
     torch.testing.assert_close(logits(beside.model), logits(merged.model), atol=1e-5, rtol=0)
 
 
+def test_a_soup_in_memory_is_the_soup_on_disk(adapted: AdapterWorld, tmp_path: Path) -> None:
+    pair, weights = (adapted.a, adapted.b), (0.7, 0.3)
+    names = (str(adapted.a), str(adapted.b))
+    soup.run(SoupConfig(models=names, weights=weights, output=tmp_path / "ref"), silent)
+    stored = models.load_language_model(tmp_path / "ref", torch.float32, CPU).model
+    made = assembly.soup_of_adapters(pair, weights, torch.float32, CPU, backbones.alone)
+    assert torch.equal(logits(made), logits(stored))
+    alone = assembly.soup_of_adapters(pair, (0.0, 1.0), torch.float32, CPU, backbones.alone)
+    second = models.load_language_model(adapted.b, torch.float32, CPU).model
+    torch.testing.assert_close(logits(alone), logits(second), atol=1e-6, rtol=0)
+
+
 def test_the_base_is_held_once(adapted: AdapterWorld) -> None:
-    shared = Backbones()
+    shared = Backbones(backbones.representatives([adapted.base]))
     policy = models.load_language_model(adapted.a, torch.float32, CPU, shared.hold).model
     reference = models.load_language_model(adapted.soup, torch.float32, CPU, shared.hold).model
     critic = models.load_critic(adapted.rm, CPU, torch.float32, shared.hold)
@@ -137,7 +149,7 @@ def test_the_base_is_held_once(adapted: AdapterWorld) -> None:
 
 
 def test_what_one_model_learns_stays_with_it(adapted: AdapterWorld) -> None:
-    shared = Backbones()
+    shared = Backbones(backbones.representatives([adapted.base]))
     policy = models.load_language_model(adapted.a, torch.float32, CPU, shared.hold).model
     reference = models.load_language_model(adapted.a, torch.float32, CPU, shared.hold).model
     before = logits(reference)
@@ -167,8 +179,18 @@ def test_a_critic_starts_in_the_scale_of_the_rewards(adapted: AdapterWorld) -> N
     assert torch.equal(ours, policy.model(IDS).last_hidden_state)
 
 
+def test_the_dropout_of_an_adapter_is_off(adapted: AdapterWorld, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(adapted.a, tmp_path / "dropping"))
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_dropout": 0.5}))
+    dropping = models.load_language_model(folder, torch.float32, CPU).model
+    plain = models.load_language_model(adapted.a, torch.float32, CPU).model
+    models.trainable(dropping)
+    assert torch.equal(logits(dropping), logits(plain))
+
+
 def test_a_model_that_is_lent_is_not_kept(adapted: AdapterWorld) -> None:
-    shared = Backbones()
+    shared = Backbones(backbones.representatives([adapted.base]))
     held = models.load_language_model(adapted.a, torch.float32, CPU, shared.hold).model
     lent = models.load_language_model(adapted.b, torch.float32, CPU, shared.lend).model
     assert held.lm_head.weight is lent.lm_head.weight
@@ -244,3 +266,31 @@ def test_an_ensemble_may_be_of_adapters(adapted: AdapterWorld, tmp_path: Path) -
     assert len(folders.members(tmp_path / "rms")) == 2
     scorer = rewards.load(rewards.resolve(str(tmp_path / "rms")), runtime.start("cpu"))
     assert isinstance(scorer, rewards.MeanScorer)
+
+
+def test_a_soup_of_reward_adapters_has_no_scale_and_says_so(
+    adapted: AdapterWorld, tmp_path: Path
+) -> None:
+    events: list[Event] = []
+    pair = (str(adapted.rm), str(adapted.rm))
+    soup.run(SoupConfig(models=pair, output=tmp_path / "rm"), events.append)
+    assert any(isinstance(one, Warned) and "so its scores are raw" in one.text for one in events)
+    mixed = models.load_reward_model(tmp_path / "rm", torch.float32, CPU)
+    single = models.load_reward_model(adapted.rm, torch.float32, CPU)
+    assert (mixed.mean, mixed.std) == (0.0, 1.0)
+    torch.testing.assert_close(mixed.score_ids(ROWS), single.score_ids(ROWS), atol=1e-5, rtol=0)
+
+
+def test_the_soup_names_a_base_that_lies_beside_its_ingredients(
+    adapted: AdapterWorld, tmp_path: Path
+) -> None:
+    shutil.copytree(adapted.base, tmp_path / "there" / "base")
+    pair = []
+    for name in ("a", "b"):
+        folder = Path(shutil.copytree(getattr(adapted, name), tmp_path / "there" / name))
+        path = folder / "adapter_config.json"
+        settings = json.loads(path.read_text())
+        path.write_text(json.dumps(settings | {"base_model_name_or_path": "base"}))
+        pair.append(str(folder))
+    soup.run(SoupConfig(models=tuple(pair), output=tmp_path / "ref"), silent)
+    assert folders.base(tmp_path / "ref").samefile(tmp_path / "there" / "base")

@@ -1,16 +1,20 @@
 """LoRA: what is trained, what the merged model scores; activations that are computed twice."""
 
+import json
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import World
+from test_ppo import configure as ppo_config
 from transformers import AutoModelForSequenceClassification
 
-from salsa_cli import lora, models, runtime, train_rm
-from salsa_cli.errors import SalsaError
+from salsa_cli import evaluate, lora, models, ppo, rewards, runtime, train_rm
+from salsa_cli.errors import SalsaError, UsageError
+from salsa_cli.evaluation.eval_config import EvalConfig
 from salsa_cli.models import RewardModel
 from salsa_cli.passes import last_scores
 from salsa_cli.records import read_rows
@@ -18,6 +22,7 @@ from salsa_cli.reports import silent
 from salsa_cli.reward_models import fitting
 from salsa_cli.reward_models.pairs import EncodedPair
 from salsa_cli.reward_models.train_rm_config import TrainRMConfig
+from salsa_cli.tokens import Answer
 
 DEVICE = runtime.start("cpu")
 ROWS = [[4, 6, 9, 2], [5, 2], [7, 8, 10, 11, 12, 2]]
@@ -90,6 +95,82 @@ def test_a_run_with_adapters_learns_and_loads_like_any_other(world: World, tmp_p
     with torch.no_grad():
         naive = torch.cat([model.eval()(torch.tensor([row])).logits[0] for row in ROWS])
     torch.testing.assert_close(ours.score_ids(ROWS), naive, atol=1e-6, rtol=0)
+
+
+def test_a_kept_adapter_scores_the_same_by_peft_and_takes_part_in_ppo_and_eval(
+    world: World, tmp_path: Path
+) -> None:
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    config = TrainRMConfig(
+        model=str(world.a),
+        data=str(world.preferences),
+        output=tmp_path / "rm",
+        lora_rank=4,
+        lora_save="adapter",
+        batch_size=8,
+        learning_rate=1e-2,
+        device="cpu",
+    )
+    train_rm.run(config, silent)
+    settings = json.loads((config.output / "adapter_config.json").read_text())
+    assert settings["task_type"] == "SEQ_CLS" and settings["modules_to_save"] == ["score"]
+    assert settings["base_model_name_or_path"] == str(world.a)
+    assert not (config.output / "config.json").exists()
+    ours = models.load_reward_model(config.output, torch.float32, DEVICE.device)
+    theirs = peft.AutoPeftModelForSequenceClassification.from_pretrained(
+        config.output, num_labels=1
+    )
+    with torch.no_grad():
+        naive = torch.cat([theirs.eval()(torch.tensor([row])).logits[0] for row in ROWS])
+    singly = torch.cat([ours.score_ids([row]) for row in ROWS])
+    torch.testing.assert_close(singly, naive, atol=1e-6, rtol=0)
+    # What training measured is what the folder scores.
+    rows = read_rows(config.output / "eval_scores.jsonl")
+    evaluation = json.loads((config.output / "evaluation.json").read_text())["evaluation"]
+    assert evaluation["accuracy"]["n"] == len(rows)
+    scale = json.loads((config.output / "salsa_reward.json").read_text())
+    assert (ours.mean, ours.std) == (scale["mean"], scale["std"]) != (0.0, 1.0)
+    # The card's recipe is run as it stands.
+    card = (config.output / "README.md").read_text()
+    recipe: dict[str, Any] = {}
+    exec(card.partition("```python\n")[2].partition("```")[0], recipe)
+    mine = ours.score(["the cat"], [Answer(" sat happy")])
+    assert recipe["score"]("the cat", " sat happy") == pytest.approx(float(mine[0]), abs=1e-5)
+    # As an ordinary reward, and as a judge.
+    output = tmp_path / "policy"
+    ppo.run(ppo_config(world, output, reward=(str(config.output),), updates=1), silent)
+    assert (output / "config.json").exists()
+    judged = EvalConfig(
+        models=(str(world.a), str(world.b)),
+        prompts=str(world.prompts),
+        judge=(f"rm:{config.output}",),
+        response_length=4,
+        output=tmp_path / "judged",
+        device="cpu",
+    )
+    evaluate.run(judged, silent)
+
+
+def test_a_merged_model_and_the_kept_adapter_score_the_same(world: World, tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="peft is not installed")
+    found = []
+    for kind in ("merged", "adapter"):
+        config = TrainRMConfig(
+            model=str(world.a),
+            data=str(world.preferences),
+            output=tmp_path / kind,
+            lora_rank=4,
+            lora_save=kind,
+            ensemble=2,
+            batch_size=8,
+            learning_rate=1e-2,
+            device="cpu",
+        )
+        train_rm.run(config, silent)
+        found.append(rewards.load(str(config.output), DEVICE).score(["the cat"], [Answer(" ran")]))
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=0)
+    with pytest.raises(UsageError, match="--lora-save adapter has no effect without --lora-rank"):
+        TrainRMConfig(model="m", data="d", output=tmp_path / "no", lora_save="adapter")
 
 
 def test_activations_computed_twice_give_the_same_gradient(world: World) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from salsa_cli import assembly, data, folders, models, rewards, runs, runtime
 from salsa_cli.errors import SalsaError, os_errors
-from salsa_cli.records import JSON, read_json, write_json, write_text
+from salsa_cli.records import JSON, write_json, write_text
 from salsa_cli.reports import DryRun, Note, Report, Result, Warned, counted
 from salsa_cli.reward_models import fitting, held_out, reward_data, reward_pages
 from salsa_cli.reward_models.assessment import PairScores
@@ -20,7 +20,7 @@ from salsa_cli.reward_models.results import AppraisalResult, evaluated
 from salsa_cli.reward_models.reward_data import SourcePairs
 from salsa_cli.reward_models.reward_pages import Appraised
 from salsa_cli.reward_models.train_rm_config import TrainRMConfig
-from salsa_cli.rewards import SCALE, Scale
+from salsa_cli.rewards import Scale
 from salsa_cli.runtime import Runtime
 
 RECORD = "salsa.json"
@@ -87,7 +87,7 @@ def prepare(config: TrainRMConfig, report: Report) -> Plan:
     Raises:
         SalsaError: an input is missing or wrong, or no pair is left.
     """
-    found = folders.members(Path(config.model)) or (folders.resolve(config.model),)
+    found = folders.members(Path(config.model)) or (models.find(config.model),)
     for folder in found:
         if not assembly.has_score_head(folder):
             raise SalsaError(
@@ -159,9 +159,9 @@ def store_scales(plan: Plan, measured: Sequence[Scale], report: Report) -> None:
             )
         )
     for folder, scale in zip(plan.models, measured, strict=True):
-        path = folder / "config.json"
+        path = folders.reward_scale_file(folder)
         with os_errors(path, "write"):
-            write_json(path, {**read_json(path), SCALE: asdict(scale)})
+            folders.store_reward_scale(folder, asdict(scale))
         report(Note(f"{path} has the measured scale now"))
 
 

@@ -3,6 +3,7 @@
 from salsa_cli.reports import counted, figure
 from salsa_cli.reward_models.assessment import Assessment
 from salsa_cli.reward_models.reward_pages import Trained
+from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.rewards import Scale
 from salsa_cli.tokens import PLAIN_TEMPLATE
 
@@ -28,14 +29,14 @@ def write(
     return f"""---
 base_model:
 - {config.model}
-library_name: transformers
+library_name: {"peft" if _is_adapter(config) else "transformers"}
 pipeline_tag: text-classification
 tags:
 - reward-model
 - salsa
 ---
 
-# A reward model
+# {"The adapter of a reward model" if _is_adapter(config) else "A reward model"}
 
 Trained from {config.model} by `salsa train-rm` on {counted(trained.pairs, "preference pair")} of
 {config.data}, with the likelihood of Bradley and Terry: the probability that one answer is
@@ -56,18 +57,20 @@ Mean lead of the better answer {figure(member.margin)}; expected calibration err
 A higher score is better. The end token belongs to a finished answer.
 
 ```python
-{_recipe(scale, name, template)}```
+{_recipe(trained.config, scale, name, template)}```
 
 `salsa ppo --reward` and `salsa eval --judge rm:` do the same.
 """
 
 
-def _recipe(scale: Scale, name: str, template: str | None) -> str:
+def _is_adapter(config: TrainRMConfig) -> bool:
+    return config.lora_save == "adapter"
+
+
+def _recipe(config: TrainRMConfig, scale: Scale, name: str, template: str | None) -> str:
     """Code that scores as salsa does."""
     return f'''import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-model = AutoModelForSequenceClassification.from_pretrained({name!r}).eval()
+{_loading(config, name)}
 tokenizer = AutoTokenizer.from_pretrained({name!r})
 
 
@@ -83,6 +86,20 @@ def score(prompt, answer):
     raw = float(model(torch.tensor([ids])).logits)
     return (raw {-scale.mean:+.9g}) / {scale.std:.9g}  # mean 0, deviation 1 on its data
 '''
+
+
+def _loading(config: TrainRMConfig, name: str) -> str:
+    """Code that loads the model; an adapter's configuration does not tell the number of scores."""
+    if _is_adapter(config):
+        return f"""\
+from peft import AutoPeftModelForSequenceClassification
+from transformers import AutoTokenizer
+
+model = AutoPeftModelForSequenceClassification.from_pretrained({name!r}, num_labels=1).eval()"""
+    return f"""\
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+model = AutoModelForSequenceClassification.from_pretrained({name!r}).eval()"""
 
 
 def _chat(template: str | None) -> str:

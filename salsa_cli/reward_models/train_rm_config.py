@@ -124,13 +124,20 @@ class TrainRMConfig(ParallelConfig):
     lora_rank: Annotated[
         int | None,
         Setting(
-            "Train low-rank updates of this rank and the score head, and merge them in the end; "
-            "needs the extra 'lora'.",
+            "Train low-rank updates of this rank and the score head; needs the extra 'lora'.",
             low=1,
             metavar="R",
             panel="Training",
         ),
     ] = None
+    lora_save: Annotated[
+        Literal["merged", "adapter"],
+        Setting(
+            "What --lora-rank writes: a whole model with the updates merged in, or a PEFT adapter "
+            "of MODEL, whose weights `salsa ppo` then shares with other models.",
+            panel="Training",
+        ),
+    ] = "merged"
     gradient_checkpointing: Annotated[
         bool,
         Setting("Compute activations twice instead of keeping them.", panel="Training"),
@@ -180,6 +187,8 @@ class TrainRMConfig(ParallelConfig):
         for name in self.track:
             if name not in TRACKERS:
                 yield f"--track {name}: expected one of {', '.join(TRACKERS)}"
+        if self.lora_save != "merged" and self.lora_rank is None:
+            yield f"--lora-save {self.lora_save} has no effect without --lora-rank"
         if self.store_scale:
             yield "--store-scale has no effect with --data: a trained model has its scale"
 

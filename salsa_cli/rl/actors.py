@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 
-from salsa_cli import models, passes, rewards, runs
+from salsa_cli import backbones, folders, lora, models, passes, rewards, runs
+from salsa_cli.backbones import Backbones
+from salsa_cli.data import stable_seed
 from salsa_cli.models import LanguageModel
 from salsa_cli.optimisation import Learner
 from salsa_cli.passes import Module
 from salsa_cli.records import JSON, to_json
 from salsa_cli.rewards import Ensemble, Scale
-from salsa_cli.rl import references
+from salsa_cli.rl import references, roles
 from salsa_cli.rl.offload import Parked
 from salsa_cli.rl.ppo_config import UNCERTAINTY_WEIGHT, PPOConfig
 from salsa_cli.rl.preflight import Plan, identity
@@ -26,7 +28,8 @@ class Actors:
     """The policy and the critic learn, the others are frozen.
 
     A reference is frozen too, unless it follows the policy. `parked` are the models that
-    `--offload` names, by its names; they are of use within `present` alone.
+    `--offload` names, by its names; they are of use within `present` alone. `shared` are the
+    weights that several models have in common.
     """
 
     policy: LanguageModel
@@ -36,6 +39,7 @@ class Actors:
     actor: Learner
     critic: Learner
     parked: Mapping[str, tuple[Parked, ...]] = field(default_factory=dict)
+    shared: Backbones = field(default_factory=Backbones)
 
 
 @dataclass(frozen=True)
@@ -52,17 +56,24 @@ class State:
 
 
 def load(plan: Plan, config: PPOConfig, device: Runtime) -> Actors:
-    """Load the models; those that learn or move in float32, the others in the device's type."""
-    policy = models.load_language_model(plan.policy, torch.float32, device.device)
+    """Load the models; those that learn or move in float32, the others in the device's type.
+
+    What learns by an adapter computes with frozen weights, which all models of one base share.
+    """
+    shared = Backbones(backbones.representatives(roles.common(plan.roles(config))))
+    policy = _policy(plan.policy, config, device, shared)
     # A moving average in bfloat16 would not move: a hundredth of a step is less than a last place.
-    dtype = device.frozen_dtype if config.ref_update == "none" else torch.float32
-    held = tuple(references.load(one, dtype, device.device) for one in plan.references)
-    critic = models.load_critic(plan.critic, device.device)
+    moving = config.ref_update != "none"
+    dtype = torch.float32 if moving else device.frozen_dtype
+    source = backbones.alone if moving else shared.hold
+    held = tuple(references.load(one, dtype, device.device, source) for one in plan.references)
+    critic = _critic(plan.critic, config, device, shared)
     weight = config.uncertainty_weight
     combine = rewards.combination(config.ensemble, UNCERTAINTY_WEIGHT if weight is None else weight)
-    trained = tuple(rewards.load(name, device) for name in plan.rewards)
-    watched = tuple(rewards.load(name, device) for name in plan.watched)
-    rate, norm = config.learning_rate, config.max_grad_norm
+    trained = tuple(rewards.load(name, device, shared.hold) for name in plan.rewards)
+    watched = tuple(rewards.load(name, device, shared.hold) for name in plan.watched)
+    rate = config.learning_rate
+    common = (config.max_grad_norm, device, config.optimiser)
     moved = {
         "ref": held,
         "reward": [module for one in trained for module in rewards.modules(one)],
@@ -74,28 +85,13 @@ def load(plan: Plan, config: PPOConfig, device: Runtime) -> Actors:
         held,
         Ensemble(trained, combine),
         Ensemble(watched, rewards.combination("mean", 0.0)) if watched else None,
-        Learner(
-            "policy",
-            policy.model,
-            passes.answer_logprobs,
-            rate,
-            norm,
-            device,
-            config.optimiser,
-        ),
-        Learner(
-            "critic",
-            critic,
-            passes.answer_values,
-            critic_rate,
-            norm,
-            device,
-            config.optimiser,
-        ),
+        Learner("policy", policy.model, passes.answer_logprobs, rate, *common),
+        Learner("critic", critic, passes.answer_values, critic_rate, *common),
         {
             name: tuple(Parked(model, device.device) for model in moved[name])
             for name in config.offloaded
         },
+        shared,
     )
 
 
@@ -113,6 +109,33 @@ def learning(actors: Actors, config: PPOConfig) -> AbstractContextManager[None]:
     if not config.gradient_checkpointing:
         return nullcontext()
     return models.checkpointed(actors.actor.trained, actors.critic.trained)
+
+
+def _policy(folder: Path, config: PPOConfig, device: Runtime, shared: Backbones) -> LanguageModel:
+    if not _adapts(folder, config):
+        return models.load_language_model(folder, torch.float32, device.device)
+    frozen = device.frozen_dtype
+    policy = models.load_language_model(folder, frozen, device.device, shared.hold)
+    _adapt(policy.model, folder, config, "policy")
+    return policy
+
+
+def _critic(folder: Path, config: PPOConfig, device: Runtime, shared: Backbones) -> Module:
+    if not _adapts(folder, config):
+        return models.load_critic(folder, device.device)
+    critic = models.load_critic(folder, device.device, device.frozen_dtype, shared.hold)
+    _adapt(critic, folder, config, "critic")
+    return critic
+
+
+def _adapts(folder: Path, config: PPOConfig) -> bool:
+    """Whether a model learns by an adapter, its own or a new one."""
+    return folders.is_adapter(folder) or config.lora_rank is not None
+
+
+def _adapt(model: Module, folder: Path, config: PPOConfig, purpose: str) -> None:
+    if config.lora_rank is not None and not folders.is_adapter(folder):
+        lora.add(model, config.lora_rank, stable_seed(config.seed, "adapters", purpose))
 
 
 def save(

@@ -162,7 +162,7 @@ def kl_sums(rollout: Rollout) -> torch.Tensor:
 
 
 def measure_anchors(
-    rollout: Rollout, plan: Plan, config: PPOConfig, device: Runtime
+    rollout: Rollout, plan: Plan, actors: Actors, config: PPOConfig, device: Runtime
 ) -> Mapping[str, float]:
     """KL of the answers to every anchor by name: references, start, ingredients; nats an answer."""
     names = ["reference"] if len(plan.references) == 1 else [one.name for one in plan.references]
@@ -171,7 +171,10 @@ def measure_anchors(
         for name, theirs in zip(names, rollout.ref_logprobs, strict=True)
     }
     known = references.anchors(plan.policy, plan.references).known
-    for aliases, model in references.loaded_in_turn(known, device.frozen_dtype, device.device):
+    source = actors.shared.lend
+    for aliases, model in references.loaded_in_turn(
+        known, device.frozen_dtype, device.device, source
+    ):
         theirs = logprobs_under(model.model, rollout.sampled, config, device)
         found |= dict.fromkeys(aliases, _mean_kl(rollout, theirs))
     return found

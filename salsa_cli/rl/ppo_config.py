@@ -306,6 +306,16 @@ class PPOConfig(ParallelConfig):
             panel="Training",
         ),
     ] = "adamw"
+    lora_rank: Annotated[
+        int | None,
+        Setting(
+            "Train policy and critic by low-rank updates of this rank, on weights that all models "
+            "of one base share; needs the extra 'lora'. Models that are adapters keep theirs.",
+            low=1,
+            metavar="R",
+            panel="Training",
+        ),
+    ] = None
     save_every: Annotated[
         int, Setting("Updates between checkpoints.", low=1, metavar="N", panel="Run")
     ] = 10

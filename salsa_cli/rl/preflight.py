@@ -9,18 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from salsa_cli import assembly, data, folders, models, optimisation, rewards, runs
+from salsa_cli import assembly, data, folders, lora, models, optimisation, rewards, runs
 from salsa_cli.data import Prompt
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.optimisation import MOMENTS
 from salsa_cli.records import JSON
 from salsa_cli.reports import Note, Report, Warned
-from salsa_cli.rl import references
+from salsa_cli.rl import references, roles
 from salsa_cli.rl.ppo_config import PPOConfig
 from salsa_cli.rl.references import Reference
+from salsa_cli.rl.roles import Role
 from salsa_cli.settings import record
 from salsa_cli.tokens import prompt_ids, template_warning
-from salsa_cli.weights import checkpoints, compatibility
+from salsa_cli.weights import checkpoints
 
 T = TypeVar("T")
 
@@ -37,12 +38,25 @@ class Plan:
     prompts: tuple[Prompt, ...]
     prompt_ids: tuple[tuple[int, ...], ...]
 
+    def roles(self, config: PPOConfig) -> tuple[Role, ...]:
+        """What each model of the run has of its own, and which backbone it may share."""
+        return roles.cast(
+            self.policy,
+            self.critic,
+            self.references,
+            self.rewards,
+            self.watched,
+            rank=config.lora_rank,
+            moving=config.ref_update != "none",
+        )
+
     @property
     def read(self) -> tuple[Path, ...]:
         """Every folder and file of a model or a reward that is read."""
         references = [folder for one in self.references for folder in one.folders]
         rewards = [Path(name.partition(":")[0]) for name in (*self.rewards, *self.watched)]
-        return (self.policy, self.critic, *references, *rewards)
+        found = (self.policy, self.critic, *references, *rewards)
+        return (*found, *(folders.base(one) for one in found if folders.is_adapter(one)))
 
     def inputs(self, config: PPOConfig) -> dict[str, JSON]:
         """All inputs with their digests; a resumed run must find the same."""
@@ -109,12 +123,15 @@ def prepare(config: PPOConfig, report: Report) -> Plan:
     rows = reasons.attempt(lambda: data.prompts(data.read(config.prompts)))
     if policy is not None:
         reasons.add(_endless(policy))
+        reasons.add(_unmoving(policy, held, config))
         for reference in held:
             reasons.add(_other_tokens(policy, reference))
-            if config.ref_update != "none":
+            if config.ref_update != "none" and not folders.is_adapter(reference.first):
                 reasons.add(_other_shapes(policy, reference))
     sources = tuple(name for name in trained if name is not None)
     critic = reasons.attempt(lambda: _critic(config, policy, sources)) if policy else None
+    if policy is not None and critic is not None:
+        reasons.add(_idle_rank(policy, critic, config))
     fitting = reasons.attempt(lambda: _fitting(policy, rows, config)) if policy and rows else None
     reasons.refuse()
     assert policy is not None and critic is not None and rows is not None and fitting is not None
@@ -196,13 +213,20 @@ def _same_settings(config: PPOConfig) -> None:
 
 def _policy(config: PPOConfig, reference: Reference) -> Path:
     named = config.policy or next(iter(reference.ingredients), None)
-    return folders.resolve(named) if named else reference.first
+    return models.find(named) if named else reference.first
 
 
 def _reward(name: str) -> str:
     """A reward that exists and, if it is a model, has a trained score head."""
     found = rewards.resolve(name)
     for folder in rewards.models_of(found):
+        if folders.is_adapter(folder):
+            if not assembly.has_score_head(folder):
+                raise SalsaError(
+                    f"{folder} cannot be used as a reward model: the adapter brings no score head, "
+                    "and its base has none; `salsa train-rm --lora-rank` makes one that does"
+                )
+            continue
         tensors = checkpoints.open_checkpoint(folder).tensors
         in_adapter = folders.is_adapter(folder) and assembly.has_score_head(folder)
         if "score.weight" not in tensors and not in_adapter:
@@ -233,7 +257,7 @@ def _other_tokens(policy: Path, reference: Reference) -> Iterator[str]:
     """Why a KL between the two would have no meaning."""
     if policy == reference.first:
         return
-    yield from compatibility.tokenizers(policy, reference.first)
+    yield from models.token_differences(policy, reference.first)
     try:
         ours, theirs = models.load_tokenizer(policy), models.load_tokenizer(reference.first)
         if ours.get_vocab() != theirs.get_vocab():
@@ -250,6 +274,38 @@ def _other_tokens(policy: Path, reference: Reference) -> Iterator[str]:
             f"{policy} has logits for {sizes[0]} tokens and {reference.first} for {sizes[1]}; "
             "expected two models of one base"
         )
+
+
+def _unmoving(policy: Path, held: Sequence[Reference], config: PPOConfig) -> Iterator[str]:
+    """Why a reference could not follow a policy that learns by an adapter."""
+    adapters = [path for path in (policy, *(one.first for one in held)) if folders.is_adapter(path)]
+    if config.ref_update != "none" and (adapters or config.lora_rank is not None):
+        found = f"{adapters[0]} is an adapter" if adapters else "--lora-rank trains adapters"
+        yield (
+            f"--ref-update {config.ref_update} moves whole weights, and {found}; expected whole "
+            "models without --lora-rank, or --ref-update none"
+        )
+
+
+def _idle_rank(policy: Path, critic: Path, config: PPOConfig) -> Iterator[str]:
+    """Why new adapters would have no place."""
+    if config.lora_rank is None:
+        return
+    if folders.is_adapter(policy) and folders.is_adapter(critic):
+        yield (
+            f"--lora-rank {config.lora_rank} has no effect: the policy {policy} and the critic "
+            f"from {critic} are adapters already, and keep their rank"
+        )
+    elif (missing := _reason(lora.check)) is not None:
+        yield missing
+
+
+def _reason(check: Callable[[], None]) -> str | None:
+    try:
+        check()
+    except SalsaError as error:
+        return str(error)
+    return None
 
 
 def _other_shapes(policy: Path, reference: Reference) -> Iterator[str]:
@@ -272,7 +328,7 @@ def _critic(config: PPOConfig, policy: Path, sources: Sequence[str]) -> Path:
     if config.critic == "policy":
         return policy
     if config.critic not in (None, "reward"):
-        return folders.resolve(str(config.critic))
+        return models.find(str(config.critic))
     vocabulary = models.load_tokenizer(policy).get_vocab()
     fitting = [one for one in trained if models.load_tokenizer(one).get_vocab() == vocabulary]
     if config.critic == "reward" and not fitting and len(sources) == len(config.reward):
@@ -338,6 +394,10 @@ def _explain(plan: Plan, rows: Sequence[Prompt], config: PPOConfig, report: Repo
         more = ", and those of the others are not" if mixed else ""
         event = Warned if mixed else Note
         report(event(f"{text}{more}; --normalize-reward measures them"))
+    for base, users in roles.common(plan.roles(config)).items():
+        if len(users) > 1:
+            parts = ", ".join(dict.fromkeys(role.part for role in users))
+            report(Note(f"loaded once, and shared by {parts}: {base}"))
     named = ", ".join(reference.name for reference in plan.references)
     report(Note(f"policy {plan.policy}   reference {named}   critic from {plan.critic}"))
 
@@ -347,7 +407,7 @@ def _listed(tokens: Sequence[int]) -> str:
 
 
 def _parameters(folder: Path) -> int:
-    return checkpoints.open_checkpoint(folder).parameters
+    return checkpoints.open_checkpoint(folders.base(folder)).parameters
 
 
 def _describe_reward(name: str) -> JSON:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import torch
 
-from salsa_cli import folders, models
+from salsa_cli import assembly, backbones, folders, models
+from salsa_cli.backbones import Source
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.maths import averaging
 from salsa_cli.models import LanguageModel
 from salsa_cli.passes import Module
 from salsa_cli.records import JSON
 from salsa_cli.weights import checkpoints, compatibility
+from salsa_cli.weights.adapters import disagreements
 
 _RECIPE = re.compile(r"\s*soup\((?P<inside>.*)\)\s*", re.DOTALL)
 _EXPECTED = "expected soup(A,B,alpha=0.5) or soup(A,B,C,weights=0.5,0.3,0.2)"
@@ -95,25 +97,31 @@ def parse(name: str) -> Recipe:
 
 def find(recipe: Recipe) -> Reference:
     """Find the models of a recipe, and refuse, all reasons at once, those that have no average."""
-    found = tuple(folders.resolve(model) for model in recipe.models)
-    if len(found) > 1:
-        opened = [checkpoints.open_checkpoint(folder) for folder in found]
-        reasons = [*compatibility.compare(found).fatal, *checkpoints.differences(opened)]
-        if reasons:
-            raise SalsaError(
-                f"--ref {recipe.name}: these models cannot be averaged: " + "; ".join(reasons)
-            )
+    found = tuple(models.find(model) for model in recipe.models)
+    if len(found) > 1 and (reasons := _differences(found)):
+        raise SalsaError(
+            f"--ref {recipe.name}: these models cannot be averaged: " + "; ".join(reasons)
+        )
     return Reference(recipe, found)
 
 
-def load(reference: Reference, dtype: torch.dtype, device: torch.device) -> Module:
+def load(
+    reference: Reference,
+    dtype: torch.dtype,
+    device: torch.device,
+    source: Source = backbones.alone,
+) -> Module:
     """The reference model, frozen.
 
     An average holds all its ingredients in memory while it is made; its values are those that
-    `salsa soup` writes, each the float64 average rounded once to the type of the first model.
+    `salsa soup` writes, each the float64 average rounded once to the type of the first model. That
+    of adapters is their exact sum, in its low-rank form.
     """
     if len(reference.folders) == 1:
-        return models.load_language_model(reference.first, dtype, device).model
+        return models.load_language_model(reference.first, dtype, device, source).model
+    if folders.is_adapter(reference.first):
+        mixing = reference.recipe.weights
+        return assembly.soup_of_adapters(reference.folders, mixing, dtype, device, source)
     cpu = torch.device("cpu")
     parts = [models.load_language_model(folder, None, cpu).model for folder in reference.folders]
     _average(parts, reference.recipe.weights)
@@ -126,7 +134,7 @@ def anchors(policy: Path, found: Sequence[Reference]) -> Anchors:
     lost = []
     for name in dict.fromkeys(name for reference in found for name in reference.ingredients):
         try:
-            known[name] = folders.resolve(name)
+            known[name] = models.find(name)
         except SalsaError:
             lost.append(name)
     return Anchors(known, tuple(lost))
@@ -145,12 +153,27 @@ def follow(reference: Module, policy: Module, rate: float) -> None:
 
 
 def loaded_in_turn(
-    known: Mapping[str, Path], dtype: torch.dtype, device: torch.device
+    known: Mapping[str, Path],
+    dtype: torch.dtype,
+    device: torch.device,
+    source: Source = backbones.alone,
 ) -> Iterator[tuple[tuple[str, ...], LanguageModel]]:
     """Every anchor once, with all its names, one at a time so that memory holds only one."""
     for folder in dict.fromkeys(path.resolve() for path in known.values()):
         names = tuple(name for name, path in known.items() if path.resolve() == folder)
-        yield names, models.load_language_model(folder, dtype, device)
+        yield names, models.load_language_model(folder, dtype, device, source)
+
+
+def _differences(found: Sequence[Path]) -> list[str]:
+    """Why models, or adapters, have no average."""
+    adapted = [folder for folder in found if folders.is_adapter(folder)]
+    if not adapted:
+        opened = [checkpoints.open_checkpoint(folder) for folder in found]
+        return [*compatibility.compare(found).fatal, *checkpoints.differences(opened)]
+    if len(adapted) < len(found):
+        return [f"{adapted[0]} is an adapter, and not all of them are"]
+    tokens = [line for one in found[1:] for line in models.token_differences(found[0], one)]
+    return [*tokens, *disagreements(tuple(map(assembly.adapter, found)))]
 
 
 def _weights(name: str, options: Sequence[str], count: int) -> tuple[float, ...]:

@@ -109,7 +109,7 @@ def prepare(config: SoupConfig, report: Report) -> Plan:
     if config.merge_into is None:
         tokenizer = _tokenizer(paths, config, report)
         _warn(found.minor, tokenizer, report)
-        return _plan_adapters(paths, opened, tokenizer, config)
+        return _plan_adapters(paths, opened, tokenizer, config, report)
     base = folders.resolve(config.merge_into)
     _check_base(opened[0], config.merge_into, base, report)
     return _plan_merge(paths, opened, base, _tokenizer([base, *paths], config, report), config)
@@ -147,7 +147,11 @@ def _plan_models(paths: tuple[Path, ...], config: SoupConfig, report: Report) ->
 
 
 def _plan_adapters(
-    paths: tuple[Path, ...], adapters: tuple[Adapter, ...], tokenizer: Path, config: SoupConfig
+    paths: tuple[Path, ...],
+    adapters: tuple[Adapter, ...],
+    tokenizer: Path,
+    config: SoupConfig,
+    report: Report,
 ) -> Plan:
     total = add_up(adapters, config.mixing, STORAGE_NAMES.get(config.dtype))
     filler = SummedAdapters(adapters, config.mixing, total.factors, config.allow_nonfinite)
@@ -159,7 +163,7 @@ def _plan_adapters(
         shards=shards.arrange([total.tensors]),
         template=paths[0],
         tokenizer=tokenizer,
-        config=total.config,
+        config=_without_scale(_with_base(total.config, paths[0]), paths, config, report),
         config_name=folders.ADAPTER_CONFIG,
         weights_name=ADAPTERS[0],
         base=adapters[0].config.get("base_model_name_or_path"),
@@ -255,6 +259,13 @@ def _with_dtype(settings: dict[str, JSON], config: SoupConfig) -> dict[str, JSON
     return {k: v for k, v in settings.items() if k != "torch_dtype"} | {"dtype": config.dtype}
 
 
+def _with_base(settings: Mapping[str, JSON], first: Path) -> dict[str, JSON]:
+    """Name the base so that it is found from here, where the first adapter has it beside itself."""
+    if not isinstance(settings.get("base_model_name_or_path"), str):
+        return dict(settings)
+    return {**settings, "base_model_name_or_path": folders.base_name(first)}
+
+
 def _without_scale(
     settings: dict[str, JSON], paths: tuple[Path, ...], config: SoupConfig, report: Report
 ) -> dict[str, JSON]:
@@ -262,8 +273,7 @@ def _without_scale(
 
     Nothing follows for it from the scales of the ingredients, whose errors partly cancel.
     """
-    key = "salsa_reward"
-    if any(key in read_json(path / "config.json") for path in paths):
+    if any(folders.reward_scale(path) for path in paths):
         report(
             Warned(
                 "the mean and the deviation of the soup's scores are not known, so its scores are "
@@ -271,7 +281,7 @@ def _without_scale(
                 f"`salsa train-rm {config.output} --eval-data PAIRS --store-scale -o EVALUATION`"
             )
         )
-    return {name: value for name, value in settings.items() if name != key}
+    return {name: value for name, value in settings.items() if name != folders.REWARD_SCALE}
 
 
 def _tokenizer(paths: Sequence[Path], config: SoupConfig, report: Report) -> Path:
