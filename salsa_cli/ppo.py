@@ -114,6 +114,7 @@ def run(config: PPOConfig, report: Report) -> Result:
         offload.check(config.offloaded, device.device)
         plan = preflight.prepare(config, report)
         runs.check_output(config.output, config.force, plan.read)
+        preflight.check_sharing(plan, config, sharded=device.sharding is not None)
     config, needed = device.from_main(lambda: fit(config, plan, device, report))
     if config.dry_run:
         if config.resume and device.main:
@@ -204,8 +205,8 @@ def improve(
     clock.append(time.perf_counter())
     anchored, end = {}, None
     if _measures_anchors(update, config):
-        anchored = dict(experience.measure_anchors(rollout, plan, cast, config, device))
-        with actors.present(cast, "ref"):
+        with actors.present(cast, "ref"):  # an anchor may be the reference's twin
+            anchored = dict(experience.measure_anchors(rollout, plan, cast, config, device))
             end = experience.reference_end(sampled, cast, config, device)
     kl_sums = experience.kl_sums(rollout)
     spread = float(judged.trained.std(unbiased=False))

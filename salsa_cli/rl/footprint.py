@@ -31,6 +31,7 @@ class Machine:
         chunk: bytes of logits that a pass has at once.
         pass_tokens: tokens that a pass with a gradient has at most, where a row has no more.
         headroom: share of what is left of its memory that a micro-batch is picked to fill.
+        shards: processes over which what learns is spread.
     """
 
     frozen: int
@@ -39,6 +40,7 @@ class Machine:
     chunk: int
     pass_tokens: int
     headroom: float
+    shards: int = 1
 
     @classmethod
     def of(cls, device: Runtime) -> Self:
@@ -46,8 +48,15 @@ class Machine:
         kind = device.device.type
         width = device.frozen_dtype.itemsize
         sampling = 28 if kind == "cpu" else 52
-        headroom = HEADROOM[kind]
-        return cls(width, width, sampling, CHUNK_BYTES[kind], device.pass_tokens, headroom)
+        return cls(
+            frozen=width,
+            product=width,
+            sampling=sampling,
+            chunk=CHUNK_BYTES[kind],
+            pass_tokens=device.pass_tokens,
+            headroom=HEADROOM[kind],
+            shards=1 if device.sharding is None else device.processes,
+        )
 
     @property
     def copy(self) -> int:

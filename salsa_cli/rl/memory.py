@@ -12,12 +12,21 @@ from salsa_cli.errors import SalsaError
 from salsa_cli.models import Shape
 from salsa_cli.optimisation import MOMENTS
 from salsa_cli.reports import Table, amount
-from salsa_cli.rl import footprint
+from salsa_cli.rl import footprint, roles
 from salsa_cli.rl.batching import SCORED_TOKENS
 from salsa_cli.rl.footprint import Machine
 from salsa_cli.rl.ppo_config import OFFLOADABLE, PPOConfig
 from salsa_cli.rl.preflight import Plan
-from salsa_cli.weights import checkpoints
+from salsa_cli.rl.roles import Part, Role
+
+ROWS: dict[Part, str] = {
+    "policy": "policy",
+    "critic": "critic",
+    "reference": "reference",
+    "reward": "rewards",
+    "watched": "watched",
+}
+"""What the row of a model is called."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,10 @@ class Held:
     activations: int = 0
     logits: int = 0
     cache: int = 0
+
+    def __add__(self, other: "Held") -> "Held":
+        names = [field.name for field in fields(self)]
+        return Held(*(getattr(self, name) + getattr(other, name) for name in names))
 
     @property
     def total(self) -> int:
@@ -142,24 +155,29 @@ def check(found: Demand, config: PPOConfig, available: int, *, on_cpu: bool) -> 
 
 
 def _models(plan: Plan, config: PPOConfig, machine: Machine) -> dict[str, Held]:
-    moments = MOMENTS[config.optimiser]
-    moving = 4 if config.ref_update != "none" else machine.frozen
-
-    def trained(parameters: int) -> Held:
-        return Held(4 * parameters, 4 * parameters, int(moments * parameters))
-
-    def frozen(folders: Iterator[Path]) -> Held:
-        return Held(machine.frozen * sum(_parameters(folder) for folder in folders))
-
-    held = {
-        "policy": trained(_parameters(plan.policy)),
-        "critic": trained(_critic_parameters(plan.critic)),
-        "reference": Held(moving * sum(_parameters(one.first) for one in plan.references)),
-        "rewards": frozen(_reward_models(plan.rewards)),
-        "watched": frozen(_reward_models(plan.watched)),
-        "an anchor": frozen(iter([plan.policy] if config.anchor_every else [])),
-    }
+    """Every model by its row; bases that models with adapters share have rows of their own."""
+    found = plan.roles(config)
+    shared = roles.common(found)
+    held = {f"base {place.name}": Held(machine.frozen * roles.whole(place)) for place in shared}
+    for role in found:
+        one = _own(role, config, machine)
+        if role.backbone is not None and role.backbone.resolve() not in shared:
+            one += Held(machine.frozen * roles.whole(role.backbone))
+        held[ROWS[role.part]] = held.get(ROWS[role.part], Held()) + one
+    if config.anchor_every and (found[0].backbone is None or folders.is_adapter(plan.policy)):
+        held["an anchor"] = Held(machine.frozen * roles.stored(plan.policy))
     return {name: one for name, one in held.items() if one.total}
+
+
+def _own(role: Role, config: PPOConfig, machine: Machine) -> Held:
+    """What a model holds beside the base that it may share."""
+    if not role.learns:
+        moving = role.part == "reference" and config.ref_update != "none"
+        return Held((4 if moving else machine.frozen) * role.own)
+    spread = -(-role.own // machine.shards)
+    # Where what learns is spread, a whole model beside it generates and scores.
+    plain = machine.frozen * role.own if machine.shards > 1 else 0
+    return Held(4 * spread + plain, 4 * spread, int(MOMENTS[config.optimiser] * spread))
 
 
 def _is_there(model: str, phase: str, config: PPOConfig) -> bool:
@@ -176,7 +194,7 @@ def _rollout(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
     shape = models.shape(plan.policy)
     rows, prompt = config.batch_size, _longest(plan)
     return Held(
-        weights=machine.copy * _parameters(plan.policy),
+        weights=machine.copy * plan.roles(config)[0].own,
         activations=footprint.passing_activations(shape, rows, prompt, machine),
         logits=machine.sampling * rows * shape.vocabulary,
         cache=footprint.cache(shape, rows, prompt + config.response_length, machine),
@@ -201,7 +219,7 @@ def _log_probabilities(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
     frozen = machine.rows(config.forward_size, tokens, SCORED_TOKENS)
     passes += [(one.first, frozen) for one in plan.references]
     return Held(
-        weights=machine.copy * max(_parameters(plan.policy), _critic_parameters(plan.critic)),
+        weights=machine.copy * max(role.own for role in plan.roles(config) if role.learns),
         activations=max(
             footprint.passing_activations(models.shape(folder), rows, tokens, machine)
             for folder, rows in passes
@@ -228,15 +246,21 @@ def _learning(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
     rows = machine.rows(config.forward_size, tokens)
     shape = models.shape(plan.policy)
     policy, critic, again = _kept(shape, models.shape(plan.critic), rows, tokens, config, machine)
-    parameters = _parameters(plan.policy), _critic_parameters(plan.critic)
-    of_policy, of_critic = (4 * count for count in parameters)
-    head = 4 * shape.vocabulary * shape.hidden
+    learners = [role for role in plan.roles(config) if role.learns]
+    of_policy, of_critic = (4 * role.own // machine.shards for role in learners)
+    head = 4 * shape.vocabulary * shape.hidden if learners[0].backbone is None else 0
     if rows < config.minibatch_size:
         gradients = of_policy + of_critic + head
     else:
         gradients = max(0, of_critic + head - critic, of_critic + of_policy - critic - policy)
     activations = policy + critic + again
-    return Held(machine.copy * sum(parameters), gradients, 0, activations, _logits(plan, machine))
+    return Held(
+        machine.copy * sum(role.own for role in learners),
+        gradients,
+        0,
+        activations,
+        _logits(plan, machine),
+    )
 
 
 def _kept(
@@ -274,6 +298,8 @@ def _advice(found: Demand, config: PPOConfig, *, on_cpu: bool) -> Iterator[str]:
         yield "--optimiser adamw-8bit"
     if not on_cpu and not config.offloaded:
         yield "--offload ref,reward"
+    if not any(name.startswith("base ") for name in found.models):
+        yield "--lora-rank"
     yield "a smaller model as --critic"
 
 
@@ -289,18 +315,3 @@ def _longest(plan: Plan) -> int:
 def _reward_models(names: tuple[str, ...]) -> Iterator[Path]:
     for name in names:
         yield from rewards.models_of(name)
-
-
-def _parameters(folder: Path) -> int:
-    """Those of a model; of an adapter, with its base."""
-    base = _parameters(folders.base(folder)) if folders.is_adapter(folder) else 0
-    return base + checkpoints.open_checkpoint(folder).parameters
-
-
-def _critic_parameters(folder: Path) -> int:
-    """Those of a critic: the body of a language model without its logits, or a reward model."""
-    body = folders.base(folder) if folders.is_adapter(folder) else folder
-    tensors = checkpoints.open_checkpoint(body).tensors.items()
-    return _parameters(folder) - sum(
-        spec.elements for name, spec in tensors if name.startswith("lm_head.")
-    )

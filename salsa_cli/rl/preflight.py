@@ -167,6 +167,24 @@ def check_processes(config: PPOConfig, count: int) -> None:
         )
 
 
+def check_sharing(plan: Plan, config: PPOConfig, *, sharded: bool) -> None:
+    """Refuse to move or spread weights that several models compute with.
+
+    Args:
+        sharded: whether what learns is spread over the processes.
+
+    Raises:
+        UsageError: models with adapters share a backbone, and are to be offloaded or spread.
+    """
+    if not roles.common(plan.roles(config)):
+        return
+    why = "has no place in a run of adapters, whose models compute with one copy of their base"
+    if config.offloaded:
+        raise UsageError(f"--offload {why}: there is no more to move. Leave it out")
+    if sharded:
+        raise UsageError(f"--shard (FSDP) {why}: each process holds it whole. Leave it out")
+
+
 def checked_inputs(plan: Plan, config: PPOConfig) -> dict[str, JSON]:
     """All inputs with their digests; refuses to resume a run whose models or data have changed.
 
@@ -181,10 +199,10 @@ def checked_inputs(plan: Plan, config: PPOConfig) -> dict[str, JSON]:
 
 def disk(plan: Plan, config: PPOConfig) -> int:
     """Bytes that the run will write: its checkpoints at their most, and the policy."""
-    weights = _parameters(plan.policy) + _parameters(plan.critic)
+    weights = sum(role.own for role in plan.roles(config) if role.learns)
     # One more checkpoint than are kept stands while the oldest is not yet removed.
     saved = (config.keep_checkpoints + 1) * (4 + MOMENTS[config.optimiser]) * weights
-    return int(saved) + 4 * _parameters(plan.policy)
+    return int(saved) + 4 * roles.stored(plan.policy)
 
 
 def continued(config: PPOConfig) -> PPOConfig:
@@ -227,9 +245,7 @@ def _reward(name: str) -> str:
                     "and its base has none; `salsa train-rm --lora-rank` makes one that does"
                 )
             continue
-        tensors = checkpoints.open_checkpoint(folder).tensors
-        in_adapter = folders.is_adapter(folder) and assembly.has_score_head(folder)
-        if "score.weight" not in tensors and not in_adapter:
+        if "score.weight" not in checkpoints.open_checkpoint(folder).tensors:
             named = "a" if assembly.has_score_head(folder) else "no"
             raise SalsaError(
                 f"{folder} cannot be used as a reward model: its config.json names {named} "
@@ -404,10 +420,6 @@ def _explain(plan: Plan, rows: Sequence[Prompt], config: PPOConfig, report: Repo
 
 def _listed(tokens: Sequence[int]) -> str:
     return ", ".join(map(str, sorted(tokens)))
-
-
-def _parameters(folder: Path) -> int:
-    return checkpoints.open_checkpoint(folders.base(folder)).parameters
 
 
 def _describe_reward(name: str) -> JSON:

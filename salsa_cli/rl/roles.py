@@ -56,7 +56,7 @@ def cast(
     found = [_learner("policy", policy, rank), _learner("critic", critic, rank)]
     for reference in references:
         if (len(reference.folders) > 1 and not folders.is_adapter(reference.first)) or moving:
-            found.append(Role("reference", reference.first, None, _whole(reference.first)))
+            found.append(Role("reference", reference.first, None, whole(reference.first)))
         else:
             own = sum(_adapter(folder) for folder in reference.folders)
             found.append(Role("reference", reference.first, folders.base(reference.first), own))
@@ -85,7 +85,7 @@ def _learner(part: Part, folder: Path, rank: int | None) -> Role:
         return Role(part, folder, folders.base(folder), own, learns=True)
     if rank is None:
         unused = _output_layer(folder) if part == "critic" else 0
-        return Role(part, folder, None, _whole(folder) - unused, learns=True)
+        return Role(part, folder, None, whole(folder) - unused, learns=True)
     matrices = [
         spec.shape
         for name, spec in checkpoints.open_checkpoint(folder).tensors.items()
@@ -107,7 +107,13 @@ def _output_layer(folder: Path) -> int:
     return sum(spec.elements for name, spec in tensors if name.startswith("lm_head."))
 
 
-def _whole(folder: Path) -> int:
+def stored(folder: Path) -> int:
+    """Parameters that a folder holds: of an adapter, without its base."""
+    return _adapter(folder) if folders.is_adapter(folder) else whole(folder)
+
+
+def whole(folder: Path) -> int:
+    """Parameters of a model that is no adapter."""
     return checkpoints.open_checkpoint(folder).parameters
 
 
