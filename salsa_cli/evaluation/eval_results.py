@@ -273,8 +273,8 @@ def _comparisons(count: int) -> str:
 
 def _no_scores(row: ScoreRow) -> str:
     return (
-        f"By {short_name(row.judge)}, {row.invalid} of {row.n + row.invalid} answers of {row.model} have "
-        f"no valid score ({failures.counted(row.reasons)})."
+        f"By {short_name(row.judge)}, {row.invalid} of {row.n + row.invalid} answers of "
+        f"{row.model} have no valid score ({failures.counted(row.reasons)})."
     )
 
 
