@@ -6,7 +6,7 @@ from pathlib import Path
 from salsa_cli import pages
 from salsa_cli.evaluation import eval_cautions, eval_landscape, eval_reading
 from salsa_cli.evaluation.eval_reading import Prompts
-from salsa_cli.evaluation.eval_results import EvalResult, ranked
+from salsa_cli.evaluation.eval_results import EvalResult, ranked, share
 from salsa_cli.evaluation.findings import PairRow
 from salsa_cli.evaluation.style import Answers
 from salsa_cli.evaluation.verdicts import Verdict, short_name
@@ -66,7 +66,7 @@ def _figures(result: EvalResult) -> pages.KeyFigures:
         (row,) = result.pairs
         figures = [
             pages.KeyFigure(
-                f"{row.a} beats {row.b}", f"{row.win_rate:.1%}", f"{row.low:.1%} to {row.high:.1%}"
+                f"{row.a} beats {row.b}", share(row.win_rate), f"{row.low:.1%} to {row.high:.1%}"
             ),
             pages.KeyFigure("p of the sign test", _p(row.p_value)),
         ]
@@ -74,8 +74,8 @@ def _figures(result: EvalResult) -> pages.KeyFigures:
         others = [row for row in result.pairs if not row.of_itself]
         decided = sum(row.decided for row in others)
         figures = [pages.KeyFigure("pairs told apart", f"{decided} of {len(others)}")]
-    elif result.scores:
-        best = max(result.scores, key=lambda row: row.score)
+    elif scored := [row for row in result.scores if row.n]:
+        best = max(scored, key=lambda row: row.score)
         interval = f"{best.low:.2f} to {best.high:.2f}"
         figures = [pages.KeyFigure(f"best score: {best.model}", f"{best.score:.2f}", interval)]
     failed = sum(row.invalid for row in result.pairs)
@@ -95,9 +95,9 @@ def _rates(result: EvalResult) -> list[pages.Block]:
             row.a,
             row.b,
             short_name(row.judge),
-            f"{row.win_rate:.1%}",
+            share(row.win_rate),
             f"{row.low:.1%} to {row.high:.1%}",
-            f"{row.t_low:.1%} to {row.t_high:.1%}",
+            f"{row.t_low:.1%} to {row.t_high:.1%}" if row.n else "",
             f"{row.wins} / {row.ties} / {row.losses}",
             str(row.invalid),
             _p(row.p_value),
@@ -116,7 +116,7 @@ def _rates(result: EvalResult) -> list[pages.Block]:
                 row.model,
                 short_name(row.judge),
                 f"{row.strength:+.2f}",
-                f"{row.win_rate:.1%}",
+                share(row.win_rate),
                 f"{row.low:.1%} to {row.high:.1%}",
             )
             for row in result.ratings
@@ -161,16 +161,18 @@ def _scores(result: EvalResult) -> list[pages.Block]:
         return []
     blocks: list[pages.Block] = [pages.Heading("Scores")]
     for judge in dict.fromkeys(row.judge for row in result.scores):
-        rows = sorted((r for r in result.scores if r.judge == judge), key=lambda r: -r.score)
-        estimates = [Estimate(r.model, r.score, r.low, r.high) for r in rows if r.n]
+        rows = sorted(
+            (r for r in result.scores if r.judge == judge and r.n), key=lambda r: -r.score
+        )
+        estimates = [Estimate(r.model, r.score, r.low, r.high) for r in rows]
         blocks.append(IntervalChart(short_name(judge), Axis("mean score"), estimates))
     most = max(len(row.turns) for row in result.scores)
     table = [
         (
             row.model,
             short_name(row.judge),
-            f"{row.score:.3f}",
-            f"{row.low:.3f} to {row.high:.3f}",
+            f"{row.score:.3f}" if row.n else "none",
+            f"{row.low:.3f} to {row.high:.3f}" if row.n else "",
             *(f"{turn:.3f}" for turn in row.turns),
             *("" for _ in range(most - len(row.turns))),
             str(row.n),
@@ -193,7 +195,7 @@ def _parts(title: str, rows: Sequence[PairRow]) -> list[pages.Block]:
             row.b,
             short_name(row.judge),
             str(row.category),
-            f"{row.win_rate:.1%}",
+            share(row.win_rate),
             f"{row.low:.1%} to {row.high:.1%}",
             str(row.n),
         )
@@ -222,7 +224,7 @@ def _controlled(result: EvalResult) -> list[pages.Block]:
             row.baseline,
             short_name(row.judge),
             row.control,
-            f"{row.win_rate:.1%}",
+            share(row.win_rate),
             f"{row.low:.1%} to {row.high:.1%}",
         )
         for row in rows

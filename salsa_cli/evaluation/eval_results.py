@@ -147,8 +147,8 @@ class EvalResult:
                     (
                         row.model,
                         short_name(row.judge),
-                        figure(row.score),
-                        f"{figure(row.low)} to {figure(row.high)}",
+                        figure(row.score) if row.n else "none",
+                        f"{figure(row.low)} to {figure(row.high)}" if row.n else "",
                         str(row.n),
                     )
                     for row in self.scores
@@ -162,8 +162,8 @@ class EvalResult:
                     row.a,
                     row.b,
                     short_name(row.judge),
-                    f"{row.win_rate:.1%}",
-                    f"{row.low:.1%} to {row.high:.1%}",
+                    share(row.win_rate),
+                    f"{row.low:.1%} to {row.high:.1%}" if row.n else "",
                     str(row.wins),
                     str(row.ties),
                     str(row.losses),
@@ -231,6 +231,11 @@ def ranked(rows: tuple[PairRow, ...]) -> list[PairRow]:
     return sorted(rows, key=lambda row: (judges.index(row.judge), -row.win_rate))
 
 
+def share(value: float) -> str:
+    """A rate for a person; none where nothing was counted."""
+    return f"{value:.1%}" if value == value else "none"
+
+
 def _undecided(row: PairRow) -> str:
     if not row.detectable:
         return (
@@ -256,16 +261,20 @@ def _even(row: PairRow) -> str:
 def _failures(row: PairRow) -> str:
     assert row.worst is not None and row.best is not None
     return (
-        f"By {short_name(row.judge)}, {row.invalid} comparisons of {row.a} and {row.b} have no "
-        f"valid verdict ({failures.counted(row.reasons)}); whatever they were, {row.a} would win "
+        f"By {short_name(row.judge)}, {_comparisons(row.invalid)} of {row.a} and {row.b} without "
+        f"a valid verdict ({failures.counted(row.reasons)}); whatever they were, {row.a} would win "
         f"{row.worst:.1%} to {row.best:.1%}."
     )
 
 
+def _comparisons(count: int) -> str:
+    return "1 comparison" if count == 1 else f"{count:,} comparisons"
+
+
 def _no_scores(row: ScoreRow) -> str:
     return (
-        f"By {short_name(row.judge)}, {row.invalid} answers of {row.model} have no valid score "
-        f"({failures.counted(row.reasons)})."
+        f"By {short_name(row.judge)}, {row.invalid} of {row.n + row.invalid} answers of "
+        f"{row.model} have no valid score ({failures.counted(row.reasons)})."
     )
 
 

@@ -100,7 +100,10 @@ def test_failures_are_told_with_bounds(tmp_path: Path) -> None:
     # The failed game had a win beside it: 6.5 or 7 of 9.
     assert (row.worst, row.best) == (pytest.approx(6.5 / 9), pytest.approx(7 / 9))
     text, _ = result.summary()
-    assert "no valid verdict (once: the judge's text holds no verdict); whatever" in text
+    assert (
+        "1 comparison of x and y without a valid verdict (once: the judge's text holds no verdict)"
+        in text
+    )
     assert "x would win 72.2% to 77.8%" in text
     assert "(once: the judge&#x27;s text holds no verdict)" in page_of(tmp_path)
 
@@ -192,13 +195,23 @@ def test_a_model_against_itself_changes_nothing_else(tmp_path: Path) -> None:
     assert "do not tell x from x" not in text
 
 
+def test_where_nothing_counts_there_is_no_number(tmp_path: Path) -> None:
+    failed = {**PAIR, "g1_winner": "error", "g2_winner": "error"}
+    text, table = run(tmp_path, [failed]).summary()
+    assert table is not None and table.rows[0][3:5] == ("none", "")
+    assert "nan" not in text and "nan%" not in page_of(tmp_path)
+    text, table = run(tmp_path, [{**SINGLE, "score": -1}]).summary()
+    assert table is not None and table.rows[0][2:4] == ("none", "")
+    assert "nan" not in text and ">nan" not in page_of(tmp_path)
+
+
 def test_single_grading(tmp_path: Path) -> None:
     rows = [{**SINGLE, "question_id": q, "turn": t, "score": 5 + t} for q in (1, 2) for t in (1, 2)]
     result = run(tmp_path, [*rows, {**SINGLE, "question_id": 3, "score": -1}])
     (row,) = result.scores
     assert (row.model, row.score, row.turns, row.n, row.invalid) == ("x", 6.5, (6.0, 7.0), 4, 1)
     text, table = result.summary()
-    assert "1 answers of x have no valid score" in text and table is not None
+    assert "1 of 5 answers of x have no valid score" in text and table is not None
     assert result.pairs == ()
 
 
