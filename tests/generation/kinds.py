@@ -75,7 +75,7 @@ def policy(make: Callable[[], Module]) -> LanguageModel:
     torch.manual_seed(0)
     model = make().eval().requires_grad_(False)
     for parameter in model.parameters():
-        # Far from uniform, so that a wrong position or mask changes the answers.
+        # Larger than at the start, so that a wrong position or mask changes the answers.
         parameter.mul_(4 if parameter.dim() > 1 else 1)
     return LanguageModel(Path(), model, tiny.tokenizer(), ENDS, 0)
 

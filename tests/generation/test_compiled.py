@@ -38,8 +38,8 @@ def test_one_graph_serves_every_token_and_the_next_batch(monkeypatch: pytest.Mon
     torch._dynamo.reset()
     answers = told(compiled.generate(model, PROMPTS, uniforms, 0.7))
     assert answers == naive(model.model, PROMPTS, uniforms, 0.7)
-    turned = PROMPTS[1:4] + PROMPTS[:1] + PROMPTS[4:]
-    compiled.generate(model, turned, uniforms, 0.7)
+    shorter = [prompt[:4] for prompt in PROMPTS]
+    compiled.generate(model, shorter, uniforms, 0.7)
     assert len(graphs) == 1
 
 
