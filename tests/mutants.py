@@ -109,8 +109,8 @@ MUTANTS = [
     Mutant(
         "temperature forgotten in training",
         "rl/learning.py",
-        "actors.policy.model, part, config.temperature",
-        "actors.policy.model, part, 1.0",
+        "network(part, config.temperature)",
+        "network(part, 1.0)",
     ),
     Mutant(
         "temperature forgotten in the rollout",
@@ -221,8 +221,8 @@ MUTANTS = [
     Mutant(
         "each pass divided by its own tokens",
         "rl/learning.py",
-        "mask = rollout.mask[rows]\n",
-        "mask = rollout.mask[rows]\n        tokens = mask.sum()\n",
+        "mask = rollout.mask[rows] & (not idle)\n",
+        "mask = rollout.mask[rows] & (not idle)\n        tokens = mask.sum()\n",
     ),
     Mutant(
         "gradients not clipped",

@@ -2,7 +2,8 @@
 
 A vocabulary of V tokens makes V logits a token: for 128 answers of 128 tokens and V = 128k that is
 8 GB in float32, and several times that with the gradient. Here the logits exist for a few tokens at
-a time, in a buffer of a given size, and are computed once more in the backward pass.
+a time, in a buffer of a given size, and are computed once more in the backward pass; one buffer
+that holds them all is kept instead.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from torch.nn import functional
 
 from salsa_cli.maths.categorical import require_temperature
 
-CHUNK_BYTES = {"cpu": 2**24, "cuda": 2**29}
+CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**29}
 """Size of the buffer of logits: what fills the device's caches, or its cores."""
 
 
@@ -72,6 +73,7 @@ class _Projected(torch.autograd.Function):
         found = hidden.new_empty(len(hidden), dtype=_raised(hidden.dtype))
         normaliser = torch.empty_like(found)
         projection = weight.to(dtype)
+        ctx.probabilities = None
         with torch.autocast(hidden.device.type, enabled=False):
             for part in _parts(len(hidden), rows):
                 logits = _logits(hidden[part].to(dtype), projection, bias, softcap, found.dtype)
@@ -81,6 +83,8 @@ class _Projected(torch.autograd.Function):
                 total = logits.sub_(top).exp_().sum(-1)
                 normaliser[part] = top.squeeze(-1) + total.log()
                 found[part] = chosen - top.squeeze(-1) - total.log()
+                if any(ctx.needs_input_grad) and len(hidden) <= rows and softcap is None:
+                    ctx.probabilities = logits.div_(total.unsqueeze(-1))
         ctx.save_for_backward(hidden, weight, bias, tokens, normaliser)
         return found
 
@@ -97,10 +101,15 @@ class _Projected(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             for part in _parts(len(hidden), rows):
                 states = hidden[part].to(dtype)
-                logits = _logits(states, projection, bias, softcap, normaliser.dtype)
-                slope = None if softcap is None else 1 - (logits / softcap).square()
                 share = gradient[part, None] / temperature
-                logits.div_(temperature).sub_(normaliser[part, None]).exp_().mul_(-share)
+                slope = None
+                if ctx.probabilities is not None:
+                    logits = ctx.probabilities * -share
+                else:
+                    logits = _logits(states, projection, bias, softcap, normaliser.dtype)
+                    if softcap is not None:
+                        slope = 1 - (logits / softcap).square()
+                    logits.div_(temperature).sub_(normaliser[part, None]).exp_().mul_(-share)
                 logits.scatter_add_(-1, tokens[part, None], share)
                 if slope is not None:
                     logits.mul_(slope)

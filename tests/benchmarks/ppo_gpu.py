@@ -122,7 +122,11 @@ class Bench:
         policy = LanguageModel(Path("random"), model, nobody, (END,), 0)
         learners: Any = (None, None)
         if trained:
-            learners = Learner("policy", model, 1e-6, 1.0), Learner("critic", critic, 1e-6, 1.0)
+            common = 1e-6, 1.0, device
+            learners = (
+                Learner("policy", model, passes.answer_logprobs, *common),
+                Learner("critic", critic, passes.answer_values, *common),
+            )
         rewards = Ensemble((), lambda scores: scores[0])
         self._actors = Actors(policy, (reference,), rewards, None, *learners)
         if not trained:
