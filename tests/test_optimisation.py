@@ -83,7 +83,8 @@ def wide(optimiser: str) -> tuple[Learner, torch.nn.Linear]:
     """Weights enough for 8 bits: less than 4,096 stay in float32."""
     torch.manual_seed(0)
     model = torch.nn.Linear(64, 128, bias=False)
-    return Learner("policy", model, 1e-3, 1e9, optimiser), model
+    cpu = runtime.start("cpu")
+    return Learner("policy", model, torch.nn.Module.__call__, 1e-3, 1e9, cpu, optimiser), model
 
 
 def train(made: Learner, model: torch.nn.Linear, steps: range) -> None:

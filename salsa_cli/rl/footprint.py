@@ -31,6 +31,8 @@ class Machine:
         chunk: bytes of logits that a pass has at once.
         pass_tokens: tokens that a pass with a gradient has at most, where a row has no more.
         headroom: share of what is left of its memory that a micro-batch is picked to fill.
+        processes: that share the answers of a batch.
+        spread: processes over which what learns is spread; 1 where each holds all of it.
     """
 
     frozen: int
@@ -39,6 +41,8 @@ class Machine:
     chunk: int
     pass_tokens: int
     headroom: float
+    processes: int = 1
+    spread: int = 1
 
     @classmethod
     def of(cls, device: Runtime) -> Self:
@@ -47,7 +51,10 @@ class Machine:
         width = device.frozen_dtype.itemsize
         sampling = 28 if kind == "cpu" else 52
         headroom = HEADROOM[kind]
-        return cls(width, width, sampling, CHUNK_BYTES[kind], device.pass_tokens, headroom)
+        count = device.processes
+        spread = count if device.sharding is not None else 1
+        tokens = device.pass_tokens
+        return cls(width, width, sampling, CHUNK_BYTES[kind], tokens, headroom, count, spread)
 
     @property
     def copy(self) -> int:

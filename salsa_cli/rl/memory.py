@@ -146,7 +146,10 @@ def _models(plan: Plan, config: PPOConfig, machine: Machine) -> dict[str, Held]:
     moving = 4 if config.ref_update != "none" else machine.frozen
 
     def trained(parameters: int) -> Held:
-        return Held(4 * parameters, 4 * parameters, int(moments * parameters))
+        share = -(-parameters // machine.spread)
+        # A model that is spread has its whole weights beside it, to generate and to score.
+        plain = machine.frozen * parameters if machine.spread > 1 else 0
+        return Held(plain + 4 * share, 4 * share, int(moments * share))
 
     def frozen(folders: Iterator[Path]) -> Held:
         return Held(machine.frozen * sum(_parameters(folder) for folder in folders))
@@ -172,9 +175,9 @@ def _is_there(model: str, phase: str, config: PPOConfig) -> bool:
 
 
 def _rollout(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
-    """All answers of a batch at once."""
+    """All answers of a batch that are this process's, at once."""
     shape = models.shape(plan.policy)
-    rows, prompt = config.batch_size, _longest(plan)
+    rows, prompt = config.batch_size // machine.processes, _longest(plan)
     return Held(
         weights=machine.copy * _parameters(plan.policy),
         activations=footprint.passing_activations(shape, rows, prompt, machine),
@@ -184,12 +187,11 @@ def _rollout(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
 
 
 def _scoring(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
-    """A reward model passes all answers of a batch at once."""
+    """A reward model passes all answers of a batch that are this process's, at once."""
+    rows = config.batch_size // machine.processes
     tokens = _longest(plan) + config.response_length
     shapes = [models.shape(one) for one in _reward_models((*plan.rewards, *plan.watched))]
-    sizes = [
-        footprint.passing_activations(one, config.batch_size, tokens, machine) for one in shapes
-    ]
+    sizes = [footprint.passing_activations(one, rows, tokens, machine) for one in shapes]
     return Held(activations=max(sizes, default=0))
 
 
@@ -229,9 +231,9 @@ def _learning(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
     shape = models.shape(plan.policy)
     policy, critic, again = _kept(shape, models.shape(plan.critic), rows, tokens, config, machine)
     parameters = _parameters(plan.policy), _critic_parameters(plan.critic)
-    of_policy, of_critic = (4 * count for count in parameters)
+    of_policy, of_critic = (4 * count // machine.spread for count in parameters)
     head = 4 * shape.vocabulary * shape.hidden
-    if rows < config.minibatch_size:
+    if rows * machine.processes < config.minibatch_size:
         gradients = of_policy + of_critic + head
     else:
         gradients = max(0, of_critic + head - critic, of_critic + of_policy - critic - policy)
