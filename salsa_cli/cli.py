@@ -137,6 +137,7 @@ def _execute(module: str, config: Config, manners: Manners) -> None:
             result = run(config, report)
         if not processes.rank():
             _print(result, manners)
+        processes.leave(0)
     except typer.Exit:
         raise
     except Exception as error:

@@ -109,7 +109,7 @@ def run(config: PPOConfig, report: Report) -> Result:
     device = runtime.start(config.device, shard=config.shard)
     with device.main_first():
         config = preflight.continued(config)
-        preflight.check_processes(config, device.processes)
+        preflight.check_processes(config, device)
         choice.check(config.generator, device.device)
         offload.check(config.offloaded, device.device)
         plan = preflight.prepare(config, report)

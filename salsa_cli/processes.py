@@ -115,7 +115,10 @@ def speaks(error: Exception) -> bool:
 
 
 def leave(code: int) -> None:
-    """End this process at once if it is one of several: an orderly exit may wait for the others."""
+    """End this process at once if it is one of several.
+
+    An orderly exit may wait for the others, or trip over the threads that talked to them.
+    """
     if count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -195,6 +195,8 @@ def modules(scorer: Scorer) -> Iterator[Module]:
     if isinstance(scorer, MeanScorer):
         for member in scorer.members:
             yield from modules(member)
+    if isinstance(scorer, Divided):
+        yield from modules(scorer.scorer)
     if isinstance(scorer, RewardModel):
         yield scorer.model
 

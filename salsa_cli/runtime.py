@@ -5,7 +5,6 @@ of the rows; parts are put together again before anything is made of the whole b
 process holds the same figures and the same weights. The main process alone prints and writes.
 """
 
-import atexit
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -233,8 +232,6 @@ def start(device: str, *, shard: bool = False) -> Runtime:
     accelerator = Accelerator(
         cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)]
     )
-    if distributed.is_initialized():
-        atexit.register(_part_company)
     return Runtime(accelerator, sharding if processes > 1 else None)
 
 
@@ -283,8 +280,3 @@ def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
         bucket.append(tensor)
     if bucket:
         yield bucket
-
-
-def _part_company() -> None:
-    if distributed.is_initialized():
-        distributed.destroy_process_group()

@@ -75,7 +75,9 @@ def run(config: TrainRMConfig, report: Report) -> Result:
     with device.main_first():
         plan = prepare(config, report)
         runs.check_output(config.output, config.force, (plan.model,))
-    parts = forecast.memory(plan.model, plan.training, config, device.frozen_dtype.itemsize)
+    spread = device.processes if device.sharding is not None else 1
+    width = device.frozen_dtype.itemsize
+    parts = forecast.memory(plan.model, plan.training, config, width, spread)
     if config.dry_run:
         return _dry_run(config, plan, parts, device)
     forecast.check_memory(parts, device.memory)

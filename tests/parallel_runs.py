@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from salsa_cli import ppo, train_rm
+from salsa_cli import ppo, processes, train_rm
 from salsa_cli.reports import silent
 from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.rl.ppo_config import PPOConfig
@@ -69,3 +69,4 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    processes.leave(0)

@@ -1,12 +1,19 @@
 """Which process speaks, and how many are started; `test_parallel.py` runs them."""
 
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import World
+from test_ppo import configure
 
 from salsa_cli import processes, runtime, sharding
 from salsa_cli.errors import Elsewhere, SalsaError, UsageError
+from salsa_cli.reports import silent
+from salsa_cli.rl import memory, preflight
+from salsa_cli.rl.footprint import Machine
 
 
 def place(monkeypatch: pytest.MonkeyPatch, rank: int, count: int) -> None:
@@ -100,3 +107,17 @@ def test_what_is_not_kept_of_a_state_takes_no_memory() -> None:
     assert sharding.gathered(state, keep=True)["model"]["w"].tolist() == [1, 1, 1]
     assert sharding.gathered(state, keep=False)["model"]["w"].numel() == 0
     assert sharding.gathered(state, keep=False)["step"] == 4
+
+
+def test_what_is_spread_leaves_its_share_and_a_plain_model_to_each_process(world: World) -> None:
+    """Of 4 bytes each for weight and gradient and 8 for the moments, a quarter; and the copy."""
+    config = configure(world, Path("policy"), critic="policy")
+    plan = preflight.prepare(config, silent)
+    alone = Machine(2, 2, 52, 1000, 16384, 0.9)
+    whole = memory.demand(plan, config, alone).models["policy"]
+    quarter = memory.demand(plan, config, replace(alone, processes=4, spread=4)).models["policy"]
+    weights = whole.weights // 4
+    assert (whole.gradients, whole.optimiser) == (4 * weights, 8 * weights)
+    assert quarter.gradients == pytest.approx(weights, abs=4)
+    assert quarter.optimiser == pytest.approx(2 * weights, abs=8)
+    assert quarter.weights == pytest.approx((2 + 1) * weights, abs=4)

@@ -33,7 +33,11 @@ CHECKPOINTS = 3
 
 
 def memory(
-    folder: Path, training: Sequence[EncodedPair], config: TrainRMConfig, width: int
+    folder: Path,
+    training: Sequence[EncodedPair],
+    config: TrainRMConfig,
+    width: int,
+    spread: int = 1,
 ) -> dict[str, int]:
     """Bytes by part; those of the passes are for the longest pairs.
 
@@ -41,16 +45,18 @@ def memory(
         folder: the model that the training starts from.
         training: the pairs.
         config: the run's.
-        width: bytes of an activation.
+        width: bytes of an activation, and of a weight beside one that is spread.
+        spread: processes over which what learns is spread; 1 where each holds all of it.
     """
     opened = checkpoints.open_checkpoint(folder)
     tokens = 2 * config.forward_size * max(pair.length for pair in training)
     kept = models.activation_bytes(folder, tokens, width)
     if config.gradient_checkpointing:
         kept = models.checkpointed_activation_bytes(folder, tokens, width)
+    plain = width * _body(opened) if spread > 1 else 0
     return {
-        "weights": WEIGHT * _body(opened),
-        "gradients and moments": LEARNING * _trained(opened, config),
+        "weights": plain + WEIGHT * _body(opened) // spread,
+        "gradients and moments": LEARNING * _trained(opened, config) // spread,
         "passes": kept,
     }
 

@@ -31,7 +31,8 @@ class Machine:
         chunk: bytes of logits that a pass has at once.
         pass_tokens: tokens that a pass with a gradient has at most, where a row has no more.
         headroom: share of what is left of its memory that a micro-batch is picked to fill.
-        shards: processes over which what learns is spread.
+        processes: that share the answers of a batch.
+        spread: processes over which what learns is spread; 1 where each holds all of it.
     """
 
     frozen: int
@@ -40,7 +41,8 @@ class Machine:
     chunk: int
     pass_tokens: int
     headroom: float
-    shards: int = 1
+    processes: int = 1
+    spread: int = 1
 
     @classmethod
     def of(cls, device: Runtime) -> Self:
@@ -55,7 +57,8 @@ class Machine:
             chunk=CHUNK_BYTES[kind],
             pass_tokens=device.pass_tokens,
             headroom=HEADROOM[kind],
-            shards=1 if device.sharding is None else device.processes,
+            processes=device.processes,
+            spread=1 if device.sharding is None else device.processes,
         )
 
     @property

@@ -174,10 +174,10 @@ def _own(role: Role, config: PPOConfig, machine: Machine) -> Held:
     if not role.learns:
         moving = role.part == "reference" and config.ref_update != "none"
         return Held((4 if moving else machine.frozen) * role.own)
-    spread = -(-role.own // machine.shards)
+    share = -(-role.own // machine.spread)
     # Where what learns is spread, a whole model beside it generates and scores.
-    plain = machine.frozen * role.own if machine.shards > 1 else 0
-    return Held(4 * spread + plain, 4 * spread, int(MOMENTS[config.optimiser] * spread))
+    plain = machine.frozen * role.own if machine.spread > 1 else 0
+    return Held(4 * share + plain, 4 * share, int(MOMENTS[config.optimiser] * share))
 
 
 def _is_there(model: str, phase: str, config: PPOConfig) -> bool:
@@ -190,9 +190,9 @@ def _is_there(model: str, phase: str, config: PPOConfig) -> bool:
 
 
 def _rollout(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
-    """All answers of a batch at once."""
+    """All answers of a batch that are this process's, at once."""
     shape = models.shape(plan.policy)
-    rows, prompt = config.batch_size, _longest(plan)
+    rows, prompt = config.batch_size // machine.processes, _longest(plan)
     return Held(
         weights=machine.copy * plan.roles(config)[0].own,
         activations=footprint.passing_activations(shape, rows, prompt, machine),
@@ -202,12 +202,11 @@ def _rollout(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
 
 
 def _scoring(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
-    """A reward model passes all answers of a batch at once."""
+    """A reward model passes all answers of a batch that are this process's, at once."""
+    rows = config.batch_size // machine.processes
     tokens = _longest(plan) + config.response_length
     shapes = [models.shape(one) for one in _reward_models((*plan.rewards, *plan.watched))]
-    sizes = [
-        footprint.passing_activations(one, config.batch_size, tokens, machine) for one in shapes
-    ]
+    sizes = [footprint.passing_activations(one, rows, tokens, machine) for one in shapes]
     return Held(activations=max(sizes, default=0))
 
 
@@ -247,9 +246,9 @@ def _learning(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
     shape = models.shape(plan.policy)
     policy, critic, again = _kept(shape, models.shape(plan.critic), rows, tokens, config, machine)
     learners = [role for role in plan.roles(config) if role.learns]
-    of_policy, of_critic = (4 * role.own // machine.shards for role in learners)
+    of_policy, of_critic = (4 * role.own // machine.spread for role in learners)
     head = 4 * shape.vocabulary * shape.hidden if learners[0].backbone is None else 0
-    if rows < config.minibatch_size:
+    if rows * machine.processes < config.minibatch_size:
         gradients = of_policy + of_critic + head
     else:
         gradients = max(0, of_critic + head - critic, of_critic + of_policy - critic - policy)

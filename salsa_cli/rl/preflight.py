@@ -19,6 +19,7 @@ from salsa_cli.rl import references, roles
 from salsa_cli.rl.ppo_config import PPOConfig
 from salsa_cli.rl.references import Reference
 from salsa_cli.rl.roles import Role
+from salsa_cli.runtime import Runtime
 from salsa_cli.settings import record
 from salsa_cli.tokens import prompt_ids, template_warning
 from salsa_cli.weights import checkpoints
@@ -153,12 +154,15 @@ def identity(config: PPOConfig) -> dict[str, JSON]:
     return {name: value for name, value in record(config).items() if name not in free}
 
 
-def check_processes(config: PPOConfig, count: int) -> None:
-    """Refuse a number of processes among which the answers of a step cannot be divided.
+def check_processes(config: PPOConfig, device: Runtime) -> None:
+    """Refuse processes among which the answers of a step, or the moments, cannot be divided.
 
     Raises:
-        UsageError: it does not divide a minibatch.
+        UsageError: they do not divide a minibatch, or moments in 8 bits are to be spread.
     """
+    count = device.processes
+    if device.sharding is not None and config.optimiser == "adamw-8bit":
+        raise UsageError("--optimiser adamw-8bit cannot be spread over processes (--shard)")
     if config.minibatch_size % count:
         raise UsageError(
             f"a minibatch of {config.minibatch_size} answers (--batch-size {config.batch_size} in "
