@@ -47,7 +47,8 @@ def rm_config(folder: Path, output: Path, **changes: Any) -> TrainRMConfig:
         "data": str(folder / "preferences.jsonl"),
         "output": output,
         "batch_size": 7,
-        "micro_batch_size": 2,
+        # Four pairs take two passes, three pairs one: one process makes a pass that counts nothing.
+        "micro_batch_size": 3,
         "learning_rate": 1e-4,
         "ensemble": 2,
         "save_every": 2,
