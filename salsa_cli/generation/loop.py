@@ -60,8 +60,10 @@ class _Rows:
 
 def suits(model: Module) -> bool:
     """Whether this loop can drive a model: by its forward pass, and by its cache."""
-    needed = {"position_ids", "past_key_values", "logits_to_keep"}
+    needed = {"position_ids", "logits_to_keep"}
     if not needed <= set(inspect.signature(model.forward).parameters):
+        return False
+    if caches.keyword(type(model)) is None:
         return False
     own_cache = not model._supports_default_dynamic_cache()
     return not own_cache and caches.selectable(caches.empty(model))
@@ -174,8 +176,8 @@ def _forward(
         input_ids=tokens.ids,
         attention_mask=tokens.mask.long() if padded else None,
         position_ids=positions,
-        past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
+        **caches.handed(model, cache),
     ).logits
     return logits[:, -1]
