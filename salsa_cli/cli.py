@@ -112,8 +112,10 @@ def evaluate(config: EvalConfig, manners: Manners) -> None:
 def main() -> None:
     """Entry point of `salsa`: run the command line and exit with its code."""
     # Threads of PyTorch that wait for one another must sleep, not spin: on a machine whose cores
-    # are busy, a small model is dozens of times slower when they spin.
+    # are busy, a small model is dozens of times slower when they spin. A moment of it (below a
+    # millisecond) spares them the way to sleep and back between two small products.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         runs.terminate_like_interrupt()
         processes.watch_launcher()

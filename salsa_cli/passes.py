@@ -7,7 +7,7 @@ it stands behind the last real token, where a causal model does not see it, or i
 import torch
 from torch.nn import functional
 
-from salsa_cli import heads
+from salsa_cli import heads, packing
 from salsa_cli.heads import Module as Module
 from salsa_cli.maths import categorical, masked
 from salsa_cli.sequences import Sequences
@@ -64,8 +64,7 @@ def answer_logprobs(model: Module, sequences: Sequences, temperature: float) -> 
         chosen = logits[at // width, at % width - start]
         found = categorical.token_logprobs(chosen, tokens, temperature)
     else:
-        hidden = _causal(model, sequences)
-        found = head.logprobs(hidden.flatten(0, 1)[sequences.predicting()], tokens, temperature)
+        found = head.logprobs(_before_answers(model, sequences), tokens, temperature)
     return sequences.spread(found, places)
 
 
@@ -74,8 +73,7 @@ def answer_values(critic: Module, sequences: Sequences) -> torch.Tensor:
 
     A critic in float64 gives float64.
     """
-    hidden = _causal(critic, sequences).flatten(0, 1)[sequences.predicting()]
-    values: torch.Tensor = critic.score(hidden).squeeze(-1)
+    values: torch.Tensor = critic.score(_before_answers(critic, sequences)).squeeze(-1)
     raised = values if values.dtype == torch.float64 else values.float()
     return sequences.spread(raised, sequences.real())
 
@@ -107,11 +105,15 @@ def _hidden(model: Module, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tenso
     return hidden
 
 
-def _causal(model: Module, sequences: Sequences) -> torch.Tensor:
-    """Final hidden states `[B, T, H]`; those behind a row's last token mean nothing."""
+def _before_answers(model: Module, sequences: Sequences) -> torch.Tensor:
+    """Final hidden states `[A, H]` of the tokens before each token of the answers."""
+    if packing.suits(model):
+        packed = sequences.packed()
+        return packing.hidden_states(model, packed)[packed.predicting]
     body = getattr(model, model.base_model_prefix)
+    # What stands behind a row's last token means nothing, and is not read.
     hidden: torch.Tensor = body(input_ids=sequences.ids, use_cache=False).last_hidden_state
-    return hidden
+    return hidden.flatten(0, 1)[sequences.predicting()]
 
 
 def _joined(prompts: Tokens, responses: Tokens) -> tuple[torch.Tensor, torch.Tensor]:

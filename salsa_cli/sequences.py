@@ -5,13 +5,37 @@ lets attention skip its upper half; and a batch is as wide as its longest row, n
 prompt and its longest answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import torch
 
 from salsa_cli.tokens import Tokens
+
+SHORTEST = 0.75
+"""Part of the longest row of a block that its others have at least."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Rows behind one another, without padding: N tokens, A of them before a token of an answer.
+
+    Attributes:
+        ids: `[N]`.
+        positions: `[N]`, counted from 0 in each row.
+        predicting: `[A]` places of the tokens before each token of the answers.
+        blocks: rows and width of each block of padded rows of like length.
+        padded: `[M]` the token that is at each place of the blocks; on padding, the row's last.
+        real: `[N]` the place of each token in the blocks.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    predicting: torch.Tensor
+    blocks: tuple[tuple[int, int], ...]
+    padded: torch.Tensor
+    real: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -60,6 +84,34 @@ class Sequences:
             self.ids.device, non_blocking=True
         )
 
+    def packed(self) -> Packed:
+        """The rows behind one another, in their order."""
+        lengths, device = self.lengths, self.ids.device
+        starts = lengths.cumsum(0) - lengths
+        columns = torch.arange(self.ids.shape[1])
+        rows = columns < lengths[:, None]
+        answers = torch.arange(self.answers.shape[1])
+        before = ((starts + self.prompt_lengths - 1)[:, None] + answers)[self._real()]
+        real = torch.empty(int(lengths.sum()), dtype=torch.long)
+        blocks, padded, begin = [], [], 0
+        for block in _blocks(lengths):
+            width = int(lengths[block].max())
+            within = torch.minimum(columns[:width], lengths[block][:, None] - 1)
+            tokens = starts[block][:, None] + within
+            there = rows[block, :width]
+            real[tokens[there]] = (begin + torch.arange(tokens.numel())).view_as(tokens)[there]
+            blocks.append((len(block), width))
+            padded.append(tokens.flatten())
+            begin += tokens.numel()
+        return Packed(
+            self.ids[rows.to(device)],
+            columns.expand_as(rows)[rows].to(device),
+            before.to(device),
+            tuple(blocks),
+            torch.cat(padded).to(device),
+            real.to(device),
+        )
+
     def real(self) -> torch.Tensor:
         """Places `[N]` in `answers.flatten()` of the answers' real tokens."""
         return self._real().flatten().nonzero().squeeze(1).to(self.ids.device, non_blocking=True)
@@ -93,6 +145,15 @@ def by_length(
         groups.append(order[first : first + count])
         first += count
     return groups
+
+
+def _blocks(lengths: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Rows of like length, the longest first."""
+    order = torch.argsort(lengths, descending=True, stable=True)
+    while len(order):
+        count = int((lengths[order] >= SHORTEST * lengths[order[0]]).sum())
+        yield order[:count]
+        order = order[count:]
 
 
 def restored(parts: Sequence[torch.Tensor], groups: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -9,7 +9,7 @@ them bfloat16 again, so that the caches keep them as such.
 
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -90,19 +90,22 @@ def empty(model: Module) -> GrowingCache:
     return GrowingCache(config=model.config)
 
 
-@functools.cache
-def keyword(kind: type[Module]) -> str | None:
-    """By which keyword the forward pass of a kind of models takes a cache; None where by none.
+def keyword(model: Module) -> str | None:
+    """By which keyword a model's forward pass takes a cache; None where by none."""
+    kind: Callable[..., object] = type(model).forward
+    return _keyword(kind)
 
-    Transformers 5.24 renamed it.
-    """
-    parameters = inspect.signature(kind.forward).parameters
+
+@functools.cache
+def _keyword(forward: Callable[..., object]) -> str | None:
+    """The same of the forward pass itself. Transformers 5.24 renamed the argument."""
+    parameters = inspect.signature(forward).parameters
     return next((name for name in ("cache", "past_key_values") if name in parameters), None)
 
 
 def handed(model: Module, cache: Cache) -> Mapping[str, object]:
     """The keyword argument that hands a cache to a model's forward pass."""
-    name = keyword(type(model))
+    name = keyword(model)
     assert name is not None  # `loop.suits` saw to it
     return {name: cache}
 

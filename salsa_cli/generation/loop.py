@@ -63,7 +63,7 @@ def suits(model: Module) -> bool:
     needed = {"position_ids", "logits_to_keep"}
     if not needed <= set(inspect.signature(model.forward).parameters):
         return False
-    if caches.keyword(type(model)) is None:
+    if caches.keyword(model) is None:
         return False
     own_cache = not model._supports_default_dynamic_cache()
     return not own_cache and caches.selectable(caches.empty(model))

@@ -1,14 +1,14 @@
 """The models of a PPO run: loaded, saved into a checkpoint, taken back from it."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from salsa_cli import backbones, folders, lora, models, passes, rewards, runs
+from salsa_cli import backbones, folders, lora, models, packing, passes, rewards, runs
 from salsa_cli.backbones import Backbones
 from salsa_cli.data import stable_seed
 from salsa_cli.models import LanguageModel
@@ -104,11 +104,16 @@ def present(actors: Actors, *names: str) -> Iterator[None]:
         yield
 
 
-def learning(actors: Actors, config: PPOConfig) -> AbstractContextManager[None]:
+@contextmanager
+def learning(actors: Actors, config: PPOConfig) -> Iterator[None]:
     """The block in which policy and critic learn."""
-    if not config.gradient_checkpointing:
-        return nullcontext()
-    return models.checkpointed(actors.actor.trained, actors.critic.trained)
+    learners = (actors.actor.trained, actors.critic.trained)
+    with ExitStack() as stack:
+        if config.gradient_checkpointing:
+            stack.enter_context(models.checkpointed(*learners))
+            for model in filter(packing.suits, learners):
+                stack.enter_context(packing.attention(model))
+        yield
 
 
 def _policy(folder: Path, config: PPOConfig, device: Runtime, shared: Backbones) -> LanguageModel:

@@ -186,7 +186,7 @@ def run(tool: str, command: list[str], output: Path) -> Run:
 
 
 class Arrivals:
-    """When each line with a JSON object came into a file, looked at every 5 ms on a thread."""
+    """When each line with a JSON object came into a file, looked at every 20 ms on a thread."""
 
     def __init__(self, path: Path) -> None:
         self.times: list[float] = []
@@ -200,7 +200,7 @@ class Arrivals:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._end.wait(0.005):
+        while not self._end.wait(0.02):
             try:
                 text = self._path.read_text()
             except OSError:  # not there yet, or moved to its final place

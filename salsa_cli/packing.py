@@ -1,0 +1,139 @@
+"""Attention over rows that lie behind one another: no padding in all that is not attention.
+
+Products, norms and gates of a transformer treat every token by itself, so that rows of any length
+can pass as one row without padding. Attention alone needs to know where a row ends: here it pads
+the rows again, those of like length together. A model takes part if a trial shows that its rows do
+not touch one another then; others are given padded rows.
+
+On CPUs alone: on GPUs it was not measured.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from weakref import WeakKeyDictionary
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from salsa_cli.heads import Module
+from salsa_cli.sequences import Packed, Sequences
+
+NAME = "salsa-packed"
+"""By which the configuration of a model names this attention."""
+
+_BENT = ("sliding_window", "softcap", "s_aux", "position_bias")
+"""Arguments by which transformers asks for attention that is not the plain one."""
+
+_PROBE = (5, 3, 4)  # tokens of the rows of the trial, of which the first ones are the prompt
+
+_checked: WeakKeyDictionary[Module, bool] = WeakKeyDictionary()
+
+
+def suits(model: Module) -> bool:
+    """Whether a causal model computes the same of packed rows as of padded ones.
+
+    A trial tells, once for every model.
+    """
+    if model not in _checked:
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        _checked[model] = on_cpu and _agrees(model)
+    return _checked[model]
+
+
+def same(copy: Module, model: Module) -> None:
+    """Let what `model` is found to do hold of a copy, whose weights may be spread then."""
+    _checked[copy] = suits(model)
+
+
+def hidden_states(model: Module, packed: Packed) -> torch.Tensor:
+    """Final hidden states `[N, H]` of packed rows."""
+    body = _body(model)
+    with attention(model):
+        hidden: torch.Tensor = body(
+            input_ids=packed.ids.unsqueeze(0),
+            position_ids=packed.positions.unsqueeze(0),
+            use_cache=False,
+            packed=packed,
+        ).last_hidden_state
+    return hidden[0]
+
+
+@contextmanager
+def attention(model: Module) -> Iterator[None]:
+    """The block in which a model reads packed rows, the second time too if it computes it again."""
+    config = _body(model).config
+    before = config._attn_implementation
+    config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+def _body(model: Module) -> Module:
+    """The model without its head."""
+    return getattr(model, model.base_model_prefix)
+
+
+def _attend(
+    module: Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    packed: Packed,
+    scaling: float | None = None,
+    **more: object,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each row: `[1, N, H, D]`; transformers' interface.
+
+    Args:
+        query: `[1, H, N, D]`.
+        key: `[1, K, N, D]`, where K divides H.
+        value: `[1, K, N, D]`.
+    """
+    if attention_mask is not None or any(more.get(name) is not None for name in _BENT):
+        raise _OtherAttentionError
+    heads, groups = query.shape[1], key.shape[1]
+    states = torch.cat([one[0].transpose(0, 1) for one in (query, key, value)], dim=1)
+    padded = states.index_select(0, packed.padded)
+    blocks = torch.split(padded, [rows * width for rows, width in packed.blocks])
+    found = []
+    for block, (rows, width) in zip(blocks, packed.blocks, strict=True):
+        parts = block.view(rows, width, -1, block.shape[-1]).transpose(1, 2)
+        asked, held, valued = torch.split(parts, [heads, groups, groups], dim=1)
+        answers = scaled_dot_product_attention(
+            asked, held, valued, is_causal=True, scale=scaling, enable_gqa=heads != groups
+        )
+        found.append(answers.transpose(1, 2).flatten(0, 1))
+    return torch.cat(found).index_select(0, packed.real).unsqueeze(0), None
+
+
+AttentionInterface.register(NAME, _attend)
+
+
+class _OtherAttentionError(Exception):
+    """The model asks for attention of another kind."""
+
+
+@torch.no_grad()
+def _agrees(model: Module) -> bool:
+    """Whether the hidden states of a few rows are those of each row alone."""
+    device = next(model.parameters()).device
+    lengths = torch.tensor(_PROBE)
+    count = min(int(lengths.sum()), model.config.get_text_config().vocab_size)
+    ids = torch.arange(len(lengths) * max(_PROBE), device=device).view(len(lengths), -1) % count
+    rows = Sequences(ids, ids[:, 1:], torch.ones_like(lengths), lengths - 1)
+    try:
+        ours = hidden_states(model, rows.packed())
+    except (_OtherAttentionError, TypeError):
+        return False
+    body = _body(model)
+    alone = [
+        body(input_ids=row[None, :n], use_cache=False) for row, n in zip(ids, _PROBE, strict=True)
+    ]
+    theirs = torch.cat([output.last_hidden_state[0] for output in alone])
+    rounding = 16 * torch.finfo(theirs.dtype).eps * theirs.abs().max()
+    return bool(((ours - theirs).abs() <= rounding + 1e-6).all())

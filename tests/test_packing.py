@@ -1,0 +1,103 @@
+"""Rows that lie behind one another: which models read them, and that they do not touch."""
+
+import kinds
+import pytest
+import torch
+from test_passes import ANSWERS, PROMPTS, build, read
+
+from salsa_cli import packing, passes
+from salsa_cli.sequences import Packed, Sequences
+
+ROWS = [prompt + answer for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]
+
+
+def test_packed_rows_of_a_hand_worked_example() -> None:
+    ids = torch.tensor([[1, 2, 3, 0], [4, 5, 6, 7], [8, 0, 0, 0]])
+    given = Sequences(
+        ids,
+        torch.tensor([[3, 0], [6, 7], [8, 0]]),
+        torch.tensor([2, 2, 0]),
+        torch.tensor([1, 2, 1]),
+    )
+    packed = given.packed()
+    assert packed.ids.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert packed.positions.tolist() == [0, 1, 2, 0, 1, 2, 3, 0]
+    # The longest first; 3 tokens are three quarters of 4, one is less.
+    assert packed.blocks == ((2, 4), (1, 1))
+    assert packed.padded.tolist() == [3, 4, 5, 6, 0, 1, 2, 2, 7]
+    assert packed.real.tolist() == [4, 5, 6, 0, 1, 2, 3, 8]
+    assert packed.padded[packed.real].tolist() == list(range(8))
+
+
+def test_the_tokens_before_the_answers_are_those_of_padded_rows() -> None:
+    given = read()
+    packed = given.packed()
+    there = given.ids.flatten()[given.predicting()]
+    assert packed.ids[packed.predicting].tolist() == there.tolist()
+    assert [len(ids) for ids in packed.ids.split(given.lengths.tolist())] == list(map(len, ROWS))
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen 2", "Gemma", "Cohere, multiplied logits"])
+def test_rows_do_not_touch(family: str) -> None:
+    model = build(family)
+    assert packing.suits(model)
+    before = model.config._attn_implementation
+    found = packing.hidden_states(model, read().packed())
+    assert model.config._attn_implementation == before
+    body = getattr(model, model.base_model_prefix)
+    for ours, row in zip(found.split(list(map(len, ROWS))), ROWS, strict=True):
+        alone = body(torch.tensor([row])).last_hidden_state[0]
+        # Norms and rotations of these families round to float32 on the way.
+        torch.testing.assert_close(ours, alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "make", [kinds.sliding, kinds.hybrid, kinds.recurrent, kinds.convolutional, kinds.llama]
+)
+def test_models_whose_rows_would_touch_get_padded_ones(make: object) -> None:
+    assert callable(make)
+    model = make()
+    assert packing.suits(model) == (make is kinds.llama)
+
+
+def test_a_window_of_attention_is_seen_whatever_its_length() -> None:
+    """The rows of the trial are shorter than most windows, so the argument has to tell."""
+    assert not packing.suits(build("Mistral, sliding window"))
+    assert not packing.suits(build("Gemma 2, free logits"))
+
+
+def test_a_model_that_mixes_rows_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_row(self: Sequences) -> Packed:
+        packed = whole(self)
+        count = len(packed.ids)
+        places = torch.arange(count)
+        return Packed(packed.ids, packed.positions, places, ((1, count),), places, places)
+
+    whole = Sequences.packed
+    monkeypatch.setattr(Sequences, "packed", one_row)
+    assert not packing.suits(build("Llama"))
+
+
+def test_packed_and_padded_rows_learn_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("Llama")
+    found = {}
+    for packs in (True, False):
+        monkeypatch.setattr(packing, "suits", lambda _, packs=packs: packs)
+        logprobs = passes.answer_logprobs(model, read(), 0.7)
+        loss = logprobs.square().sum()
+        found[packs] = [logprobs, *torch.autograd.grad(loss, list(model.parameters()))]
+    for ours, theirs in zip(found[True], found[False], strict=True):
+        # Norms and rotations round to float32; gradients are up to 1e3.
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_pass_that_is_computed_again_reads_packed_rows_again() -> None:
+    model = build("Llama")
+    parameters = list(model.parameters())
+    plain = torch.autograd.grad(passes.answer_logprobs(model, read(), 0.7).sum(), parameters)
+    from salsa_cli import models
+
+    with models.checkpointed(model), packing.attention(model):
+        again = torch.autograd.grad(passes.answer_logprobs(model, read(), 0.7).sum(), parameters)
+    for ours, theirs in zip(again, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
