@@ -239,7 +239,8 @@ def improve(
         objective=float(adv.objective(rollout.scores, penalty_sums, state.kl_coef)),
         length=float(sampled.lengths.float().mean()),
         finished=float(sampled.finished.float().mean()),
-        # Unbiased for the policy's entropy, since the tokens are its own samples.
+        # Unbiased for the policy's entropy, since the tokens are its own samples (or, of a server,
+        # as nearly as `sampler_mismatch` says).
         entropy=float(masked.masked_mean(-rollout.logprobs, rollout.mask)),
         length_reward_correlation=statistics.correlation(
             sampled.lengths.cpu().numpy(), judged.trained.numpy()

@@ -59,6 +59,7 @@ def test_the_server_samples_from_the_policy_of_every_update(world: World, tmp_pa
         steps = [float((weight.detach() - other[name]).abs().max()) for other in (final, start)]
         assert 0 < steps[0] < steps[1], name
     assert not list(config.output.glob("*handed*"))
+    assert "Sampler and policy" in (config.output / "report.html").read_text()
     metrics = UpdateMetrics.of(rows[0] | {"time": {}})
     assert metrics.sampler_mismatch == rows[0]["sampler_mismatch"]
 

@@ -28,8 +28,8 @@ from salsa_cli.models import LanguageModel
 from salsa_cli.tokens import pad_right
 
 COMMAND = (
-    "VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode processed_logprobs "
-    "--generation-config vllm"
+    "VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --host 127.0.0.1 "
+    "--logprobs-mode processed_logprobs --generation-config vllm"
 )
 
 AT_ONCE = 256

@@ -13,7 +13,7 @@ from torch import Tensor
 from salsa_cli.maths import masked
 
 CAP = 2.0
-"""C of `truncated_weights`, as in the paper that proposed them."""
+"""C of `truncated_weights`, the usual one."""
 
 
 @dataclass(frozen=True)

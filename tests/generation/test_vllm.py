@@ -113,7 +113,7 @@ def test_no_server(policy: LanguageModel) -> None:
         vllm.connect(url)
     assert str(caught.value) == (
         f"--generator vllm: {url}: no server is there; start one: VLLM_SERVER_DEV_MODE=1 vllm "
-        "serve MODEL --logprobs-mode processed_logprobs --generation-config vllm"
+        "serve MODEL --host 127.0.0.1 --logprobs-mode processed_logprobs --generation-config vllm"
     )
 
 
