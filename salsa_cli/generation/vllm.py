@@ -8,7 +8,7 @@ An answer depends on the weights, its prompt and its seed, and through the serve
 requests beside it: a run is not repeated bit by bit.
 
 Tested against a stand-in that speaks this interface only, not with vLLM and not on a GPU. Written
-for releases whose `reload_weights` takes `weights_path` (2026); earlier ones keep the old weights.
+for releases whose `reload_weights` takes `weights_path` (from early 2026 on).
 """
 
 import json

@@ -285,6 +285,5 @@ def _check_sampler(rollout: Rollout, config: PPOConfig) -> None:
         f"the log-probabilities of --generator {config.generator} and those of the policy are "
         f"{found.nats:.2f} nats a token apart on average, where {MISMATCH_LIMIT:g} are the most; "
         f"nothing was learned from them. Likely causes: {hint}the server did not take the policy's "
-        "weights over (an older release of vLLM keeps those it started with); it serves another "
-        "model, or a quantised one"
+        "weights over, or took them over wrongly; it serves another model, or a quantised one"
     )
