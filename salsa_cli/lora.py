@@ -152,6 +152,29 @@ def merged(plain: Module, adapted: Module) -> Module:
     return adapters.merge()
 
 
+def merged_state(model: Module) -> dict[str, torch.Tensor]:
+    """The state of the plain model that a model with adapters stands for; that one stays as it is.
+
+    Each update is added in float32. Of a model without adapters, its own state.
+    """
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if hasattr(module, "get_delta_weight")
+    }
+    found = {}
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if any(part in _FACTORS for part in name.split(".")):
+                continue
+            plain = name.replace(".base_layer.", ".")
+            layer = layers.get(plain.removesuffix(".weight"))
+            if layer is not None and plain.endswith(".weight"):
+                value = value.float() + layer.get_delta_weight(_NAME)
+            found[plain] = value
+    return found
+
+
 def save(model: Module, folder: Path, base: str) -> None:
     """Write the adapters of a model, and its score head, as PEFT does.
 

@@ -36,6 +36,9 @@ from salsa_cli.tokens import (
 )
 from salsa_cli.weights import compatibility
 
+SHARD = "2GB"
+"""Largest file of weights that are handed over; each is held once more while it is written."""
+
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
@@ -332,6 +335,25 @@ def save_model(model: Module, folder: Path, *, like: Path) -> None:
     habits = _habits(like) / "generation_config.json"
     if habits.exists() and model.can_generate():
         shutil.copyfile(habits, folder / habits.name)
+
+
+def save_to_sample(model: Module, folder: Path, *, like: Path) -> None:
+    """A policy under training as a whole model for another program to sample from, unchanged here.
+
+    In the weight type of `like`, with whatever adapters it has merged: the weights that it would
+    have if it were saved now. Holds a copy of them in the CPU's memory, where the type is another.
+    """
+    dtype = stored_dtype(like)
+    copies: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    state = {}
+    for name, value in lora.merged_state(model).items():
+        # Tied weights stay one tensor, which is then stored once.
+        place = (value.data_ptr(), value.shape)
+        narrow = dtype if value.is_floating_point() else value.dtype
+        state[name] = copies.setdefault(place, value.detach().to("cpu", narrow))
+    model.save_pretrained(folder, state_dict=state, max_shard_size=SHARD)
+    for path in folder.glob("*.safetensors"):  # made for their owner alone, whatever the umask
+        path.chmod((folder / "config.json").stat().st_mode)
 
 
 def save_policy(model: Module, folder: Path, *, like: Path) -> None:

@@ -121,6 +121,7 @@ def run(config: PPOConfig, report: Report) -> Result:
             preflight.checked_inputs(plan, config)
         return _dry_run(config, plan, needed, device)
     memory.check(needed, config, device.memory, on_cpu=device.device.type == "cpu")
+    server = device.from_main(lambda: preflight.reach(plan, config))
     with (
         device.held_by_main(
             lambda: runs.resumable(config.output, force=config.force, resume=config.resume),
@@ -129,7 +130,7 @@ def run(config: PPOConfig, report: Report) -> Result:
         device.together(),
     ):
         inputs = device.from_main(lambda: preflight.checked_inputs(plan, config))
-        fresh = actors.load(plan, config, device)
+        fresh = replace(actors.load(plan, config, device), server=server)
         cast, state = begin(folder, plan, fresh, config, device, report)
         oversight = Oversight(folder / "metrics.jsonl", config, report)
         with (
@@ -193,6 +194,7 @@ def improve(
 ) -> UpdateMetrics:
     """One update: answers, rewards, advantages, several passes of optimisation."""
     update, clock = state.update, [time.perf_counter()]
+    actors.hand_over(folder, cast, device)
     answered = experience.answer("rollout", update, config.seed, plan, cast, config, device)
     sampled = answered.sampled
     clock.append(time.perf_counter())
@@ -210,6 +212,7 @@ def improve(
             end = experience.reference_end(sampled, cast, config, device)
     kl_sums = experience.kl_sums(rollout)
     spread = float(judged.trained.std(unbiased=False))
+    apart = experience.mismatch(rollout)
     if update == 0:
         oversight.forewarn(float(kl_sums.mean()), end, spread)
     clock.append(time.perf_counter())
@@ -236,7 +239,8 @@ def improve(
         objective=float(adv.objective(rollout.scores, penalty_sums, state.kl_coef)),
         length=float(sampled.lengths.float().mean()),
         finished=float(sampled.finished.float().mean()),
-        # Unbiased for the policy's entropy, since the tokens are its own samples.
+        # Unbiased for the policy's entropy, since the tokens are its own samples (or, of a server,
+        # as nearly as `sampler_mismatch` says).
         entropy=float(masked.masked_mean(-rollout.logprobs, rollout.mask)),
         length_reward_correlation=statistics.correlation(
             sampled.lengths.cpu().numpy(), judged.trained.numpy()
@@ -247,6 +251,8 @@ def improve(
         mean_return=float(masked.masked_mean(targets.returns, rollout.mask)),
         **asdict(learned),
         tokens=int(sampled.lengths.sum()),
+        sampler_mismatch=None if apart is None else apart.nats,
+        sampler_truncated=None if apart is None else apart.truncated,
         time=dict(zip(("rollout", "scoring", "anchors", "learning"), spent, strict=True)),
     )
 
@@ -272,6 +278,7 @@ def begin(
     if config.resume:
         report(Note("there is no checkpoint to resume from: the run starts at the beginning"))
     if config.normalize_reward:
+        actors.hand_over(folder, fresh, device)
         fresh = replace(fresh, reward=experience.calibrate(plan, fresh, config, device))
     return fresh, State(0, config.kl_coef)
 

@@ -13,6 +13,7 @@ import torch
 
 from salsa_cli import passes
 from salsa_cli.generation.choice import choose
+from salsa_cli.generation.vllm import Server
 from salsa_cli.maths import categorical
 from salsa_cli.models import LanguageModel
 from salsa_cli.passes import Module
@@ -29,11 +30,14 @@ class Sampled:
         prompts: `[B, P]`, left-padded.
         responses: `[B, R]`, right-padded; the mask covers the end token.
         finished: `[B]`, True where an end token was produced.
+        sampler_logprobs: `[B, R]` of the program that sampled them, where that is another one; 0
+            on the padding.
     """
 
     prompts: Tokens
     responses: Tokens
     finished: torch.Tensor
+    sampler_logprobs: torch.Tensor | None = None
 
     @property
     def lengths(self) -> torch.Tensor:
@@ -46,7 +50,8 @@ class Sampled:
         return Sequences.of(self.prompts, self.responses)
 
     def __getitem__(self, rows: torch.Tensor | slice) -> "Sampled":
-        return Sampled(self.prompts[rows], self.responses[rows], self.finished[rows])
+        theirs = None if self.sampler_logprobs is None else self.sampler_logprobs[rows]
+        return Sampled(self.prompts[rows], self.responses[rows], self.finished[rows], theirs)
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,27 @@ def sample(
         ids = generate(policy, prompts, uniforms, temperature)
     responses, finished = _until_end(ids, policy.eos_ids)
     return Sampled(pad_left(prompts, policy.pad_id).to(runtime.device), responses, finished)
+
+
+def sample_elsewhere(
+    server: Server,
+    policy: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    *,
+    length: int,
+    temperature: float,
+    runtime: Runtime,
+) -> Sampled:
+    """`sample` by a server that has the policy's weights.
+
+    Raises:
+        SalsaError: the server does not do it.
+    """
+    drawn = server.answers(policy, prompts, seeds, length=length, temperature=temperature)
+    responses, finished = _until_end(drawn.ids.to(runtime.device), policy.eos_ids)
+    theirs = drawn.logprobs.to(runtime.device)[:, : responses.ids.shape[1]]
+    return Sampled(pad_left(prompts, policy.pad_id).to(runtime.device), responses, finished, theirs)
 
 
 def texts(policy: LanguageModel, sampled: Sampled) -> list[Answer]:

@@ -57,6 +57,11 @@ class Runtime:
         return int(self.accelerator.num_processes)
 
     @property
+    def nearby(self) -> int:
+        """How many of them are on this machine."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", str(self.processes)))
+
+    @property
     def rank(self) -> int:
         """Which of the processes this is; 0 is the main one."""
         return int(self.accelerator.process_index)

@@ -28,11 +28,15 @@ class Recipe:
     dual_clip: float | None = None
     value_clip: float = 0.2
     temperature: float = 1.0
+    cap: float = 2.0
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What the sampling left behind: one entry an answer, one number a token."""
+    """What the sampling left behind: one entry an answer, one number a token.
+
+    `sampler` has the log-probabilities of the program that sampled, if it was another one.
+    """
 
     old: Rows
     refs: Sequence[Rows]
@@ -40,6 +44,7 @@ class Batch:
     scores: Sequence[float]
     advantages: Rows = field(default_factory=list)
     returns: Rows = field(default_factory=list)
+    sampler: Rows | None = None
 
 
 def token_logprobs(logits: Array, tokens: Sequence[int], temperature: float) -> Array:
@@ -108,7 +113,13 @@ def aim(batch: Batch, recipe: Recipe) -> Batch:
     mean = sum(every) / len(every)
     deviation = np.sqrt(sum((a - mean) ** 2 for a in every) / len(every) + 1e-8)
     white = [(row - mean) / deviation for row in advantages]
-    return Batch(batch.old, batch.refs, batch.values, batch.scores, white, returns)
+    return Batch(batch.old, batch.refs, batch.values, batch.scores, white, returns, batch.sampler)
+
+
+def importance(old: float, sampler: float, cap: float) -> float:
+    """pi_old / mu of one token, at most `cap`."""
+    ratio = float(np.exp(old)) / float(np.exp(sampler))
+    return cap if ratio > cap else ratio
 
 
 def policy_loss(batch: Batch, new: Rows, recipe: Recipe) -> float:
@@ -123,9 +134,12 @@ def policy_loss(batch: Batch, new: Rows, recipe: Recipe) -> float:
             gain = min(ratio * advantage, inside * advantage)
             if recipe.dual_clip is not None and advantage < 0:
                 gain = max(gain, recipe.dual_clip * advantage)
-            total -= gain
+            weight = 1.0
+            if batch.sampler is not None:
+                weight = importance(batch.old[row][t], batch.sampler[row][t], recipe.cap)
+            total -= weight * gain
             if recipe.in_loss:
-                total += recipe.coef * float(near[t])
+                total += weight * recipe.coef * float(near[t])
             tokens += 1
     return total / tokens
 

@@ -2,7 +2,8 @@
 
     RANK=0 WORLD_SIZE=2 ... python tests/parallel_runs.py FOLDER
 
-The same runs as in `test_parallel.py`, plain and sharded, into FOLDER.
+The same runs as in `test_parallel.py`, plain and sharded, into FOLDER; or, with the URL of a server
+as a second argument, the run of `test_ppo_vllm.py`.
 """
 
 import sys
@@ -40,6 +41,11 @@ def ppo_config(folder: Path, output: Path, **changes: Any) -> PPOConfig:
     return PPOConfig(**{**settings, **changes})
 
 
+def by_server(url: str) -> dict[str, Any]:
+    """Two updates with answers of a server."""
+    return {"generator": "vllm", "vllm_url": url, "updates": 2, "ref_update": "none"}
+
+
 def rm_config(folder: Path, output: Path, **changes: Any) -> TrainRMConfig:
     """Two models; batches of seven pairs, which no number of processes divides."""
     settings: dict[str, Any] = {
@@ -69,5 +75,9 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    place = Path(sys.argv[1])
+    if len(sys.argv) > 2:
+        ppo.run(ppo_config(place, place / "ppo-vllm", **by_server(sys.argv[2])), silent)
+    else:
+        main(place)
     processes.leave(0)

@@ -1,5 +1,6 @@
 """The models of a PPO run: loaded, saved into a checkpoint, taken back from it."""
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,8 @@ import torch
 from salsa_cli import backbones, folders, lora, models, packing, passes, rewards, runs
 from salsa_cli.backbones import Backbones
 from salsa_cli.data import stable_seed
+from salsa_cli.errors import os_errors
+from salsa_cli.generation.vllm import Server
 from salsa_cli.models import LanguageModel
 from salsa_cli.optimisation import Learner
 from salsa_cli.passes import Module
@@ -22,6 +25,9 @@ from salsa_cli.rl.ppo_config import UNCERTAINTY_WEIGHT, PPOConfig
 from salsa_cli.rl.preflight import Plan, identity
 from salsa_cli.runtime import Runtime
 
+HANDED = "handed-over"
+"""Folder in a run's folder in which weights lie while a server reads them."""
+
 
 @dataclass(frozen=True)
 class Actors:
@@ -29,7 +35,8 @@ class Actors:
 
     A reference is frozen too, unless it follows the policy. `parked` are the models that
     `--offload` names, by its names; they are of use within `present` alone. `shared` are the
-    weights that several models have in common.
+    weights that several models have in common. `server` samples in the policy's place, with the
+    weights that `hand_over` gave it last.
     """
 
     policy: LanguageModel
@@ -40,6 +47,7 @@ class Actors:
     critic: Learner
     parked: Mapping[str, tuple[Parked, ...]] = field(default_factory=dict)
     shared: Backbones = field(default_factory=Backbones)
+    server: Server | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,27 @@ def load(plan: Plan, config: PPOConfig, device: Runtime) -> Actors:
         },
         shared,
     )
+
+
+def hand_over(folder: Path, actors: Actors, device: Runtime) -> None:
+    """Give the policy's weights to the server, if one samples; by way of a folder in `folder`.
+
+    Every process must call it; the main one does it, and the others wait.
+
+    Raises:
+        SalsaError: the disk or the server does not take them.
+    """
+    if actors.server is None:
+        return
+    with device.main_first():
+        if device.main:
+            place = folder / HANDED
+            try:
+                with os_errors(place, "write"):
+                    models.save_to_sample(actors.policy.model, place, like=actors.policy.folder)
+                actors.server.take_over(place)
+            finally:
+                shutil.rmtree(place, ignore_errors=True)
 
 
 @contextmanager

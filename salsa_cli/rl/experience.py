@@ -10,7 +10,8 @@ from torch.nn import functional
 from salsa_cli import data, rollouts, tokens
 from salsa_cli.data import Prompt, stable_seed
 from salsa_cli.errors import SalsaError
-from salsa_cli.maths import kl
+from salsa_cli.maths import importance, kl
+from salsa_cli.maths.importance import Mismatch
 from salsa_cli.passes import Module
 from salsa_cli.rewards import Ensemble, Scale, Scores
 from salsa_cli.rl import batching, references
@@ -23,6 +24,14 @@ from salsa_cli.tokens import Answer, Tokens
 
 CALIBRATION = 256
 """Answers of the start policy that make the scale of a reward."""
+
+MISMATCH_LIMIT = 0.2
+"""Nats a token that the log-probabilities of sampler and trainer may be apart on average.
+
+Other kernels, and bfloat16 for float32, make some hundredths. With ten times that the probability
+of an answer of twenty tokens is off by a factor of e^4 if the signs agree: other weights, another
+temperature or another quantisation, which importance weights hide and do not heal.
+"""
 
 
 @dataclass(frozen=True)
@@ -62,15 +71,20 @@ def answer(
     indices = data.batch_indices(len(plan.prompts), config.batch_size, seed, step)
     prompts = [plan.prompt_ids[i] for i in indices]
     rows = device.part(torch.arange(len(indices)))
-    mine = rollouts.sample(
+    given: tuple[Any, ...] = (
         actors.policy,
         [prompts[place] for place in rows],
         [stable_seed(config.seed, purpose, step, place) for place in rows.tolist()],
-        length=config.response_length,
-        temperature=config.temperature,
-        runtime=device,
-        generator=config.generator,
     )
+    options: dict[str, Any] = {
+        "length": config.response_length,
+        "temperature": config.temperature,
+        "runtime": device,
+    }
+    if actors.server is None:
+        mine = rollouts.sample(*given, **options, generator=config.generator)
+    else:
+        mine = rollouts.sample_elsewhere(actors.server, *given, **options)
     sampled = _whole(mine, rows, prompts, actors.policy.pad_id, device)
     texts = tuple(rollouts.texts(actors.policy, sampled))
     return Answered(tuple(plan.prompts[i] for i in indices), sampled, texts)
@@ -115,7 +129,8 @@ def recall(
     exactly 1.
 
     Raises:
-        SalsaError: a score, a log-probability or a value is NaN or infinite.
+        SalsaError: a score, a log-probability or a value is NaN or infinite, or another program
+            sampled, and not from this policy.
     """
     first = batching.first_passes(sampled, config, device)
     options: dict[str, Any] = {"temperature": config.temperature, "runtime": device}
@@ -127,7 +142,16 @@ def recall(
         scores.to(device.device),
     )
     _check_finite(rollout)
+    _check_sampler(rollout, config)
     return rollout
+
+
+def mismatch(rollout: Rollout) -> Mismatch | None:
+    """How far apart the sampler and the policy are; None where the policy itself sampled."""
+    theirs = rollout.sampled.sampler_logprobs
+    if theirs is None:
+        return None
+    return importance.mismatch(rollout.logprobs, theirs, rollout.mask)
 
 
 def logprobs_under(
@@ -212,6 +236,7 @@ def _whole(
     if device.processes == 1:
         return mine
     missing = int(device.most(mine.responses.ids.shape[1])) - mine.responses.ids.shape[1]
+    theirs = mine.sampler_logprobs
     ids = functional.pad(mine.responses.ids, (0, missing), value=pad_id)
     mask = functional.pad(mine.responses.mask, (0, missing))
     count = len(prompts)
@@ -219,6 +244,7 @@ def _whole(
         tokens.pad_left(prompts, pad_id).to(device.device),
         Tokens(device.whole(ids, rows, count), device.whole(mask, rows, count)),
         device.whole(mine.finished, rows, count),
+        None if theirs is None else device.whole(functional.pad(theirs, (0, missing)), rows, count),
     )
 
 
@@ -240,3 +266,24 @@ def _check_finite(rollout: Rollout) -> None:
                 f"{bad} of {tensor.numel()} of {name} are NaN or infinite; nothing was learned "
                 "from them. Try a lower learning rate, and look at the last rows of metrics.jsonl"
             )
+
+
+def _check_sampler(rollout: Rollout, config: PPOConfig) -> None:
+    """Refuse answers that another model than the policy gave."""
+    found = mismatch(rollout)
+    if found is None or found.nats <= MISMATCH_LIMIT:
+        return
+    hint = (
+        ""
+        if config.temperature == 1.0
+        else (
+            f"it was started without --logprobs-mode processed_logprobs, which --temperature "
+            f"{config.temperature:g} needs; "
+        )
+    )
+    raise SalsaError(
+        f"the log-probabilities of --generator {config.generator} and those of the policy are "
+        f"{found.nats:.2f} nats a token apart on average, where {MISMATCH_LIMIT:g} are the most; "
+        f"nothing was learned from them. Likely causes: {hint}the server did not take the policy's "
+        "weights over, or took them over wrongly; it serves another model, or a quantised one"
+    )

@@ -10,7 +10,7 @@ import torch
 
 from salsa_cli import optimisation
 from salsa_cli.maths import advantages as adv
-from salsa_cli.maths import kl, masked, ppo_loss
+from salsa_cli.maths import importance, kl, masked, ppo_loss
 from salsa_cli.rl import batching
 from salsa_cli.rl.actors import Actors
 from salsa_cli.rl.ppo_config import PPOConfig
@@ -26,10 +26,17 @@ ESTIMATORS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 
 @dataclass(frozen=True)
 class Targets:
-    """What one update aims at `[B, R]`: whitened advantages, and returns from unwhitened ones."""
+    """What one update aims at.
+
+    Attributes:
+        advantages: `[B, R]`, whitened, times the importance weights.
+        returns: `[B, R]`, from unwhitened advantages.
+        weights: `[B, R]` importance weights, where another program sampled.
+    """
 
     advantages: torch.Tensor
     returns: torch.Tensor
+    weights: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,10 @@ def penalties(
 def aim(rollout: Rollout, penalty: torch.Tensor, coef: float, config: PPOConfig) -> Targets:
     """Rewards per token, then advantages by GAE; whitened for the policy, plain for the returns.
 
+    Where another program sampled, every term of the policy's loss counts by its importance weight.
+    The clipped loss of a token is that of its advantage times a factor as soon as the advantage is,
+    for any factor from 0 up; so the weights are in the advantages already.
+
     Args:
         penalty: `[B, R]` from `penalties`.
         coef: its weight.
@@ -75,7 +86,12 @@ def aim(rollout: Rollout, penalty: torch.Tensor, coef: float, config: PPOConfig)
         token_rewards = masked.scale(token_rewards, rollout.mask)
     gae = adv.gae(token_rewards, rollout.values, rollout.mask, config.gamma, config.lam)
     returns = adv.returns(gae, rollout.values, rollout.mask)
-    return Targets(masked.whiten(gae, rollout.mask), returns)
+    advantages = masked.whiten(gae, rollout.mask)
+    theirs = rollout.sampled.sampler_logprobs
+    if theirs is None:
+        return Targets(advantages, returns)
+    weights = importance.truncated_weights(rollout.logprobs, theirs, rollout.mask)
+    return Targets(advantages * weights, returns, weights)
 
 
 def learn(
@@ -141,6 +157,8 @@ def _gather(
         if config.kl_in == "loss":
             theirs = [ref[rows] for ref in rollout.ref_logprobs]
             near = penalties(logprobs, theirs, mask, config)
+            if targets.weights is not None:
+                near = near * targets.weights[rows]
             loss = loss + coef * ppo_loss.divergence_loss(near, mask, tokens)
         # The two share no weight, so their gradients do not mix and need no coefficient; one after
         # the other, so that the activations of one alone are held.

@@ -190,7 +190,9 @@ def _is_there(model: str, phase: str, config: PPOConfig) -> bool:
 
 
 def _rollout(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
-    """All answers of a batch that are this process's, at once."""
+    """All answers of a batch that are this process's, at once; nothing where a server has them."""
+    if config.server is not None:
+        return Held()
     shape = models.shape(plan.policy)
     rows, prompt = config.batch_size // machine.processes, _longest(plan)
     return Held(

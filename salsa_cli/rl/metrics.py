@@ -36,6 +36,9 @@ class UpdateMetrics:
         policy_grad_norm, critic_grad_norm: before clipping.
         learning_rate: of the policy; 0 while the critic alone learns.
         tokens: of all answers.
+        sampler_mismatch, sampler_truncated: where another program sampled, |log pi - log mu| in
+            nats per token, pi being the policy's probabilities and mu that program's, and the share
+            of tokens whose importance weight is cut; else None, and not in the row.
         time: seconds by stage, the only figures that differ between two equal runs.
     """
 
@@ -67,10 +70,13 @@ class UpdateMetrics:
     learning_rate: float
     tokens: int
     time: Mapping[str, float]
+    sampler_mismatch: float | None = None
+    sampler_truncated: float | None = None
 
     def row(self) -> dict[str, Any]:
         """The row of metrics.jsonl."""
-        return asdict(self)
+        row = asdict(self)
+        return {k: v for k, v in row.items() if v is not None or not k.startswith("sampler_")}
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
@@ -78,7 +84,8 @@ class UpdateMetrics:
 
         JSON has no NaN, so a figure that was not finite is null there and NaN here.
         """
-        found = {field.name: row[field.name] for field in fields(cls)}
+        names = [field.name for field in fields(cls)]
+        found = {n: row[n] for n in names if n in row or not n.startswith("sampler_")}
         lost = {name for name, value in found.items() if value is None} - {"reference_end"}
         return cls(**{**found, **dict.fromkeys(lost, nan)})
 

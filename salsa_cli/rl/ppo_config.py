@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from salsa_cli.configs import TRACKERS, Device, ParallelConfig, Setting
 from salsa_cli.errors import UsageError
@@ -11,6 +13,7 @@ EMA_RATE = 0.01
 SYNC_EVERY = 64
 KL_HORIZON = 10_000
 UNCERTAINTY_WEIGHT = 0.1
+VLLM_URL = "http://127.0.0.1:8000"
 
 WARNINGS = (
     "cheap-stopping",
@@ -202,13 +205,22 @@ class PPOConfig(ParallelConfig):
         ),
     ] = 1.0
     generator: Annotated[
-        Literal["loop", "compiled", "paged"],
+        Literal["loop", "compiled", "paged", "vllm"],
         Setting(
-            "How answers are generated: a loop on any device; with a compiled step (CUDA); or by "
-            "continuous batching, whose draws are its own and depend on the batch.",
+            "How answers are generated: a loop on any device; with a compiled step (CUDA); by "
+            "continuous batching; or by a vLLM server that you started. The draws of the latter "
+            "two are their own and depend on the batch.",
             panel="PPO",
         ),
     ] = "loop"
+    vllm_url: Annotated[
+        str | None,
+        Setting(
+            f"Server of --generator vllm, on this machine; {VLLM_URL} by default.",
+            metavar="URL",
+            panel="PPO",
+        ),
+    ] = None
     gamma: Annotated[
         float, Setting("Discount per token.", above=0, high=1, metavar="X", panel="PPO")
     ] = 1.0
@@ -358,6 +370,7 @@ class PPOConfig(ParallelConfig):
             *self._references(),
             *self._rewards(),
             *self._names(),
+            *self._server(),
         ]
         if len(reasons) == 1:
             raise UsageError(reasons[0])
@@ -379,6 +392,13 @@ class PPOConfig(ParallelConfig):
     def offloaded(self) -> tuple[str, ...]:
         """The names that `--offload` holds."""
         return tuple(part for names in self.offload for part in names.split(","))
+
+    @property
+    def server(self) -> str | None:
+        """Where the server is that samples, as `http://HOST:PORT`; None where none does."""
+        if self.generator != "vllm":
+            return None
+        return (self.vllm_url or VLLM_URL).rstrip("/")
 
     @property
     def reference_rate(self) -> float:
@@ -477,3 +497,31 @@ class PPOConfig(ParallelConfig):
             yield "--offload watch has no effect without --watch-reward"
         if "cheap-stopping" in self.stop_on and not self.anchor_every:
             yield "--stop-on cheap-stopping has no effect with --anchor-every 0"
+
+    def _server(self) -> Iterator[str]:
+        """The server reads the policy's weights from a folder, so it is on this machine."""
+        if self.vllm_url is None:
+            return
+        if self.generator != "vllm":
+            yield "--vllm-url has no effect without --generator vllm"
+        if not _is_local(self.vllm_url):
+            yield (
+                f"--vllm-url {self.vllm_url}: expected a server on this machine, as {VLLM_URL}; "
+                "the host may be localhost, 127.0.0.0/8 or [::1]"
+            )
+
+
+def _is_local(url: str) -> bool:
+    """Whether a text is `http://HOST[:PORT]`, and the host is this machine by its own name."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return False
+    plain = parts.scheme == "http" and parts.path in ("", "/") and "@" not in parts.netloc
+    if not plain or parts.query or parts.fragment or port == 0:
+        return False
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -241,6 +241,11 @@ def _optimisation(history: History, alarms: Sequence[Alarm]) -> list[pages.Block
         found.append(_curve("Weight of the penalty", "beta", history, lambda m: m.kl_coef))
     if any(m.penalty != m.kl for m in history):
         found.append(_curve("Penalty", "an answer", history, lambda m: m.penalty))
+    if history[0].sampler_mismatch is not None:
+        label = "log-probabilities apart, nats a token"
+        found.append(
+            _curve("Sampler and policy", label, history, lambda m: m.sampler_mismatch or 0.0)
+        )
     return found
 
 

@@ -12,6 +12,8 @@ from typing import TypeVar
 from salsa_cli import assembly, data, folders, lora, models, optimisation, rewards, runs
 from salsa_cli.data import Prompt
 from salsa_cli.errors import SalsaError, UsageError
+from salsa_cli.generation import vllm
+from salsa_cli.generation.vllm import Server
 from salsa_cli.optimisation import MOMENTS
 from salsa_cli.records import JSON
 from salsa_cli.reports import Note, Report, Warned
@@ -150,7 +152,7 @@ def prepare(config: PPOConfig, report: Report) -> Plan:
 
 def identity(config: PPOConfig) -> dict[str, JSON]:
     """The settings that a resumed run must share; where it saves and who watches may vary."""
-    free = ("output", "save_every", "keep_checkpoints", "stop_on", "track", "offload")
+    free = ("output", "save_every", "keep_checkpoints", "stop_on", "track", "offload", "vllm_url")
     return {name: value for name, value in record(config).items() if name not in free}
 
 
@@ -158,9 +160,15 @@ def check_processes(config: PPOConfig, device: Runtime) -> None:
     """Refuse processes among which the answers of a step, or the moments, cannot be divided.
 
     Raises:
-        UsageError: they do not divide a minibatch, or moments in 8 bits are to be spread.
+        UsageError: they do not divide a minibatch, moments in 8 bits are to be spread, or the
+            server of `--generator vllm` is not on the machine of all.
     """
     count = device.processes
+    if config.server is not None and device.nearby < count:
+        raise UsageError(
+            f"--generator vllm takes processes of one machine; {device.nearby} of the {count} are "
+            "on this one"
+        )
     if device.sharding is not None and config.optimiser == "adamw-8bit":
         raise UsageError("--optimiser adamw-8bit cannot be spread over processes (--shard)")
     if config.minibatch_size % count:
@@ -189,6 +197,19 @@ def check_sharing(plan: Plan, config: PPOConfig, *, sharded: bool) -> None:
         raise UsageError(f"--shard (FSDP) {why}: each process holds it whole. Leave it out")
 
 
+def reach(plan: Plan, config: PPOConfig) -> Server | None:
+    """The server that is to sample, if one is; found to answer and to have room for the prompts.
+
+    Raises:
+        SalsaError: it does not answer, or cannot do what is needed.
+    """
+    if config.server is None:
+        return None
+    server = vllm.connect(config.server)
+    server.check_context(max(map(len, plan.prompt_ids)) + config.response_length)
+    return server
+
+
 def checked_inputs(plan: Plan, config: PPOConfig) -> dict[str, JSON]:
     """All inputs with their digests; refuses to resume a run whose models or data have changed.
 
@@ -202,7 +223,10 @@ def checked_inputs(plan: Plan, config: PPOConfig) -> dict[str, JSON]:
 
 
 def disk(plan: Plan, config: PPOConfig) -> int:
-    """Bytes that the run will write: its checkpoints at their most, and the policy."""
+    """Bytes that the run will hold on the disk: its checkpoints at their most, and the policy.
+
+    The weights that a server reads are gone before the policy is written.
+    """
     weights = sum(role.own for role in plan.roles(config) if role.learns)
     # One more checkpoint than are kept stands while the oldest is not yet removed.
     saved = (config.keep_checkpoints + 1) * (4 + MOMENTS[config.optimiser]) * weights

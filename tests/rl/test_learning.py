@@ -313,6 +313,50 @@ def test_an_update_through_models_is_that_of_the_oracle(
         check_gradient(model, loss)
 
 
+@pytest.mark.parametrize("changes", [SETTINGS[1], SETTINGS[4], SETTINGS[6], SETTINGS[7]])
+def test_answers_of_another_program_count_by_their_importance(
+    world: World, cpu: Runtime, changes: dict[str, Any]
+) -> None:
+    """Clipping, dual clipping and a divergence in the loss, each term times its token's weight."""
+    lengths = lengths_of("ragged", np.random.default_rng(3))
+    config = configure(**changes, micro_batch_size=4)
+    settings = recipe(config)
+    acting = act(world, cpu)
+    acting = replace(acting, references=acting.references[:1])
+    sampled, scores = given_answers(lengths, pad=0), torch.linspace(-1, 2, ROWS).double()
+    rollout = experience.recall(sampled, scores, acting, config, cpu)
+    apart = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(7)).double()
+    theirs = torch.where(rollout.mask, rollout.logprobs + apart, torch.nan)
+    rollout = replace(rollout, sampled=replace(sampled, sampler_logprobs=theirs))
+    naive = Batch(
+        naive_logprobs(acting.policy.model, sampled, config.temperature),
+        [naive_logprobs(one, sampled, config.temperature) for one in acting.references],
+        naive_values(acting.critic.model, sampled),
+        scores.tolist(),
+        sampler=rows_of(theirs, lengths),
+    )
+    expected = oracle.aim(naive, settings)
+    penalty = learning.penalties(rollout.logprobs, rollout.ref_logprobs, rollout.mask, config)
+    targets = learning.aim(rollout, penalty, config.kl_coef, config)
+    assert float(targets.advantages[~rollout.mask].abs().sum()) == 0
+    assert targets.weights is not None
+    assert 0 < float((targets.weights == 2).sum()) < sum(lengths)  # some are cut, not all
+
+    move(acting)
+    order = torch.arange(ROWS)
+    measured = learning._gather(order, rollout, targets, config.kl_coef, acting, config, cpu)
+
+    def policy_loss() -> float:
+        new = naive_logprobs(acting.policy.model, sampled, config.temperature)
+        return oracle.policy_loss(expected, new, settings)
+
+    assert measured["policy_loss"] == pytest.approx(policy_loss(), abs=1e-10)
+    new_values = naive_values(acting.critic.model, sampled)
+    value_loss = oracle.value_loss(expected, new_values, settings)  # has no weights
+    assert measured["value_loss"] == pytest.approx(value_loss, abs=1e-10)
+    check_gradient(acting.policy.model, policy_loss)
+
+
 def move(acting: Actors) -> None:
     """Away from the weights that sampled, so that the ratio is not 1."""
     torch.manual_seed(4)
