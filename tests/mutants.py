@@ -28,6 +28,7 @@ NEAREST = [
     "generation",
     "test_rollouts.py",
     "test_passes.py",
+    "test_packing.py",
     "test_models.py",
     "rl/test_references.py",
     "rl/test_preflight.py",
@@ -161,13 +162,43 @@ MUTANTS = [
         "temperature * self.scale",
     ),
     Mutant(
+        "the packed state after the token",
+        "sequences.py",
+        "starts + self.prompt_lengths - 1)[:, None]",
+        "starts + self.prompt_lengths)[:, None]",
+    ),
+    Mutant(
+        "packed rows that see one another",
+        "packing.py",
+        "packed.padded)",
+        "packed.padded.sort().values)",
+    ),
+    Mutant(
+        "packed rows of the wrong positions",
+        "packing.py",
+        "position_ids=packed.positions.unsqueeze(0),",
+        "position_ids=packed.positions.unsqueeze(0) + 1,",
+    ),
+    Mutant(
+        "packed attention to what follows",
+        "packing.py",
+        "is_causal=True",
+        "is_causal=False",
+    ),
+    Mutant(
+        "importance weights upside down",
+        "maths/importance.py",
+        "(logprobs - sampler_logprobs).detach(), mask)\n    return masked",
+        "(sampler_logprobs - logprobs).detach(), mask)\n    return masked",
+    ),
+    Mutant(
         "padding attended to",
         "sequences.py",
         "ids.gather(1, order)[:, :width]",
         "ids[:, :width]",
     ),
     Mutant(
-        "dropout on", "models.py", "model.eval().requires_grad_", "model.train().requires_grad_"
+        "dropout on", "assembly.py", "model.eval().requires_grad_", "model.train().requires_grad_"
     ),
     Mutant(
         "only the first end token",
@@ -227,8 +258,8 @@ MUTANTS = [
     Mutant(
         "gradients not clipped",
         "optimisation.py",
-        "clip_grad_norm_(self._parameters, self._max_grad_norm)",
-        'clip_grad_norm_(self._parameters, float("inf"))',
+        "clip_grads_with_norm_(self._parameters, self._max_grad_norm, total)",
+        'clip_grads_with_norm_(self._parameters, float("inf"), total)',
     ),
     Mutant("epsilon of Adam", "optimisation.py", "eps=1e-5", "eps=1e-8"),
     Mutant(
@@ -267,8 +298,8 @@ MUTANTS = [
     Mutant(
         "the reference outruns",
         "rl/references.py",
-        "theirs.to(ours.dtype), rate)",
-        "theirs.to(ours.dtype), 1 - rate)",
+        "theirs.to(ours), rate)",
+        "theirs.to(ours), 1 - rate)",
     ),
     Mutant(
         "replace and subtract swapped",
@@ -292,7 +323,7 @@ MUTANTS = [
     Mutant(
         "the moments of Adam not restored",
         "optimisation.py",
-        'self._optimiser.load_state_dict(state["optimiser"])',
+        'self._optimiser.load_state_dict(self._spread_moments(state["optimiser"]))',
         "pass",
     ),
 ]

@@ -67,20 +67,20 @@ MUTANTS = [
     Mutant(
         "every part of a batch its own mean",
         "reward_models/fitting.py",
-        "losses.sum() / len(batch)",
+        "losses.sum() * (len(part) / len(given)) / len(batch)",
         "losses.mean()",
     ),
     Mutant(
         "a sum for the mean over pairs",
         "reward_models/fitting.py",
-        "losses.sum() / len(batch)",
+        "losses.sum() * (len(part) / len(given)) / len(batch)",
         "losses.sum()",
     ),
     Mutant(
         "scores of the evaluation out of order",
         "reward_models/fitting.py",
-        "found[:, places]",
-        "found[:, sorted(places)]",
+        "places += [mine[place] for place in order]",
+        "places += sorted(mine[place] for place in order)",
     ),
     Mutant(
         "the optimiser not restored",
