@@ -24,7 +24,7 @@ from transformers import (
 from salsa_cli import assembly, backbones, folders, lora
 from salsa_cli.backbones import Source
 from salsa_cli.data import Prompt
-from salsa_cli.errors import SalsaError
+from salsa_cli.errors import SalsaError, StorageError, one_line, os_errors
 from salsa_cli.passes import Module, last_scores
 from salsa_cli.tokens import (
     Answer,
@@ -329,7 +329,9 @@ def save_model(model: Module, folder: Path, *, like: Path) -> None:
 
     A causal model also gets the generation config of `like`, byte for byte.
     """
-    model.to(getattr(_text_config(like), "dtype", None) or torch.float32).save_pretrained(folder)
+    raised = model.to(getattr(_text_config(like), "dtype", None) or torch.float32)
+    with _written(folder):
+        raised.save_pretrained(folder)
     for path in folder.glob("*.safetensors"):  # made for their owner alone, whatever the umask
         path.chmod((folder / "config.json").stat().st_mode)
     habits = _habits(like) / "generation_config.json"
@@ -351,9 +353,27 @@ def save_to_sample(model: Module, folder: Path, *, like: Path) -> None:
         place = (value.data_ptr(), value.shape)
         narrow = dtype if value.is_floating_point() else value.dtype
         state[name] = copies.setdefault(place, value.detach().to("cpu", narrow))
-    model.save_pretrained(folder, state_dict=state, max_shard_size=SHARD)
+    with _written(folder):
+        model.save_pretrained(folder, state_dict=state, max_shard_size=SHARD)
     for path in folder.glob("*.safetensors"):  # made for their owner alone, whatever the umask
         path.chmod((folder / "config.json").stat().st_mode)
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """The block in which transformers writes a model.
+
+    Raises:
+        StorageError: the file system does not take it. The library that writes the weights has an
+            error of its own for that, which is no OSError.
+    """
+    with os_errors(folder, "write"):
+        try:
+            yield
+        except Exception as error:
+            if type(error).__name__ != "SafetensorError":
+                raise
+            raise StorageError(f"{folder}: cannot write it: {one_line(str(error))}") from error
 
 
 def save_policy(model: Module, folder: Path, *, like: Path) -> None:

@@ -1,6 +1,7 @@
 """The story of `train-rm` on a model of a few thousand weights."""
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -383,15 +384,20 @@ def test_a_result_that_is_complete_is_read_back(trained: TrainRMConfig) -> None:
 def test_a_disk_that_is_full_ends_with_one_message_and_keeps_the_checkpoint(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*given: Any, **more: Any) -> None:
-        raise OSError(28, "No space left on device")
+    def filling(*given: Any, **more: Any) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, hard))  # less than the weights take
+        save(*given, **more)
 
     config = configure(world, tmp_path / "rm")
-    monkeypatch.setattr(models, "save_model", full)
-    with pytest.raises(SalsaError) as caught:
-        train_rm.run(config, silent)
+    save, (soft, hard) = models.save_model, resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(models, "save_model", filling)
+    try:
+        with pytest.raises(SalsaError) as caught:
+            train_rm.run(config, silent)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     first, second = str(caught.value).split("\n")
-    assert first.endswith("rm.partial: cannot write it: No space left on device")
+    assert "rm.partial: cannot write it: " in first and "File too large" in first
     assert "keeps the run up to step 20; continue it with --resume" in second
     monkeypatch.undo()
     steps: list[int] = []

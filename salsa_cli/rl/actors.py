@@ -12,7 +12,6 @@ import torch
 from salsa_cli import backbones, folders, lora, models, packing, passes, rewards, runs
 from salsa_cli.backbones import Backbones
 from salsa_cli.data import stable_seed
-from salsa_cli.errors import os_errors
 from salsa_cli.generation.vllm import Server
 from salsa_cli.models import LanguageModel
 from salsa_cli.optimisation import Learner
@@ -117,8 +116,7 @@ def hand_over(folder: Path, actors: Actors, device: Runtime) -> None:
         if device.main:
             place = folder / HANDED
             try:
-                with os_errors(place, "write"):
-                    models.save_to_sample(actors.policy.model, place, like=actors.policy.folder)
+                models.save_to_sample(actors.policy.model, place, like=actors.policy.folder)
                 actors.server.take_over(place)
             finally:
                 shutil.rmtree(place, ignore_errors=True)
