@@ -74,6 +74,19 @@ def add(model: Module, rank: int, seed: int) -> Adapters:
     return _put(model, settings, seed)
 
 
+def check_rank(rank: int, hidden: int) -> None:
+    """Refuse a rank that is not low in a model whose states have `hidden` values.
+
+    Raises:
+        SalsaError: the two factors would be larger than the matrices that they are beside.
+    """
+    if rank >= hidden:
+        raise SalsaError(
+            f"--lora-rank {rank} is not low in a model of width {hidden}; expected less than that, "
+            "as 16, or no --lora-rank to train all weights"
+        )
+
+
 def load(model: Module, adapter: Adapter) -> Adapters:
     """Put a stored adapter into a model of its base, in place. A score head is not its business.
 

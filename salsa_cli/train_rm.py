@@ -123,6 +123,8 @@ def prepare(config: TrainRMConfig, report: Report) -> Plan:
         raise SalsaError(
             f"{model} pads with token {pad} and knows {size} tokens; name another with --pad-token"
         )
+    if config.lora_rank is not None:
+        lora.check_rank(config.lora_rank, models.shape(model).hidden)
     limit = min(config.max_length, models.context_length(model) or config.max_length)
     if limit < config.max_length:
         report(Note(f"{model} reads {limit} tokens; longer pairs count as too long"))

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,18 @@ def test_a_kept_adapter_scores_the_same_by_peft_and_takes_part_in_ppo_and_eval(
         device="cpu",
     )
     evaluate.run(judged, silent)
+
+
+def test_a_rank_that_is_not_low_is_refused_before_anything_is_loaded(
+    world: World, tmp_path: Path
+) -> None:
+    width = models.shape(world.a).hidden
+    config = TrainRMConfig(
+        model=str(world.a), data=str(world.preferences), output=tmp_path / "rm", lora_rank=width
+    )
+    with pytest.raises(SalsaError, match=f"--lora-rank {width} is not low in a model of width"):
+        train_rm.prepare(config, silent)
+    train_rm.prepare(replace(config, lora_rank=width - 1), silent)
 
 
 def test_a_merged_model_and_the_kept_adapter_score_the_same(world: World, tmp_path: Path) -> None:

@@ -132,7 +132,8 @@ def test_what_is_left_out_is_counted_and_named(world: World, tmp_path: Path) -> 
     path = tiny.write_rows(tmp_path / "p.jsonl", rows)
     config = configure(world, tmp_path / "rm", eval_data=str(path), max_length=5)
     assert warnings_of(config) == [
-        f"{path}: 2 of 3 pairs left out: longer than 5 tokens: 1 (row 2); equal scores: 1 (row 3)"
+        f"{path}: 2 of 3 pairs left out: longer than 5 tokens: 1 (row 2); equal scores: 1 (row 3). "
+        "--on-long truncate cuts those that are too long, and keeps them"
     ]
     assert len(train_rm.prepare(config, silent).held_out) == 1
     with pytest.raises(

@@ -4,13 +4,13 @@ Trains nothing. Scores come as in `ppo` and `eval`: from the model in the device
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from salsa_cli import assembly, data, folders, models, rewards, runs, runtime
 from salsa_cli.errors import SalsaError, os_errors
-from salsa_cli.records import JSON, write_json, write_text
+from salsa_cli.records import JSON, read_json, write_json, write_text
 from salsa_cli.reports import DryRun, Note, Report, Result, Warned, counted
 from salsa_cli.reward_models import fitting, held_out, reward_data, reward_pages
 from salsa_cli.reward_models.assessment import PairScores
@@ -22,6 +22,7 @@ from salsa_cli.reward_models.reward_pages import Appraised
 from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.rewards import Scale
 from salsa_cli.runtime import Runtime
+from salsa_cli.weights import checkpoints
 
 RECORD = "salsa.json"
 EVALUATION = "evaluation.json"
@@ -98,6 +99,8 @@ def prepare(config: TrainRMConfig, report: Report) -> Plan:
         raise SalsaError(
             f"--store-scale writes into {config.model}, which is no folder here; copy it first"
         )
+    for text in _trained_on(config):
+        report(Warned(text))
     tokenizer = models.load_tokenizer(found[0])
     limit = min(config.max_length, models.context_length(found[0]) or config.max_length)
     return Plan(found, reward_data.load_held_out(found[0], tokenizer, limit, config, report))
@@ -172,6 +175,23 @@ def _inputs(config: TrainRMConfig, plan: Plan) -> Mapping[str, JSON]:
         "model": folders.describe(Path(config.model) if ensemble else plan.models[0]),
         "eval_data": folders.describe_files(source, data.local_files(source)),
     }
+
+
+def _trained_on(config: TrainRMConfig) -> Iterator[str]:
+    """A warning where the record of the model names the very files that are to be held out."""
+    place = Path(config.model) / RECORD
+    made = read_json(place) if place.is_file() else {}
+    inputs = made.get("inputs") if isinstance(made, dict) else None
+    learnt = inputs.get("data") if isinstance(inputs, dict) else None
+    known = learnt.get("sha256") if isinstance(learnt, dict) else None
+    if not isinstance(known, dict):
+        return
+    for path in data.local_files(str(config.eval_data)):
+        if checkpoints.digest(path) in known.values():
+            yield (
+                f"{path} is what {config.model} was trained on; its accuracy there says little of "
+                "other pairs"
+            )
 
 
 def _dry_run(plan: Plan) -> DryRun:

@@ -306,10 +306,15 @@ def _check_finite(
             f"the scores of {len(rows)} pairs are no finite numbers (rows "
             f"{_some(rows)}); the model is broken. Try a lower --learning-rate"
         )
+    where = f"{config.data}: the loss is no finite number at step {step + 1} (rows {_some(rows)})"
+    if step == 0:
+        raise SalsaError(
+            f"{where}, before any weight was changed: {config.model} itself gives no finite "
+            "scores. Look for NaN in its weights; salsa soup names the tensor"
+        )
     raise SalsaError(
-        f"{config.data}: the loss is no finite number at step {step + 1}, for the pairs in rows "
-        f"{_some(rows)} of this batch; the weights were not changed. Try a lower "
-        "--learning-rate, and check that the model is sound"
+        f"{where}, and the step was not taken. It is seldom the rows' fault: try a lower "
+        "--learning-rate"
     )
 
 

@@ -2,6 +2,7 @@
 
 from salsa_cli.reports import counted, figure
 from salsa_cli.reward_models.assessment import Assessment
+from salsa_cli.reward_models.results import proves_nothing
 from salsa_cli.reward_models.reward_pages import Trained
 from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.rewards import Scale
@@ -51,7 +52,7 @@ On held-out pairs ({held_out}); a tie counts as half, intervals are Wilson's at 
 {categories}
 Mean lead of the better answer {figure(member.margin)}; expected calibration error
 {member.calibration_error:.1%}. It knows what its data prefer, and nothing else.
-
+{_caveats(trained, member)}
 ## How to use it
 
 A higher score is better. The end token belongs to a finished answer.
@@ -63,12 +64,29 @@ A higher score is better. The end token belongs to a finished answer.
 """
 
 
+def _caveats(trained: Trained, member: Assessment) -> str:
+    """What a reader has to know of the figures and the data, a line each."""
+    lines, whole = [], member.accuracy
+    if whole.low <= 0.5 <= whole.high:
+        lines.append(f"{proves_nothing(whole.n)}.")
+    for given in trained.sources:
+        for one in given.dropped:
+            lines.append(f"{given.name}: left out {one.text()}.")
+        if given.cut:
+            lines.append(
+                f"{given.name}: {counted(len(given.cut), 'pair')} cut to "
+                f"{trained.config.max_length} tokens; the code below cuts nothing."
+            )
+    return "".join(f"\n- {line}" for line in lines) + ("\n" if lines else "")
+
+
 def _is_adapter(config: TrainRMConfig) -> bool:
     return config.lora_save == "adapter"
 
 
 def _recipe(config: TrainRMConfig, scale: Scale, name: str, template: str | None) -> str:
     """Code that scores as salsa does."""
+    mean = f"{'-' if scale.mean >= 0 else '+'} {abs(scale.mean):.9g}"
     return f'''import torch
 {_loading(config, name)}
 tokenizer = AutoTokenizer.from_pretrained({name!r})
@@ -84,7 +102,7 @@ def score(prompt, answer):
         ids.pop()  # some tokenizers close every text
     ids.append(tokenizer.eos_token_id)
     raw = float(model(torch.tensor([ids])).logits)
-    return (raw {-scale.mean:+.9g}) / {scale.std:.9g}  # mean 0, deviation 1 on its data
+    return (raw {mean}) / {scale.std:.9g}  # mean 0, deviation 1 on its data
 '''
 
 

@@ -19,6 +19,7 @@ OnLong = Literal["drop", "truncate"]
 EMPTY = "an empty answer"
 EQUAL_SCORES = "equal scores"
 IDENTICAL = "identical answers"
+ALIKE_ONCE_CUT = "identical answers once cut to {limit} tokens"
 NO_ROOM = "no room for an answer in {limit} tokens"
 TOO_LONG = "longer than {limit} tokens"
 
@@ -142,7 +143,7 @@ def _useful(
         return EMPTY
     found = _fitted(tokenizer, pair, max_length, on_long)
     if isinstance(found, EncodedPair) and found.chosen == found.rejected:
-        return IDENTICAL
+        return ALIKE_ONCE_CUT.format(limit=max_length) if found.cut else IDENTICAL
     return found
 
 

@@ -20,7 +20,8 @@ class EvaluationResult:
         dropped: rows of all files that were left out.
         truncated: rows of which an answer was cut.
         eval_low, eval_high: 95 % interval of the accuracy.
-        eval_margin: mean lead of the better answer.
+        eval_margin: mean lead of the better answer; of an ensemble, whose members' scores are
+            divided by their deviations first.
         categories: accuracy by the kind of the pairs, where the data has kinds.
         sections: the scores of RewardBench by its own rules, where the data is of it.
         members: accuracy of each member of an ensemble, whose mean score the other figures
@@ -112,8 +113,10 @@ class AppraisalResult(EvaluationResult):
         return super().restored({**record, "scales": scales})
 
     def _more_lines(self) -> list[str]:
-        scales = "; ".join(f"{figure(s.mean)} and {figure(s.std)}" for s in self.scales)
-        return [f"raw scores have mean and standard deviation {scales}", *super()._more_lines()]
+        each = [f"mean {figure(s.mean)}, deviation {figure(s.std)}" for s in self.scales]
+        if len(each) > 1:
+            each = [f"member {number}: {words}" for number, words in enumerate(each)]
+        return [f"raw scores: {'; '.join(each)}", *super()._more_lines()]
 
 
 def proves_nothing(pairs: int) -> str:

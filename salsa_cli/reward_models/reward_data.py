@@ -9,7 +9,7 @@ from salsa_cli.data import Source, stable_seed
 from salsa_cli.errors import SalsaError
 from salsa_cli.reports import Note, Report, Warned, counted
 from salsa_cli.reward_models import pairs
-from salsa_cli.reward_models.pairs import Dropped, EncodedPair, EncodedPairs
+from salsa_cli.reward_models.pairs import TOO_LONG, Dropped, EncodedPair, EncodedPairs
 from salsa_cli.reward_models.preferences import (
     MARGIN,
     Contest,
@@ -141,13 +141,15 @@ class Reader:
         """What is left of a source; says what is odd, how many were left out or cut, and why."""
         name, all_of_them = source.name, counted(len(source.rows), unit)
         reasons = "; ".join(one.text() for one in encoded.dropped)
+        long = TOO_LONG.format(limit=self._limit) in {one.reason for one in encoded.dropped}
+        hint = ". --on-long truncate cuts those that are too long, and keeps them" if long else ""
         if not encoded.kept:
-            raise SalsaError(f"{name}: nothing is left of {all_of_them}: {reasons}")
+            raise SalsaError(f"{name}: nothing is left of {all_of_them}: {reasons}{hint}")
         self._refuse_unknown(name, encoded.kept)
         warnings = list(oddities)
         if reasons:
             left_out = sum(len(one.rows) for one in encoded.dropped)
-            warnings.append(f"{name}: {left_out} of {all_of_them} left out: {reasons}")
+            warnings.append(f"{name}: {left_out} of {all_of_them} left out: {reasons}{hint}")
         if encoded.cut:
             warnings.append(
                 f"{name}: {len(encoded.cut)} of {all_of_them} cut to {self._limit} tokens "

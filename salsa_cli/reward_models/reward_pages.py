@@ -65,10 +65,16 @@ def report(trained: Trained) -> str:
 
 def appraisal(appraised: Appraised) -> str:
     """The report of an evaluation as one HTML page."""
-    found, (first, *others) = appraised.found, appraised.scales
-    note = f"standard deviation {figure(first.std)}" + (" (member 0)" if others else "")
-    mean = pages.KeyFigure("mean raw score", figure(first.mean), note)
-    blocks: list[pages.Block] = [_key_figures(found, [mean]), *_callouts(found.together)]
+    found, scales = appraised.found, appraised.scales
+    raw = [
+        pages.KeyFigure(
+            "mean raw score" + (f" of member {number}" if len(scales) > 1 else ""),
+            figure(scale.mean),
+            f"standard deviation {figure(scale.std)}",
+        )
+        for number, scale in enumerate(scales)
+    ]
+    blocks: list[pages.Block] = [_key_figures(found, raw), *_callouts(found.together)]
     blocks += [pages.Heading("Held-out pairs"), pages.Grid(_charts(found))]
     source = appraised.source
     blocks += [*_sections(found.together), *_data([source], source.warnings)]
@@ -85,11 +91,14 @@ def _page(config: TrainRMConfig, what: str, found: Found, blocks: list[pages.Blo
 def _key_figures(given: Found, more: Sequence[pages.KeyFigure]) -> pages.KeyFigures:
     found, whole = given.together, given.together.accuracy
     interval = f"{whole.low:.1%} to {whole.high:.1%} (95 %)"
+    lead = "of the better answer's score"
+    if len(given.members) > 1:  # whose raw scores have different scales
+        lead += ", each member's divided by its deviation"
     figures = [
         pages.KeyFigure("held-out accuracy", f"{whole.accuracy:.1%}", interval),
         pages.KeyFigure("held-out pairs", f"{whole.n:,}", f"{whole.ties} ties, counted as half"),
         pages.KeyFigure("calibration error", f"{found.calibration_error:.1%}", "0 is best"),
-        pages.KeyFigure("mean lead", figure(found.margin), "of the better answer's score"),
+        pages.KeyFigure("mean lead", figure(found.margin), lead),
         *more,
     ]
     if found.disagreement is not None:

@@ -342,6 +342,10 @@ def _idle_rank(policy: Path, critic: Path, config: PPOConfig) -> Iterator[str]:
         )
     elif (missing := _reason(lora.check)) is not None:
         yield missing
+    else:
+        rank, hidden = config.lora_rank, models.shape(policy).hidden
+        if (reason := _reason(lambda: lora.check_rank(rank, hidden))) is not None:
+            yield reason
 
 
 def _reason(check: Callable[[], None]) -> str | None:

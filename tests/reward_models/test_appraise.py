@@ -1,5 +1,6 @@
 """A reward model that exists, evaluated: what is found, written, refused."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -128,6 +129,18 @@ def test_an_ensemble_is_evaluated_as_ppo_takes_it(tmp_path: Path) -> None:
     rows = read_rows(config.output / "member-1" / "eval_scores.jsonl")
     np.testing.assert_allclose([row["rejected"] for row in rows], raw[1][1], atol=1e-5)
     assert read_json(config.output / "evaluation.json")["evaluation"]["disagreement"]
+
+
+def test_files_that_the_model_was_trained_on_are_no_held_out_ones(model: Path) -> None:
+    config = configure(model)
+    path = Path(str(config.eval_data))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    for known, warned in (("0" * 64, False), (digest, True)):
+        inputs = {"data": {"source": "elsewhere.jsonl", "sha256": {"elsewhere.jsonl": known}}}
+        (model / "salsa.json").write_text(json.dumps({"inputs": inputs}))
+        _, said = run(replace(config, force=True))
+        text = f"{path} is what {model} was trained on; its accuracy there says little"
+        assert any(one.startswith(text) for one in said) == warned
 
 
 def test_a_complete_evaluation_is_read_back(model: Path) -> None:

@@ -16,7 +16,8 @@ from salsa_cli.data import Message, Prompt
 from salsa_cli.models import RewardModel
 from salsa_cli.reward_models import held_out, model_card
 from salsa_cli.reward_models.assessment import PairScores
-from salsa_cli.reward_models.pairs import EncodedPair
+from salsa_cli.reward_models.pairs import Dropped, EncodedPair
+from salsa_cli.reward_models.reward_data import SourcePairs
 from salsa_cli.reward_models.reward_pages import Trained
 from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.rewards import Scale
@@ -45,7 +46,19 @@ def test_the_card_names_base_data_metrics_and_use() -> None:
     assert "1 preference pair of\n" in card("rm", None, pairs=1)
     assert "| all | 4 | 50.0% | 15.0% to 85.0% |" in text
     assert "| easy | 2 |" in text
-    assert "from_pretrained('rm')" in text and "return (raw -0.5) / 2  #" in text
+    assert "from_pretrained('rm')" in text and "return (raw - 0.5) / 2  #" in text
+    assert "4 pairs do not tell this accuracy from guessing." in text
+
+
+def test_the_card_says_what_was_left_out_and_cut() -> None:
+    config = TrainRMConfig(model="sft", data="p.jsonl", output=Path("rm"), max_length=9)
+    source = SourcePairs("p.jsonl", PAIRS, (Dropped("equal scores", (3, 5)),), cut=(7,))
+    found = held_out.assess(PAIRS, [SCORES], [SCALE])
+    trained = Trained(config, 40, (source,), (), found, [])
+    text = model_card.write(trained, found.together, Scale(-0.5, 2.0), "rm", None)
+    assert "- p.jsonl: left out equal scores: 2 (rows 3, 5).\n" in text
+    assert "- p.jsonl: 1 pair cut to 9 tokens; the code below cuts nothing.\n\n## How" in text
+    assert "return (raw + 0.5) / 2  #" in text
 
 
 @pytest.mark.parametrize("template", [None, CHAT])

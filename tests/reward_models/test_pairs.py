@@ -85,7 +85,7 @@ def test_long_answers_may_be_cut_where_something_of_them_is_left() -> None:
         (ids("the cat sat and ran"), (*ids("the cat sad"), EOS))
     ]
     assert {one.reason: one.rows for one in found.dropped} == {
-        "identical answers": (2,),
+        "identical answers once cut to 5 tokens": (2,),
         "no room for an answer in 5 tokens": (3,),
     }
     assert found.cut == (1,)
