@@ -8,22 +8,19 @@ not touch one another then; others are given padded rows.
 On CPUs alone: on GPUs it was not measured.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from weakref import WeakKeyDictionary
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from salsa_cli.attention import OtherAttentionError, body, refuse_bent, used
 from salsa_cli.heads import Module
 from salsa_cli.sequences import Packed, Sequences
 
 NAME = "salsa-packed"
 """By which the configuration of a model names this attention."""
-
-_BENT = ("sliding_window", "softcap", "s_aux", "position_bias")
-"""Arguments by which transformers asks for attention that is not the plain one."""
 
 _PROBE = (5, 3, 4)  # tokens of the rows of the trial, of which the first ones are the prompt
 
@@ -48,9 +45,8 @@ def same(copy: Module, model: Module) -> None:
 
 def hidden_states(model: Module, packed: Packed) -> torch.Tensor:
     """Final hidden states `[N, H]` of packed rows."""
-    body = _body(model)
     with attention(model):
-        hidden: torch.Tensor = body(
+        hidden: torch.Tensor = body(model)(
             input_ids=packed.ids.unsqueeze(0),
             position_ids=packed.positions.unsqueeze(0),
             use_cache=False,
@@ -59,21 +55,9 @@ def hidden_states(model: Module, packed: Packed) -> torch.Tensor:
     return hidden[0]
 
 
-@contextmanager
-def attention(model: Module) -> Iterator[None]:
+def attention(model: Module) -> AbstractContextManager[None]:
     """The block in which a model reads packed rows, the second time too if it computes it again."""
-    config = _body(model).config
-    before = config._attn_implementation
-    config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
-
-
-def _body(model: Module) -> Module:
-    """The model without its head."""
-    return getattr(model, model.base_model_prefix)
+    return used(model, NAME)
 
 
 def _attend(
@@ -94,8 +78,9 @@ def _attend(
         key: `[1, K, N, D]`, where K divides H.
         value: `[1, K, N, D]`.
     """
-    if attention_mask is not None or any(more.get(name) is not None for name in _BENT):
-        raise _OtherAttentionError
+    if attention_mask is not None:
+        raise OtherAttentionError
+    refuse_bent(more)
     heads, groups = query.shape[1], key.shape[1]
     states = torch.cat([one[0].transpose(0, 1) for one in (query, key, value)], dim=1)
     padded = states.index_select(0, packed.padded)
@@ -114,10 +99,6 @@ def _attend(
 AttentionInterface.register(NAME, _attend)
 
 
-class _OtherAttentionError(Exception):
-    """The model asks for attention of another kind."""
-
-
 @torch.no_grad()
 def _agrees(model: Module) -> bool:
     """Whether the hidden states of a few rows are those of each row alone."""
@@ -128,11 +109,11 @@ def _agrees(model: Module) -> bool:
     rows = Sequences(ids, ids[:, 1:], torch.ones_like(lengths), lengths - 1)
     try:
         ours = hidden_states(model, rows.packed())
-    except (_OtherAttentionError, TypeError):
+    except (OtherAttentionError, TypeError):
         return False
-    body = _body(model)
     alone = [
-        body(input_ids=row[None, :n], use_cache=False) for row, n in zip(ids, _PROBE, strict=True)
+        body(model)(input_ids=row[None, :n], use_cache=False)
+        for row, n in zip(ids, _PROBE, strict=True)
     ]
     theirs = torch.cat([output.last_hidden_state[0] for output in alone])
     rounding = 16 * torch.finfo(theirs.dtype).eps * theirs.abs().max()

@@ -86,7 +86,7 @@ def sample(
     length: int,
     temperature: float,
     runtime: Runtime,
-    generator: str = "loop",
+    generator: str = "auto",
 ) -> Sampled:
     """Sample one answer a prompt, of at most `length` tokens.
 
@@ -98,8 +98,8 @@ def sample(
     """
     draws = np.stack([np.random.default_rng(seed).random(length) for seed in seeds])
     uniforms = torch.from_numpy(draws).to(runtime.device)
-    generate = choose(generator, policy.model)
     with runtime.autocast():
+        generate = choose(generator, policy.model)
         ids = generate(policy, prompts, uniforms, temperature)
     responses, finished = _until_end(ids, policy.eos_ids)
     return Sampled(pad_left(prompts, policy.pad_id).to(runtime.device), responses, finished)

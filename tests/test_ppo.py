@@ -275,9 +275,9 @@ def test_answers_may_be_generated_in_pages(world: World, tmp_path: Path) -> None
     assert row["ratio_error"] == 0
 
 
-def test_compiled_decoding_is_refused_on_a_cpu(world: World, tmp_path: Path) -> None:
-    with pytest.raises(SalsaError, match="--generator compiled needs a CUDA device"):
-        run(configure(world, tmp_path / "policy", generator="compiled"))
+def test_graphs_are_refused_on_a_cpu(world: World, tmp_path: Path) -> None:
+    with pytest.raises(SalsaError, match="--generator graphs needs a CUDA device"):
+        run(configure(world, tmp_path / "policy", generator="graphs"))
     assert not (tmp_path / "policy").exists()
 
 

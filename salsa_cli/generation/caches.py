@@ -10,41 +10,60 @@ them bfloat16 again, so that the caches keep them as such.
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
-from transformers import Cache, DynamicCache, StaticCache
+from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from salsa_cli.passes import Module
 
 
-class _OneType:
-    """Keys in the type of the values."""
+class GrowingCache(DynamicCache):  # type: ignore[misc]
+    """Room for whatever comes, with keys in the type of the values."""
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **options: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Take further tokens' states `[B, H, T, D]` in; returns those of all tokens."""
         keys = key_states.to(value_states.dtype)
-        states: tuple[torch.Tensor, torch.Tensor] = super().update(  # type: ignore[misc]
+        states: tuple[torch.Tensor, torch.Tensor] = super().update(
             keys, value_states, *args, **options
         )
         return states
 
 
-class GrowingCache(_OneType, DynamicCache):  # type: ignore[misc]
-    """Room for whatever comes."""
+class _Reserved(DynamicLayer):  # type: ignore[misc]
+    """The states of one layer for B rows, in memory for more columns than are shown."""
+
+    def __init__(self, reserved: tuple[torch.Tensor, ...], width: int) -> None:
+        """Take keys and values `[B, H, room, D]` of which the first `width` columns are shown."""
+        super().__init__()
+        self.dtype, self.device = reserved[0].dtype, reserved[0].device
+        self.is_initialized = True
+        self._reserved = reserved
+        self.show(width)
+
+    def show(self, width: int) -> None:
+        """Let attention see so many columns."""
+        self._width = width
+        self.keys, self.values = (reserved[:, :, :width] for reserved in self._reserved)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep the rows `indices`; those that stay where they are cost nothing."""
+        places = torch.arange(len(indices), device=indices.device)
+        moved = (indices != places).nonzero().squeeze(-1)
+        for reserved in self._reserved:
+            reserved[moved, :, : self._width] = reserved[indices[moved], :, : self._width]
+        self._reserved = tuple(reserved[: len(indices)] for reserved in self._reserved)
+        self.show(self._width)
 
 
-class FixedCache(_OneType, StaticCache):  # type: ignore[misc]
-    """Room for a number of tokens that is known, in tensors that stay where they are."""
+class ReservedLayer(_Reserved):
+    """Room for all tokens to come, of which those that were read are shown."""
 
-
-class ReservedLayer(DynamicLayer):  # type: ignore[misc]
-    """The states of one layer for B rows, with room for those of all tokens to come."""
-
-    def __init__(self, parts: Sequence[DynamicLayer], width: int, room: int) -> None:
+    @classmethod
+    def of(cls, parts: Sequence[DynamicLayer], width: int, room: int) -> Self:
         """Take over what buckets of prompts left, below one another, their last tokens aligned.
 
         Args:
@@ -52,37 +71,41 @@ class ReservedLayer(DynamicLayer):  # type: ignore[misc]
             width: of the longest prompt.
             room: tokens that a row may come to.
         """
-        super().__init__()
-        self.dtype, self.device = parts[0].keys.dtype, parts[0].keys.device
-        self.is_initialized = True
-        self._used = width
-        self._reserved = tuple(
-            _aligned(states, width, room)
-            for states in ([part.keys for part in parts], [part.values for part in parts])
-        )
-        self._show()
+        states = [part.keys for part in parts], [part.values for part in parts]
+        return cls(tuple(_aligned(given, width, room) for given in states), width)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the states of further tokens `[B, H, T, D]`; returns those of all tokens."""
-        begin, self._used = self._used, self._used + key_states.shape[-2]
+        begin, end = self._width, self._width + key_states.shape[-2]
         for reserved, states in zip(self._reserved, (key_states, value_states), strict=True):
-            reserved[:, :, begin : self._used] = states
-        self._show()
+            reserved[:, :, begin:end] = states
+        self.show(end)
         return self.keys, self.values
 
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep the rows `indices`; those that stay where they are cost nothing."""
-        places = torch.arange(len(indices), device=indices.device)
-        moved = (indices != places).nonzero().squeeze(-1)
-        for reserved in self._reserved:
-            reserved[moved, :, : self._used] = reserved[indices[moved], :, : self._used]
-        self._reserved = tuple(reserved[: len(indices)] for reserved in self._reserved)
-        self._show()
+    def placed(self, column: torch.Tensor) -> "PlacedLayer":
+        """The same memory as a PlacedLayer."""
+        return PlacedLayer(self._reserved, self._width, column)
 
-    def _show(self) -> None:
-        self.keys, self.values = (reserved[:, :, : self._used] for reserved in self._reserved)
+
+class PlacedLayer(_Reserved):
+    """Room for tokens whose column the device alone knows; columns behind it are shown as well."""
+
+    def __init__(
+        self, reserved: tuple[torch.Tensor, ...], width: int, column: torch.Tensor
+    ) -> None:
+        """Take memory over; `column` `[1]` is where the next token goes, whenever it is read."""
+        super().__init__(reserved, width)
+        self._column = column
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the states of one token a row `[B, H, 1, D]`; returns those that are shown."""
+        for reserved, states in zip(self._reserved, (key_states, value_states), strict=True):
+            reserved.index_copy_(2, self._column, states.to(reserved.dtype))
+        return self.keys, self.values
 
 
 def empty(model: Module) -> GrowingCache:
@@ -131,8 +154,19 @@ def reserve(parts: Sequence[GrowingCache], width: int, room: int) -> GrowingCach
     while parts[0].layers:
         layers = [part.layers.pop(0) for part in parts]
         plain = type(layers[0]) is DynamicLayer and layers[0].is_initialized
-        cache.layers.append(ReservedLayer(layers, width, room) if plain else layers[0])
+        cache.layers.append(ReservedLayer.of(layers, width, room) if plain else layers[0])
     return cache
+
+
+def place(cache: GrowingCache, column: torch.Tensor) -> None:
+    """Let a reserved cache take one token at a time at the column `[1]` that the device knows."""
+    cache.layers = [layer.placed(column) for layer in cache.layers]
+
+
+def show(cache: GrowingCache, width: int) -> None:
+    """Let attention see so many columns of a reserved cache."""
+    for layer in cache.layers:
+        layer.show(width)
 
 
 def _aligned(parts: Sequence[torch.Tensor], width: int, room: int) -> torch.Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from salsa_cli.errors import SalsaError
-from salsa_cli.generation import compiled, loop, paged, plain
+from salsa_cli.generation import graphs, loop, paged, plain
 from salsa_cli.generation.ways import Generator
 from salsa_cli.passes import Module
 
@@ -20,8 +20,8 @@ class _Way:
 
 
 _WAYS = {
-    "loop": _Way(loop.generate, lambda model: True),
-    "compiled": _Way(compiled.generate, compiled.suits),
+    "loop": _Way(loop.generate, loop.suits),
+    "graphs": _Way(graphs.generate, graphs.suits),
     "paged": _Way(paged.generate, paged.suits),
 }
 
@@ -30,28 +30,31 @@ def check(name: str, device: torch.device) -> None:
     """Refuse a generator that the device cannot run.
 
     Raises:
-        SalsaError: there is no CUDA device for compiled decoding.
+        SalsaError: there is no CUDA device for graphs.
     """
-    if name == "compiled" and device.type != "cuda":
+    if name == "graphs" and device.type != "cuda":
         raise SalsaError(
-            f"--generator compiled needs a CUDA device, and this is {device.type}, where "
+            f"--generator graphs needs a CUDA device, and this is {device.type}, where "
             "--generator loop is faster"
         )
 
 
 def choose(name: str, model: Module) -> Generator:
-    """The generator of a name for a model.
+    """The generator of a name for a model, which lies on its device.
 
-    The loop leaves models of a kind that it does not know to transformers' own `generate`.
+    `auto` is the fastest of ours that can drive the model, or transformers' own `generate`.
 
     Raises:
-        SalsaError: it cannot drive the model.
+        SalsaError: the one that was asked for cannot drive the model.
     """
-    if name == "loop" and not loop.suits(model):
-        return plain.generate
+    if name == "auto":
+        on_cuda = next(model.parameters()).device.type == "cuda"
+        if on_cuda and graphs.suits(model):
+            return graphs.generate
+        return loop.generate if loop.suits(model) else plain.generate
     way = _WAYS[name]
     if not way.suits(model):
         raise SalsaError(
-            f"--generator {name} cannot drive a {type(model).__name__}; --generator loop can"
+            f"--generator {name} cannot drive a {type(model).__name__}; --generator auto can"
         )
     return way.generate

@@ -26,7 +26,7 @@ SHORTEST = 0.5
 
 
 @dataclass
-class _Rows:
+class Rows:
     """The answers that go on, row by row, as the next forward pass needs them.
 
     Attributes:
@@ -45,10 +45,10 @@ class _Rows:
     going: torch.Tensor
     padded: bool
 
-    def select(self, rows: torch.Tensor) -> "_Rows":
+    def select(self, rows: torch.Tensor) -> "Rows":
         """These rows alone."""
         mask = self.mask[rows]
-        return _Rows(
+        return Rows(
             self.places[rows],
             self.lengths[rows],
             mask,
@@ -79,12 +79,12 @@ def generate(
     device, length = uniforms.device, uniforms.shape[1]
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]), reverse=True)
     ordered = [prompts[row] for row in order]
-    cache, logits = _read(policy, ordered, length, device)
-    rows = _begin(ordered, order, uniforms)
+    width = len(ordered[0])
+    cache, logits = read(policy, ordered, width + length, device)
+    rows = begin(ordered, order, uniforms)
     period = _period(device)
     ends = torch.tensor(policy.eos_ids, device=device)
     answers = torch.full((len(prompts), length), policy.pad_id, device=device)
-    width = len(ordered[0])
     for step in range(length):
         tokens = draw(logits, rows.uniforms[:, step], temperature)
         answers[rows.places, step] = tokens
@@ -92,7 +92,7 @@ def generate(
         if step + 1 == length:
             break
         if (step + 1) % period == 0 and not bool(rows.going.all()):
-            kept = _without_gaps(rows.going)
+            kept = without_gaps(rows.going)
             if not len(kept):
                 break
             cache.batch_select_indices(kept)
@@ -101,10 +101,14 @@ def generate(
     return answers[:, : step + 1]
 
 
-def _read(
-    policy: LanguageModel, prompts: Sequence[Sequence[int]], length: int, device: torch.device
+def read(
+    policy: LanguageModel, prompts: Sequence[Sequence[int]], room: int, device: torch.device
 ) -> tuple[GrowingCache, torch.Tensor]:
-    """Read prompts, the longest first: their cache, and the logits `[B, V]` that follow them."""
+    """Read prompts, the longest first: their cache, and the logits `[B, V]` that follow them.
+
+    Args:
+        room: tokens that a row of the cache may come to.
+    """
     joinable = caches.joinable(caches.empty(policy.model))
     parts, logits = [], []
     for bucket in _buckets(prompts) if joinable else [prompts]:
@@ -112,8 +116,7 @@ def _read(
         part = caches.empty(policy.model)
         logits.append(_forward(policy.model, tokens, position_ids(tokens.mask), part))
         parts.append(part)
-    width = len(prompts[0])
-    return caches.reserve(parts, width, width + length), torch.cat(logits)
+    return caches.reserve(parts, len(prompts[0]), room), torch.cat(logits)
 
 
 def _buckets(prompts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
@@ -127,7 +130,7 @@ def _buckets(prompts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
     yield bucket
 
 
-def _begin(prompts: Sequence[Sequence[int]], order: Sequence[int], uniforms: torch.Tensor) -> _Rows:
+def begin(prompts: Sequence[Sequence[int]], order: Sequence[int], uniforms: torch.Tensor) -> Rows:
     """All rows, in the order in which they were read."""
     device = uniforms.device
     places = torch.tensor(order, device=device)
@@ -136,7 +139,7 @@ def _begin(prompts: Sequence[Sequence[int]], order: Sequence[int], uniforms: tor
     mask = columns >= len(prompts[0]) - lengths.unsqueeze(-1)
     going = torch.ones(len(prompts), dtype=torch.bool, device=device)
     padded = len(prompts[-1]) < len(prompts[0])
-    return _Rows(places, lengths, mask, uniforms[places], going, padded)
+    return Rows(places, lengths, mask, uniforms[places], going, padded)
 
 
 def _period(device: torch.device) -> int:
@@ -144,7 +147,7 @@ def _period(device: torch.device) -> int:
     return 1 if device.type == "cpu" else CHECK_EVERY
 
 
-def _without_gaps(going: torch.Tensor) -> torch.Tensor:
+def without_gaps(going: torch.Tensor) -> torch.Tensor:
     """The rows that go on `[n]`, the last of them moved into the places of those that do not."""
     kept = going.nonzero().squeeze(-1)
     count = len(kept)
@@ -154,7 +157,7 @@ def _without_gaps(going: torch.Tensor) -> torch.Tensor:
 
 
 def _next_logits(
-    model: Module, tokens: torch.Tensor, rows: _Rows, seen: int, step: int, cache: GrowingCache
+    model: Module, tokens: torch.Tensor, rows: Rows, seen: int, step: int, cache: GrowingCache
 ) -> torch.Tensor:
     """Logits `[b, V]` behind one more token `[b]` a row; `seen` columns, that token's included."""
     mask = rows.mask[:, :seen]

@@ -10,6 +10,12 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+_BLOCK = 256
+"""Tokens whose probabilities are summed together; most vocabularies are a multiple of it."""
+
+_BELOW_ONE = math.nextafter(1.0, 0.0)
 
 
 def log_softmax(logits: Tensor, temperature: float) -> Tensor:
@@ -65,22 +71,38 @@ def sample_by_inverse_cdf(logits: Tensor, uniforms: Tensor, temperature: float) 
         uniforms: [B] float64 in [0, 1), independent and uniform.
         temperature: > 0; greedy decoding is an argmax, not a limit of this function.
 
-    With c_v = p_0 + ... + p_v in float64, the token is the first v for which c_v > u * total
-    (Devroye, "Non-Uniform Random Variate Generation", 1986, section III.2). A row depends on its
-    own logits and uniform only, so an answer does not depend on the batch it is generated in.
-    A token of probability 0 is never returned, for any u up to the largest double below 1.
+    With c_v = p_0 + ... + p_v, the token is the first v for which c_v > u * total (Devroye,
+    "Non-Uniform Random Variate Generation", 1986, section III.2). Sums are in float64, first those
+    of whole blocks of tokens, then those within the block that the number falls into: one pass over
+    the vocabulary where a cumulative sum would take several. A row depends on its own logits and
+    uniform only, so an answer does not depend on the batch it is generated in. A token of
+    probability 0 is never returned, for any u up to the largest double below 1.
     """
     require_temperature(temperature)
-    scaled = logits.to(torch.float64, copy=True).div_(temperature)
-    probabilities = torch.softmax(scaled, dim=-1)
-    cumulative = probabilities.cumsum(dim=-1)
-    if cumulative.device.type != "cpu":
-        cumulative = _rising(cumulative, probabilities)
-    # The largest uniform times the total rounds to less than the total: some token is found. Only
+    raised = logits if logits.dtype == torch.float64 else logits.float()
+    probabilities = _blocks(torch.softmax(raised / temperature, dim=-1))
+    sums = probabilities.sum(dim=-1, dtype=torch.float64)
+    upper = _rising(sums.cumsum(dim=-1), sums)
+    # The largest uniform times the total rounds to less than the total: some block is found. Only
     # rows of NaN find none.
-    bounds = uniforms.unsqueeze(-1) * cumulative[:, -1:]
-    found = torch.searchsorted(cumulative, bounds, right=True).squeeze(-1)
-    return found.clamp(max=logits.shape[-1] - 1)
+    bounds = uniforms.unsqueeze(-1) * upper[:, -1:]
+    block = torch.searchsorted(upper, bounds, right=True).clamp(max=upper.shape[-1] - 1)
+    before = functional.pad(upper, (1, 0)).gather(-1, block)
+    rows = torch.arange(len(block), device=block.device)
+    inside = probabilities[rows, block.squeeze(-1)].double()
+    cumulative = _rising(inside.cumsum(dim=-1), inside)
+    # The block's sum and its last cumulative sum may differ in their last bits.
+    rest = torch.minimum(bounds - before, cumulative[:, -1:] * _BELOW_ONE)
+    found = torch.searchsorted(cumulative, rest, right=True)
+    return (block * probabilities.shape[-1] + found).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+
+
+def _blocks(probabilities: Tensor) -> Tensor:
+    """[B, V] as [B, V / n, n], with impossible tokens at the end where V is no multiple of n."""
+    size = min(_BLOCK, probabilities.shape[-1])
+    missing = -probabilities.shape[-1] % size
+    padded = functional.pad(probabilities, (0, missing)) if missing else probabilities
+    return padded.view(len(padded), -1, size)
 
 
 def _rising(cumulative: Tensor, probabilities: Tensor) -> Tensor:

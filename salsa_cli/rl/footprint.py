@@ -26,8 +26,8 @@ class Machine:
     Attributes:
         frozen: bytes of a weight that is not trained.
         product: bytes of a number that is multiplied by weights in a pass.
-        sampling: bytes a row and vocabulary entry while a token is drawn: the logits in float32
-            and, in float64, these, the probabilities, and their sums.
+        sampling: bytes a row and vocabulary entry while a token is drawn: the logits as they are
+            and in float32, divided by the temperature, and the probabilities.
         chunk: bytes of logits that a pass has at once.
         pass_tokens: tokens that a pass with a gradient has at most, where a row has no more.
         headroom: share of what is left of its memory that a micro-batch is picked to fill.
@@ -46,14 +46,13 @@ class Machine:
 
     @classmethod
     def of(cls, device: Runtime) -> Self:
-        """That of a runtime. A GPU sees to it that the sums rise, in three numbers more."""
+        """That of a runtime."""
         kind = device.device.type
         width = device.frozen_dtype.itemsize
-        sampling = 28 if kind == "cpu" else 52
         return cls(
             frozen=width,
             product=width,
-            sampling=sampling,
+            sampling=12 if kind == "cpu" else 12 + width,
             chunk=CHUNK_BYTES[kind],
             pass_tokens=device.pass_tokens,
             headroom=HEADROOM[kind],

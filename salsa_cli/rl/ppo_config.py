@@ -205,14 +205,15 @@ class PPOConfig(ParallelConfig):
         ),
     ] = 1.0
     generator: Annotated[
-        Literal["loop", "compiled", "paged", "vllm"],
+        Literal["auto", "loop", "graphs", "paged", "vllm"],
         Setting(
-            "How answers are generated: a loop on any device; with a compiled step (CUDA); by "
-            "continuous batching; or by a vLLM server that you started. The draws of the latter "
-            "two are their own and depend on the batch.",
+            "How answers are generated: by a loop on any device; with its steps replayed as CUDA "
+            "graphs; by continuous batching; or by a vLLM server that you started. The draws of "
+            "the latter two are their own and depend on the batch. auto: graphs where they can be "
+            "had, else the loop.",
             panel="PPO",
         ),
-    ] = "loop"
+    ] = "auto"
     vllm_url: Annotated[
         str | None,
         Setting(

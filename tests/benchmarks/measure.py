@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,7 +47,7 @@ class Usage:
         return {name: value for name, value in vars(self).items() if not isinstance(value, str)}
 
 
-def run(command: list[str], environment: dict[str, str] | None = None) -> Usage:
+def run(command: Sequence[str | Path], environment: dict[str, str] | None = None) -> Usage:
     """Run the command to its end, which a failure is too. It ends if this process is stopped."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
@@ -106,6 +106,33 @@ class MemoryWatch:
             self.rss = max([self.rss, *(highest for _, _, highest in sizes)])
             if self._end.wait(INTERVAL):
                 return
+
+
+class DeviceWatch:
+    """Samples the memory in use on the first GPU, of all programs, every 100 ms; keeps the peak.
+
+    With what PyTorch holds without using it, as another program sees it. 0 without a GPU.
+    """
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._told = tempfile.TemporaryFile()  # noqa: SIM115
+        query = ["--query-gpu=memory.used", "--format=csv,noheader,nounits", "-lms", "100"]
+        try:
+            self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
+                ["nvidia-smi", "-i", "0", *query], stdout=self._told, stderr=subprocess.DEVNULL
+            )
+        except OSError:
+            self._process = None
+
+    def stop(self) -> None:
+        """End it; `peak` is in bytes then."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            numbers = [int(word) for word in text_of(self._told).split() if word.isdigit()]
+            self.peak = max(numbers, default=0) * 2**20
+        self._told.close()
 
 
 def memory_of(pid: int) -> tuple[int, int, int]:

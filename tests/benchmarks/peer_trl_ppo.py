@@ -76,12 +76,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("policy", "ref", "reward", "prompts", "output"):
         parser.add_argument(f"--{name}", required=True)
-    for name in ("updates", "batch-size", "response-length", "seed"):
+    for name in ("updates", "batch-size", "micro-batch-size", "response-length", "seed"):
         parser.add_argument(f"--{name}", type=int, required=True)
     for name in ("learning-rate", "kl-coef"):
         parser.add_argument(f"--{name}", type=float, required=True)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     given = parser.parse_args()
+    # What learns in float32 is multiplied in bfloat16 on a GPU, and what does not is held so.
+    mixed = given.device == "cuda" and given.dtype == "float32"
+    frozen = "bfloat16" if given.device == "cuda" else given.dtype
 
     tokenizer = AutoTokenizer.from_pretrained(given.policy, padding_side="left")
     with Path(given.prompts).open(encoding="utf-8") as file:
@@ -90,14 +94,14 @@ def main() -> None:
         [{"input_ids": tokenizer(text).input_ids} for text in prompts]
     )
     reward, value = (
-        AutoModelForSequenceClassification.from_pretrained(given.reward, num_labels=1)
-        for _ in range(2)
+        AutoModelForSequenceClassification.from_pretrained(given.reward, num_labels=1, dtype=dtype)
+        for dtype in (frozen, given.dtype)
     )
     settings = PPOConfig(
         output_dir=given.output,
         total_episodes=given.updates * given.batch_size,
-        per_device_train_batch_size=given.batch_size,
-        gradient_accumulation_steps=1,
+        per_device_train_batch_size=given.micro_batch_size,
+        gradient_accumulation_steps=given.batch_size // given.micro_batch_size,
         num_mini_batches=1,
         num_ppo_epochs=4,
         response_length=given.response_length,
@@ -111,7 +115,7 @@ def main() -> None:
         lam=1.0,
         temperature=1.0,
         seed=given.seed,
-        bf16=given.device == "cuda",
+        bf16=mixed,
         use_cpu=given.device == "cpu",
         num_sample_generations=0,
         save_strategy="no",
@@ -122,8 +126,8 @@ def main() -> None:
     trainer = PPOTrainer(
         args=settings,
         processing_class=tokenizer,
-        model=AutoModelForCausalLM.from_pretrained(given.policy),
-        ref_model=AutoModelForCausalLM.from_pretrained(given.ref),
+        model=AutoModelForCausalLM.from_pretrained(given.policy, dtype=given.dtype),
+        ref_model=AutoModelForCausalLM.from_pretrained(given.ref, dtype=frozen),
         reward_model=reward,
         value_model=value,
         train_dataset=data,

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/ppo_vs_trl.py --base stories260k-llama/ > result.json
     python tests/benchmarks/ppo_vs_trl.py --peer-python trl/bin/python --cases 260k --seeds 1
+    python tests/benchmarks/ppo_vs_trl.py --cases 1b                                   # on a GPU
 
 Makes two small worlds (`ppo_worlds.py`) and, where no Python with TRL is named, an environment for
 it. Runs both tools on each world with the same models, prompts, lengths and settings, in turn, once
@@ -17,6 +18,11 @@ a seed, and prints one JSON object:
 Case `4m-cut` is `4m` with answers of at most 16 tokens, of which few end before: there TRL computes
 no padding that salsa would save.
 
+Case `1b` needs a GPU: random weights in the shape of Llama 3.2 1B, prompts and answers of 128
+tokens, none of which ends; both tools hold what learns in float32 and multiply in bfloat16, and
+memory is the device's. Its `trl-bf16` is TRL with all weights and moments in bfloat16, which is
+less to compute and to hold, and loses small steps.
+
 Where the two differ by design: TRL places the score one token after the end token, and trains the
 critic on that token too; it takes the old log-probabilities from generation, not from a pass like
 those of training, so that the first ratio is 1 up to rounding only; it has one optimiser for the
@@ -27,6 +33,7 @@ it is told.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -39,7 +46,6 @@ from statistics import mean, median, stdev
 from typing import Any
 
 import measure
-import ppo_worlds
 
 HERE = Path(__file__).parent
 PEER = HERE / "peer_trl_ppo.py"
@@ -49,18 +55,26 @@ BATCH, KL_COEF = 64, 0.05
 
 @dataclass(frozen=True)
 class Case:
-    """A world and the lengths of its runs."""
+    """A world and the lengths of its runs; `pass_size` answers go through a model at once."""
 
     shape: str
     response_length: int
     learning_rate: float
     updates: int
+    device: str = "cpu"
+    pass_size: int = BATCH
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """Who runs, in turn."""
+        return ("salsa", "trl") if self.device == "cpu" else ("salsa", "trl", "trl-bf16")
 
 
 CASES = {
     "260k": Case("260k", 48, 3e-4, 16),
     "4m": Case("4m", 48, 1e-4, 8),
     "4m-cut": Case("4m", 16, 1e-4, 5),
+    "1b": Case("1b", 128, 1e-6, 4, device="cuda", pass_size=32),
 }
 
 
@@ -71,11 +85,13 @@ class Run:
     Attributes:
         rows: what the tool says of each update.
         seconds: from the end of one update to the end of the next, without gc.collect.
+        device_memory: the most that was in use on the GPU.
     """
 
     rows: list[dict[str, float]]
     seconds: list[float]
     usage: measure.Usage
+    device_memory: int
 
     @property
     def speeds(self) -> list[float]:
@@ -88,7 +104,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", type=Path, help="stories260k; random weights by default")
     parser.add_argument("--peer-python", help="a Python with trl==1.12.0; made by default")
-    parser.add_argument("--cases", default=",".join(CASES))
+    on_cpu = [name for name, case in CASES.items() if case.device == "cpu"]
+    parser.add_argument("--cases", default=",".join(on_cpu))
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--updates", type=int, help="of each run, in place of the case's own")
     parser.add_argument("--threads", type=int, help="of both tools; the machine's by default")
@@ -114,9 +131,9 @@ def main() -> None:
             world = (given.worlds or Path(root)) / case.shape
             if not world.exists():
                 say(f"making the world {case.shape}")
-                ppo_worlds.make(world, case.shape, given.base if case.shape == "260k" else None)
+                make_world(world, case, given.base)
             updates = given.updates or case.updates
-            runs: dict[str, list[Run]] = {"salsa": [], "trl": []}
+            runs: dict[str, list[Run]] = {tool: [] for tool in case.tools}
             for seed in range(given.seeds):
                 for tool, done in runs.items():
                     output = Path(root) / f"{name}-{tool}-{seed}"
@@ -132,6 +149,15 @@ def main() -> None:
 
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def make_world(world: Path, case: Case, base: Path | None) -> None:
+    """The models and prompts of a case, made in a process that gives its device's memory back."""
+    command = [sys.executable, HERE / "ppo_worlds.py", world, "--shape", case.shape]
+    command += ["--device", case.device]
+    if base is not None and case.shape == "260k":
+        command += ["--base", base]
+    subprocess.run([str(word) for word in command], check=True, stdout=sys.stderr)
 
 
 def environment(folder: Path) -> str:
@@ -152,7 +178,8 @@ def commands(
         *("--policy", world / "a", "--ref", world / "ref", "--reward", world / "rm"),
         *("--prompts", world / "prompts.jsonl", "--updates", updates, "--seed", seed),
         *("--batch-size", BATCH, "--response-length", case.response_length),
-        *("--learning-rate", case.learning_rate, "--kl-coef", KL_COEF, "--device", "cpu"),
+        *("--learning-rate", case.learning_rate, "--kl-coef", KL_COEF),
+        *("--device", case.device, "--micro-batch-size", case.pass_size),
     ]
     salsa = [
         *(sys.executable, "-m", "salsa_cli", "ppo", *shared, "-o", output, "-q"),
@@ -160,29 +187,33 @@ def commands(
         *("--save-every", updates, "--max-grad-norm", 1e9),
     ]
     peer = [python, PEER, *shared, "--output", output]
-    return {"salsa": [str(word) for word in salsa], "trl": [str(word) for word in peer]}
+    narrow = [*peer, "--dtype", "bfloat16"]
+    tools = {"salsa": salsa, "trl": peer, "trl-bf16": narrow}
+    return {tool: [str(word) for word in command] for tool, command in tools.items()}
 
 
 def run(tool: str, command: list[str], output: Path) -> Run:
     """Run a tool and note when each update ended, by the arrival of its line."""
     log = output.with_suffix(".lines")
     place = output.with_name(output.name + ".partial") / "metrics.jsonl"
-    if tool == "trl":
+    if tool != "salsa":
         command = ["sh", "-c", 'log=$1; shift; exec "$@" > "$log"', "sh", str(log), *command]
         place = log
-    arrivals = Arrivals(place)
+    arrivals, device = Arrivals(place), measure.DeviceWatch()
     usage = measure.run(command)
     arrivals.stop()
+    device.stop()
     if usage.exit_code:
         sys.exit(f"{tool} failed:\n{usage.errors[-2000:]}")
     lines = (output / "metrics.jsonl" if tool == "salsa" else log).read_text().splitlines()
     rows = [json.loads(line) for line in lines if line.startswith("{")]
+    shutil.rmtree(output, ignore_errors=True)  # a checkpoint of 1b has 30 GB
     times = arrivals.times[: len(rows)]
     spent = [
         later - earlier - row.get("collecting", 0.0)
         for earlier, later, row in zip(times, times[1:], rows[1:], strict=False)
     ]
-    return Run(rows, spent, usage)
+    return Run(rows, spent, usage, device.peak)
 
 
 class Arrivals:
@@ -222,13 +253,17 @@ def summary(runs: Mapping[str, list[Run]]) -> dict[str, Any]:
             "seconds of rollout": round(median(map(rollout_of, rows)), 3),
             "peak memory": max(one.usage.peak_rss or 0 for one in done),
             "peak anonymous memory": max(one.usage.peak_anonymous or 0 for one in done),
+            "peak device memory": max(one.device_memory for one in done),
             "seconds of a run": [round(one.usage.seconds, 1) for one in done],
         }
-    told["trl"]["seconds of gc.collect an update"] = round(
-        median(row["collecting"] for one in runs["trl"] for row in one.rows), 3
-    )
-    for name, key in (("tokens a second", "answer tokens a second"), ("memory", "peak memory")):
-        told[f"{name}, salsa to TRL"] = round(told["salsa"][key] / told["trl"][key], 3)
+    for tool in set(runs) - {"salsa"}:
+        told[tool]["seconds of gc.collect an update"] = round(
+            median(row["collecting"] for one in runs[tool] for row in one.rows), 3
+        )
+        memory = "peak device memory" if told[tool]["peak device memory"] else "peak memory"
+        for name, key in (("tokens a second", "answer tokens a second"), ("memory", memory)):
+            ratio = round(told["salsa"][key] / told[tool][key], 3)
+            told[f"{name}, salsa to {tool}"] = ratio
     told["curves"] = {name: curves(runs, name) for name in ("reward", "kl")}
     return told
 

@@ -7,6 +7,9 @@ The policy is `--base`, or random weights, trained for a moment on stories of on
 (examples/stories.py), so that its answers end, on average at half of 48 tokens. The second
 ingredient of the soup is the policy with noise on its weights. The reward model is the policy's
 body with a head that is fitted to the gold rule of the quickstart (examples/gold.py).
+
+Shapes of known models (`shapes.py`) get random weights in bfloat16, one token a word, and prompts
+of 128 tokens; their answers hardly ever end.
 """
 
 import argparse
@@ -26,11 +29,15 @@ from transformers import (
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
     PreTrainedTokenizerFast,
 )
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import gold
+import shapes
+import tiny
 from stories import stories
 
 transformers.utils.logging.set_verbosity_error()
@@ -63,6 +70,8 @@ SENTENCES = {"260k": (1, 3), "4m": (2, 6)}
 NOISE = 0.03  # of the second ingredient, in standard deviations of each weight
 PROMPTS, LONGEST = 512, 24
 FITTED = 2000
+SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
+RANDOM_PROMPT = 128
 
 
 def make(world: Path, shape: str, base: Path | None = None) -> Path:
@@ -70,10 +79,7 @@ def make(world: Path, shape: str, base: Path | None = None) -> Path:
     transformers.set_seed(0)
     if base is None:
         tokenizer = new_tokenizer(SHAPES[shape]["vocab_size"])
-        special = {
-            name: getattr(tokenizer, name)
-            for name in ("pad_token_id", "bos_token_id", "eos_token_id")
-        }
+        special = {name: getattr(tokenizer, name) for name in SPECIAL_IDS}
         settings = {**SHAPES[shape], **special, "max_position_embeddings": 512}
         model = LlamaForCausalLM(LlamaConfig(**settings))
     else:
@@ -93,6 +99,26 @@ def make(world: Path, shape: str, base: Path | None = None) -> Path:
                 parameter.add_(step / 2)
         save(model, tokenizer, world / folder)
     write_prompts(world / "prompts.jsonl", tokenizer)
+    return world
+
+
+def make_random(world: Path, shape: str, device: str) -> Path:
+    """The same files for the shape of a known model; nothing in them is trained."""
+    settings = shapes.LLAMA[shape]
+    words = [f"w{number}" for number in range(settings["vocab_size"] - len(tiny.SPECIAL))]
+    tokenizer = tiny.tokenizer(words)
+    special = {name: getattr(tokenizer, name) for name in SPECIAL_IDS}
+    config = LlamaConfig(**settings, **special, max_position_embeddings=4096, num_labels=1)
+    torch.set_default_dtype(torch.bfloat16)
+    for seed, name in enumerate(("a", "ref", "rm")):
+        torch.manual_seed(seed)
+        with torch.device(device):
+            kind = LlamaForSequenceClassification if name == "rm" else LlamaForCausalLM
+            save(kind(config), tokenizer, world / name)
+    torch.set_default_dtype(torch.float32)
+    rng = random.Random(0)
+    rows = [{"prompt": " ".join(rng.choices(words, k=RANDOM_PROMPT))} for _ in range(PROMPTS)]
+    (world / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return world
 
 
@@ -194,10 +220,14 @@ def write_prompts(path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("world", type=Path)
-    parser.add_argument("--shape", choices=SHAPES, required=True)
+    parser.add_argument("--shape", choices=[*SHAPES, *shapes.LLAMA], required=True)
     parser.add_argument("--base", type=Path, help="pretrained model; random weights by default")
+    parser.add_argument("--device", default="cpu", help="where random weights are drawn")
     given = parser.parse_args()
-    print(make(given.world, given.shape, given.base))
+    if given.shape in shapes.LLAMA:
+        print(make_random(given.world, given.shape, given.device))
+    else:
+        print(make(given.world, given.shape, given.base))
 
 
 if __name__ == "__main__":

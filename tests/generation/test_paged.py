@@ -58,7 +58,7 @@ def test_autocast_does_not_reach_it() -> None:
 def test_a_request_that_fails_ends_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     model = policy(llama)
     monkeypatch.setattr(type(model.model), "generate_batch", lambda self, **_: {})
-    with pytest.raises(SalsaError, match="2 of 2 requests failed; --generator loop needs no pages"):
+    with pytest.raises(SalsaError, match="2 of 2 requests failed; --generator auto needs no pages"):
         paged.generate(model, PROMPTS[:2], numbers(2, 3), 0.7)
 
 
