@@ -80,6 +80,25 @@ def test_a_cumulative_sum_that_is_not_monotone_is_made_so() -> None:
     assert categorical._rising(crooked, probabilities).tolist() == [[0.5, 0.5, 1.0, 1.0]]
 
 
+def test_a_number_at_the_very_end_of_a_block_stays_in_it() -> None:
+    """Its sum and its last cumulative sum differ in their last bits; behind it nothing is possible.
+
+    In float64: the sums of float32 numbers are exact.
+    """
+    rows, size = 64, categorical._BLOCK
+    logits = torch.randn(rows, 9 * size + 5, generator=torch.Generator().manual_seed(0)).double()
+    blocks = torch.arange(logits.shape[1]) // size
+    logits[:, blocks % 2 == 1] = -INF
+    probabilities = torch.softmax(logits, -1)
+    for block in (0, 2, 4, 6):
+        upto = probabilities[:, blocks <= block].sum(-1) / probabilities.sum(-1)
+        for ulps in range(-4, 1):
+            u = upto + ulps * torch.finfo(torch.float64).eps / 2
+            tokens = categorical.sample_by_inverse_cdf(logits, u, 1.0)
+            assert (probabilities.gather(1, tokens[:, None]) > 0).all()
+            assert ((blocks[tokens] == block) | (tokens == (block + 2) * size)).all()
+
+
 def test_rows_of_nan_give_some_token() -> None:
     u = torch.tensor([0.0, 0.5], dtype=torch.float64)
     tokens = categorical.sample_by_inverse_cdf(torch.full((2, 3), float("nan")), u, 1.0)
