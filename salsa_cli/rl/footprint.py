@@ -31,6 +31,8 @@ class Machine:
         chunk: bytes of logits that a pass has at once.
         pass_tokens: tokens that a pass with a gradient has at most, where a row has no more.
         headroom: share of what is left of its memory that a micro-batch is picked to fill.
+        reuses: whether a pass gets the memory that the activations of the one before left. Of the C
+            library's allocator they get little, which keeps it in pieces.
         processes: that share the answers of a batch.
         spread: processes over which what learns is spread; 1 where each holds all of it.
     """
@@ -41,6 +43,7 @@ class Machine:
     chunk: int
     pass_tokens: int
     headroom: float
+    reuses: bool = False
     processes: int = 1
     spread: int = 1
 
@@ -56,6 +59,7 @@ class Machine:
             chunk=CHUNK_BYTES[kind],
             pass_tokens=device.pass_tokens,
             headroom=HEADROOM[kind],
+            reuses=kind != "cpu",
             processes=device.processes,
             spread=1 if device.sharding is None else device.processes,
         )
@@ -101,8 +105,5 @@ def passing_activations(shape: Shape, rows: int, tokens: int, machine: Machine) 
 
 
 def cache(shape: Shape, rows: int, tokens: int, machine: Machine) -> int:
-    """Bytes of keys and values: layers x key-value width x tokens, twice.
-
-    Keys are turned by their position in float32, and stay so.
-    """
-    return shape.layers * shape.keys * rows * tokens * (4 + machine.product)
+    """Bytes of keys and values: layers x key-value width x tokens, twice."""
+    return 2 * shape.layers * shape.keys * rows * tokens * machine.product

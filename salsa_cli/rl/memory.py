@@ -237,7 +237,7 @@ def _anchors(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
 
 
 def _learning(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
-    """Policy and critic pass; then come the gradients, those of the critic first.
+    """The policy passes, then the critic, and each leaves its gradients.
 
     Where a minibatch is one pass, gradients come as the activations go, and count where they are
     more. Several passes gather theirs beside the next one's activations, and hold the largest of
@@ -250,16 +250,21 @@ def _learning(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
     learners = [role for role in plan.roles(config) if role.learns]
     of_policy, of_critic = (4 * role.own // machine.spread for role in learners)
     head = 4 * shape.vocabulary * shape.hidden if learners[0].backbone is None else 0
-    if rows * machine.processes < config.minibatch_size:
-        gradients = of_policy + of_critic + head
+    several = rows * machine.processes < config.minibatch_size
+    both = max(policy, critic) if machine.reuses else policy + critic
+    if several:
+        gradients, activations = of_policy + of_critic + head, both
+    elif machine.reuses:
+        moments = [(0, policy), (of_policy, critic), (of_policy + of_critic, 0)]
+        gradients, activations = max(moments, key=sum)
     else:
-        gradients = max(0, of_critic + head - critic, of_critic + of_policy - critic - policy)
-    activations = policy + critic + again
+        left = max(0, of_critic + head - critic, of_critic + of_policy - both)
+        gradients, activations = left, both
     return Held(
         machine.copy * sum(role.own for role in learners),
         gradients,
         0,
-        activations,
+        activations + again,
         _logits(plan, machine),
     )
 

@@ -21,8 +21,10 @@ from salsa_cli.rl.footprint import Machine
 from salsa_cli.rl.memory import Demand, Held
 from salsa_cli.rl.ppo_config import PPOConfig
 
-FLOAT32 = Machine(frozen=4, product=4, sampling=28, chunk=1000, pass_tokens=2048, headroom=0.6)
-MIXED = Machine(frozen=2, product=2, sampling=52, chunk=1000, pass_tokens=16384, headroom=0.9)
+FLOAT32 = Machine(frozen=4, product=4, sampling=12, chunk=1000, pass_tokens=2048, headroom=0.6)
+MIXED = Machine(
+    frozen=2, product=2, sampling=14, chunk=1000, pass_tokens=16384, headroom=0.9, reuses=True
+)
 
 BODY = 2 * (2 * 16 * 16 + 2 * 16 * 8 + 3 * 16 * 32 + 2 * 16) + 16
 LANGUAGE = BODY + 2 * 24 * 16
@@ -61,7 +63,7 @@ def test_phases_are_counted_by_hand(world: World, tmp_path: Path) -> None:
     moments = 8 * (LANGUAGE + CLASSIFIER)
     passing = 12 * 16 + 12 * 32
     assert found.phases["rollout"] == Held(
-        resident, 0, moments, 8 * 5 * passing, 28 * 8 * 24, 2 * 8 * 8 * 11 * (4 + 4)
+        resident, 0, moments, 8 * 5 * passing, 12 * 8 * 24, 2 * 2 * 8 * 8 * 11 * 4
     )
     assert found.phases["scoring"] == Held(resident, 0, moments, 8 * 11 * passing)
     # References and anchors pass four times as many answers, which keep nothing.
@@ -86,6 +88,26 @@ def test_in_a_single_pass_gradients_come_as_activations_go(world: World, tmp_pat
         steps = [2 * kept, kept + 4 * CLASSIFIER + 4 * 24 * 16, 4 * CLASSIFIER + 4 * LANGUAGE]
         found = demand(replace(config, response_length=length)).phases["learning"]
         assert found.activations + found.gradients == max(steps)
+
+
+def test_where_memory_is_used_again_one_model_passes_beside_the_gradients_of_the_other(
+    world: World, tmp_path: Path
+) -> None:
+    shape = models.shape(world.a)
+    head, copies = 4 * 24 * 16, 2 * (LANGUAGE + CLASSIFIER)
+    config = configure(world, tmp_path / "policy", minibatches=1)
+    for length in (1, 6, 40):
+        kept = footprint.kept_activations(shape, 8, 5 + length, MIXED)
+        # The policy's pass; the critic's beside the policy's gradients; those of both.
+        steps = [kept, 4 * LANGUAGE + kept, 4 * (LANGUAGE + CLASSIFIER)]
+        found = demand(replace(config, response_length=length), MIXED).phases["learning"]
+        assert found.activations + found.gradients == max(steps)
+        assert (
+            found.weights == demand(config, MIXED).phases["rollout"].weights - 2 * LANGUAGE + copies
+        )
+    pieces = demand(replace(config, micro_batch_size=2), MIXED).phases["learning"]
+    assert pieces.activations == footprint.kept_activations(shape, 2, 11, MIXED)
+    assert pieces.gradients == 4 * (LANGUAGE + CLASSIFIER) + head
 
 
 def test_layers_that_compute_again_do_so_one_at_a_time(world: World, tmp_path: Path) -> None:
@@ -176,7 +198,7 @@ def test_half_precision_keeps_the_stream_in_float32() -> None:
     shape = models.Shape(layers=3, hidden=64, heads=64, keys=16, inner=128, vocabulary=10)
     layer = 2 * 10 * 64 + 2 * (2 * 64 + 2 * 16) + 4 * 2 * 128
     assert footprint.kept_activations(shape, 2, 7, MIXED) == 2 * 7 * (3 * layer + 10 * 64)
-    assert footprint.cache(shape, 2, 7, MIXED) == 3 * 16 * 2 * 7 * (4 + 2)
+    assert footprint.cache(shape, 2, 7, MIXED) == 2 * 3 * 16 * 2 * 7 * 2
     assert MIXED.copy == 2 and FLOAT32.copy == 0
 
 
