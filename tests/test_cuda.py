@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+import transformers
 from kinds import PROMPTS, learned_positions, llama, naive, numbers, policy, told
 from transformers import AutoModelForSequenceClassification
 
@@ -59,8 +60,6 @@ def test_a_step_that_asks_the_device_is_not_captured() -> None:
 
 
 def _llama(**changes: Any) -> Module:
-    import transformers
-
     return transformers.LlamaForCausalLM(tiny.config(**changes))
 
 
@@ -129,7 +128,7 @@ def test_memory_is_saved_and_nothing_else_changes(
             assert saved[name] == pytest.approx(plain[name], abs=2e-2, rel=2e-2), name
 
 
-def test_a_reward_model_is_trained_and_scores_the_same_elsewhere(tmp_path: Path) -> None:
+def test_a_reward_model_learns_and_loads(tmp_path: Path) -> None:
     base = tiny.save_language_model(tmp_path / "base", seed=0)
     pairs = tiny.preferences(tmp_path / "pairs.jsonl")
     result = train_rm.run(

@@ -1,5 +1,6 @@
 """The step of graphs, called where a GPU would replay it; `tests/test_cuda.py` has the replay."""
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -124,8 +125,6 @@ def test_a_model_that_the_trial_finds_out_is_left_to_others(
 
 def _like(forward: Callable[..., object], other: Callable[..., object]) -> Callable[..., object]:
     """The other with the signature of the first."""
-    import functools
-
     return functools.wraps(forward)(other)
 
 
