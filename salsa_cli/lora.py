@@ -52,7 +52,7 @@ def check() -> None:
     except ImportError as error:
         raise SalsaError(
             "LoRA (--lora-rank, adapter folders) needs PEFT, which is not installed; "
-            "pip install 'salsa-cli[lora]'"
+            "pip install peft"
         ) from error
 
 

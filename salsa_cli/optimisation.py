@@ -190,7 +190,7 @@ def _class_of(optimiser: str) -> Any:
     except ImportError as error:
         raise SalsaError(
             f"--optimiser {optimiser} needs bitsandbytes, which is not installed; "
-            "pip install 'salsa-cli[8bit]'"
+            "pip install bitsandbytes"
         ) from error
     return AdamW8bit
 

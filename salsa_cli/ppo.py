@@ -379,6 +379,7 @@ def _write_samples(
 
 
 def _dry_run(config: PPOConfig, plan: Plan, needed: Demand, device: Runtime) -> DryRun:
+    each = ", for each process" if device.processes > 1 else ""
     facts: dict[str, Value] = {
         "policy": str(plan.policy),
         "reference": ", ".join(one.name for one in plan.references),
@@ -390,8 +391,8 @@ def _dry_run(config: PPOConfig, plan: Plan, needed: Demand, device: Runtime) -> 
         "answers": config.updates * config.batch_size,
         "answers in a forward pass": config.forward_size,
         "optimiser steps": config.updates * config.epochs * config.minibatches,
-        "memory at the peak": f"{amount(needed.peak, 'B')} ({needed.busiest})",
-        "memory of the device": amount(device.memory, "B"),
+        f"memory at the peak{each}": f"{amount(needed.peak, 'B')} ({needed.busiest})",
+        f"memory of the device{each}": amount(device.memory, "B"),
         "disk": amount(preflight.disk(plan, config), "B"),
         "disk free": amount(folders.free_space(config.output), "B"),
     }
@@ -425,7 +426,8 @@ def _result(config: PPOConfig, folder: Path, seconds: float) -> PPOResult:
 
 def _telling(metrics: UpdateMetrics) -> dict[str, float]:
     """The figures that a person watches."""
-    anchors = {f"KL {n}": nats for n, nats in metrics.kl_anchors.items() if n != "reference"}
+    # A KL of nothing but rounding is 0 to a reader.
+    anchors = {f"KL {n}": round(x, 4) for n, x in metrics.kl_anchors.items() if n != "reference"}
     return {
         "reward": metrics.reward,
         "kl": metrics.kl,

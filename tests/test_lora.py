@@ -38,7 +38,7 @@ def test_without_peft_the_option_says_what_to_install(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(SalsaError, match=r"--lora-rank.* needs PEFT.*'salsa-cli\[lora\]'"):
+    with pytest.raises(SalsaError, match=r"--lora-rank.* needs PEFT.*pip install peft"):
         lora.add(new_model(world).model, 4, 0)
 
 

@@ -130,6 +130,6 @@ def test_a_state_that_went_through_a_file_goes_on_to_the_same_bits(
 
 def test_eight_bits_without_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
-    with pytest.raises(SalsaError, match=r"needs bitsandbytes.*salsa-cli\[8bit\]"):
+    with pytest.raises(SalsaError, match=r"needs bitsandbytes.*pip install bitsandbytes"):
         optimisation.check("adamw-8bit")
     optimisation.check("adamw")

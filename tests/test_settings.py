@@ -68,6 +68,8 @@ def test_batches_that_do_not_divide() -> None:
     assert ppo(batch_size=24, minibatches=3, micro_batch_size=4).minibatch_size == 8
     with pytest.raises(UsageError, match="--batch-size 10 does not divide into --minibatches 3"):
         ppo(batch_size=10, minibatches=3)
+    with pytest.raises(UsageError, match="does not divide among 3 processes; expected a multiple"):
+        ppo(batch_size=8, processes=3)
     with pytest.raises(UsageError, match="--micro-batch-size 3 does not divide a minibatch of 8"):
         ppo(batch_size=8, micro_batch_size=3)
 

@@ -3,7 +3,7 @@
 Phases do not add up: the peak is the largest of them, each over the weights that it needs.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from salsa_cli.errors import SalsaError
 from salsa_cli.models import Shape
 from salsa_cli.optimisation import MOMENTS
 from salsa_cli.reports import Table, amount
-from salsa_cli.rl import footprint, roles
+from salsa_cli.rl import footprint, references, roles
 from salsa_cli.rl.batching import SCORED_TOKENS
 from salsa_cli.rl.footprint import Machine
 from salsa_cli.rl.ppo_config import OFFLOADABLE, PPOConfig
@@ -164,9 +164,18 @@ def _models(plan: Plan, config: PPOConfig, machine: Machine) -> dict[str, Held]:
         if role.backbone is not None and role.backbone.resolve() not in shared:
             one += Held(machine.frozen * roles.whole(role.backbone))
         held[ROWS[role.part]] = held.get(ROWS[role.part], Held()) + one
-    if config.anchor_every and (found[0].backbone is None or folders.is_adapter(plan.policy)):
-        held["an anchor"] = Held(machine.frozen * roles.stored(plan.policy))
+    if config.anchor_every:
+        known = references.anchors(plan.policy, plan.references).known.values()
+        largest = max(_lent(folder, shared) for folder in known)
+        held["an anchor"] = Held(machine.frozen * largest)
     return {name: one for name, one in held.items() if one.total}
+
+
+def _lent(anchor: Path, shared: Container[Path]) -> int:
+    """Parameters of an anchor that none of the bases that are held anyway has."""
+    base = folders.base(anchor) if folders.is_adapter(anchor) else anchor
+    adapter = roles.stored(anchor) if folders.is_adapter(anchor) else 0
+    return adapter + (0 if base.resolve() in shared else roles.whole(base))
 
 
 def _own(role: Role, config: PPOConfig, machine: Machine) -> Held:
@@ -225,7 +234,7 @@ def _log_probabilities(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
             footprint.passing_activations(models.shape(folder), rows, tokens, machine)
             for folder, rows in passes
         ),
-        logits=_logits(plan, machine),
+        logits=_logits(plan, config, machine, frozen),
     )
 
 
@@ -233,7 +242,7 @@ def _anchors(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
     tokens = _longest(plan) + config.response_length
     rows = machine.rows(config.forward_size, tokens, SCORED_TOKENS)
     passing = footprint.passing_activations(models.shape(plan.policy), rows, tokens, machine)
-    return Held(activations=passing, logits=_logits(plan, machine))
+    return Held(activations=passing, logits=_logits(plan, config, machine, rows))
 
 
 def _learning(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
@@ -265,7 +274,7 @@ def _learning(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
         gradients,
         0,
         activations + again,
-        _logits(plan, machine),
+        _logits(plan, config, machine, rows),
     )
 
 
@@ -284,10 +293,14 @@ def _kept(
     return inputs[0], inputs[1], max(again)
 
 
-def _logits(plan: Plan, machine: Machine) -> int:
-    """A buffer of them in float32, and once more in a narrower type."""
+def _logits(plan: Plan, config: PPOConfig, machine: Machine, rows: int) -> int:
+    """A buffer of them in float32, for so many answers, and once more in a narrower type.
+
+    The buffer has its size, or that of one token's logits, or is as small as the answers are few.
+    """
     wide = 4 * models.vocabulary_size(plan.policy)
-    return max(machine.chunk, wide) * (4 + machine.copy) // 4
+    buffer = min(max(machine.chunk, wide), rows * config.response_length * wide)
+    return buffer * (4 + machine.copy) // 4
 
 
 def _advice(found: Demand, config: PPOConfig, *, on_cpu: bool) -> Iterator[str]:

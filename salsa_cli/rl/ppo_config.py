@@ -323,7 +323,7 @@ class PPOConfig(ParallelConfig):
         int | None,
         Setting(
             "Train policy and critic by low-rank updates of this rank, on weights that all models "
-            "of one base share; needs the extra 'lora'. Models that are adapters keep theirs.",
+            "of one base share; needs the extra 'lora'. Not for adapters, which have a rank.",
             low=1,
             metavar="R",
             panel="Training",
@@ -411,6 +411,15 @@ class PPOConfig(ParallelConfig):
         """Updates between two moves of the reference."""
         return self.ref_every or (1 if self.ref_update == "ema" else SYNC_EVERY)
 
+    def undivided(self, processes: int) -> Iterator[str]:
+        """Why so many processes cannot share a minibatch, if so."""
+        if self.minibatch_size % processes:
+            yield (
+                f"a minibatch of {self.minibatch_size} answers (--batch-size {self.batch_size} in "
+                f"--minibatches {self.minibatches}) does not divide among {processes} processes; "
+                f"expected a multiple of {processes}"
+            )
+
     def _sizes(self) -> Iterator[str]:
         if self.batch_size % self.minibatches:
             yield (
@@ -422,6 +431,8 @@ class PPOConfig(ParallelConfig):
                 f"--micro-batch-size {self.forward_size} does not divide "
                 f"a minibatch of {self.minibatch_size} answers"
             )
+        else:
+            yield from self.undivided(self.processes)
         if self.critic_warmup >= self.updates:
             yield (
                 f"--critic-warmup {self.critic_warmup} leaves none of the {self.updates} updates "

@@ -171,12 +171,8 @@ def check_processes(config: PPOConfig, device: Runtime) -> None:
         )
     if device.sharding is not None and config.optimiser == "adamw-8bit":
         raise UsageError("--optimiser adamw-8bit cannot be spread over processes (--shard)")
-    if config.minibatch_size % count:
-        raise UsageError(
-            f"a minibatch of {config.minibatch_size} answers (--batch-size {config.batch_size} in "
-            f"--minibatches {config.minibatches}) does not divide among {count} processes; "
-            f"expected a multiple of {count}"
-        )
+    for reason in config.undivided(count):
+        raise UsageError(reason)
 
 
 def check_sharing(plan: Plan, config: PPOConfig, *, sharded: bool) -> None:

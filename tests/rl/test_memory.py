@@ -55,6 +55,15 @@ def test_models_are_counted_by_hand(world: World, tmp_path: Path) -> None:
     assert eight.optimiser == int((2 + 8 / 256) * LANGUAGE)
 
 
+def test_the_largest_anchor_that_shares_no_base_is_counted(world: World, tmp_path: Path) -> None:
+    """With adapters on the start's weights, those of the soup's other ingredient are alone."""
+    soup = f"soup({world.a},{world.b},alpha=0.5)"
+    config = configure(world, tmp_path / "policy", ref=(soup,), lora_rank=2)
+    assert demand(config).models["an anchor"] == Held(4 * LANGUAGE)
+    alone = replace(config, ref=(str(world.a),), policy=str(world.a))
+    assert "an anchor" not in demand(alone).models
+
+
 def test_phases_are_counted_by_hand(world: World, tmp_path: Path) -> None:
     """Eight answers of six tokens behind prompts of five at most, four answers a pass."""
     config = configure(world, tmp_path / "policy", minibatches=1, micro_batch_size=4)

@@ -230,9 +230,7 @@ def _client(name: str, base_url: str, own_server: bool, timeout: float) -> Any:
     try:
         import openai
     except ImportError as error:
-        raise SalsaError(
-            f"--judge {name}: needs the openai package; pip install 'salsa-cli[api]'"
-        ) from error
+        raise SalsaError(f"--judge {name}: needs the openai package; pip install openai") from error
     key = os.environ.get(KEY)
     if not key and not own_server:
         raise SalsaError(
