@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 import transformers
-from kinds import PROMPTS, learned_positions, llama, naive, numbers, policy, told
+from kinds import PROMPTS, grouped, learned_positions, llama, naive, numbers, policy, told
 from transformers import AutoModelForSequenceClassification
 
 from salsa_cli import ppo, train_rm
@@ -32,7 +32,7 @@ def on_cuda(make: Callable[[], Module]) -> LanguageModel:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.3])
-@pytest.mark.parametrize("make", [llama, learned_positions])
+@pytest.mark.parametrize("make", [llama, grouped, learned_positions])
 @pytest.mark.parametrize("generate", [loop.generate, graphs.generate])
 def test_answers_are_those_of_a_loop_without_cache_or_batch(
     generate: Any, make: Callable[[], Module], temperature: float

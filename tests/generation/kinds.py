@@ -34,6 +34,11 @@ def llama() -> Module:
     return transformers.LlamaForCausalLM(tiny.config())
 
 
+def grouped() -> Module:
+    """Two queries a key."""
+    return transformers.LlamaForCausalLM(tiny.config(num_attention_heads=4, num_key_value_heads=2))
+
+
 def sliding() -> Module:
     """Every layer attends to the last five tokens."""
     return transformers.MistralForCausalLM(transformers.MistralConfig(**SIZES, sliding_window=5))

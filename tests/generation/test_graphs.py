@@ -8,6 +8,7 @@ import torch
 from kinds import (
     PROMPTS,
     convolutional,
+    grouped,
     hybrid,
     learned_positions,
     llama,
@@ -32,7 +33,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.3])
-@pytest.mark.parametrize("make", [llama, learned_positions])
+@pytest.mark.parametrize("make", [llama, grouped, learned_positions])
 def test_answers_are_those_of_a_loop_without_cache_or_batch(
     make: Callable[[], Module], temperature: float
 ) -> None:
