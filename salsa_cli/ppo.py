@@ -152,8 +152,10 @@ def run(config: PPOConfig, report: Report) -> Result:
                 due = state.update % config.save_every == 0 or state.update == config.updates
                 if due or held.arrived or oversight.stops:
                     actors.save(folder, state, inputs, cast, config, device)
-                    if device.main:
-                        ppo_report.write(folder, config.output.name)
+                    # Nobody leaves before the main process is done: the first ends the others.
+                    with device.main_first():
+                        if device.main:
+                            ppo_report.write(folder, config.output.name)
                     held.obey()
                     oversight.obey()
         cast.actor.follow(torch.float32)

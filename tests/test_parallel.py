@@ -109,7 +109,7 @@ def test_sigterm_at_one_process_ends_all_after_the_same_update(folder: Path) -> 
     workers = children(run.pid)
     os.kill(workers[1], signal.SIGTERM)
     _, said = run.communicate(timeout=60)
-    assert run.returncode == 143
+    assert run.returncode == 143, said
     assert "continue it with --resume" in said
     assert said.count("error:") == 1 and "Traceback" not in said
     assert not any(alive(pid) for pid in workers)
