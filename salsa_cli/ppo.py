@@ -429,7 +429,9 @@ def _result(config: PPOConfig, folder: Path, seconds: float) -> PPOResult:
 def _telling(metrics: UpdateMetrics) -> dict[str, float]:
     """The figures that a person watches."""
     # A KL of nothing but rounding is 0 to a reader.
-    anchors = {f"KL {n}": round(x, 4) for n, x in metrics.kl_anchors.items() if n != "reference"}
+    anchors = {
+        f"KL {n}": round(x, 4) + 0.0 for n, x in metrics.kl_anchors.items() if n != "reference"
+    }
     return {
         "reward": metrics.reward,
         "kl": metrics.kl,
