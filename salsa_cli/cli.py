@@ -192,6 +192,7 @@ def _explain(error: Exception) -> str:
 
 def _stop(interrupt: KeyboardInterrupt) -> NoReturn:
     terminated = isinstance(interrupt, runs.Terminated)
+    processes.let_main_go_first()
     if not processes.rank():
         reports.print_error(str(interrupt) or ("terminated" if terminated else "interrupted"))
     sys.stdout.flush()

@@ -14,38 +14,48 @@ _KINDS = (None, KeyboardInterrupt, Terminated)
 
 
 class Interrupts:
-    """Whether Ctrl-C or SIGTERM arrived while work was under way that is better finished."""
+    """Ctrl-C or SIGTERM that arrived while work was under way that is better finished.
+
+    It counts from the moment on at which all processes of the run know of it: one that acted on
+    what it alone has heard would leave the others in the middle of a step.
+    """
 
     def __init__(self) -> None:
-        self._kind: type[KeyboardInterrupt] | None = None
+        self._heard: type[KeyboardInterrupt] | None = None
+        self._agreed: type[KeyboardInterrupt] | None = None
 
     @property
     def arrived(self) -> bool:
-        """Whether the work should end at the next good moment."""
-        return self._kind is not None
+        """Whether the work is to end at this good moment, by the newest agreement."""
+        return self._agreed is not None
+
+    @property
+    def unanswered(self) -> type[KeyboardInterrupt] | None:
+        """What this process has heard, and no agreement has taken up."""
+        return self._heard if self._agreed is None else None
 
     def note(self, kind: type[KeyboardInterrupt]) -> None:
         """Remember one; a second one is not to wait."""
-        if self._kind is not None:
+        if self._heard is not None:
             raise kind
-        self._kind = kind
+        self._heard = kind
 
     def agree(self, device: Runtime) -> None:
-        """Take over what arrived in any process of the run, so that all stop at the same step."""
-        if kind := int(device.most(_KINDS.index(self._kind))):
-            self._kind = _KINDS[kind]
+        """Take up what arrived in any process of the run, so that all stop at the same step."""
+        self._agreed = _KINDS[int(device.most(_KINDS.index(self._heard)))]
 
     def obey(self) -> None:
-        """Raise what arrived, if anything did."""
-        if self._kind is not None:
-            raise self._kind
+        """Raise what was agreed on, if anything was."""
+        if self._agreed is not None:
+            raise self._agreed
 
 
 @contextmanager
 def held_back(report: Report) -> Iterator[Interrupts]:
     """Hold Ctrl-C and SIGTERM back until the block asks for them; a second one is not held back.
 
-    Where a signal is ignored, as in a shell's background, it stays so.
+    One that came too late for the block's last agreement is raised when the block has ended. Where
+    a signal is ignored, as in a shell's background, it stays so.
     """
     held = Interrupts()
     kinds = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
@@ -66,3 +76,5 @@ def held_back(report: Report) -> Iterator[Interrupts]:
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
+    if held.unanswered is not None:
+        raise held.unanswered

@@ -103,14 +103,20 @@ def speaks(error: Exception) -> bool:
     Most of what a process meets all of them meet. The main one speaks at once, and whoever
     started the processes ends the others then.
     """
-    if not rank():
-        return True
-    if isinstance(error, Elsewhere):
-        return False
-    try:
-        time.sleep(TURN)
-    except KeyboardInterrupt:
-        return False
+    return not (rank() and isinstance(error, Elsewhere)) and let_main_go_first()
+
+
+def let_main_go_first() -> bool:
+    """Wait a moment if this is not the main process; returns whether nobody ended the wait.
+
+    The main one may still be in the middle of the last thing that all did together, and would lose
+    the connection there.
+    """
+    if rank():
+        try:
+            time.sleep(TURN)
+        except KeyboardInterrupt:
+            return False
     return True
 
 

@@ -3,12 +3,15 @@
 import os
 import signal
 import threading
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from salsa_cli import interrupts
+from salsa_cli import interrupts, runtime
 from salsa_cli.reports import Event, Note, silent
 from salsa_cli.runs import Terminated
+from salsa_cli.runtime import Runtime
 
 
 @pytest.mark.parametrize(
@@ -18,12 +21,15 @@ def test_the_first_waits_and_the_second_does_not(
     sent: signal.Signals, kind: type[KeyboardInterrupt]
 ) -> None:
     heard: list[Event] = []
+    device = runtime.start("cpu")
     before = signal.signal(sent, signal.default_int_handler)
     try:
         with interrupts.held_back(heard.append) as held:
+            held.agree(device)
             assert not held.arrived
             held.obey()
             os.kill(os.getpid(), sent)
+            held.agree(device)
             assert held.arrived
             assert heard == [Note("finishing this step, then stopping; again to stop at once")]
             with pytest.raises(kind):
@@ -36,12 +42,38 @@ def test_the_first_waits_and_the_second_does_not(
         signal.signal(sent, before)
 
 
+def test_what_arrives_while_processes_agree_waits_for_the_next_agreement() -> None:
+    """The others have said by then that they go on: to stop alone would leave them alone."""
+
+    def most(value: float) -> float:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return value
+
+    device = cast("Runtime", SimpleNamespace(most=most))
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(Terminated), interrupts.held_back(silent) as held:
+            held.agree(device)
+            assert not held.arrived
+            held.obey()
+            # The block ends without another agreement: the signal is not lost.
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_what_another_process_heard_counts_here_too() -> None:
+    with interrupts.held_back(silent) as held:
+        held.agree(cast("Runtime", SimpleNamespace(most=lambda value: max(value, 2))))
+        with pytest.raises(Terminated):
+            held.obey()
+
+
 def test_what_was_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with interrupts.held_back(silent) as held:
             os.kill(os.getpid(), signal.SIGINT)
-            assert not held.arrived
+            assert held.unanswered is None
     finally:
         signal.signal(signal.SIGINT, before)
 
