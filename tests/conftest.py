@@ -19,9 +19,10 @@ sys.path[:0] = [str(path) for path in (_HERE, *_HERE.iterdir()) if path.is_dir()
 SHARED = Path(os.environ.get("SALSA_TEST_DATA", Path(__file__).parents[2] / "shared"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow ones first, so that no process is left alone with them in the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Among several processes, the slow ones first: none is left alone with them in the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")

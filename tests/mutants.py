@@ -21,6 +21,7 @@ TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "salsa_cli"
 # The fast and sharp ones first: a run ends with the first failure.
 NEAREST = [
+    "test_interrupts.py",
     "rl/test_learning.py",
     "maths",
     "test_optimisation.py",
@@ -397,6 +398,18 @@ MUTANTS = [
         "optimisation.py",
         'self._optimiser.load_state_dict(self._spread_moments(state["optimiser"]))',
         "pass",
+    ),
+    Mutant(
+        "a process stops for what it alone has heard",
+        "interrupts.py",
+        "return self._agreed is not None",
+        "return self._heard is not None",
+    ),
+    Mutant(
+        "a signal after the last agreement lost",
+        "interrupts.py",
+        "    if held.unanswered is not None:\n        raise held.unanswered\n",
+        "",
     ),
 ]
 
