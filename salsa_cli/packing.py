@@ -99,6 +99,11 @@ def _attend(
 AttentionInterface.register(NAME, _attend)
 
 
+def stay_uncompiled() -> None:
+    """Have a compiler leave this attention alone: it would start anew for every way to pad."""
+    AttentionInterface.register(NAME, torch.compiler.disable(_attend))  # type: ignore[no-untyped-call]
+
+
 @torch.no_grad()
 def _agrees(model: Module) -> bool:
     """Whether the hidden states of a few rows are those of each row alone."""

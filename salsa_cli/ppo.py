@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from salsa_cli import data, folders, interrupts, models, runs, runtime, tracking
+from salsa_cli import compilation, data, folders, interrupts, models, runs, runtime, tracking
 from salsa_cli.errors import during
 from salsa_cli.generation import choice
 from salsa_cli.maths import advantages as adv
@@ -68,7 +68,11 @@ SAMPLES = 2
 
 @dataclass(frozen=True)
 class PPOResult:
-    """What a finished run came to; rewards and KLs are means over the answers of one update."""
+    """What a finished run came to; rewards and KLs are means over the answers of one update.
+
+    Attributes:
+        seconds: of all updates, those before a resume too; not of loading and saving.
+    """
 
     output: str
     updates: int
@@ -97,7 +101,6 @@ class PPOResult:
 
 def run(config: PPOConfig, report: Report) -> Result:
     """Train a policy and write it to `config.output`."""
-    began = time.monotonic()
     resumed = config.resume and not config.force
     # A run that picks the size of its passes records what it picked.
     picked = () if config.micro_batch_size else ("micro_batch_size",)
@@ -112,6 +115,9 @@ def run(config: PPOConfig, report: Report) -> Result:
         preflight.check_processes(config, device)
         choice.check(config.generator, device.device)
         offload.check(config.offloaded, device.device)
+        if config.compile:
+            compilation.check(device.device)
+            report(Note("the first update compiles the layers of policy and critic"))
         plan = preflight.prepare(config, report)
         runs.check_output(config.output, config.force, plan.read)
         preflight.check_sharing(plan, config, sharded=device.sharding is not None)
@@ -161,7 +167,7 @@ def run(config: PPOConfig, report: Report) -> Result:
         cast.actor.follow(torch.float32)
 
         def conclude() -> PPOResult:
-            result = _result(config, folder, time.monotonic() - began)
+            result = _result(config, folder)
             save_policy(folder, plan, inputs, cast, config, result)
             return result
 
@@ -202,7 +208,7 @@ def improve(
     clock.append(time.perf_counter())
     with actors.present(cast, "reward", "watch"):
         judged = experience.judge(answered, cast, config)
-    with actors.present(cast, "ref"):
+    with actors.present(cast, "ref"), actors.passing(config):
         rollout = experience.recall(sampled, judged.trained, cast, config, device)
     penalty = learning.penalties(rollout.logprobs, rollout.ref_logprobs, rollout.mask, config)
     targets = learning.aim(rollout, penalty, state.kl_coef, config)
@@ -409,7 +415,7 @@ def _resumption(config: PPOConfig) -> dict[str, int]:
     return {"resumes after update": saved.step if saved else 0}
 
 
-def _result(config: PPOConfig, folder: Path, seconds: float) -> PPOResult:
+def _result(config: PPOConfig, folder: Path) -> PPOResult:
     rows = [UpdateMetrics.of(row) for row in read_rows(folder / "metrics.jsonl")]
     first, last = rows[0], rows[-1]
     beside = [name for name in first.kl_anchors if name != "reference"]
@@ -420,7 +426,7 @@ def _result(config: PPOConfig, folder: Path, seconds: float) -> PPOResult:
         reward_last=last.reward,
         kl_first=first.kl,
         kl_last=last.kl,
-        seconds=seconds,
+        seconds=sum(sum(row.time.values()) for row in rows),
         kl_anchors_first={name: first.kl_anchors[name] for name in beside},
         kl_anchors_last={name: last.kl_anchors[name] for name in beside},
     )

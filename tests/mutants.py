@@ -33,7 +33,9 @@ NEAREST = [
     "test_models.py",
     "rl/test_references.py",
     "rl/test_preflight.py",
+    "evaluation/test_landscape.py",
     "test_ppo.py",
+    "test_compilation.py",
 ]
 
 
@@ -410,6 +412,24 @@ MUTANTS = [
         "interrupts.py",
         "    if held.unanswered is not None:\n        raise held.unanswered\n",
         "",
+    ),
+    Mutant(
+        "generation compiled too",
+        "compilation.py",
+        '    torch.compiler.set_stance("force_eager")\n',
+        "",
+    ),
+    Mutant(
+        "learning not compiled",
+        "rl/actors.py",
+        "with passing(config), ExitStack() as stack:",
+        "with ExitStack() as stack:",
+    ),
+    Mutant(
+        "passes before learning not compiled",
+        "ppo.py",
+        'with actors.present(cast, "ref"), actors.passing(config):',
+        'with actors.present(cast, "ref"):',
     ),
 ]
 

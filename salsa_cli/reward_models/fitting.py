@@ -182,7 +182,9 @@ def score_all(
         both = torch.stack(score(reward, plain, part, device), dim=1)
         found = torch.cat([found, both.double().cpu()])
         places += [mine[place] for place in order]
-        report(Advanced(stage, len(places), len(mine), "pairs"))
+        # The other processes are about as far.
+        done = min(len(given), len(places) * device.processes)
+        report(Advanced(stage, done, len(given), "pairs"))
     scores = device.whole(found, torch.tensor(places, dtype=torch.long), len(given))
     _check_finite(scores.sum(1), given, None, config)
     return PairScores(*scores.T.numpy())

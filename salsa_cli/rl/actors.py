@@ -2,14 +2,14 @@
 
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from salsa_cli import backbones, folders, lora, models, packing, passes, rewards, runs
+from salsa_cli import backbones, compilation, folders, lora, models, packing, passes, rewards, runs
 from salsa_cli.backbones import Backbones
 from salsa_cli.data import stable_seed
 from salsa_cli.generation.vllm import Server
@@ -87,6 +87,8 @@ def load(plan: Plan, config: PPOConfig, device: Runtime) -> Actors:
         "watch": [module for one in watched for module in rewards.modules(one)],
     }
     critic_rate = config.critic_learning_rate or rate
+    if config.compile:
+        compilation.prepare(policy.model, critic)
     return Actors(
         policy,
         held,
@@ -131,11 +133,16 @@ def present(actors: Actors, *names: str) -> Iterator[None]:
         yield
 
 
+def passing(config: PPOConfig) -> AbstractContextManager[None]:
+    """The block in which policy and critic make the passes of training."""
+    return compilation.at_work() if config.compile else nullcontext()
+
+
 @contextmanager
 def learning(actors: Actors, config: PPOConfig) -> Iterator[None]:
     """The block in which policy and critic learn."""
     learners = (actors.actor.trained, actors.critic.trained)
-    with ExitStack() as stack:
+    with passing(config), ExitStack() as stack:
         if config.gradient_checkpointing:
             stack.enter_context(models.checkpointed(*learners))
             for model in filter(packing.suits, learners):

@@ -302,6 +302,14 @@ class PPOConfig(ParallelConfig):
             panel="Training",
         ),
     ] = False
+    compile: Annotated[
+        bool,
+        Setting(
+            "Compile the layers of policy and critic for their training passes (torch.compile): "
+            "updates take a little less time, the first one half a minute more.",
+            panel="Training",
+        ),
+    ] = False
     offload: Annotated[
         tuple[str, ...],
         Setting(

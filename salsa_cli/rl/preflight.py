@@ -160,8 +160,8 @@ def check_processes(config: PPOConfig, device: Runtime) -> None:
     """Refuse processes among which the answers of a step, or the moments, cannot be divided.
 
     Raises:
-        UsageError: they do not divide a minibatch, moments in 8 bits are to be spread, or the
-            server of `--generator vllm` is not on the machine of all.
+        UsageError: they do not divide a minibatch, moments in 8 bits or compiled layers are to be
+            spread, or the server of `--generator vllm` is not on the machine of all.
     """
     count = device.processes
     if config.server is not None and device.nearby < count:
@@ -171,6 +171,8 @@ def check_processes(config: PPOConfig, device: Runtime) -> None:
         )
     if device.sharding is not None and config.optimiser == "adamw-8bit":
         raise UsageError("--optimiser adamw-8bit cannot be spread over processes (--shard)")
+    if device.sharding is not None and config.compile:
+        raise UsageError("--compile and --shard: spread layers are not compiled; leave one out")
     for reason in config.undivided(count):
         raise UsageError(reason)
 

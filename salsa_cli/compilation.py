@@ -1,0 +1,70 @@
+"""torch.compile for the layers of models that learn, in their training passes alone.
+
+The layers are compiled, not the model: they are one piece of code, so that a deep model takes no
+longer than a shallow one, and what comes between them need not be understood by the compiler.
+Sizes stay open, since every pass has its own. Generation, whose caches grow token by token, and
+trials of a few tokens run as written.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from salsa_cli import heads, packing
+from salsa_cli.errors import SalsaError
+from salsa_cli.passes import Module
+
+_COMPILERS = ("g++", "clang++")
+
+
+def check(device: torch.device) -> None:
+    """See that there is what compiles for the device.
+
+    Raises:
+        SalsaError: for a CPU there is no compiler of C++.
+    """
+    if device.type == "cpu" and not any(map(shutil.which, _COMPILERS)):
+        raise SalsaError(
+            f"--compile needs a compiler of C++ for a CPU ({' or '.join(_COMPILERS)}), and none is "
+            "installed; leave the option out"
+        )
+
+
+def prepare(*models: Module) -> None:
+    """Let the repeated layers of models be compiled when they are first called `at_work`."""
+    torch.compiler.set_stance("force_eager")
+    packing.stay_uncompiled()
+    for model in models:
+        # Trials are made now, as written.
+        packing.suits(model)
+        heads.of(model)
+        for layer in _layers(model):
+            layer.compile(dynamic=True)
+
+
+@contextmanager
+def at_work() -> Iterator[None]:
+    """The block in which layers that were prepared are compiled.
+
+    Raises:
+        SalsaError: they cannot be.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+
+    with torch.compiler.set_stance("default"):
+        try:
+            yield
+        except TorchDynamoException as error:
+            reason = " ".join(str(error).split("\n\n")[0].split())  # the trace comes behind it
+            raise SalsaError(
+                f"--compile: PyTorch cannot compile this model here ({reason}); leave the option "
+                "out"
+            ) from error
+
+
+def _layers(model: Module) -> Iterator[torch.nn.Module]:
+    """The repeated layers of a transformers model."""
+    kinds = set(model._no_split_modules or ())
+    return (module for module in model.modules() if type(module).__name__ in kinds)
