@@ -91,9 +91,9 @@ class PPOResult:
     def summary(self) -> tuple[str, Table | None]:
         """The first and the last update, side by side."""
         pairs = {"reward": (self.reward_first, self.reward_last)}
-        pairs["KL to the reference"] = (self.kl_first, self.kl_last)
+        pairs["KL to the reference"] = (_nats(self.kl_first), _nats(self.kl_last))
         for name, first in self.kl_anchors_first.items():
-            pairs[f"KL to {name}"] = (first, self.kl_anchors_last[name])
+            pairs[f"KL to {name}"] = (_nats(first), _nats(self.kl_anchors_last[name]))
         rows = [(name, figure(first), figure(last)) for name, (first, last) in pairs.items()]
         table = Table(("", "first update", "last update"), rows)
         return f"{self.output}: {self.updates} updates in {duration(self.seconds)}", table
@@ -117,7 +117,6 @@ def run(config: PPOConfig, report: Report) -> Result:
         offload.check(config.offloaded, device.device)
         if config.compile:
             compilation.check(device.device)
-            report(Note("the first update compiles the layers of policy and critic"))
         plan = preflight.prepare(config, report)
         runs.check_output(config.output, config.force, plan.read)
         preflight.check_sharing(plan, config, sharded=device.sharding is not None)
@@ -127,6 +126,8 @@ def run(config: PPOConfig, report: Report) -> Result:
             preflight.checked_inputs(plan, config)
         return _dry_run(config, plan, needed, device)
     memory.check(needed, config, device.memory, on_cpu=device.device.type == "cpu")
+    if config.compile:
+        report(Note("the first update compiles layers, which takes half a minute or more"))
     server = device.from_main(lambda: preflight.reach(plan, config))
     with (
         device.held_by_main(
@@ -346,7 +347,7 @@ def _explain_anchors(plan: Plan, metrics: UpdateMetrics, report: Report) -> None
         return
     for name in references.anchors(plan.policy, plan.references).lost:
         report(Warned(f"{name}, an ingredient of the reference, is not here: no KL to it"))
-    listed = "   ".join(f"{name} {figure(nats)}" for name, nats in metrics.kl_anchors.items())
+    listed = "   ".join(f"{name} {figure(_nats(kl))}" for name, kl in metrics.kl_anchors.items())
     report(
         Note(
             f"KL at the start, nats an answer: {listed}   (not zero is normal where the policy "
@@ -432,15 +433,17 @@ def _result(config: PPOConfig, folder: Path) -> PPOResult:
     )
 
 
+def _nats(kl: float) -> float:
+    """A KL to be read: one of nothing but rounding is 0."""
+    return round(kl, 4) + 0.0
+
+
 def _telling(metrics: UpdateMetrics) -> dict[str, float]:
     """The figures that a person watches."""
-    # A KL of nothing but rounding is 0 to a reader.
-    anchors = {
-        f"KL {n}": round(x, 4) + 0.0 for n, x in metrics.kl_anchors.items() if n != "reference"
-    }
+    anchors = {f"KL {n}": _nats(kl) for n, kl in metrics.kl_anchors.items() if n != "reference"}
     return {
         "reward": metrics.reward,
-        "kl": metrics.kl,
+        "kl": _nats(metrics.kl),
         **anchors,
         "objective": metrics.objective,
         "length": metrics.length,

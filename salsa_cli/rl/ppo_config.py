@@ -306,7 +306,7 @@ class PPOConfig(ParallelConfig):
         bool,
         Setting(
             "Compile the layers of policy and critic for their training passes (torch.compile): "
-            "updates take a little less time, the first one half a minute more.",
+            "the first update takes half a minute more, the others less, if the model is not tiny.",
             panel="Training",
         ),
     ] = False
