@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from salsa_cli import folders, lora
+from salsa_cli import lora
 from salsa_cli.backbones import Source
 from salsa_cli.errors import SalsaError
 from salsa_cli.passes import Module
 from salsa_cli.records import read_json
+from salsa_cli.weights import folders
 from salsa_cli.weights.adapters import Adapter, open_adapter, without_copies
 
 

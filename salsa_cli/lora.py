@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from salsa_cli import folders
 from salsa_cli.errors import SalsaError, one_line
-from salsa_cli.folders import ADAPTER_CONFIG
 from salsa_cli.maths import averaging
 from salsa_cli.passes import Module
 from salsa_cli.records import read_json, write_json
-from salsa_cli.weights import adapters, lowrank, shards
+from salsa_cli.soups import lowrank
+from salsa_cli.weights import adapters, folders, shards
 from salsa_cli.weights.adapters import PREFIX, Adapter
 from salsa_cli.weights.checkpoints import ADAPTERS, TensorReader
+from salsa_cli.weights.folders import ADAPTER_CONFIG
 from salsa_cli.weights.layout import NewTensor, TensorSpec
 
 ALPHA = 2

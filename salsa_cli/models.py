@@ -21,7 +21,7 @@ from transformers import (
     GenerationConfig,
 )
 
-from salsa_cli import assembly, backbones, folders, lora
+from salsa_cli import assembly, backbones, lora
 from salsa_cli.backbones import Source
 from salsa_cli.data import Prompt
 from salsa_cli.errors import SalsaError, StorageError, one_line, os_errors
@@ -34,7 +34,7 @@ from salsa_cli.tokens import (
     padding_token,
     scored_ids,
 )
-from salsa_cli.weights import compatibility
+from salsa_cli.weights import compatibility, folders
 
 SHARD = "2GB"
 """Largest file of weights that are handed over; each is held once more while it is written."""

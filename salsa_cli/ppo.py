@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from salsa_cli import compilation, data, folders, interrupts, models, runs, runtime, tracking
+from salsa_cli import compilation, data, interrupts, models, runs, runtime, tracking
 from salsa_cli.errors import during
 from salsa_cli.generation import choice
 from salsa_cli.maths import advantages as adv
@@ -59,6 +59,7 @@ from salsa_cli.rl.preflight import Plan
 from salsa_cli.runtime import Runtime
 from salsa_cli.settings import record
 from salsa_cli.tracking import TrackedRun
+from salsa_cli.weights import folders
 
 RECORD = "salsa.json"
 

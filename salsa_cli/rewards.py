@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self, TextIO
 
 import torch
 
-from salsa_cli import backbones, data, folders, models
+from salsa_cli import backbones, data, models
 from salsa_cli.backbones import Source
 from salsa_cli.data import Prompt
 from salsa_cli.errors import SalsaError
@@ -22,6 +22,7 @@ from salsa_cli.models import RewardModel
 from salsa_cli.passes import Module
 from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import Answer
+from salsa_cli.weights import folders
 
 
 class Scorer(Protocol):

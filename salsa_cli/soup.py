@@ -16,7 +16,7 @@ from threading import Semaphore
 import numpy as np
 import xxhash
 
-from salsa_cli import folders, runs
+from salsa_cli import runs
 from salsa_cli.configs import SoupConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.records import JSON, write_json, write_text
@@ -32,14 +32,15 @@ from salsa_cli.reports import (
     duration,
 )
 from salsa_cli.settings import record
-from salsa_cli.weights import checkpoints, journal
+from salsa_cli.soups import journal
+from salsa_cli.soups.journal import Entry, Journal
+from salsa_cli.soups.planning import SoupPlan, prepare
+from salsa_cli.soups.sources import TensorSource, Workspace, workspaces
+from salsa_cli.soups.streaming import in_blocks
+from salsa_cli.weights import checkpoints, folders
 from salsa_cli.weights.checkpoints import combined_digest, tensor_hash, weights_digest
 from salsa_cli.weights.disk import ALIGNMENT, Bytes, InputFile, aligned
-from salsa_cli.weights.journal import Entry, Journal
 from salsa_cli.weights.shards import Block, ShardWriter
-from salsa_cli.weights.soup_plan import Plan, prepare
-from salsa_cli.weights.sources import Source, Workspace, workspaces
-from salsa_cli.weights.streaming import in_blocks
 
 THREADS = 4  # more than cores, since most of them wait for the disk
 MANNER = ("output", "memory", "verify")  # settings that do not change the weights
@@ -126,11 +127,11 @@ def run(config: SoupConfig, report: Report) -> Result:
     return result
 
 
-def dry_run(plan: Plan, config: SoupConfig) -> DryRun:
+def dry_run(plan: SoupPlan, config: SoupConfig) -> DryRun:
     """Sizes, and the time from how fast the first megabytes of the first model come."""
     blocks = ShardWriter(config.output, plan.shards, _block_size(config)).blocks
     with ExitStack() as stack:
-        sources = [stack.enter_context(Source(one)) for one in plan.streamed]
+        sources = [stack.enter_context(TensorSource(one)) for one in plan.streamed]
         needed = sum(one.nbytes for one in workspaces(sources, blocks, _block_size(config), 1))
     seconds = (plan.bytes_to_read + plan.nbytes) / _read_rate(plan)
     return DryRun(
@@ -146,7 +147,7 @@ def dry_run(plan: Plan, config: SoupConfig) -> DryRun:
     )
 
 
-def check_room(plan: Plan, config: SoupConfig) -> None:
+def check_room(plan: SoupPlan, config: SoupConfig) -> None:
     """Refuse a disk that is too small; what a draft holds already need not fit again."""
     there = sum(
         path.stat().st_blocks * 512
@@ -161,7 +162,7 @@ def check_room(plan: Plan, config: SoupConfig) -> None:
 
 
 def write_weights(
-    plan: Plan, config: SoupConfig, folder: Path, notes: Journal, report: Report
+    plan: SoupPlan, config: SoupConfig, folder: Path, notes: Journal, report: Report
 ) -> Written:
     """Stream every tensor through memory, block by block, and write the result's files."""
     with ExitStack() as stack:
@@ -173,7 +174,7 @@ def write_weights(
             file.update(header)
         kept = take_over(writer, notes.entries, files, report)
         notes.keep(len(kept))
-        sources = [stack.enter_context(Source(one)) for one in plan.streamed]
+        sources = [stack.enter_context(TensorSource(one)) for one in plan.streamed]
         following = writer.blocks[len(kept)].spans[0] if len(kept) < len(writer.blocks) else None
         for number, source in enumerate(sources):
             ended = {name: found for one in kept for name, found in one.tensors[number].items()}
@@ -227,12 +228,12 @@ def take_over(
     return kept
 
 
-def verify(plan: Plan, config: SoupConfig, folder: Path, report: Report) -> None:
+def verify(plan: SoupPlan, config: SoupConfig, folder: Path, report: Report) -> None:
     """Read the result back and compare every byte with a recomputation."""
     blocks = ShardWriter(folder, plan.shards, _block_size(config), plan.weights_name).blocks
     with ExitStack() as stack:
-        stored = stack.enter_context(Source(plan.open_result(folder)))
-        sources = [stack.enter_context(Source(one)) for one in plan.streamed]
+        stored = stack.enter_context(TensorSource(plan.open_result(folder)))
+        sources = [stack.enter_context(TensorSource(one)) for one in plan.streamed]
 
         def compare(block: Block, output: Bytes) -> None:
             memory = aligned(block.nbytes + 2 * ALIGNMENT)
@@ -247,9 +248,9 @@ def verify(plan: Plan, config: SoupConfig, folder: Path, report: Report) -> None
 
 
 def stream(
-    plan: Plan,
+    plan: SoupPlan,
     config: SoupConfig,
-    sources: Sequence[Source],
+    sources: Sequence[TensorSource],
     blocks: Sequence[Block],
     work: Callable[[Block, Bytes], None],
     then: Callable[[Block, Workspace], None],
@@ -281,7 +282,7 @@ def stream(
 
 
 def write_companions(
-    plan: Plan,
+    plan: SoupPlan,
     config: SoupConfig,
     folder: Path,
     written: Written,
@@ -313,7 +314,7 @@ def write_companions(
     write_json(folder / plan.config_name, plan.config)
 
 
-def _identity(plan: Plan, config: SoupConfig) -> dict[str, JSON]:
+def _identity(plan: SoupPlan, config: SoupConfig) -> dict[str, JSON]:
     """What a merge must share with the one that it continues."""
     files: dict[str, JSON] = {
         str(path): asdict(found)
@@ -346,7 +347,7 @@ def _block_size(config: SoupConfig) -> int:
     return max(ALIGNMENT, min(LARGEST_BLOCK, share // ALIGNMENT * ALIGNMENT))
 
 
-def _read_rate(plan: Plan) -> float:
+def _read_rate(plan: SoupPlan) -> float:
     """Bytes a second at which the first weight file comes from the disk, from a taste of it."""
     path, found = next(iter(plan.ingredients[0].files.items()))
     count = min(found.size, 64 << 20)
@@ -357,7 +358,7 @@ def _read_rate(plan: Plan) -> float:
     return max(1, count) / max(time.monotonic() - began, 1e-6)
 
 
-def _model_card(plan: Plan, config: SoupConfig) -> str:
+def _model_card(plan: SoupPlan, config: SoupConfig) -> str:
     named = (*((plan.base,) if plan.base else ()), *config.models)
     bases = "".join(f"- {model}\n" for model in named)
     rows = "".join(

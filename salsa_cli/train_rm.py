@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from salsa_cli import data, folders, lora, models, rewards, runs, runtime, tracking
+from salsa_cli import data, lora, models, rewards, runs, runtime, tracking
 from salsa_cli.data import stable_seed
 from salsa_cli.errors import SalsaError, os_errors
 from salsa_cli.lora import Adapters
@@ -43,6 +43,7 @@ from salsa_cli.runtime import Runtime
 from salsa_cli.settings import record
 from salsa_cli.tokens import padding_token
 from salsa_cli.tracking import TrackedRun
+from salsa_cli.weights import folders
 
 RECORD = "salsa.json"
 EVALUATION = "evaluation.json"

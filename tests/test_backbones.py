@@ -14,11 +14,12 @@ import tiny
 import torch
 from test_adapters import DOWN, PREFIX, K, Q, save_adapter
 
-from salsa_cli import assembly, backbones, folders, models, rewards, runtime, soup
+from salsa_cli import assembly, backbones, models, rewards, runtime, soup
 from salsa_cli.backbones import Backbones
 from salsa_cli.configs import SoupConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.reports import Event, Warned, silent
+from salsa_cli.weights import folders
 
 CPU = torch.device("cpu")
 IDS = torch.tensor([[4, 6, 9, 11, 5]])

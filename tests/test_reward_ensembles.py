@@ -9,7 +9,7 @@ import torch
 from conftest import World
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from salsa_cli import evaluate, folders, ppo, rewards, runtime, soup, train_rm
+from salsa_cli import evaluate, ppo, rewards, runtime, soup, train_rm
 from salsa_cli.configs import SoupConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation.eval_config import EvalConfig
@@ -19,6 +19,7 @@ from salsa_cli.reward_models import appraise
 from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.rl.ppo_config import PPOConfig
 from salsa_cli.tokens import Answer
+from salsa_cli.weights import folders
 
 DEVICE = runtime.start("cpu")
 

@@ -21,8 +21,8 @@ from salsa_cli import soup
 from salsa_cli.configs import SoupConfig
 from salsa_cli.errors import SalsaError, StorageError
 from salsa_cli.reports import Advanced, Event, Note, Warned, silent
-from salsa_cli.weights import journal
-from salsa_cli.weights.sources import Source
+from salsa_cli.soups import journal
+from salsa_cli.soups.sources import TensorSource
 
 TENSORS = 24
 SIDE = 700  # of a square tensor of float32: 2 MB
@@ -152,14 +152,14 @@ def test_inputs_that_change_are_noticed(
     pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed = Path(shutil.copytree(pair[1], tmp_path / "changed"))
-    gather = Source.gather
+    gather = TensorSource.gather
 
-    def meddle(self: Source, *rest: Any) -> Any:
+    def meddle(self: TensorSource, *rest: Any) -> Any:
         if self.checkpoint.folder == changed:
             os.utime(changed / "model.safetensors", (1, 1))
         return gather(self, *rest)
 
-    monkeypatch.setattr(Source, "gather", meddle)
+    monkeypatch.setattr(TensorSource, "gather", meddle)
     with pytest.raises(SalsaError, match=r"model\.safetensors has changed while it was read"):
         soup.run(configure(tmp_path / "ref", pair[0], changed), silent)
     assert list(tmp_path.iterdir()) == [changed]

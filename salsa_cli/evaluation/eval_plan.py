@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from salsa_cli import data, folders
+from salsa_cli import data
 from salsa_cli.errors import UsageError
 from salsa_cli.evaluation import answer_files, benchmarks, judges, landscape
 from salsa_cli.evaluation.answer_files import Replies
@@ -16,6 +16,7 @@ from salsa_cli.evaluation.judges.api import ApiWriter, Budget, Patience
 from salsa_cli.evaluation.judges.writing import Case, Forecast, Sampling, Writer
 from salsa_cli.models import find
 from salsa_cli.records import JSON
+from salsa_cli.weights import folders
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from salsa_cli import data, folders, runs
+from salsa_cli import data, runs
 from salsa_cli.errors import UsageError
 from salsa_cli.evaluation import (
     benchmarks,
@@ -27,6 +27,7 @@ from salsa_cli.evaluation.stored import Stored
 from salsa_cli.evaluation.style import Answers
 from salsa_cli.records import JSON, write_json
 from salsa_cli.reports import DryRun, Note, Report, Result, Warned
+from salsa_cli.weights import folders
 
 
 def run(config: EvalConfig, report: Report) -> Result:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from salsa_cli import assembly, data, folders, models, rewards, runs, runtime
+from salsa_cli import assembly, data, models, rewards, runs, runtime
 from salsa_cli.errors import SalsaError, os_errors
 from salsa_cli.records import JSON, read_json, write_json, write_text
 from salsa_cli.reports import DryRun, Note, Report, Result, Warned, counted
@@ -22,7 +22,7 @@ from salsa_cli.reward_models.reward_pages import Appraised
 from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.rewards import Scale
 from salsa_cli.runtime import Runtime
-from salsa_cli.weights import checkpoints
+from salsa_cli.weights import checkpoints, folders
 
 RECORD = "salsa.json"
 EVALUATION = "evaluation.json"

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from salsa_cli import backbones, compilation, folders, lora, models, packing, passes, rewards, runs
+from salsa_cli import backbones, compilation, lora, models, packing, passes, rewards, runs
 from salsa_cli.backbones import Backbones
 from salsa_cli.data import stable_seed
 from salsa_cli.generation.vllm import Server
@@ -23,6 +23,7 @@ from salsa_cli.rl.offload import Parked
 from salsa_cli.rl.ppo_config import UNCERTAINTY_WEIGHT, PPOConfig
 from salsa_cli.rl.preflight import Plan, identity
 from salsa_cli.runtime import Runtime
+from salsa_cli.weights import folders
 
 HANDED = "handed-over"
 """Folder in a run's folder in which weights lie while a server reads them."""

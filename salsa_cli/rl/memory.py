@@ -7,7 +7,7 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from salsa_cli import folders, models, rewards
+from salsa_cli import models, rewards
 from salsa_cli.errors import SalsaError
 from salsa_cli.models import Shape
 from salsa_cli.optimisation import MOMENTS
@@ -18,6 +18,7 @@ from salsa_cli.rl.footprint import Machine
 from salsa_cli.rl.ppo_config import OFFLOADABLE, PPOConfig
 from salsa_cli.rl.preflight import Plan
 from salsa_cli.rl.roles import Part, Role
+from salsa_cli.weights import folders
 
 ROWS: dict[Part, str] = {
     "policy": "policy",

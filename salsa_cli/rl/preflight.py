@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from salsa_cli import assembly, data, folders, lora, models, optimisation, rewards, runs
+from salsa_cli import assembly, data, lora, models, optimisation, rewards, runs
 from salsa_cli.data import Prompt
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.generation import vllm
@@ -24,7 +24,7 @@ from salsa_cli.rl.roles import Role
 from salsa_cli.runtime import Runtime
 from salsa_cli.settings import record
 from salsa_cli.tokens import prompt_ids, template_warning
-from salsa_cli.weights import checkpoints
+from salsa_cli.weights import checkpoints, folders
 
 T = TypeVar("T")
 

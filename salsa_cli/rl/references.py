@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from salsa_cli import assembly, backbones, folders, models
+from salsa_cli import assembly, backbones, models
 from salsa_cli.backbones import Source
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.maths import averaging
 from salsa_cli.models import LanguageModel
 from salsa_cli.passes import Module
 from salsa_cli.records import JSON
-from salsa_cli.weights import checkpoints, compatibility
+from salsa_cli.weights import checkpoints, compatibility, folders
 from salsa_cli.weights.adapters import disagreements
 
 _RECIPE = re.compile(r"\s*soup\((?P<inside>.*)\)\s*", re.DOTALL)

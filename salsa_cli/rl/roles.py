@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from salsa_cli import assembly, folders, rewards
+from salsa_cli import assembly, rewards
 from salsa_cli.rl.references import Reference
-from salsa_cli.weights import checkpoints
+from salsa_cli.weights import checkpoints, folders
 
 Part = Literal["policy", "critic", "reference", "reward", "watched"]
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from salsa_cli.errors import SalsaError, one_line
-from salsa_cli.folders import ADAPTER_CONFIG
 from salsa_cli.maths.averaging import FLOATS
 from salsa_cli.records import JSON, read_json
 from salsa_cli.weights.checkpoints import Checkpoint, differences, open_adapter_weights
+from salsa_cli.weights.folders import ADAPTER_CONFIG
 from salsa_cli.weights.layout import NewTensor, TensorSpec
 
 PREFIX = "base_model.model."

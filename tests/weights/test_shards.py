@@ -14,10 +14,10 @@ from files import FIRST, SECOND, failure, read_all, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from salsa_cli.folders import resolve
 from salsa_cli.records import read_json
 from salsa_cli.weights.checkpoints import open_checkpoint
 from salsa_cli.weights.disk import ALIGNMENT, aligned
+from salsa_cli.weights.folders import resolve
 from salsa_cli.weights.layout import Array, NewTensor
 from salsa_cli.weights.shards import ShardWriter, cut_blocks, plan_shards
 

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from salsa_cli import folders
 from salsa_cli.configs import SoupConfig
 from salsa_cli.errors import SalsaError, UsageError, one_line
 from salsa_cli.maths.averaging import EIGHT_BITS, FLOATS
 from salsa_cli.records import JSON, read_json
 from salsa_cli.reports import Note, Report, Warned
-from salsa_cli.weights import checkpoints, compatibility, shards
+from salsa_cli.soups.averages import WeightedAverage
+from salsa_cli.soups.lowrank import MergedAdapters, SummedAdapters
+from salsa_cli.soups.sources import TensorSource
+from salsa_cli.weights import checkpoints, compatibility, folders, shards
 from salsa_cli.weights.adapters import (
     Adapter,
     add_up,
@@ -21,21 +23,18 @@ from salsa_cli.weights.adapters import (
     open_adapter,
     without_copies,
 )
-from salsa_cli.weights.averages import WeightedAverage
 from salsa_cli.weights.checkpoints import ADAPTERS, WEIGHTS, Checkpoint
 from salsa_cli.weights.disk import Bytes
 from salsa_cli.weights.layout import NewTensor, TensorSpec
-from salsa_cli.weights.lowrank import MergedAdapters, SummedAdapters
 from salsa_cli.weights.shards import Block, Shards
-from salsa_cli.weights.sources import Source
 
 STORAGE_NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
-Fill = Callable[[Block, Sequence[Source], Sequence[Bytes], Bytes], None]
+Fill = Callable[[Block, Sequence[TensorSource], Sequence[Bytes], Bytes], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class SoupPlan:
     """Everything that is known before the first weight is read.
 
     `ingredients` are the weights of the models as they were named, `folders` where they lie.
@@ -84,7 +83,7 @@ class Plan:
         return sum(one.nbytes for one in (*self.streamed, *small))
 
 
-def prepare(config: SoupConfig, report: Report) -> Plan:
+def prepare(config: SoupConfig, report: Report) -> SoupPlan:
     """Find the ingredients and refuse, all reasons at once, what cannot be averaged.
 
     Raises:
@@ -115,7 +114,7 @@ def prepare(config: SoupConfig, report: Report) -> Plan:
     return _plan_merge(paths, opened, base, _tokenizer([base, *paths], config, report), config)
 
 
-def _plan_models(paths: tuple[Path, ...], config: SoupConfig, report: Report) -> Plan:
+def _plan_models(paths: tuple[Path, ...], config: SoupConfig, report: Report) -> SoupPlan:
     whole = tuple(checkpoints.open_checkpoint(path) for path in paths)
     ingredients, notes = compatibility.common_tensors(whole)
     found = compatibility.compare(paths)
@@ -134,7 +133,7 @@ def _plan_models(paths: tuple[Path, ...], config: SoupConfig, report: Report) ->
     average = WeightedAverage(
         config.models, config.mixing, config.allow_nonfinite, config.dtype != "auto"
     )
-    return Plan(
+    return SoupPlan(
         folders=paths,
         ingredients=ingredients,
         streamed=ingredients,
@@ -152,10 +151,10 @@ def _plan_adapters(
     tokenizer: Path,
     config: SoupConfig,
     report: Report,
-) -> Plan:
+) -> SoupPlan:
     total = add_up(adapters, config.mixing, STORAGE_NAMES.get(config.dtype))
     filler = SummedAdapters(adapters, config.mixing, total.factors, config.allow_nonfinite)
-    return Plan(
+    return SoupPlan(
         folders=paths,
         ingredients=tuple(one.weights for one in adapters),
         streamed=(),
@@ -176,7 +175,7 @@ def _plan_merge(
     base: Path,
     tokenizer: Path,
     config: SoupConfig,
-) -> Plan:
+) -> SoupPlan:
     weights = checkpoints.open_checkpoint(base)
     names = dict.fromkeys(name for one in adapters for name in one.factors)
     modules = {tensor: module for tensor in weights.tensors if (module := module_of(tensor, names))}
@@ -187,7 +186,7 @@ def _plan_merge(
     }
     _refuse(_misfits(adapters, weights, modules, wholes), (), f"adapters of {base}")
     filler = MergedAdapters(adapters, config.mixing, modules, wholes, config.allow_nonfinite)
-    return Plan(
+    return SoupPlan(
         folders=paths,
         ingredients=tuple(one.weights for one in adapters),
         streamed=(weights,),

@@ -24,7 +24,7 @@ class Run:
     nbytes: int
 
 
-class Source:
+class TensorSource:
     """One checkpoint, open for reading by several threads."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -167,7 +167,7 @@ class Workspace:
 
 
 def workspaces(
-    sources: Sequence[Source], blocks: Sequence[Block], block_size: int, count: int
+    sources: Sequence[TensorSource], blocks: Sequence[Block], block_size: int, count: int
 ) -> list[Workspace]:
     """Memory for `count` threads; `bounce` only where a checkpoint is laid out otherwise."""
     sizes = [

@@ -10,8 +10,8 @@ import pytest
 from files import failure
 from huggingface_hub import errors as hub_errors
 
-from salsa_cli import folders
-from salsa_cli.folders import resolve
+from salsa_cli.weights import folders
+from salsa_cli.weights.folders import resolve
 
 
 @pytest.fixture

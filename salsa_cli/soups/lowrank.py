@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 from salsa_cli.errors import SalsaError
 from salsa_cli.maths import averaging
+from salsa_cli.soups.sources import TensorSource
 from salsa_cli.weights.adapters import Adapter, Factors, FactorSum
 from salsa_cli.weights.checkpoints import TensorReader
 from salsa_cli.weights.disk import Bytes
 from salsa_cli.weights.layout import BITS, Array, NewTensor, TensorSpec, storage_dtype
 from salsa_cli.weights.shards import Block, Span
-from salsa_cli.weights.sources import Source
 
 Floats = npt.NDArray[np.float64]
 
@@ -31,7 +31,11 @@ class SummedAdapters:
     allow_nonfinite: bool
 
     def fill(
-        self, block: Block, sources: Sequence[Source], gathered: Sequence[Bytes], output: Bytes
+        self,
+        block: Block,
+        sources: Sequence[TensorSource],
+        gathered: Sequence[Bytes],
+        output: Bytes,
     ) -> None:
         """Compute a block; the adapters' tensors are small and read as they are needed.
 
@@ -76,7 +80,11 @@ class MergedAdapters:
     allow_nonfinite: bool
 
     def fill(
-        self, block: Block, sources: Sequence[Source], gathered: Sequence[Bytes], output: Bytes
+        self,
+        block: Block,
+        sources: Sequence[TensorSource],
+        gathered: Sequence[Bytes],
+        output: Bytes,
     ) -> None:
         """Compute a block from that of the base, the one source.
 

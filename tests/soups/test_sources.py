@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from files import read_all, write
 
+from salsa_cli.soups.sources import TensorSource, workspaces
 from salsa_cli.weights.checkpoints import combined_digest, open_checkpoint, weights_digest
 from salsa_cli.weights.disk import ALIGNMENT
 from salsa_cli.weights.layout import Array, NewTensor
 from salsa_cli.weights.shards import cut_blocks, plan_shards
-from salsa_cli.weights.sources import Source, workspaces
 
 RNG = np.random.default_rng(0)
 ARRAYS: dict[str, tuple[str, Array]] = {
@@ -38,7 +38,7 @@ def test_what_is_gathered_is_what_lies_there(
     blocks = list(cut_blocks(shard, 0, ALIGNMENT, ALIGNMENT))
     assert len(blocks) > 2
     found: dict[str, list[Array]] = {name: [] for name in ARRAYS}
-    with Source(checkpoint) as source:
+    with TensorSource(checkpoint) as source:
         (memory,) = workspaces([source], blocks, ALIGNMENT, 1)
         for block in blocks:
             gathered = source.gather(block, memory.inputs[0], memory.bounce)
@@ -60,7 +60,7 @@ def test_a_checkpoint_in_the_results_layout_needs_no_second_memory(tmp_path: Pat
     specs = [NewTensor(name, dtype, array.shape) for name, (dtype, array) in ARRAYS.items()]
     (shard,) = plan_shards(specs, 10**9)
     blocks = list(cut_blocks(shard, 0, ALIGNMENT, ALIGNMENT))
-    with Source(open_checkpoint(tmp_path / "m")) as source:
+    with TensorSource(open_checkpoint(tmp_path / "m")) as source:
         for memory in workspaces([source], blocks, ALIGNMENT, 3):
             assert memory.bounce.size == 0
             assert memory.inputs[0].size == 3 * ALIGNMENT

@@ -7,10 +7,10 @@ import numpy as np
 
 from salsa_cli.errors import SalsaError
 from salsa_cli.maths import averaging
+from salsa_cli.soups.sources import TensorSource
 from salsa_cli.weights.disk import Bytes
 from salsa_cli.weights.layout import BITS, Array, NewTensor
 from salsa_cli.weights.shards import Block
-from salsa_cli.weights.sources import Source
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,11 @@ class WeightedAverage:
     integers_too: bool
 
     def fill(
-        self, block: Block, sources: Sequence[Source], gathered: Sequence[Bytes], output: Bytes
+        self,
+        block: Block,
+        sources: Sequence[TensorSource],
+        gathered: Sequence[Bytes],
+        output: Bytes,
     ) -> None:
         """Compute the result's block from those of the sources, one for each model.
 
