@@ -12,13 +12,14 @@ from typing import Annotated, NoReturn
 import typer
 
 from salsa_cli import processes, reports, runs
-from salsa_cli.configs import Config, ParallelConfig, SoupConfig
+from salsa_cli.config.base import Config, ParallelConfig
+from salsa_cli.config.eval import EvalConfig
+from salsa_cli.config.options import Manners, options
+from salsa_cli.config.ppo import PPOConfig
+from salsa_cli.config.soup import SoupConfig
+from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.errors import SalsaError
-from salsa_cli.evaluation.eval_config import EvalConfig
 from salsa_cli.records import to_json
-from salsa_cli.reward_models.train_rm_config import TrainRMConfig
-from salsa_cli.rl.ppo_config import PPOConfig
-from salsa_cli.settings import Manners, options
 from salsa_cli.version import VERSION
 
 INTERRUPTED = 130

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from salsa_cli import models, runs, runtime
+from salsa_cli.config.eval import EvalConfig
 from salsa_cli.errors import UsageError
 from salsa_cli.evaluation import (
     answer_files,
@@ -25,7 +26,6 @@ from salsa_cli.evaluation import (
 from salsa_cli.evaluation.answer_files import Replies, Reply
 from salsa_cli.evaluation.answers import Generation
 from salsa_cli.evaluation.comparisons import Rules
-from salsa_cli.evaluation.eval_config import EvalConfig
 from salsa_cli.evaluation.eval_plan import Plan
 from salsa_cli.evaluation.eval_results import AnswerRow, EvalResult, KLRow, SoupRow
 from salsa_cli.evaluation.findings import Resampling

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 
 from salsa_cli import compilation, data, interrupts, models, runs, runtime, tracking
+from salsa_cli.config.options import record
+from salsa_cli.config.ppo import KL_HORIZON, PPOConfig
 from salsa_cli.errors import during
 from salsa_cli.generation import choice
 from salsa_cli.maths import advantages as adv
@@ -54,10 +56,8 @@ from salsa_cli.rl.footprint import Machine
 from salsa_cli.rl.memory import Demand
 from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.rl.oversight import Oversight
-from salsa_cli.rl.ppo_config import KL_HORIZON, PPOConfig
 from salsa_cli.rl.preflight import Plan
 from salsa_cli.runtime import Runtime
-from salsa_cli.settings import record
 from salsa_cli.tracking import TrackedRun
 from salsa_cli.weights import folders
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from salsa_cli.configs import Config
+from salsa_cli.config.base import Config
+from salsa_cli.config.options import record
 from salsa_cli.errors import SalsaError, UsageError, os_errors
 from salsa_cli.records import JSON, to_json, write_json
-from salsa_cli.settings import record
 from salsa_cli.version import versions
 
 PARTIAL = ".partial"

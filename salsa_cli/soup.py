@@ -17,7 +17,8 @@ import numpy as np
 import xxhash
 
 from salsa_cli import runs
-from salsa_cli.configs import SoupConfig
+from salsa_cli.config.options import record
+from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.records import JSON, write_json, write_text
 from salsa_cli.reports import (
@@ -31,7 +32,6 @@ from salsa_cli.reports import (
     amount,
     duration,
 )
-from salsa_cli.settings import record
 from salsa_cli.soups import journal
 from salsa_cli.soups.journal import Entry, Journal
 from salsa_cli.soups.planning import SoupPlan, prepare

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from salsa_cli import data, lora, models, rewards, runs, runtime, tracking
+from salsa_cli.config.options import record
+from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.data import stable_seed
 from salsa_cli.errors import SalsaError, os_errors
 from salsa_cli.lora import Adapters
@@ -37,10 +39,8 @@ from salsa_cli.reward_models.pairs import EncodedPair
 from salsa_cli.reward_models.results import TrainRMResult, evaluated
 from salsa_cli.reward_models.reward_data import SourcePairs
 from salsa_cli.reward_models.reward_pages import Trained
-from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.rewards import Scale
 from salsa_cli.runtime import Runtime
-from salsa_cli.settings import record
 from salsa_cli.tokens import padding_token
 from salsa_cli.tracking import TrackedRun
 from salsa_cli.weights import folders

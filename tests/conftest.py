@@ -74,7 +74,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     import tiny
 
     from salsa_cli import soup
-    from salsa_cli.configs import SoupConfig
+    from salsa_cli.config.soup import SoupConfig
     from salsa_cli.reports import silent
 
     root = tmp_path_factory.mktemp("world")

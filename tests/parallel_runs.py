@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from salsa_cli import ppo, processes, train_rm
+from salsa_cli.config.ppo import PPOConfig
+from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.reports import silent
-from salsa_cli.reward_models.train_rm_config import TrainRMConfig
-from salsa_cli.rl.ppo_config import PPOConfig
 from salsa_cli.runtime import Runtime
 
 

@@ -16,7 +16,7 @@ from test_adapters import DOWN, PREFIX, K, Q, save_adapter
 
 from salsa_cli import assembly, backbones, models, rewards, runtime, soup
 from salsa_cli.backbones import Backbones
-from salsa_cli.configs import SoupConfig
+from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.reports import Event, Warned, silent
 from salsa_cli.weights import folders

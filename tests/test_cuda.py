@@ -13,12 +13,12 @@ from kinds import PROMPTS, grouped, learned_positions, llama, naive, numbers, po
 from transformers import AutoModelForSequenceClassification
 
 from salsa_cli import ppo, train_rm
+from salsa_cli.config.ppo import PPOConfig
+from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.generation import graphs, loop
 from salsa_cli.models import LanguageModel
 from salsa_cli.passes import Module
 from salsa_cli.reports import silent
-from salsa_cli.reward_models.train_rm_config import TrainRMConfig
-from salsa_cli.rl.ppo_config import PPOConfig
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="no CUDA device is available here"

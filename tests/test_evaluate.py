@@ -10,10 +10,10 @@ import tiny
 from conftest import World
 
 from salsa_cli import evaluate
+from salsa_cli.config.eval import EvalConfig
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.evaluation import judges
 from salsa_cli.evaluation.benchmarks import Question
-from salsa_cli.evaluation.eval_config import EvalConfig
 from salsa_cli.evaluation.judges import scoring
 from salsa_cli.evaluation.judges.scoring import Scored
 from salsa_cli.records import read_rows

@@ -14,15 +14,15 @@ from test_ppo import configure as ppo_config
 from transformers import AutoModelForSequenceClassification
 
 from salsa_cli import evaluate, lora, models, ppo, rewards, runtime, train_rm
+from salsa_cli.config.eval import EvalConfig
+from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.errors import SalsaError, UsageError
-from salsa_cli.evaluation.eval_config import EvalConfig
 from salsa_cli.models import RewardModel
 from salsa_cli.passes import last_scores
 from salsa_cli.records import read_rows
 from salsa_cli.reports import silent
 from salsa_cli.reward_models import fitting
 from salsa_cli.reward_models.pairs import EncodedPair
-from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.tokens import Answer
 
 DEVICE = runtime.start("cpu")

@@ -17,7 +17,7 @@ from parallel_runs import ppo_config, rm_config
 from safetensors.torch import load_file
 
 from salsa_cli import ppo, processes, train_rm
-from salsa_cli.configs import Config, declared
+from salsa_cli.config.base import Config, declared
 from salsa_cli.records import read_rows
 from salsa_cli.reports import silent
 from salsa_cli.tracking import flat

@@ -14,12 +14,12 @@ from conftest import World
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from salsa_cli import data, models, ppo, rollouts, runs, runtime
+from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.records import read_rows
 from salsa_cli.reports import Event, Measured, Note, Report, Warned, silent
 from salsa_cli.rl import actors, batching, experience, learning, preflight
 from salsa_cli.rl.metrics import UpdateMetrics
-from salsa_cli.rl.ppo_config import PPOConfig
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -17,13 +17,13 @@ from test_ppo import rows_without_time
 
 from salsa_cli import backbones, lora, models, ppo, runs, soup
 from salsa_cli.backbones import Backbones
-from salsa_cli.configs import SoupConfig
+from salsa_cli.config.ppo import PPOConfig
+from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.records import read_rows
 from salsa_cli.reports import Event, Measured, Note, silent
 from salsa_cli.rl import actors
 from salsa_cli.rl.actors import Actors
-from salsa_cli.rl.ppo_config import PPOConfig
 from salsa_cli.runtime import Runtime
 
 

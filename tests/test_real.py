@@ -22,12 +22,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from salsa_cli import evaluate, models, ppo, rollouts, runtime, soup, tokens, train_rm
-from salsa_cli.configs import SoupConfig
-from salsa_cli.evaluation.eval_config import EvalConfig
+from salsa_cli.config.eval import EvalConfig
+from salsa_cli.config.ppo import PPOConfig
+from salsa_cli.config.soup import SoupConfig
+from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.records import read_rows
 from salsa_cli.reports import silent
-from salsa_cli.reward_models.train_rm_config import TrainRMConfig
-from salsa_cli.rl.ppo_config import PPOConfig
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LENGTH = 56

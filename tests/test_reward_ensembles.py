@@ -10,14 +10,14 @@ from conftest import World
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from salsa_cli import evaluate, ppo, rewards, runtime, soup, train_rm
-from salsa_cli.configs import SoupConfig
+from salsa_cli.config.eval import EvalConfig
+from salsa_cli.config.ppo import PPOConfig
+from salsa_cli.config.soup import SoupConfig
+from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.errors import SalsaError
-from salsa_cli.evaluation.eval_config import EvalConfig
 from salsa_cli.records import read_json, read_rows
 from salsa_cli.reports import Event, Note, Warned, silent
 from salsa_cli.reward_models import appraise
-from salsa_cli.reward_models.train_rm_config import TrainRMConfig
-from salsa_cli.rl.ppo_config import PPOConfig
 from salsa_cli.tokens import Answer
 from salsa_cli.weights import folders
 

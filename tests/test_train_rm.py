@@ -18,10 +18,10 @@ from test_tracking import scalars
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from salsa_cli import models, runs, train_rm
+from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.records import read_rows
 from salsa_cli.reports import Event, Measured, Warned, silent
-from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import Answer
 

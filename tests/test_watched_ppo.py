@@ -13,11 +13,13 @@ from test_pages import Tree
 from test_ppo import configure, rows_without_time, run, weights
 from test_tracking import scalars
 
-from salsa_cli import configs, ppo, runs, tracking
+from salsa_cli import ppo, runs, tracking
+from salsa_cli.config import base
+from salsa_cli.config.ppo import WARNINGS
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.records import read_rows
 from salsa_cli.reports import Event, Said, Warned, silent
-from salsa_cli.rl import monitors, ppo_config
+from salsa_cli.rl import monitors
 
 
 def warnings(events: list[Event]) -> list[str]:
@@ -25,8 +27,8 @@ def warnings(events: list[Event]) -> list[str]:
 
 
 def test_the_names_of_the_warnings_are_those_of_the_monitors() -> None:
-    assert tuple(monitors.MONITORS) == ppo_config.WARNINGS
-    assert tuple(tracking.PACKAGES) == configs.TRACKERS
+    assert tuple(monitors.MONITORS) == WARNINGS
+    assert tuple(tracking.PACKAGES) == base.TRACKERS
     assert monitors.FOREWARNING in monitors.MONITORS
 
 

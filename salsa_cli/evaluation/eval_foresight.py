@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from salsa_cli import runs
+from salsa_cli.config.eval import EvalConfig
 from salsa_cli.evaluation import eval_plan
 from salsa_cli.evaluation.answer_files import Replies, Reply
-from salsa_cli.evaluation.eval_config import EvalConfig
 from salsa_cli.evaluation.eval_plan import Plan
 from salsa_cli.evaluation.judges.writing import (
     BYTES_A_TOKEN,

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from salsa_cli import data
+from salsa_cli.config.eval import EvalConfig
 from salsa_cli.errors import UsageError
 from salsa_cli.evaluation import answer_files, benchmarks, judges, landscape
 from salsa_cli.evaluation.answer_files import Replies
 from salsa_cli.evaluation.benchmarks import Question
-from salsa_cli.evaluation.eval_config import EvalConfig
 from salsa_cli.evaluation.judges import JudgeSpec, wording, writing
 from salsa_cli.evaluation.judges.api import ApiWriter, Budget, Patience
 from salsa_cli.evaluation.judges.writing import Case, Forecast, Sampling, Writer

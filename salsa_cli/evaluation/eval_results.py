@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from salsa_cli import runs
+from salsa_cli.config.eval import EvalConfig
 from salsa_cli.evaluation import failures
-from salsa_cli.evaluation.eval_config import EvalConfig
 from salsa_cli.evaluation.findings import PairRow, RatingRow, ScoreRow
 from salsa_cli.evaluation.style import Controlled, ControlledRow
 from salsa_cli.evaluation.trust import AccuracyRow, AgreementRow

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from salsa_cli import data, runs
+from salsa_cli.config.eval import EvalConfig
 from salsa_cli.errors import UsageError
 from salsa_cli.evaluation import (
     benchmarks,
@@ -20,7 +21,6 @@ from salsa_cli.evaluation import (
 )
 from salsa_cli.evaluation.benchmarks import Question
 from salsa_cli.evaluation.comparisons import Rules
-from salsa_cli.evaluation.eval_config import EvalConfig
 from salsa_cli.evaluation.eval_results import EvalResult
 from salsa_cli.evaluation.findings import Resampling
 from salsa_cli.evaluation.stored import Stored

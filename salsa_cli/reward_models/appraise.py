@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from salsa_cli import assembly, data, models, rewards, runs, runtime
+from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.errors import SalsaError, os_errors
 from salsa_cli.records import JSON, read_json, write_json, write_text
 from salsa_cli.reports import DryRun, Note, Report, Result, Warned, counted
@@ -19,7 +20,6 @@ from salsa_cli.reward_models.pairs import EncodedPair
 from salsa_cli.reward_models.results import AppraisalResult, evaluated
 from salsa_cli.reward_models.reward_data import SourcePairs
 from salsa_cli.reward_models.reward_pages import Appraised
-from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.rewards import Scale
 from salsa_cli.runtime import Runtime
 from salsa_cli.weights import checkpoints, folders

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from salsa_cli import interrupts, optimisation, passes, runs
+from salsa_cli.config.options import record
+from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.data import stable_seed
 from salsa_cli.errors import SalsaError
 from salsa_cli.maths import preference
@@ -20,9 +22,7 @@ from salsa_cli.reports import Advanced, Measured, Note, Report
 from salsa_cli.reward_models import pairs
 from salsa_cli.reward_models.assessment import PairScores
 from salsa_cli.reward_models.pairs import EncodedPair
-from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.runtime import Runtime
-from salsa_cli.settings import record
 from salsa_cli.tokens import Tokens, pad_right
 
 METRICS = "metrics.jsonl"

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from salsa_cli import models
+from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.models import RewardModel
 from salsa_cli.reports import amount
 from salsa_cli.reward_models.pairs import EncodedPair
-from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.runtime import Runtime
 from salsa_cli.weights import checkpoints
 from salsa_cli.weights.checkpoints import Checkpoint

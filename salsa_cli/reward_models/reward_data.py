@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from salsa_cli import data, models
+from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.data import Source, stable_seed
 from salsa_cli.errors import SalsaError
 from salsa_cli.reports import Note, Report, Warned, counted
@@ -18,7 +19,6 @@ from salsa_cli.reward_models.preferences import (
     has_contests,
     preferences,
 )
-from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.tokens import Tokenizer, template_warning
 
 WIDE_MARGIN = 10.0

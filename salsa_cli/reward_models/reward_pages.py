@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from salsa_cli import pages
+from salsa_cli.config.options import record
+from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.maths import statistics
 from salsa_cli.maths.calibration import ReliabilityBin
 from salsa_cli.pages.charts import Bin, Estimate, IntervalChart, Line, LineChart, ReliabilityChart
@@ -16,9 +18,7 @@ from salsa_cli.reward_models.assessment import Assessment, Group
 from salsa_cli.reward_models.held_out import Found
 from salsa_cli.reward_models.results import proves_nothing
 from salsa_cli.reward_models.reward_data import SourcePairs
-from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.rewards import Scale
-from salsa_cli.settings import record
 
 _POINTS = 80
 """Points of a curve: each is the mean of the steps that fall on it."""

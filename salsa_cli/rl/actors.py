@@ -11,6 +11,7 @@ import torch
 
 from salsa_cli import backbones, compilation, lora, models, packing, passes, rewards, runs
 from salsa_cli.backbones import Backbones
+from salsa_cli.config.ppo import UNCERTAINTY_WEIGHT, PPOConfig
 from salsa_cli.data import stable_seed
 from salsa_cli.generation.vllm import Server
 from salsa_cli.models import LanguageModel
@@ -20,7 +21,6 @@ from salsa_cli.records import JSON, to_json
 from salsa_cli.rewards import Ensemble, Scale
 from salsa_cli.rl import references, roles
 from salsa_cli.rl.offload import Parked
-from salsa_cli.rl.ppo_config import UNCERTAINTY_WEIGHT, PPOConfig
 from salsa_cli.rl.preflight import Plan, identity
 from salsa_cli.runtime import Runtime
 from salsa_cli.weights import folders

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 
 from salsa_cli import sequences
+from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.data import stable_seed
-from salsa_cli.rl.ppo_config import PPOConfig
 from salsa_cli.rollouts import Sampled
 from salsa_cli.runtime import Runtime
 

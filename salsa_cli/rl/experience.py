@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from salsa_cli import data, rollouts, tokens
+from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.data import Prompt, stable_seed
 from salsa_cli.errors import SalsaError
 from salsa_cli.maths import importance, kl
@@ -16,7 +17,6 @@ from salsa_cli.passes import Module
 from salsa_cli.rewards import Ensemble, Scale, Scores
 from salsa_cli.rl import batching, references
 from salsa_cli.rl.actors import Actors, present
-from salsa_cli.rl.ppo_config import PPOConfig
 from salsa_cli.rl.preflight import Plan
 from salsa_cli.rollouts import Rollout, Sampled
 from salsa_cli.runtime import Runtime

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 
 from salsa_cli import optimisation
+from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.maths import advantages as adv
 from salsa_cli.maths import importance, kl, masked, ppo_loss
 from salsa_cli.rl import batching
 from salsa_cli.rl.actors import Actors
-from salsa_cli.rl.ppo_config import PPOConfig
 from salsa_cli.rollouts import Rollout
 from salsa_cli.runtime import Runtime
 

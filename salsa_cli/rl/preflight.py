@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from salsa_cli import assembly, data, lora, models, optimisation, rewards, runs
+from salsa_cli.config.options import record
+from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.data import Prompt
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.generation import vllm
@@ -18,11 +20,9 @@ from salsa_cli.optimisation import MOMENTS
 from salsa_cli.records import JSON
 from salsa_cli.reports import Note, Report, Warned
 from salsa_cli.rl import references, roles
-from salsa_cli.rl.ppo_config import PPOConfig
 from salsa_cli.rl.references import Reference
 from salsa_cli.rl.roles import Role
 from salsa_cli.runtime import Runtime
-from salsa_cli.settings import record
 from salsa_cli.tokens import prompt_ids, template_warning
 from salsa_cli.weights import checkpoints, folders
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from salsa_cli.configs import SoupConfig
+from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError, UsageError, one_line
 from salsa_cli.maths.averaging import EIGHT_BITS, FLOATS
 from salsa_cli.records import JSON, read_json

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from salsa_cli import train_rm
+from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.records import read_rows
 from salsa_cli.reports import silent
-from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 
 HELD_OUT = 0.2
 MEMBERS = 3

@@ -29,13 +29,13 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from salsa_cli import passes, rollouts, runtime
+from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.errors import SalsaError, one_line
 from salsa_cli.models import LanguageModel
 from salsa_cli.optimisation import Learner
 from salsa_cli.rewards import Ensemble
 from salsa_cli.rl import experience, learning
 from salsa_cli.rl.actors import Actors
-from salsa_cli.rl.ppo_config import PPOConfig
 from salsa_cli.rollouts import Sampled
 from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import Tokens

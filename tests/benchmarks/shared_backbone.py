@@ -137,7 +137,7 @@ def make_world(root: Path, given: argparse.Namespace) -> int:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     from salsa_cli import soup
-    from salsa_cli.configs import SoupConfig
+    from salsa_cli.config.soup import SoupConfig
     from salsa_cli.reports import silent
 
     settings = SHAPES[given.shape]
@@ -193,8 +193,8 @@ def train(given: argparse.Namespace) -> None:
 
     from salsa_cli import backbones, ppo
     from salsa_cli.backbones import Backbones
+    from salsa_cli.config.ppo import PPOConfig
     from salsa_cli.reports import silent
-    from salsa_cli.rl.ppo_config import PPOConfig
 
     if given.run == "apart":
         for name in ("hold", "lend"):

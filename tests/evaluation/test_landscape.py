@@ -14,7 +14,8 @@ from conftest import World
 from transformers import AutoModelForCausalLM
 
 from salsa_cli import evaluate, models, runtime, soup
-from salsa_cli.configs import SoupConfig
+from salsa_cli.config.eval import EvalConfig
+from salsa_cli.config.soup import SoupConfig
 from salsa_cli.data import Message
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.evaluate import EvalResult
@@ -22,7 +23,6 @@ from salsa_cli.evaluation import landscape
 from salsa_cli.evaluation.answer_files import Reply
 from salsa_cli.evaluation.answers import Generation
 from salsa_cli.evaluation.benchmarks import Question
-from salsa_cli.evaluation.eval_config import EvalConfig
 from salsa_cli.records import read_rows
 from salsa_cli.reports import Advanced, Event, silent
 

@@ -10,10 +10,10 @@ import pytest
 import tiny
 from test_stored import OWN, PAIR, SINGLE, UNREAD, V01
 
+from salsa_cli.config.eval import EvalConfig
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.evaluation import failures, findings, recount
 from salsa_cli.evaluation.comparisons import Rules
-from salsa_cli.evaluation.eval_config import EvalConfig
 from salsa_cli.evaluation.eval_results import EvalResult
 from salsa_cli.evaluation.findings import Resampling
 from salsa_cli.evaluation.verdicts import Order, Verdict, to_row

@@ -8,10 +8,10 @@ import tiny
 from conftest import World
 
 from salsa_cli import models, runtime
+from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.reward_models import forecast
 from salsa_cli.reward_models.pairs import EncodedPair
-from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 
 PAIRS = [EncodedPair("p", (4,) * length, (5, 2), row=length) for length in (3, 9, 5)]
 

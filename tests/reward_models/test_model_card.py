@@ -12,6 +12,7 @@ import torch
 from conftest import World
 
 from salsa_cli import models
+from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.data import Message, Prompt
 from salsa_cli.models import RewardModel
 from salsa_cli.reward_models import held_out, model_card
@@ -19,7 +20,6 @@ from salsa_cli.reward_models.assessment import PairScores
 from salsa_cli.reward_models.pairs import Dropped, EncodedPair
 from salsa_cli.reward_models.reward_data import SourcePairs
 from salsa_cli.reward_models.reward_pages import Trained
-from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.rewards import Scale
 from salsa_cli.tokens import Answer
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.reward_models import assessment, reward_pages
 from salsa_cli.reward_models.assessment import PairScores
 from salsa_cli.reward_models.held_out import Found
 from salsa_cli.reward_models.pairs import Dropped, EncodedPair
 from salsa_cli.reward_models.reward_data import SourcePairs
 from salsa_cli.reward_models.reward_pages import Appraised, Trained
-from salsa_cli.reward_models.train_rm_config import TrainRMConfig
 from salsa_cli.rewards import Scale
 
 PAIRS = tuple(

@@ -13,6 +13,7 @@ from conftest import World
 from oracle import Batch, Recipe
 
 from salsa_cli import models, passes, runtime
+from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.maths import advantages as adv
 from salsa_cli.maths import categorical, masked, ppo_loss
 from salsa_cli.optimisation import Learner
@@ -20,7 +21,6 @@ from salsa_cli.rewards import Ensemble
 from salsa_cli.rl import experience, learning
 from salsa_cli.rl.actors import Actors
 from salsa_cli.rl.learning import Targets
-from salsa_cli.rl.ppo_config import PPOConfig
 from salsa_cli.rollouts import Rollout, Sampled
 from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import Tokens, pad_left

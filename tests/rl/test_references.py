@@ -14,13 +14,13 @@ from conftest import World
 from transformers import AutoModelForCausalLM
 
 from salsa_cli import ppo, soup
-from salsa_cli.configs import SoupConfig
+from salsa_cli.config.ppo import PPOConfig
+from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.maths import kl
 from salsa_cli.records import read_rows
 from salsa_cli.reports import Event, Measured, Note, Warned, silent
 from salsa_cli.rl import references
-from salsa_cli.rl.ppo_config import PPOConfig
 from salsa_cli.rl.references import Recipe
 
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from conftest import World
 from safetensors.torch import load_file, save_file
 
 from salsa_cli import soup
-from salsa_cli.configs import SoupConfig
+from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.reports import silent
 from salsa_cli.weights.adapters import module_of

@@ -20,10 +20,10 @@ from conftest import World
 from servers import Answer, Server
 
 from salsa_cli import evaluate
+from salsa_cli.config.eval import EvalConfig
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.evaluate import EvalResult
 from salsa_cli.evaluation import eval_plan
-from salsa_cli.evaluation.eval_config import EvalConfig
 from salsa_cli.evaluation.judges import wording
 from salsa_cli.evaluation.judges.api import Patience
 from salsa_cli.records import read_rows

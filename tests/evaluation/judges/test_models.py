@@ -21,9 +21,9 @@ from conftest import World
 from transformers import LlamaForCausalLM
 
 from salsa_cli import evaluate
+from salsa_cli.config.eval import EvalConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluate import EvalResult
-from salsa_cli.evaluation.eval_config import EvalConfig
 from salsa_cli.records import read_rows
 from salsa_cli.reports import silent
 

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salsa_cli import settings
-from salsa_cli.configs import SoupConfig, declared
+from salsa_cli.config import options
+from salsa_cli.config.base import declared
+from salsa_cli.config.eval import EvalConfig
+from salsa_cli.config.ppo import PPOConfig
+from salsa_cli.config.soup import SoupConfig
+from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.errors import UsageError
-from salsa_cli.evaluation.eval_config import EvalConfig
-from salsa_cli.reward_models.train_rm_config import TrainRMConfig
-from salsa_cli.rl.ppo_config import PPOConfig
 
 OUT = Path("out")
 
@@ -101,19 +102,19 @@ def test_every_setting_has_help_and_a_name_of_its_own(config_type: type) -> None
 
 def test_a_record_can_be_handed_back(tmp_path: Path) -> None:
     config = soup(alpha=0.25, force=True, dry_run=True)
-    record = settings.record(config)
+    record = options.record(config)
     assert record["alpha"] == 0.25
     assert record["models"] == ["a", "b"]
     assert "force" not in record and "dry_run" not in record
     path = tmp_path / "soup.json"
     path.write_text(json.dumps({"command": "soup", "settings": record, "versions": {}}))
-    assert settings.read_config_file(path, SoupConfig) == record
+    assert options.read_config_file(path, SoupConfig) == record
 
 
 def test_one_name_in_a_file_stands_for_a_list_of_one(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("ref: soup/\nreward: [rm/, rm2/]\nprompts: p.jsonl\n")
-    assert settings.read_config_file(path, PPOConfig) == {
+    assert options.read_config_file(path, PPOConfig) == {
         "ref": ["soup/"],
         "reward": ["rm/", "rm2/"],
         "prompts": "p.jsonl",
@@ -132,7 +133,7 @@ def test_bad_configuration_files(tmp_path: Path, content: str, words: str) -> No
     path = tmp_path / "c.yaml"
     path.write_text(content)
     with pytest.raises(UsageError) as caught:
-        settings.read_config_file(path, SoupConfig)
+        options.read_config_file(path, SoupConfig)
     assert words in str(caught.value)
 
 
@@ -141,21 +142,21 @@ def test_bad_configuration_files(tmp_path: Path, content: str, words: str) -> No
     [("256MB", 256_000_000), ("1.5GiB", 1_610_612_736), ("7", 7), (7, 7), (" 3 kb ", 3000)],
 )
 def test_sizes(text: object, count: int) -> None:
-    assert settings.parse_size(text) == count
+    assert options.parse_size(text) == count
 
 
 @pytest.mark.parametrize("text", ["", "MB", "1XB", "-1MB", "1.2.3GB", "."])
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(UsageError, match="is not a size"):
-        settings.parse_size(text)
+        options.parse_size(text)
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
 def test_numbers_from_text_and_from_a_list(numbers: list[float]) -> None:
-    assert settings.parse_numbers(",".join(map(repr, numbers))) == tuple(numbers)
-    assert settings.parse_numbers(numbers) == tuple(numbers)
+    assert options.parse_numbers(",".join(map(repr, numbers))) == tuple(numbers)
+    assert options.parse_numbers(numbers) == tuple(numbers)
 
 
 def test_what_is_no_list_of_numbers() -> None:
     with pytest.raises(UsageError, match="expected one like"):
-        settings.parse_numbers("0.5,x")
+        options.parse_numbers("0.5,x")

@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar, get_args
 import typer
 import yaml
 
-from salsa_cli.configs import Config, Field, declared, size_text
+from salsa_cli.config.base import Config, Field, declared, size_text
 from salsa_cli.errors import UsageError
 from salsa_cli.records import JSON
 

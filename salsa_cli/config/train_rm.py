@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from salsa_cli.configs import TRACKERS, Device, ParallelConfig, Setting, declared
+from salsa_cli.config.base import TRACKERS, Device, ParallelConfig, Setting, declared
 from salsa_cli.errors import UsageError
 
 EVAL_SHARE = 0.1

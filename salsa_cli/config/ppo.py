@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from salsa_cli.configs import TRACKERS, Device, ParallelConfig, Setting
+from salsa_cli.config.base import TRACKERS, Device, ParallelConfig, Setting
 from salsa_cli.errors import UsageError
 
 EMA_RATE = 0.01

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from salsa_cli.configs import Config, Device, Setting
+from salsa_cli.config.base import Config, Device, Setting
 from salsa_cli.errors import UsageError
 
 
