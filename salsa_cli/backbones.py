@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from salsa_cli.passes import Module
-from salsa_cli.weights import checkpoints, compatibility
+from salsa_cli.weights import compatibility, weight_files
 
 Source = Callable[[Path, torch.dtype | None, torch.device, Callable[[], Module]], Module]
 """Where a frozen model of a folder comes from; the last argument loads it from there."""
@@ -93,8 +93,8 @@ def representatives(folders: Iterable[Path]) -> Mapping[Path, Path]:
 
 
 def _are_same(first: Path, other: Path) -> bool:
-    opened = [checkpoints.open_checkpoint(folder) for folder in (first, other)]
-    if checkpoints.differences(opened) or compatibility.compare((first, other)).fatal:
+    opened = [weight_files.open_weight_files(folder) for folder in (first, other)]
+    if weight_files.differences(opened) or compatibility.compare((first, other)).fatal:
         return False
-    ours, theirs = (checkpoints.weights_digest(one) for one in opened)
+    ours, theirs = (weight_files.weights_digest(one) for one in opened)
     return ours == theirs

@@ -20,9 +20,9 @@ from salsa_cli.records import read_json, write_json
 from salsa_cli.soups import lowrank
 from salsa_cli.weights import adapters, folders, shards
 from salsa_cli.weights.adapters import PREFIX, Adapter
-from salsa_cli.weights.checkpoints import ADAPTERS, TensorReader
 from salsa_cli.weights.folders import ADAPTER_CONFIG
 from salsa_cli.weights.layout import NewTensor, TensorSpec
+from salsa_cli.weights.weight_files import ADAPTERS, TensorReader
 
 ALPHA = 2
 """The update is B A times alpha / rank, with alpha this many times the rank."""

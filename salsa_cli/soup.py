@@ -37,10 +37,10 @@ from salsa_cli.soups.journal import Entry, Journal
 from salsa_cli.soups.planning import SoupPlan, prepare
 from salsa_cli.soups.sources import TensorSource, Workspace, workspaces
 from salsa_cli.soups.streaming import in_blocks
-from salsa_cli.weights import checkpoints, folders
-from salsa_cli.weights.checkpoints import combined_digest, tensor_hash, weights_digest
+from salsa_cli.weights import folders, weight_files
 from salsa_cli.weights.disk import ALIGNMENT, Bytes, InputFile, aligned
 from salsa_cli.weights.shards import Block, ShardWriter
+from salsa_cli.weights.weight_files import combined_digest, tensor_hash, weights_digest
 
 THREADS = 4  # more than cores, since most of them wait for the disk
 MANNER = ("output", "memory", "verify")  # settings that do not change the weights
@@ -112,7 +112,7 @@ def run(config: SoupConfig, report: Report) -> Result:
             if config.verify:
                 verify(plan, config, folder, report)
             for one in (*plan.streamed, *plan.ingredients):
-                checkpoints.check_unchanged(one)
+                weight_files.check_unchanged(one)
         result = SoupResult(
             output=str(config.output),
             models=config.models,

@@ -14,10 +14,10 @@ import safetensors
 import safetensors.numpy
 
 from salsa_cli.errors import SalsaError
-from salsa_cli.weights.checkpoints import Checkpoint, TensorReader
 from salsa_cli.weights.disk import ALIGNMENT, aligned
 from salsa_cli.weights.layout import Array, NewTensor
 from salsa_cli.weights.shards import ShardWriter, plan_shards
+from salsa_cli.weights.weight_files import TensorReader, WeightFiles
 
 FIRST, SECOND = (f"model-0000{n}-of-00002.safetensors" for n in (1, 2))
 
@@ -48,7 +48,7 @@ def write(folder: Path, arrays: Mapping[str, tuple[str, Array]], size: int) -> S
     return writer
 
 
-def read_all(checkpoint: Checkpoint) -> dict[str, Array]:
+def read_all(checkpoint: WeightFiles) -> dict[str, Array]:
     with TensorReader() as reader:
         return {
             name: reader.read(spec, 0, spec.elements).copy().reshape(spec.shape)

@@ -24,7 +24,7 @@ from salsa_cli.reports import Advanced, Report
 from salsa_cli.rewards import Scorer
 from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import Tokens, pad_left, pad_right
-from salsa_cli.weights import checkpoints, compatibility
+from salsa_cli.weights import compatibility, weight_files
 
 # Positions whose probabilities over the vocabulary are held in float32 at a time.
 _POSITIONS = 256
@@ -76,7 +76,7 @@ def check(folders: Sequence[Path]) -> None:
     """
     reasons = [
         *compatibility.compare(folders).fatal,
-        *checkpoints.differences([checkpoints.open_checkpoint(folder) for folder in folders]),
+        *weight_files.differences([weight_files.open_weight_files(folder) for folder in folders]),
     ]
     if reasons:
         listed = "\n".join(f"  - {reason}" for reason in reasons)

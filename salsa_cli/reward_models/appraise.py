@@ -22,7 +22,7 @@ from salsa_cli.reward_models.reward_data import SourcePairs
 from salsa_cli.reward_models.reward_pages import Appraised
 from salsa_cli.rewards import Scale
 from salsa_cli.runtime import Runtime
-from salsa_cli.weights import checkpoints, folders
+from salsa_cli.weights import folders, weight_files
 
 RECORD = "salsa.json"
 EVALUATION = "evaluation.json"
@@ -187,7 +187,7 @@ def _trained_on(config: TrainRMConfig) -> Iterator[str]:
     if not isinstance(known, dict):
         return
     for path in data.local_files(str(config.eval_data)):
-        if checkpoints.digest(path) in known.values():
+        if weight_files.digest(path) in known.values():
             yield (
                 f"{path} is what {config.model} was trained on; its accuracy there says little of "
                 "other pairs"

@@ -13,8 +13,8 @@ from salsa_cli.models import RewardModel
 from salsa_cli.reports import amount
 from salsa_cli.reward_models.pairs import EncodedPair
 from salsa_cli.runtime import Runtime
-from salsa_cli.weights import checkpoints
-from salsa_cli.weights.checkpoints import Checkpoint
+from salsa_cli.weights import weight_files
+from salsa_cli.weights.weight_files import WeightFiles
 
 WEIGHT = 4
 """Bytes of a weight in float32, as all are held."""
@@ -48,7 +48,7 @@ def memory(
         width: bytes of an activation, and of a weight beside one that is spread.
         spread: processes over which what learns is spread; 1 where each holds all of it.
     """
-    opened = checkpoints.open_checkpoint(folder)
+    opened = weight_files.open_weight_files(folder)
     tokens = 2 * config.forward_size * max(pair.length for pair in training)
     kept = models.activation_bytes(folder, tokens, width)
     if config.gradient_checkpointing:
@@ -79,7 +79,7 @@ def check_memory(parts: Mapping[str, int], available: int) -> None:
 
 def disk(folder: Path, config: TrainRMConfig) -> int:
     """Bytes that the run will write: its checkpoints at their most, and the models."""
-    opened = checkpoints.open_checkpoint(folder)
+    opened = weight_files.open_weight_files(folder)
     checkpoint = WEIGHT * _body(opened) + SAVED * _trained(opened, config)
     return CHECKPOINTS * checkpoint + config.ensemble * opened.nbytes
 
@@ -108,12 +108,12 @@ def seconds_per_pair(
     return min(took) / len(part)
 
 
-def _body(model: Checkpoint) -> int:
+def _body(model: WeightFiles) -> int:
     """Weights of a reward model: those of the language model without its output layer."""
     return sum(t.elements for name, t in model.tensors.items() if not name.startswith("lm_head."))
 
 
-def _trained(model: Checkpoint, config: TrainRMConfig) -> int:
+def _trained(model: WeightFiles, config: TrainRMConfig) -> int:
     """Weights that learn: all, or two narrow matrices beside every linear layer."""
     if config.lora_rank is None:
         return _body(model)

@@ -24,7 +24,7 @@ from salsa_cli.rl.references import Reference
 from salsa_cli.rl.roles import Role
 from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import prompt_ids, template_warning
-from salsa_cli.weights import checkpoints, folders
+from salsa_cli.weights import folders, weight_files
 
 T = TypeVar("T")
 
@@ -271,7 +271,7 @@ def _reward(name: str) -> str:
                     "and its base has none; `salsa train-rm --lora-rank` makes one that does"
                 )
             continue
-        if "score.weight" not in checkpoints.open_checkpoint(folder).tensors:
+        if "score.weight" not in weight_files.open_weight_files(folder).tensors:
             named = "a" if assembly.has_score_head(folder) else "no"
             raise SalsaError(
                 f"{folder} cannot be used as a reward model: its config.json names {named} "
@@ -357,11 +357,11 @@ def _reason(check: Callable[[], None]) -> str | None:
 def _other_shapes(policy: Path, reference: Reference) -> Iterator[str]:
     """Why a reference could not move towards the policy."""
     try:
-        opened = [checkpoints.open_checkpoint(folder) for folder in (policy, reference.first)]
+        opened = [weight_files.open_weight_files(folder) for folder in (policy, reference.first)]
     except SalsaError as error:
         yield str(error)
         return
-    if found := checkpoints.differences(opened):
+    if found := weight_files.differences(opened):
         yield (
             f"--ref-update moves the weights of {reference.name} towards those of {policy}, and "
             f"they have other shapes: {'; '.join(found)}"

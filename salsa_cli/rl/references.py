@@ -14,7 +14,7 @@ from salsa_cli.maths import averaging
 from salsa_cli.models import LanguageModel
 from salsa_cli.passes import Module
 from salsa_cli.records import JSON
-from salsa_cli.weights import checkpoints, compatibility, folders
+from salsa_cli.weights import compatibility, folders, weight_files
 from salsa_cli.weights.adapters import disagreements
 
 _RECIPE = re.compile(r"\s*soup\((?P<inside>.*)\)\s*", re.DOTALL)
@@ -168,8 +168,8 @@ def _differences(found: Sequence[Path]) -> list[str]:
     """Why models, or adapters, have no average."""
     adapted = [folder for folder in found if folders.is_adapter(folder)]
     if not adapted:
-        opened = [checkpoints.open_checkpoint(folder) for folder in found]
-        return [*compatibility.compare(found).fatal, *checkpoints.differences(opened)]
+        opened = [weight_files.open_weight_files(folder) for folder in found]
+        return [*compatibility.compare(found).fatal, *weight_files.differences(opened)]
     if len(adapted) < len(found):
         return [f"{adapted[0]} is an adapter, and not all of them are"]
     tokens = [line for one in found[1:] for line in models.token_differences(found[0], one)]

@@ -10,7 +10,7 @@ from typing import Literal
 
 from salsa_cli import assembly, rewards
 from salsa_cli.rl.references import Reference
-from salsa_cli.weights import checkpoints, folders
+from salsa_cli.weights import folders, weight_files
 
 Part = Literal["policy", "critic", "reference", "reward", "watched"]
 
@@ -88,7 +88,7 @@ def _learner(part: Part, folder: Path, rank: int | None) -> Role:
         return Role(part, folder, None, whole(folder) - unused, learns=True)
     matrices = [
         spec.shape
-        for name, spec in checkpoints.open_checkpoint(folder).tensors.items()
+        for name, spec in weight_files.open_weight_files(folder).tensors.items()
         if len(spec.shape) == 2 and not any(word in name for word in _NOT_ADAPTED)
     ]
     own = rank * sum(map(sum, matrices)) + (_head(folder) if part == "critic" else 0)
@@ -97,13 +97,13 @@ def _learner(part: Part, folder: Path, rank: int | None) -> Role:
 
 def _head(folder: Path) -> int:
     """Parameters of a score head: one for each channel, of which a norm has one weight, too."""
-    tensors = checkpoints.open_checkpoint(folder).tensors.values()
+    tensors = weight_files.open_weight_files(folder).tensors.values()
     return max((spec.shape[0] for spec in tensors if len(spec.shape) == 1), default=0)
 
 
 def _output_layer(folder: Path) -> int:
     """Parameters of a language model that give the logits; a critic does without."""
-    tensors = checkpoints.open_checkpoint(folder).tensors.items()
+    tensors = weight_files.open_weight_files(folder).tensors.items()
     return sum(spec.elements for name, spec in tensors if name.startswith("lm_head."))
 
 
@@ -114,11 +114,11 @@ def stored(folder: Path) -> int:
 
 def whole(folder: Path) -> int:
     """Parameters of a model that is no adapter."""
-    return checkpoints.open_checkpoint(folder).parameters
+    return weight_files.open_weight_files(folder).parameters
 
 
 def _adapter(folder: Path) -> int:
     """Parameters of an adapter; a whole model has none beside its own."""
     if not folders.is_adapter(folder):
         return 0
-    return checkpoints.open_adapter_weights(folder).parameters
+    return weight_files.open_adapter_weights(folder).parameters

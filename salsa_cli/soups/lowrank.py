@@ -11,10 +11,10 @@ from salsa_cli.errors import SalsaError
 from salsa_cli.maths import averaging
 from salsa_cli.soups.sources import TensorSource
 from salsa_cli.weights.adapters import Adapter, Factors, FactorSum
-from salsa_cli.weights.checkpoints import TensorReader
 from salsa_cli.weights.disk import Bytes
 from salsa_cli.weights.layout import BITS, Array, NewTensor, TensorSpec, storage_dtype
 from salsa_cli.weights.shards import Block, Span
+from salsa_cli.weights.weight_files import TensorReader
 
 Floats = npt.NDArray[np.float64]
 

@@ -13,7 +13,7 @@ from salsa_cli.reports import Note, Report, Warned
 from salsa_cli.soups.averages import WeightedAverage
 from salsa_cli.soups.lowrank import MergedAdapters, SummedAdapters
 from salsa_cli.soups.sources import TensorSource
-from salsa_cli.weights import checkpoints, compatibility, folders, shards
+from salsa_cli.weights import compatibility, folders, shards, weight_files
 from salsa_cli.weights.adapters import (
     Adapter,
     add_up,
@@ -23,10 +23,10 @@ from salsa_cli.weights.adapters import (
     open_adapter,
     without_copies,
 )
-from salsa_cli.weights.checkpoints import ADAPTERS, WEIGHTS, Checkpoint
 from salsa_cli.weights.disk import Bytes
 from salsa_cli.weights.layout import NewTensor, TensorSpec
 from salsa_cli.weights.shards import Block, Shards
+from salsa_cli.weights.weight_files import ADAPTERS, WEIGHTS, WeightFiles
 
 STORAGE_NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
@@ -44,8 +44,8 @@ class SoupPlan:
     """
 
     folders: tuple[Path, ...]
-    ingredients: tuple[Checkpoint, ...]
-    streamed: tuple[Checkpoint, ...]
+    ingredients: tuple[WeightFiles, ...]
+    streamed: tuple[WeightFiles, ...]
     fill: Fill
     shards: Shards
     template: Path
@@ -70,11 +70,11 @@ class SoupPlan:
         """Bytes of tensor data to write."""
         return sum(tensor.nbytes for tensor in self.tensors)
 
-    def open_result(self, folder: Path) -> Checkpoint:
+    def open_result(self, folder: Path) -> WeightFiles:
         """The weights that were written."""
         if self.weights_name == WEIGHTS:
-            return checkpoints.open_checkpoint(folder)
-        return checkpoints.open_adapter_weights(folder)
+            return weight_files.open_weight_files(folder)
+        return weight_files.open_adapter_weights(folder)
 
     @property
     def bytes_to_read(self) -> int:
@@ -115,10 +115,10 @@ def prepare(config: SoupConfig, report: Report) -> SoupPlan:
 
 
 def _plan_models(paths: tuple[Path, ...], config: SoupConfig, report: Report) -> SoupPlan:
-    whole = tuple(checkpoints.open_checkpoint(path) for path in paths)
+    whole = tuple(weight_files.open_weight_files(path) for path in paths)
     ingredients, notes = compatibility.common_tensors(whole)
     found = compatibility.compare(paths)
-    reasons = [*found.fatal, *checkpoints.differences(ingredients)]
+    reasons = [*found.fatal, *weight_files.differences(ingredients)]
     _refuse(reasons, found.minor, "fine-tunes of one base")
     tokenizer = _tokenizer(paths, config, report)
     _warn(found.minor, tokenizer, report)
@@ -176,7 +176,7 @@ def _plan_merge(
     tokenizer: Path,
     config: SoupConfig,
 ) -> SoupPlan:
-    weights = checkpoints.open_checkpoint(base)
+    weights = weight_files.open_weight_files(base)
     names = dict.fromkeys(name for one in adapters for name in one.factors)
     modules = {tensor: module for tensor in weights.tensors if (module := module_of(tensor, names))}
     wholes = {
@@ -201,7 +201,7 @@ def _plan_merge(
 
 def _misfits(
     adapters: Sequence[Adapter],
-    base: Checkpoint,
+    base: WeightFiles,
     modules: Mapping[str, str],
     wholes: Mapping[str, str],
 ) -> list[str]:
@@ -236,7 +236,7 @@ def _misfits(
     return found[:20]
 
 
-def _shards(first: Checkpoint, config: SoupConfig) -> Shards:
+def _shards(first: WeightFiles, config: SoupConfig) -> Shards:
     """The result's files: as the first model has them, or of a size."""
     if config.max_shard_size is not None:
         specs = [_new(spec, config) for spec in first.tensors.values()]

@@ -9,10 +9,10 @@ from typing import Self
 import numpy as np
 
 from salsa_cli.errors import SalsaError, one_line
-from salsa_cli.weights.checkpoints import PIECE, Checkpoint, TensorReader, tensor_hash
 from salsa_cli.weights.disk import ALIGNMENT, Bytes, InputFile, Way, aligned
 from salsa_cli.weights.layout import BITS, Array, TensorSpec, storage_dtype
 from salsa_cli.weights.shards import Block, Span
+from salsa_cli.weights.weight_files import PIECE, TensorReader, WeightFiles, tensor_hash
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Run:
 class TensorSource:
     """One checkpoint, open for reading by several threads."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: WeightFiles) -> None:
         self.checkpoint = checkpoint
         self._stack = ExitStack()
         self._files: dict[object, InputFile] = {}

@@ -20,9 +20,9 @@ from typing import Any, Literal
 from salsa_cli.errors import SalsaError, one_line
 from salsa_cli.maths.averaging import FLOATS
 from salsa_cli.records import JSON, read_json
-from salsa_cli.weights.checkpoints import Checkpoint, differences, open_adapter_weights
 from salsa_cli.weights.folders import ADAPTER_CONFIG
 from salsa_cli.weights.layout import NewTensor, TensorSpec
+from salsa_cli.weights.weight_files import WeightFiles, differences, open_adapter_weights
 
 PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.weight)?")
@@ -78,7 +78,7 @@ class Adapter:
 
     folder: Path
     config: Mapping[str, Any]
-    weights: Checkpoint
+    weights: WeightFiles
     factors: Mapping[str, Factors]
     others: Mapping[str, TensorSpec]
 
@@ -166,7 +166,7 @@ def disagreements(adapters: Sequence[Adapter]) -> tuple[str, ...]:
         if len(shapes) > 1:
             listed = " and ".join(str(list(shape)) for shape in sorted(shapes))
             found.append(f"{module}: updates of shape {listed}")
-    wholes = [Checkpoint(one.folder, one.others, {}, one.weights.files) for one in adapters]
+    wholes = [WeightFiles(one.folder, one.others, {}, one.weights.files) for one in adapters]
     return (*found, *differences(wholes))
 
 

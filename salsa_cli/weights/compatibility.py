@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from salsa_cli.records import read_json
-from salsa_cli.weights.checkpoints import PIECE, Checkpoint, TensorReader
 from salsa_cli.weights.layout import TensorSpec
+from salsa_cli.weights.weight_files import PIECE, TensorReader, WeightFiles
 
 # What old versions of transformers stored, and newer ones compute: positions' frequencies, masks.
 _COMPUTED = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)")
@@ -57,8 +57,8 @@ def compare_tokenizers(folders: Sequence[Path]) -> Disagreement:
 
 
 def common_tensors(
-    checkpoints: Sequence[Checkpoint],
-) -> tuple[tuple[Checkpoint, ...], tuple[str, ...]]:
+    checkpoints: Sequence[WeightFiles],
+) -> tuple[tuple[WeightFiles, ...], tuple[str, ...]]:
     """The checkpoints without what only some of them store and none of them needs, and notes on it.
 
     That is what newer versions compute anew (rotary frequencies, causal masks), and an output
@@ -97,7 +97,7 @@ def _is_computed(spec: TensorSpec) -> bool:
     )
 
 
-def _is_tied(checkpoint: Checkpoint, name: str) -> bool:
+def _is_tied(checkpoint: WeightFiles, name: str) -> bool:
     """Whether a tensor is stored with the same bytes as the input embedding."""
     output = checkpoint.tensors[name]
     inputs = [spec for key, spec in checkpoint.tensors.items() if _INPUT_EMBEDDING.fullmatch(key)]

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from salsa_cli.errors import SalsaError, one_line, os_errors
 from salsa_cli.records import JSON, read_json, write_json
-from salsa_cli.weights.checkpoints import (
+from salsa_cli.weights.weight_files import (
     adapter_message,
     digest,
     listing,
     open_adapter_weights,
-    open_checkpoint,
+    open_weight_files,
     weights_digest,
 )
 
@@ -208,7 +208,7 @@ def describe(folder: Path) -> dict[str, JSON]:
     if is_adapter(folder):
         weights = weights_digest(open_adapter_weights(folder))
         return {"path": str(folder), "weights_xxh3": weights, "base": describe(base(folder))}
-    return {"path": str(folder), "weights_xxh3": weights_digest(open_checkpoint(folder))}
+    return {"path": str(folder), "weights_xxh3": weights_digest(open_weight_files(folder))}
 
 
 def describe_files(name: str, files: tuple[Path, ...]) -> dict[str, JSON]:

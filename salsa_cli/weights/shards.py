@@ -17,9 +17,9 @@ import numpy as np
 
 from salsa_cli.errors import SalsaError
 from salsa_cli.records import write_text
-from salsa_cli.weights.checkpoints import INDEX, WEIGHTS
 from salsa_cli.weights.disk import ALIGNMENT, Bytes, OutputFile, Way, aligned, round_up
 from salsa_cli.weights.layout import BITS, METADATA, NewTensor, encode_header
+from salsa_cli.weights.weight_files import INDEX, WEIGHTS
 
 
 @dataclass(frozen=True)

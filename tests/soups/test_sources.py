@@ -7,10 +7,10 @@ import pytest
 from files import read_all, write
 
 from salsa_cli.soups.sources import TensorSource, workspaces
-from salsa_cli.weights.checkpoints import combined_digest, open_checkpoint, weights_digest
 from salsa_cli.weights.disk import ALIGNMENT
 from salsa_cli.weights.layout import Array, NewTensor
 from salsa_cli.weights.shards import cut_blocks, plan_shards
+from salsa_cli.weights.weight_files import combined_digest, open_weight_files, weights_digest
 
 RNG = np.random.default_rng(0)
 ARRAYS: dict[str, tuple[str, Array]] = {
@@ -32,7 +32,7 @@ def test_what_is_gathered_is_what_lies_there(
 ) -> None:
     """The result has its own order, and types of another width; the source has its own files."""
     write(tmp_path / "m", {name: ARRAYS[name] for name in order.split()}, shard_size)
-    checkpoint = open_checkpoint(tmp_path / "m")
+    checkpoint = open_weight_files(tmp_path / "m")
     specs = [NewTensor(name, width, array.shape) for name, (_, array) in ARRAYS.items()]
     (shard,) = plan_shards(specs, 10**9)
     blocks = list(cut_blocks(shard, 0, ALIGNMENT, ALIGNMENT))
@@ -60,7 +60,7 @@ def test_a_checkpoint_in_the_results_layout_needs_no_second_memory(tmp_path: Pat
     specs = [NewTensor(name, dtype, array.shape) for name, (dtype, array) in ARRAYS.items()]
     (shard,) = plan_shards(specs, 10**9)
     blocks = list(cut_blocks(shard, 0, ALIGNMENT, ALIGNMENT))
-    with TensorSource(open_checkpoint(tmp_path / "m")) as source:
+    with TensorSource(open_weight_files(tmp_path / "m")) as source:
         for memory in workspaces([source], blocks, ALIGNMENT, 3):
             assert memory.bounce.size == 0
             assert memory.inputs[0].size == 3 * ALIGNMENT

@@ -27,9 +27,9 @@ from hypothesis import strategies as st
 
 from salsa_cli.errors import SalsaError
 from salsa_cli.weights import layout
-from salsa_cli.weights.checkpoints import Checkpoint, TensorReader, digest, open_checkpoint
 from salsa_cli.weights.disk import ALIGNMENT
 from salsa_cli.weights.layout import Array, NewTensor, TensorSpec, encode_header
+from salsa_cli.weights.weight_files import TensorReader, WeightFiles, digest, open_weight_files
 
 
 class TestGolden:
@@ -67,23 +67,23 @@ class TestGolden:
     def test_index_of_it(self, golden: Path) -> None:
         file = golden / "model.safetensors"
         data = 8 + len(GOLDEN_HEADER)
-        assert open_checkpoint(golden) == Checkpoint(
+        assert open_weight_files(golden) == WeightFiles(
             golden,
             {
                 "b": TensorSpec("b", "F32", (2,), file, data, 8),
                 "a": TensorSpec("a", "BF16", (1, 3), file, data + 8, 6),
             },
             {"format": "pt"},
-            open_checkpoint(golden).files,
+            open_weight_files(golden).files,
         )
-        (fingerprint,) = open_checkpoint(golden).files.values()
+        (fingerprint,) = open_weight_files(golden).files.values()
         assert (fingerprint.size, fingerprint.header_bytes) == (len(GOLDEN), data)
-        assert list(open_checkpoint(golden).tensors) == ["b", "a"]
-        assert open_checkpoint(golden).parameters == 5
-        assert open_checkpoint(golden).nbytes == 14
+        assert list(open_weight_files(golden).tensors) == ["b", "a"]
+        assert open_weight_files(golden).parameters == 5
+        assert open_weight_files(golden).nbytes == 14
 
     def test_pieces_of_it(self, golden: Path) -> None:
-        tensors = open_checkpoint(golden).tensors
+        tensors = open_weight_files(golden).tensors
         with TensorReader() as reader:
             assert reader.read(tensors["b"], 1, 1).tolist() == [-2.0]
             piece = reader.read(tensors["a"], 1, 2)
@@ -206,7 +206,7 @@ class TestHeaderRules:
     )
     def test_each_violation_is_named(self, tmp_path: Path, content: bytes, says: str) -> None:
         folder = model(tmp_path / "m", content)
-        message = failure(lambda: open_checkpoint(folder))
+        message = failure(lambda: open_weight_files(folder))
         assert message.startswith(str(folder / "model.safetensors"))
         assert says in message and len(message) < 600
 
@@ -215,7 +215,7 @@ class TestHeaderRules:
         folder = model(tmp_path / "m", struct.pack("<Q", 100_000_001) + b"{}")
         os.truncate(folder / "model.safetensors", 200_000_000)
         with peak_memory() as peak:
-            assert "of at most 100000000" in failure(lambda: open_checkpoint(folder))
+            assert "of at most 100000000" in failure(lambda: open_weight_files(folder))
         assert peak[0] < 1_000_000
 
     @pytest.mark.parametrize(
@@ -233,14 +233,14 @@ class TestHeaderRules:
     )
     def test_what_is_allowed(self, tmp_path: Path, header: dict[str, Any]) -> None:
         content = bytes_of(header, ANY4 if "w" in header or "" in header else b"")
-        tensors = open_checkpoint(model(tmp_path / "m", content)).tensors
+        tensors = open_weight_files(model(tmp_path / "m", content)).tensors
         library = library_tensors(content)
         assert {name: list(spec.shape) for name, spec in tensors.items()} == {
             name: info["shape"] for name, info in library.items()
         }
 
     def test_trailing_spaces_are_padding(self, tmp_path: Path) -> None:
-        assert not open_checkpoint(model(tmp_path / "m", bytes_of(b"{}      "))).tensors
+        assert not open_weight_files(model(tmp_path / "m", bytes_of(b"{}      "))).tensors
 
     def test_tensors_come_in_the_order_of_their_bytes(self, tmp_path: Path) -> None:
         header = {
@@ -249,17 +249,17 @@ class TestHeaderRules:
             "m": F32,
         }
         folder = model(tmp_path / "m", bytes_of(header, ANY4 * 3))
-        assert list(open_checkpoint(folder).tensors) == ["m", "z", "a"]
+        assert list(open_weight_files(folder).tensors) == ["m", "z", "a"]
 
     def test_every_prefix_is_refused(self, tmp_path: Path) -> None:
         for length in range(len(GOLDEN)):
             folder = model(tmp_path / "m", GOLDEN[:length])
-            failure(lambda folder=folder: open_checkpoint(folder))  # type: ignore[misc]
+            failure(lambda folder=folder: open_weight_files(folder))  # type: ignore[misc]
 
     def test_foreign_names_fit_one_line(self, tmp_path: Path) -> None:
         name = "a\nb\x1b[31m" + "x" * 5000
         folder = model(tmp_path / "m", bytes_of({name: {}}))
-        message = failure(lambda: open_checkpoint(folder))
+        message = failure(lambda: open_weight_files(folder))
         assert r"a\nb\x1b[31m" in message and len(message) < 600 and "xxx'..." in message
 
     def test_a_dtype_of_the_library_is_known(self) -> None:
@@ -314,7 +314,7 @@ class TestFuzz:
                 content = mutated(rng)
                 folder = model(tmp_path / "m", content)
                 try:
-                    arrays = read_all(open_checkpoint(folder))
+                    arrays = read_all(open_weight_files(folder))
                 except SalsaError as error:
                     assert "\n" not in str(error), content
                     continue
@@ -359,7 +359,7 @@ class TestFuzz:
                     del text[place : place + rng.randint(1, 30)]
             index.write_bytes(bytes(text))
             try:
-                found = open_checkpoint(tmp_path / "m").tensors
+                found = open_weight_files(tmp_path / "m").tensors
             except SalsaError as error:
                 assert "\n" not in str(error), bytes(text)
                 continue
@@ -374,7 +374,7 @@ class TestFuzz:
     ) -> None:
         folder = model(tmp_path_factory.getbasetemp() / "any", bytes_of(raw) if wrap else raw)
         try:
-            open_checkpoint(folder)
+            open_weight_files(folder)
         except SalsaError:
             return
         library_tensors((folder / "model.safetensors").read_bytes())
@@ -399,7 +399,7 @@ class TestFuzz:
     def test_any_json(self, tmp_path_factory: pytest.TempPathFactory, header: object) -> None:
         folder = model(tmp_path_factory.getbasetemp() / "any", bytes_of(header))
         try:
-            open_checkpoint(folder)
+            open_weight_files(folder)
         except SalsaError:
             return
         library_tensors((folder / "model.safetensors").read_bytes())

@@ -11,8 +11,8 @@ import pytest
 import torch
 from files import failure, read_all
 
-from salsa_cli.weights.checkpoints import open_checkpoint
 from salsa_cli.weights.pickled import read_index
+from salsa_cli.weights.weight_files import open_weight_files
 
 
 def test_every_tensor_is_where_it_is_said_to_be(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_every_tensor_is_where_it_is_said_to_be(tmp_path: Path) -> None:
         "flags": torch.tensor([True, False]),
     }
     torch.save(tensors, tmp_path / "pytorch_model.bin")
-    checkpoint = open_checkpoint(tmp_path)
+    checkpoint = open_weight_files(tmp_path)
     arrays = read_all(checkpoint)
     assert arrays.keys() == tensors.keys()
     for name, tensor in tensors.items():
@@ -46,7 +46,7 @@ def test_shards_and_their_index(tmp_path: Path) -> None:
         torch.save({tensor: torch.full((2,), float(value))}, tmp_path / name)
     index = {"weight_map": dict(zip("ab", names, strict=True))}
     (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    assert {k: v.tolist() for k, v in read_all(open_checkpoint(tmp_path)).items()} == {
+    assert {k: v.tolist() for k, v in read_all(open_weight_files(tmp_path)).items()} == {
         "a": [0.0, 0.0],
         "b": [1.0, 1.0],
     }
@@ -64,7 +64,7 @@ class Evil:
 
 def test_code_is_not_run(tmp_path: Path) -> None:
     torch.save({"w": Evil(tmp_path / "pwned")}, tmp_path / "pytorch_model.bin")
-    message = failure(lambda: open_checkpoint(tmp_path))
+    message = failure(lambda: open_weight_files(tmp_path))
     assert "torch cannot read it safely" in message and "save_pretrained" in message
     assert not (tmp_path / "pwned").exists()
 

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from salsa_cli.records import read_json
-from salsa_cli.weights.checkpoints import open_checkpoint
 from salsa_cli.weights.disk import ALIGNMENT, aligned
 from salsa_cli.weights.folders import resolve
 from salsa_cli.weights.layout import Array, NewTensor
 from salsa_cli.weights.shards import ShardWriter, cut_blocks, plan_shards
+from salsa_cli.weights.weight_files import open_weight_files
 
 
 def arrays_of_all_kinds() -> dict[str, tuple[str, Array]]:
@@ -41,7 +41,7 @@ class TestWriter:
     def test_what_is_written_is_read_again(self, tmp_path: Path, size: int) -> None:
         arrays = arrays_of_all_kinds()
         writer = write(tmp_path / "m", arrays, size)
-        checkpoint = open_checkpoint(tmp_path / "m")
+        checkpoint = open_weight_files(tmp_path / "m")
         assert checkpoint.tensors.keys() == arrays.keys()
         for name, array in read_all(checkpoint).items():
             assert array.tobytes() == arrays[name][1].tobytes()
@@ -157,7 +157,7 @@ class TestWriter:
             writer.keep(writer.blocks[0])
             memory[0] = 8
             writer.write(writer.blocks[1], memory)
-        found = read_all(open_checkpoint(tmp_path))
+        found = read_all(open_weight_files(tmp_path))
         assert (found["a"].tolist(), found["b"].tolist()) == ([7], [8])
 
     @settings(max_examples=100, deadline=None)
@@ -230,7 +230,7 @@ class TestOtherWriters:
             "ids": torch.arange(3),
         }
         save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
-        checkpoint = open_checkpoint(tmp_path)
+        checkpoint = open_weight_files(tmp_path)
         arrays = read_all(checkpoint)
         assert arrays["half"].tolist() == [0, 1, 2, 3, 4]
         assert arrays["brain"].tolist() == [[0x3F80, 0xC000]]
@@ -255,7 +255,7 @@ class TestOtherWriters:
         llama = transformers.LlamaForCausalLM(config).to(torch.bfloat16)
         theirs, ours = tmp_path / "theirs", tmp_path / "ours"
         llama.save_pretrained(theirs, max_shard_size=size)
-        checkpoint = open_checkpoint(resolve(str(theirs)))
+        checkpoint = open_weight_files(resolve(str(theirs)))
         assert (len(checkpoint.files) > 1) == (size == "20KB")
         assert checkpoint.parameters == llama.num_parameters()
         state = llama.state_dict()

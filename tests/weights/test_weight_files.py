@@ -25,16 +25,16 @@ from files import (
     write,
 )
 
-from salsa_cli.weights import checkpoints, layout
-from salsa_cli.weights.checkpoints import (
-    Checkpoint,
+from salsa_cli.weights import layout, weight_files
+from salsa_cli.weights.layout import TensorSpec, storage_dtype
+from salsa_cli.weights.weight_files import (
     TensorReader,
+    WeightFiles,
     differences,
     digest,
-    open_checkpoint,
+    open_weight_files,
     weights_digest,
 )
-from salsa_cli.weights.layout import TensorSpec, storage_dtype
 
 
 def shards(folder: Path) -> Path:
@@ -57,7 +57,7 @@ def reindex(folder: Path, weight_map: object) -> None:
 class TestOpenCheckpoint:
     def test_shards(self, tmp_path: Path) -> None:
         folder = shards(tmp_path / "m")
-        checkpoint = open_checkpoint(folder)
+        checkpoint = open_weight_files(folder)
         assert [file.name for file in checkpoint.files] == [FIRST, SECOND]
         assert list(checkpoint.tensors) == ["v", "w"]
         assert checkpoint.metadata == {"format": "pt"}
@@ -69,7 +69,7 @@ class TestOpenCheckpoint:
     def test_one_file_goes_before_an_index(self, tmp_path: Path) -> None:
         """As in transformers."""
         folder = model(shards(tmp_path / "m"), GOLDEN)
-        assert list(open_checkpoint(folder).tensors) == ["b", "a"]
+        assert list(open_weight_files(folder).tensors) == ["b", "a"]
 
     @pytest.mark.parametrize(
         ("weight_map", "says"),
@@ -105,9 +105,9 @@ class TestOpenCheckpoint:
         (tmp_path / "outside.safetensors").write_bytes((folder / SECOND).read_bytes())
         reindex(folder, weight_map)
         if says == "no such tensor":  # the second shard is simply not part of the model
-            assert list(open_checkpoint(folder).tensors) == ["v"]
+            assert list(open_weight_files(folder).tensors) == ["v"]
             return
-        message = failure(lambda: open_checkpoint(folder))
+        message = failure(lambda: open_weight_files(folder))
         assert says in message and len(message) < 700
         assert message.startswith(str(folder))
 
@@ -115,14 +115,14 @@ class TestOpenCheckpoint:
         folder = shards(tmp_path / "m")
         both = {"v": np.zeros(1, np.float32), "u": np.zeros(1, np.float32)}
         safetensors.numpy.save_file(both, folder / FIRST)
-        message = failure(lambda: open_checkpoint(folder))
+        message = failure(lambda: open_weight_files(folder))
         assert f"tensor u of {FIRST} is not in the index" in message
 
     def test_tensor_in_two_shards(self, tmp_path: Path) -> None:
         folder = shards(tmp_path / "m")
         both = {"v": np.zeros(1, np.float32), "w": np.zeros(1, np.float32)}
         safetensors.numpy.save_file(both, folder / SECOND)
-        message = failure(lambda: open_checkpoint(folder))
+        message = failure(lambda: open_weight_files(folder))
         assert f"tensor v is in {FIRST} and {SECOND}" in message
 
     def test_broken_index(self, tmp_path: Path) -> None:
@@ -130,15 +130,15 @@ class TestOpenCheckpoint:
         index = folder / "model.safetensors.index.json"
         index.write_text('{"weight_map": {"v": "a", "v": "b"}}')
         assert f"{index}: no sensible JSON: v occurs twice" in failure(
-            lambda: open_checkpoint(folder)
+            lambda: open_weight_files(folder)
         )
         index.write_text('{\n"weight_map"')
-        assert "line 2, column 13" in failure(lambda: open_checkpoint(folder))
+        assert "line 2, column 13" in failure(lambda: open_weight_files(folder))
 
     def test_broken_shard(self, tmp_path: Path) -> None:
         folder = shards(tmp_path / "m")
         (folder / SECOND).write_bytes((folder / SECOND).read_bytes()[:-1])
-        message = failure(lambda: open_checkpoint(folder))
+        message = failure(lambda: open_weight_files(folder))
         assert message.startswith(f"{folder / SECOND}: cut short within tensor w")
 
     @pytest.mark.parametrize(
@@ -159,30 +159,30 @@ class TestOpenCheckpoint:
     def test_no_weights(self, tmp_path: Path, files: list[str], says: str) -> None:
         for name in files:
             (tmp_path / name).touch()
-        message = failure(lambda: open_checkpoint(tmp_path))
+        message = failure(lambda: open_weight_files(tmp_path))
         assert message.startswith(str(tmp_path)) and says in message
 
     def test_no_folder(self, tmp_path: Path) -> None:
-        assert "no such folder" in failure(lambda: open_checkpoint(tmp_path / "gone"))
+        assert "no such folder" in failure(lambda: open_weight_files(tmp_path / "gone"))
 
     def test_broken_link_and_link(self, tmp_path: Path, golden: Path) -> None:
         """The hub's cache is made of links."""
         folder = tmp_path / "m"
         folder.mkdir()
         (folder / "model.safetensors").symlink_to(tmp_path / "blob")
-        assert "is a broken link or no file" in failure(lambda: open_checkpoint(folder))
+        assert "is a broken link or no file" in failure(lambda: open_weight_files(folder))
         (tmp_path / "blob").write_bytes(GOLDEN)
-        assert open_checkpoint(folder).parameters == 5
+        assert open_weight_files(folder).parameters == 5
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
     def test_unreadable_file(self, golden: Path) -> None:
         (golden / "model.safetensors").chmod(0)
-        assert "cannot read it: Permission denied" in failure(lambda: open_checkpoint(golden))
+        assert "cannot read it: Permission denied" in failure(lambda: open_weight_files(golden))
 
 
 class TestReader:
     def test_file_that_shrank(self, golden: Path) -> None:
-        spec = open_checkpoint(golden).tensors["a"]
+        spec = open_weight_files(golden).tensors["a"]
         os.truncate(golden / "model.safetensors", len(GOLDEN) - 3)
         with TensorReader() as reader:
             assert reader.read(spec, 0, 1).tolist() == [0x3F80]
@@ -191,7 +191,7 @@ class TestReader:
         assert "tensor a" in message
 
     def test_file_that_vanished(self, golden: Path) -> None:
-        spec = open_checkpoint(golden).tensors["a"]
+        spec = open_weight_files(golden).tensors["a"]
         (golden / "model.safetensors").unlink()
         with TensorReader() as reader:
             message = failure(lambda: reader.read(spec, 0, 1))
@@ -207,8 +207,8 @@ class TestReader:
                 super().__init__(path)
                 opened.append(self)
 
-        monkeypatch.setattr(checkpoints, "FileIO", Spy)
-        specs = open_checkpoint(shards(tmp_path / "m")).tensors
+        monkeypatch.setattr(weight_files, "FileIO", Spy)
+        specs = open_weight_files(shards(tmp_path / "m")).tensors
         with TensorReader() as reader:
             for name in "vwvw":
                 reader.read(specs[name], 0, 1)
@@ -222,15 +222,15 @@ class TestReader:
             def readinto(self, buffer: Any, /) -> int:
                 return super().readinto(buffer[:1]) or 0
 
-        tensors = open_checkpoint(golden).tensors
+        tensors = open_weight_files(golden).tensors
         spec = tensors["a"]
-        monkeypatch.setattr(checkpoints, "FileIO", Slow)
+        monkeypatch.setattr(weight_files, "FileIO", Slow)
         with TensorReader() as reader:
             assert reader.read(tensors["b"], 0, 2).tolist() == [1.0, -2.0]
             assert reader.read(spec, 0, 3).tolist() == [0x3F80, 0xC000, 0x8001]
 
     def test_buffer_is_reused(self, golden: Path) -> None:
-        spec = open_checkpoint(golden).tensors["b"]
+        spec = open_weight_files(golden).tensors["b"]
         with TensorReader() as reader:
             first = reader.read(spec, 0, 2)
             second = reader.read(spec, 1, 1)
@@ -241,7 +241,7 @@ class TestReader:
         data = bytes(range(48))
         count = 8 * len(data) // layout.BITS[dtype]
         header = {"w": {"dtype": dtype, "shape": [count], "data_offsets": [0, len(data)]}}
-        checkpoint = open_checkpoint(model(tmp_path / "m", bytes_of(header, data)))
+        checkpoint = open_weight_files(model(tmp_path / "m", bytes_of(header, data)))
         assert (checkpoint.parameters, checkpoint.nbytes) == (count, len(data))
         if storage_dtype(dtype) is None:
             assert f"has dtype {dtype}" in failure(lambda: read_all(checkpoint))
@@ -249,12 +249,12 @@ class TestReader:
             assert read_all(checkpoint)["w"].tobytes() == data
 
 
-def checkpoint_of(folder: str, **shapes: tuple[int, ...]) -> Checkpoint:
+def checkpoint_of(folder: str, **shapes: tuple[int, ...]) -> WeightFiles:
     tensors = {
         name: TensorSpec(name, "F32", shape, Path(folder, "f"), 0, 0)
         for name, shape in shapes.items()
     }
-    return Checkpoint(Path(folder), tensors, {}, {})
+    return WeightFiles(Path(folder), tensors, {}, {})
 
 
 class TestDifferences:
@@ -306,11 +306,11 @@ class TestDigests:
             lines = [
                 f"{name} F32 {list(spec.shape)} "
                 f"{xxhash.xxh3_128(reader.read(spec, 0, spec.elements).tobytes()).hexdigest()}\n"
-                for name, spec in sorted(open_checkpoint(folder).tensors.items())
+                for name, spec in sorted(open_weight_files(folder).tensors.items())
             ]
         assert len(lines) == 2
         expected = xxhash.xxh3_128("".join(lines).encode()).hexdigest()
-        assert weights_digest(open_checkpoint(folder)) == expected
+        assert weights_digest(open_weight_files(folder)) == expected
 
     def test_it_does_not_depend_on_the_layout_of_files(self, tmp_path: Path) -> None:
         arrays = {n: ("F32", np.full(3, ord(n), np.float32)) for n in "ab"}
@@ -319,7 +319,7 @@ class TestDigests:
         assert (
             len(
                 {
-                    weights_digest(open_checkpoint(tmp_path / name))
+                    weights_digest(open_weight_files(tmp_path / name))
                     for name in ("one", "two", "turned")
                 }
             )
@@ -336,18 +336,18 @@ class TestDigests:
         ):
             write(tmp_path / name, arrays, 100)
         names = ("first", "renamed", "reshaped", "changed")
-        assert len({weights_digest(open_checkpoint(tmp_path / name)) for name in names}) == 4
+        assert len({weights_digest(open_weight_files(tmp_path / name)) for name in names}) == 4
 
     def test_no_file(self, tmp_path: Path) -> None:
         assert "cannot read it" in failure(lambda: digest(tmp_path / "gone"))
         assert "neither model.safetensors nor" in failure(
-            lambda: weights_digest(open_checkpoint(tmp_path))
+            lambda: weights_digest(open_weight_files(tmp_path))
         )
 
 
 def test_neither_torch_nor_transformers_is_imported() -> None:
     script = (
-        "import sys, salsa_cli.weights.checkpoints\n"
+        "import sys, salsa_cli.weights.weight_files\n"
         "sys.exit(bool({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -36,7 +36,7 @@ class Fingerprint:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class WeightFiles:
     """The weights of a model folder: its tensors by name, in the order of files and offsets.
 
     `metadata` is what the files' headers say of themselves, `files` the weight files in order.
@@ -58,7 +58,7 @@ class Checkpoint:
         return sum(spec.nbytes for spec in self.tensors.values())
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
+def open_weight_files(folder: Path) -> WeightFiles:
     """Read and check the headers of a folder's weight files; reads no weights.
 
     The layouts are transformers': `model.safetensors`, or `model.safetensors.index.json` and the
@@ -75,7 +75,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return checkpoint
 
 
-def open_adapter_weights(folder: Path) -> Checkpoint:
+def open_adapter_weights(folder: Path) -> WeightFiles:
     """Like `open_checkpoint`, for the one weight file of a LoRA adapter."""
     for name in ADAPTERS:
         if (folder / name).is_file():
@@ -83,7 +83,7 @@ def open_adapter_weights(folder: Path) -> Checkpoint:
     raise SalsaError(f"{folder}: no {ADAPTERS[0]} in it; expected a LoRA adapter {listing(folder)}")
 
 
-def check_unchanged(checkpoint: Checkpoint) -> None:
+def check_unchanged(checkpoint: WeightFiles) -> None:
     """Raise `SalsaError` for the first weight file that is not what was opened any more."""
     for file, before in checkpoint.files.items():
         now = _fingerprint(file, before.header_bytes)
@@ -156,7 +156,7 @@ class TensorReader:
         return piece.view(dtype)
 
 
-def differences(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
+def differences(checkpoints: Sequence[WeightFiles]) -> tuple[str, ...]:
     """All differences in tensor names and shapes, a line each; empty if there are none.
 
     Shapes are compared with the first checkpoint that has the tensor. dtypes are not compared.
@@ -193,7 +193,7 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def weights_digest(checkpoint: Checkpoint) -> str:
+def weights_digest(checkpoint: WeightFiles) -> str:
     """The digest of a model's weights: the same for the same tensors in any layout of files.
 
     Raises:
@@ -219,7 +219,7 @@ def tensor_hash() -> xxhash.xxh3_128:
     return xxhash.xxh3_128()
 
 
-def combined_digest(checkpoint: Checkpoint, digests: Mapping[str, str]) -> str:
+def combined_digest(checkpoint: WeightFiles, digests: Mapping[str, str]) -> str:
     """One digest from those of all tensors, over lines of name, dtype, shape and digest."""
     lines = [
         f"{name} {spec.dtype} {list(spec.shape)} {digests[name]}\n"
@@ -228,7 +228,7 @@ def combined_digest(checkpoint: Checkpoint, digests: Mapping[str, str]) -> str:
     return str(xxhash.xxh3_128("".join(lines).encode()).hexdigest())
 
 
-def _folder(checkpoint: Checkpoint) -> str:
+def _folder(checkpoint: WeightFiles) -> str:
     return f"{checkpoint.folder}{os.sep}"
 
 
@@ -238,7 +238,7 @@ def _cut(lines: list[str], rest: str) -> list[str]:
     return [*lines[:_SHOWN], f"... and {len(lines) - _SHOWN} {rest}"]
 
 
-def _open(folder: Path, files: Sequence[Path]) -> Checkpoint:
+def _open(folder: Path, files: Sequence[Path]) -> WeightFiles:
     tensors: dict[str, TensorSpec] = {}
     metadata: dict[str, str] = {}
     fingerprints: dict[Path, Fingerprint] = {}
@@ -251,7 +251,7 @@ def _open(folder: Path, files: Sequence[Path]) -> Checkpoint:
                 both = f"{tensors[spec.name].file.name} and {file.name}"
                 raise SalsaError(f"{folder}: tensor {one_line(spec.name)} is in {both}{BROKEN}")
             tensors[spec.name] = spec
-    return Checkpoint(folder, tensors, metadata, fingerprints)
+    return WeightFiles(folder, tensors, metadata, fingerprints)
 
 
 def _read_specs(file: Path) -> tuple[list[TensorSpec], dict[str, str]]:
