@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from salsa_cli import processes, reports, runs
+from salsa_cli import processes
 from salsa_cli.config.base import Config, ParallelConfig
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.config.options import Manners, options
@@ -20,6 +20,9 @@ from salsa_cli.config.soup import SoupConfig
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.records import to_json
+from salsa_cli.runs import signals
+from salsa_cli.runs.events import Note, Report, Result
+from salsa_cli.runs.terminal import listening, print_error, print_result
 from salsa_cli.version import VERSION
 
 INTERRUPTED = 130
@@ -118,7 +121,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
-        runs.terminate_like_interrupt()
+        signals.terminate_like_interrupt()
         processes.watch_launcher()
         app()
     except Exception as error:
@@ -132,10 +135,10 @@ def _execute(module: str, config: Config, manners: Manners) -> None:
     try:
         if missing := processes.to_start(_processes(module, config)):
             sys.exit(processes.start(missing))
-        with reports.listening(manners.quiet or bool(processes.rank())) as report:
+        with listening(manners.quiet or bool(processes.rank())) as report:
             if module not in WITHOUT_TORCH:
-                report(reports.Note("loading PyTorch and Transformers"))
-            run: Callable[[Config, reports.Report], reports.Result]
+                report(Note("loading PyTorch and Transformers"))
+            run: Callable[[Config, Report], Result]
             run = importlib.import_module(module).run
             result = run(config, report)
         if not processes.rank():
@@ -156,12 +159,12 @@ def _processes(module: str, config: Config) -> int | None:
     return None
 
 
-def _print(result: reports.Result, manners: Manners) -> None:
+def _print(result: Result, manners: Manners) -> None:
     try:
         if manners.json:
             print(to_json(result.record()), flush=True)
         elif not manners.quiet:
-            reports.print_result(result)
+            print_result(result)
     except BrokenPipeError:
         # The reader of stdout has gone. The result stands in its folder; say nothing at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -172,7 +175,7 @@ def _fail(error: Exception) -> NoReturn:
         raise error
     if processes.speaks(error):
         place = f"process {processes.rank()}: " if processes.rank() else ""
-        reports.print_error(place + _explain(error))
+        print_error(place + _explain(error))
     code = error.exit_code if isinstance(error, SalsaError) else 1
     processes.leave(code)
     sys.exit(code)
@@ -192,10 +195,10 @@ def _explain(error: Exception) -> str:
 
 
 def _stop(interrupt: KeyboardInterrupt) -> NoReturn:
-    terminated = isinstance(interrupt, runs.Terminated)
+    terminated = isinstance(interrupt, signals.Terminated)
     processes.let_main_go_first()
     if not processes.rank():
-        reports.print_error(str(interrupt) or ("terminated" if terminated else "interrupted"))
+        print_error(str(interrupt) or ("terminated" if terminated else "interrupted"))
     sys.stdout.flush()
     sys.stderr.flush()
     # An interrupt that has passed through an extension module's own call of the interpreter makes

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from salsa_cli import models, runs, runtime
+from salsa_cli import models, runtime
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.errors import UsageError
 from salsa_cli.evaluation import (
@@ -39,7 +39,8 @@ from salsa_cli.evaluation.style import Controlled, StoredAnswer
 from salsa_cli.evaluation.verdicts import Verdict, to_row
 from salsa_cli.maths import statistics
 from salsa_cli.records import read_json, to_json, write_json
-from salsa_cli.reports import DryRun, Note, Report, Result
+from salsa_cli.runs import checkpoints, run_folder
+from salsa_cli.runs.events import DryRun, Note, Report, Result
 from salsa_cli.runtime import Runtime
 
 LINE_POINTS, PLANE_POINTS = 11, 5
@@ -51,9 +52,9 @@ def run(config: EvalConfig, report: Report) -> Result:
     began = time.monotonic()
     if (done := eval_results.finished(config, report)) is not None:
         return done
-    runs.check_output(config.output, config.force)
+    run_folder.check_output(config.output, config.force)
     plan = eval_plan.prepare(config)
-    runs.check_output(config.output, config.force, plan.read)
+    run_folder.check_output(config.output, config.force, plan.read)
     if config.baseline is not None and config.baseline not in plan.names:
         raise UsageError(
             f"--baseline {config.baseline}: no such model; those compared are "
@@ -61,7 +62,7 @@ def run(config: EvalConfig, report: Report) -> Result:
         )
     if config.dry_run:
         return DryRun(eval_foresight.facts(plan, config))
-    with runs.resumable(
+    with run_folder.resumable(
         config.output, force=config.force, resume=config.resume, kept=_kept
     ) as folder:
         begin(folder, plan, config)
@@ -111,8 +112,10 @@ def begin(folder: Path, plan: Plan, config: EvalConfig) -> None:
     made = eval_results.made_by(config, eval_plan.inputs(plan, config))
     if path.exists():
         before = eval_plan.comparable(read_json(path))
-        runs.check_same_settings(runs.Saved(0, path), to_json(before), eval_plan.comparable(made))
-    runs.write_record(folder, path.name, made)
+        checkpoints.check_same_settings(
+            checkpoints.Saved(0, path), to_json(before), eval_plan.comparable(made)
+        )
+    run_folder.write_record(folder, path.name, made)
     (folder / "answers").mkdir(exist_ok=True)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from salsa_cli import compilation, data, interrupts, models, runs, runtime, tracking
+from salsa_cli import compilation, data, models, runtime
 from salsa_cli.config.options import record
 from salsa_cli.config.ppo import KL_HORIZON, PPOConfig
 from salsa_cli.errors import during
@@ -23,23 +23,6 @@ from salsa_cli.generation import choice
 from salsa_cli.maths import advantages as adv
 from salsa_cli.maths import kl, masked, statistics
 from salsa_cli.records import JSON, read_rows, to_json
-from salsa_cli.reports import (
-    Advanced,
-    DryRun,
-    Measured,
-    Note,
-    Report,
-    Result,
-    Table,
-    Value,
-    Warned,
-    amount,
-    both,
-    duration,
-    figure,
-    metrics_file,
-    silent,
-)
 from salsa_cli.rl import (
     actors,
     experience,
@@ -57,8 +40,24 @@ from salsa_cli.rl.memory import Demand
 from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.rl.oversight import Oversight
 from salsa_cli.rl.preflight import Plan
+from salsa_cli.runs import checkpoints, interrupts, run_folder, tracking
+from salsa_cli.runs.events import (
+    Advanced,
+    DryRun,
+    Measured,
+    Note,
+    Report,
+    Result,
+    Table,
+    Value,
+    Warned,
+    both,
+    metrics_file,
+    silent,
+)
+from salsa_cli.runs.tracking import TrackedRun
 from salsa_cli.runtime import Runtime
-from salsa_cli.tracking import TrackedRun
+from salsa_cli.text import amount, duration, figure
 from salsa_cli.weights import folders
 
 RECORD = "salsa.json"
@@ -105,11 +104,11 @@ def run(config: PPOConfig, report: Report) -> Result:
     resumed = config.resume and not config.force
     # A run that picks the size of its passes records what it picked.
     picked = () if config.micro_batch_size else ("micro_batch_size",)
-    if resumed and (done := runs.finished(config.output, RECORD, config, picked)) is not None:
+    if resumed and (done := run_folder.finished(config.output, RECORD, config, picked)) is not None:
         report(Note(f"{config.output} is complete; nothing is left to do"))
         return PPOResult(**done)
     tracking.check(config.track)
-    runs.check_output(config.output, config.force)
+    run_folder.check_output(config.output, config.force)
     device = runtime.start(config.device, shard=config.shard)
     with device.main_first():
         config = preflight.continued(config)
@@ -119,7 +118,7 @@ def run(config: PPOConfig, report: Report) -> Result:
         if config.compile:
             compilation.check(device.device)
         plan = preflight.prepare(config, report)
-        runs.check_output(config.output, config.force, plan.read)
+        run_folder.check_output(config.output, config.force, plan.read)
         preflight.check_sharing(plan, config, sharded=device.sharding is not None)
     config, needed = device.from_main(lambda: fit(config, plan, device, report))
     if config.dry_run:
@@ -132,8 +131,8 @@ def run(config: PPOConfig, report: Report) -> Result:
     server = device.from_main(lambda: preflight.reach(plan, config))
     with (
         device.held_by_main(
-            lambda: runs.resumable(config.output, force=config.force, resume=config.resume),
-            runs.partial_folder(config.output),
+            lambda: run_folder.resumable(config.output, force=config.force, resume=config.resume),
+            run_folder.partial_folder(config.output),
         ) as folder,
         device.together(),
     ):
@@ -276,13 +275,13 @@ def begin(
     report: Report,
 ) -> tuple[Actors, State]:
     """Take over the newest checkpoint of the folder, or start with the rewards' scale."""
-    saved = runs.latest_checkpoint(folder)
+    saved = checkpoints.latest_checkpoint(folder)
     if saved is not None:
         continued = actors.restore(saved, fresh, config)
         with device.main_first():
             if device.main:
-                runs.keep_rows(folder / "metrics.jsonl", saved.step)
-                runs.keep_rows(folder / "samples.jsonl", saved.step * SAMPLES)
+                run_folder.keep_rows(folder / "metrics.jsonl", saved.step)
+                run_folder.keep_rows(folder / "samples.jsonl", saved.step * SAMPLES)
         report(Note(f"resumed after update {saved.step}"))
         return continued
     if config.resume:
@@ -326,7 +325,7 @@ def save_policy(
     if cast.reward.scales:
         pairs = zip(config.reward, cast.reward.scales, strict=True)
         more["reward_scale"] = {name: asdict(scale) for name, scale in pairs}
-    runs.write_record(folder, RECORD, runs.made_by("ppo", config, inputs, **more))
+    run_folder.write_record(folder, RECORD, run_folder.made_by("ppo", config, inputs, **more))
     models.save_policy(cast.policy.model, folder, like=plan.policy)
     folders.copy_tokenizer(plan.policy, folder)
 
@@ -413,7 +412,7 @@ def _dry_run(config: PPOConfig, plan: Plan, needed: Demand, device: Runtime) -> 
 def _resumption(config: PPOConfig) -> dict[str, int]:
     if not config.resume:
         return {}
-    saved = runs.latest_checkpoint(runs.partial_folder(config.output))
+    saved = checkpoints.latest_checkpoint(run_folder.partial_folder(config.output))
     return {"resumes after update": saved.step if saved else 0}
 
 

@@ -16,27 +16,18 @@ from threading import Semaphore
 import numpy as np
 import xxhash
 
-from salsa_cli import runs
 from salsa_cli.config.options import record
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.records import JSON, write_json, write_text
-from salsa_cli.reports import (
-    Advanced,
-    DryRun,
-    Note,
-    Report,
-    Result,
-    Table,
-    Warned,
-    amount,
-    duration,
-)
+from salsa_cli.runs import run_folder
+from salsa_cli.runs.events import Advanced, DryRun, Note, Report, Result, Table, Warned
 from salsa_cli.soups import journal
 from salsa_cli.soups.journal import Entry, Journal
 from salsa_cli.soups.planning import SoupPlan, prepare
 from salsa_cli.soups.sources import TensorSource, Workspace, workspaces
 from salsa_cli.soups.streaming import in_blocks
+from salsa_cli.text import amount, duration
 from salsa_cli.weights import folders, weight_files
 from salsa_cli.weights.disk import ALIGNMENT, Bytes, InputFile, aligned
 from salsa_cli.weights.shards import Block, ShardWriter
@@ -90,21 +81,24 @@ def run(config: SoupConfig, report: Report) -> Result:
     resumed = config.resume and not config.force
     if (
         resumed
-        and (done := runs.finished(config.output, folders.SOUP_RECORD, config, MANNER)) is not None
+        and (done := run_folder.finished(config.output, folders.SOUP_RECORD, config, MANNER))
+        is not None
     ):
         report(Note(f"{config.output} is complete already"))
         return SoupResult(**done)
     config = _without_files(config, report)
-    runs.check_output(config.output, config.force)
+    run_folder.check_output(config.output, config.force)
     plan = prepare(config, report)
-    runs.check_output(config.output, config.force, plan.read)
+    run_folder.check_output(config.output, config.force, plan.read)
     check_room(plan, config)
     if config.dry_run:
         return dry_run(plan, config)
     identity = _identity(plan, config)
-    earlier = journal.read(runs.partial_folder(config.output), identity) if config.resume else []
+    earlier = (
+        journal.read(run_folder.partial_folder(config.output), identity) if config.resume else []
+    )
     report(Note(f"averaging {len(plan.folders)} models into {len(plan.tensors)} tensors"))
-    with runs.resumable(
+    with run_folder.resumable(
         config.output, force=config.force, resume=config.resume, kept=journal.progress
     ) as folder:
         with Journal(folder, identity, earlier) as notes:
@@ -151,7 +145,7 @@ def check_room(plan: SoupPlan, config: SoupConfig) -> None:
     """Refuse a disk that is too small; what a draft holds already need not fit again."""
     there = sum(
         path.stat().st_blocks * 512
-        for path in runs.partial_folder(config.output).glob("*.safetensors")
+        for path in run_folder.partial_folder(config.output).glob("*.safetensors")
     )
     free = folders.free_space(config.output) + there
     if free < plan.nbytes:
@@ -300,7 +294,7 @@ def write_companions(
     inputs: dict[str, JSON] = {}
     if config.merge_into is not None:
         inputs["base"] = folders.describe(plan.template)
-    made = runs.made_by(
+    made = run_folder.made_by(
         "soup",
         config,
         inputs,
@@ -308,7 +302,7 @@ def write_companions(
         files_xxh3=dict(written.files),
         result=dict(result.record()),
     )
-    runs.write_record(folder, folders.SOUP_RECORD, made)
+    run_folder.write_record(folder, folders.SOUP_RECORD, made)
     write_text(folder / "README.md", _model_card(plan, config))
     (folder / journal.NAME).unlink()
     write_json(folder / plan.config_name, plan.config)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from salsa_cli import data, lora, models, rewards, runs, runtime, tracking
+from salsa_cli import data, lora, models, rewards, runtime
 from salsa_cli.config.options import record
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.data import stable_seed
@@ -13,17 +13,6 @@ from salsa_cli.errors import SalsaError, os_errors
 from salsa_cli.lora import Adapters
 from salsa_cli.models import RewardModel
 from salsa_cli.records import JSON, read_rows, write_json, write_text
-from salsa_cli.reports import (
-    DryRun,
-    Note,
-    Report,
-    Result,
-    amount,
-    both,
-    duration,
-    metrics_file,
-    silent,
-)
 from salsa_cli.reward_models import (
     fitting,
     forecast,
@@ -40,9 +29,12 @@ from salsa_cli.reward_models.results import TrainRMResult, evaluated
 from salsa_cli.reward_models.reward_data import SourcePairs
 from salsa_cli.reward_models.reward_pages import Trained
 from salsa_cli.rewards import Scale
+from salsa_cli.runs import checkpoints, run_folder, tracking
+from salsa_cli.runs.events import DryRun, Note, Report, Result, both, metrics_file, silent
+from salsa_cli.runs.tracking import TrackedRun
 from salsa_cli.runtime import Runtime
+from salsa_cli.text import amount, duration
 from salsa_cli.tokens import padding_token
-from salsa_cli.tracking import TrackedRun
 from salsa_cli.weights import folders
 
 RECORD = "salsa.json"
@@ -66,16 +58,16 @@ def run(config: TrainRMConfig, report: Report) -> Result:
     resumed = config.resume and not config.force
     if (
         resumed
-        and (done := runs.finished(config.output, RECORD, config, fitting.MANNER)) is not None
+        and (done := run_folder.finished(config.output, RECORD, config, fitting.MANNER)) is not None
     ):
         report(Note(f"{config.output} is complete; nothing is left to do"))
         return TrainRMResult.restored(done)
     tracking.check(config.track)
-    runs.check_output(config.output, config.force)
+    run_folder.check_output(config.output, config.force)
     device = runtime.start(config.device, shard=config.shard)
     with device.main_first():
         plan = prepare(config, report)
-        runs.check_output(config.output, config.force, (plan.model,))
+        run_folder.check_output(config.output, config.force, (plan.model,))
     spread = device.processes if device.sharding is not None else 1
     width = device.frozen_dtype.itemsize
     parts = forecast.memory(plan.model, plan.training, config, width, spread)
@@ -85,8 +77,8 @@ def run(config: TrainRMConfig, report: Report) -> Result:
     inputs = device.from_main(lambda: _inputs(config, plan))
     with (
         device.held_by_main(
-            lambda: runs.resumable(config.output, force=config.force, resume=config.resume),
-            runs.partial_folder(config.output),
+            lambda: run_folder.resumable(config.output, force=config.force, resume=config.resume),
+            run_folder.partial_folder(config.output),
         ) as folder,
         device.together(),
     ):
@@ -233,7 +225,7 @@ def write(
     evaluation: dict[str, object] = {"evaluation": asdict(found.together)}
     if config.ensemble > 1:
         evaluation["members"] = [asdict(one) for one in found.members]
-    made = runs.made_by(
+    made = run_folder.made_by(
         "train-rm",
         config,
         inputs,
@@ -258,8 +250,8 @@ def write(
             name = str(_place(config.output, number, config))
             card = model_card.write(trained, one, scale, name, template)
             write_text(_place(folder, number, config) / "README.md", card)
-        runs.write_record(folder, RECORD, made)
-    runs.drop_checkpoints(folder)
+        run_folder.write_record(folder, RECORD, made)
+    checkpoints.drop_checkpoints(folder)
 
 
 def _place(folder: Path, number: int, config: TrainRMConfig) -> Path:

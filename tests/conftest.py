@@ -75,7 +75,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
     from salsa_cli import soup
     from salsa_cli.config.soup import SoupConfig
-    from salsa_cli.reports import silent
+    from salsa_cli.runs.events import silent
 
     root = tmp_path_factory.mktemp("world")
     made = World(

@@ -13,7 +13,7 @@ from typing import Any
 from salsa_cli import ppo, processes, train_rm
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.config.train_rm import TrainRMConfig
-from salsa_cli.reports import silent
+from salsa_cli.runs.events import silent
 from salsa_cli.runtime import Runtime
 
 

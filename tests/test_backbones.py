@@ -18,7 +18,7 @@ from salsa_cli import assembly, backbones, models, rewards, runtime, soup
 from salsa_cli.backbones import Backbones
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError
-from salsa_cli.reports import Event, Warned, silent
+from salsa_cli.runs.events import Event, Warned, silent
 from salsa_cli.weights import folders
 
 CPU = torch.device("cpu")

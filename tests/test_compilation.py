@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from salsa_cli import compilation, ppo, rollouts
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.records import read_rows
-from salsa_cli.reports import Event, Note, silent
 from salsa_cli.rl import experience, learning, preflight
+from salsa_cli.runs.events import Event, Note, silent
 from salsa_cli.runtime import Runtime
 from salsa_cli.sharding import Sharding
 

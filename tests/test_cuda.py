@@ -18,7 +18,7 @@ from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.generation import graphs, loop
 from salsa_cli.models import LanguageModel
 from salsa_cli.passes import Module
-from salsa_cli.reports import silent
+from salsa_cli.runs.events import silent
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="no CUDA device is available here"

@@ -17,7 +17,7 @@ from salsa_cli.evaluation.benchmarks import Question
 from salsa_cli.evaluation.judges import scoring
 from salsa_cli.evaluation.judges.scoring import Scored
 from salsa_cli.records import read_rows
-from salsa_cli.reports import Event, Note, silent
+from salsa_cli.runs.events import Event, Note, silent
 
 
 def configure(world: World, output: Path, *models: object, **changes: Any) -> EvalConfig:

@@ -20,9 +20,9 @@ from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.models import RewardModel
 from salsa_cli.passes import last_scores
 from salsa_cli.records import read_rows
-from salsa_cli.reports import silent
 from salsa_cli.reward_models import fitting
 from salsa_cli.reward_models.pairs import EncodedPair
+from salsa_cli.runs.events import silent
 from salsa_cli.tokens import Answer
 
 DEVICE = runtime.start("cpu")

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from salsa_cli import ppo, processes, train_rm
 from salsa_cli.config.base import Config, declared
 from salsa_cli.records import read_rows
-from salsa_cli.reports import silent
-from salsa_cli.tracking import flat
+from salsa_cli.runs.events import silent
+from salsa_cli.runs.tracking import flat
 
 HERE = Path(__file__).parent
 

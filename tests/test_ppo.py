@@ -13,13 +13,14 @@ import transformers
 from conftest import World
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from salsa_cli import data, models, ppo, rollouts, runs, runtime
+from salsa_cli import data, models, ppo, rollouts, runtime
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.records import read_rows
-from salsa_cli.reports import Event, Measured, Note, Report, Warned, silent
 from salsa_cli.rl import actors, batching, experience, learning, preflight
 from salsa_cli.rl.metrics import UpdateMetrics
+from salsa_cli.runs.events import Event, Measured, Note, Report, Warned, silent
+from salsa_cli.runs.run_folder import run_folder
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -91,7 +92,7 @@ def test_the_result_is_an_ordinary_folder(finished: PPOConfig) -> None:
     assert made["result"]["reward_last"] == rows[-1]["reward"]
     assert made["settings"]["ref"] == list(finished.ref)
     assert len(made["inputs"]["reference"]["weights_xxh3"]) == 32
-    assert not runs.partial_folder(folder).exists()
+    assert not run_folder.partial_folder(folder).exists()
 
 
 def test_the_ratio_is_exactly_one_before_anything_has_moved(finished: PPOConfig) -> None:

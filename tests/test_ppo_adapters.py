@@ -15,15 +15,16 @@ from safetensors.torch import load_file
 from test_backbones import CPU, AdapterWorld, held_bytes, logits, make
 from test_ppo import rows_without_time
 
-from salsa_cli import backbones, lora, models, ppo, runs, soup
+from salsa_cli import backbones, lora, models, ppo, soup
 from salsa_cli.backbones import Backbones
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.records import read_rows
-from salsa_cli.reports import Event, Measured, Note, silent
 from salsa_cli.rl import actors
 from salsa_cli.rl.actors import Actors
+from salsa_cli.runs.events import Event, Measured, Note, silent
+from salsa_cli.runs.run_folder import checkpoints, run_folder
 from salsa_cli.runtime import Runtime
 
 
@@ -196,9 +197,9 @@ def test_a_resumed_run_is_the_same_to_the_bit(
 
     with pytest.raises(KeyboardInterrupt):
         ppo.run(config, stop)
-    saved = runs.latest_checkpoint(runs.partial_folder(config.output))
+    saved = checkpoints.latest_checkpoint(run_folder.partial_folder(config.output))
     assert saved is not None and saved.step == 2
-    state = runs.load_checkpoint(saved)
+    state = checkpoints.load_checkpoint(saved)
     for name in ("policy", "critic"):
         assert all("lora_" in key or key.startswith("score.") for key in state[name]["model"])
     resumed = run(replace(config, resume=True))
@@ -286,7 +287,7 @@ def test_what_would_have_no_effect_or_go_wrong_is_refused(
         changes = {"reward": (str(adapted.soup),)}
     with pytest.raises(SalsaError, match=says):
         ppo.run(configure(adapted, tmp_path / "policy", **changes), silent)
-    assert not runs.partial_folder(tmp_path / "policy").exists()
+    assert not run_folder.partial_folder(tmp_path / "policy").exists()
 
 
 def test_without_peft_one_message_says_so(

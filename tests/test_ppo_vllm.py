@@ -21,11 +21,12 @@ from test_parallel import same_metrics
 from test_ppo import configure, rows_without_time, run, stopping_at
 from test_ppo_adapters import adapted as adapted
 
-from salsa_cli import assembly, lora, models, ppo, processes, runs, runtime
+from salsa_cli import assembly, lora, models, ppo, processes, runtime
 from salsa_cli.errors import SalsaError, UsageError
-from salsa_cli.reports import silent
 from salsa_cli.rl import preflight
 from salsa_cli.rl.metrics import UpdateMetrics
+from salsa_cli.runs.events import silent
+from salsa_cli.runs.run_folder import run_folder
 
 HERE = Path(__file__).parent
 
@@ -108,7 +109,7 @@ def test_another_model_is_refused_before_anything_is_learned(world: World, tmp_p
     assert "where 0.2 are the most; nothing was learned from them" in message
     assert "the server did not take the policy's weights over" in message
     assert "processed_logprobs" not in message  # at temperature 1 it makes no difference
-    assert not config.output.exists() and not runs.partial_folder(config.output).exists()
+    assert not config.output.exists() and not run_folder.partial_folder(config.output).exists()
 
 
 def test_log_probabilities_before_the_temperature_are_refused(world: World, tmp_path: Path) -> None:
@@ -310,5 +311,5 @@ def test_a_folder_that_cannot_be_written_is_said(world: World, tmp_path: Path) -
         config = by(server, world, tmp_path / "policy")
         with pytest.raises(SalsaError, match=r"update 1: .*no such file.* the same file system"):
             run(config)
-    assert not runs.partial_folder(config.output).exists()
+    assert not run_folder.partial_folder(config.output).exists()
     shutil.rmtree(config.output, ignore_errors=True)

@@ -11,9 +11,9 @@ from test_ppo import configure
 
 from salsa_cli import processes, runtime, sharding
 from salsa_cli.errors import Elsewhere, SalsaError, UsageError
-from salsa_cli.reports import silent
 from salsa_cli.rl import memory, preflight
 from salsa_cli.rl.footprint import Machine
+from salsa_cli.runs.events import silent
 
 
 def place(monkeypatch: pytest.MonkeyPatch, rank: int, count: int) -> None:

@@ -27,7 +27,7 @@ from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.records import read_rows
-from salsa_cli.reports import silent
+from salsa_cli.runs.events import silent
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LENGTH = 56

@@ -21,9 +21,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from salsa_cli import train_rm
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.records import read_json
-from salsa_cli.reports import silent
 from salsa_cli.reward_models import appraise
 from salsa_cli.reward_models.results import AppraisalResult
+from salsa_cli.runs.events import silent
 
 pytestmark = pytest.mark.slow
 

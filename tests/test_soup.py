@@ -16,10 +16,11 @@ from conftest import World
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from salsa_cli import runs, soup
+from salsa_cli import soup
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError
-from salsa_cli.reports import Event, Warned, silent
+from salsa_cli.runs.events import Event, Warned, silent
+from salsa_cli.runs.run_folder import run_folder
 
 Tensors = dict[str, torch.Tensor]
 
@@ -314,6 +315,6 @@ def test_nothing_loads_before_all_is_written(
             AutoModelForCausalLM.from_pretrained(saved)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, "publish", killed)
+    monkeypatch.setattr(run_folder, "publish", killed)
     with pytest.raises(KeyboardInterrupt):
         soup.run(configure(tmp_path / "ref", world.a, world.b), silent)

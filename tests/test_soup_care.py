@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from salsa_cli import soup
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError, StorageError
-from salsa_cli.reports import Advanced, Event, Note, Warned, silent
+from salsa_cli.runs.events import Advanced, Event, Note, Warned, silent
 from salsa_cli.soups import journal
 from salsa_cli.soups.sources import TensorSource
 

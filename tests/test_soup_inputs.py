@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from salsa_cli import soup
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError
-from salsa_cli.reports import Event, Note, silent
+from salsa_cli.runs.events import Event, Note, silent
 
 Tensors = dict[str, torch.Tensor]
 

@@ -17,11 +17,12 @@ from conftest import World
 from test_tracking import scalars
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from salsa_cli import models, runs, train_rm
+from salsa_cli import models, train_rm
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.records import read_rows
-from salsa_cli.reports import Event, Measured, Warned, silent
+from salsa_cli.runs.events import Event, Measured, Warned, silent
+from salsa_cli.runs.run_folder import checkpoints, run_folder
 from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import Answer
 
@@ -100,7 +101,7 @@ def test_a_run_that_was_stopped_resumes_to_the_same_bits(
 
     with pytest.raises(KeyboardInterrupt):
         train_rm.run(config, stopping)
-    saved = runs.latest_checkpoint(runs.partial_folder(config.output))
+    saved = checkpoints.latest_checkpoint(run_folder.partial_folder(config.output))
     assert saved is not None and saved.step == 8
     train_rm.run(replace(config, resume=True), silent)
     first, second = ((c.output / "model.safetensors").read_bytes() for c in (config, trained))
@@ -334,7 +335,7 @@ def test_an_ensemble_that_was_stopped_resumes_to_the_same_bits(
 
     with pytest.raises(KeyboardInterrupt):
         train_rm.run(config, stopping)
-    saved = runs.latest_checkpoint(runs.partial_folder(config.output))
+    saved = checkpoints.latest_checkpoint(run_folder.partial_folder(config.output))
     assert saved is not None and saved.step == saved_step
     train_rm.run(replace(config, resume=True), silent)
     for name in ("0/model.safetensors", "1/model.safetensors", "0/config.json", "1/config.json"):

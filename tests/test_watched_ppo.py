@@ -13,13 +13,14 @@ from test_pages import Tree
 from test_ppo import configure, rows_without_time, run, weights
 from test_tracking import scalars
 
-from salsa_cli import ppo, runs, tracking
+from salsa_cli import ppo
 from salsa_cli.config import base
 from salsa_cli.config.ppo import WARNINGS
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.records import read_rows
-from salsa_cli.reports import Event, Said, Warned, silent
 from salsa_cli.rl import monitors
+from salsa_cli.runs.events import Event, Said, Warned, silent
+from salsa_cli.runs.run_folder import checkpoints, run_folder, tracking
 
 
 def warnings(events: list[Event]) -> list[str]:
@@ -55,7 +56,7 @@ def test_a_warning_stops_the_run_which_then_resumes_to_the_same_bits(
     config = configure(world, tmp_path / "policy", stop_on=("missing-end",), save_every=3)
     with pytest.raises(SalsaError) as stopped:
         run(config)
-    partial = runs.partial_folder(config.output)
+    partial = run_folder.partial_folder(config.output)
     text = str(stopped.value)
     assert text.startswith("stopped after update 1, by --stop-on missing-end: 12% of the answers")
     assert text.endswith(f"{partial} keeps the run up to step 1; continue it with --resume")
@@ -85,7 +86,7 @@ def test_the_forewarning_stops_before_the_first_step(world: World, tmp_path: Pat
     assert at.index("Warned") < at.index("Measured")
     with pytest.raises(SalsaError, match="stopped before anything was learned, by --stop-on cheap"):
         run(replace(config, output=tmp_path / "other", stop_on=("cheap-stopping",)))
-    assert not runs.partial_folder(tmp_path / "other").exists()
+    assert not run_folder.partial_folder(tmp_path / "other").exists()
 
 
 def test_a_warning_in_the_last_update_stops_nothing(world: World, tmp_path: Path) -> None:
@@ -180,8 +181,10 @@ def test_a_reward_that_fails_later_keeps_the_last_checkpoint(world: World, tmp_p
         run(config)
     assert "update 4" in str(stopped.value) and "no finite" in str(stopped.value)
     assert "keeps the run up to step 2" in str(stopped.value)
-    partial = runs.partial_folder(config.output)
-    assert runs.latest_checkpoint(partial) == runs.Saved(2, runs.checkpoint_path(partial, 2))
+    partial = run_folder.partial_folder(config.output)
+    assert checkpoints.latest_checkpoint(partial) == checkpoints.Saved(
+        2, checkpoints.checkpoint_path(partial, 2)
+    )
     rows = [json.loads(line) for line in (partial / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 3
     assert "3 updates" in (partial / "report.html").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from salsa_cli.evaluation import answer_files
 from salsa_cli.evaluation.answer_files import Replies, Reply
 from salsa_cli.evaluation.benchmarks import Question
 from salsa_cli.models import LanguageModel
-from salsa_cli.reports import Advanced, Report, Warned
+from salsa_cli.runs.events import Advanced, Report, Warned
 from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import prompt_ids, template_warning
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from salsa_cli import runs
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.evaluation import eval_plan
 from salsa_cli.evaluation.answer_files import Replies, Reply
@@ -15,7 +14,8 @@ from salsa_cli.evaluation.judges.writing import (
     Sampling,
     Written,
 )
-from salsa_cli.reports import Value
+from salsa_cli.runs import run_folder
+from salsa_cli.runs.events import Value
 
 
 def facts(plan: Plan, config: EvalConfig) -> dict[str, Value]:
@@ -48,7 +48,7 @@ def facts(plan: Plan, config: EvalConfig) -> dict[str, Value]:
 
 
 def _forecasts(plan: Plan, config: EvalConfig) -> list[Forecast]:
-    store = eval_plan.store(runs.partial_folder(config.output), config)
+    store = eval_plan.store(run_folder.partial_folder(config.output), config)
     answered = {**{name: _longest(name, plan, config) for name in plan.models}, **plan.given}
     found = []
     for spec in plan.judges:

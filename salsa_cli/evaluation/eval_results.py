@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from salsa_cli import runs
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.evaluation import failures
 from salsa_cli.evaluation.findings import PairRow, RatingRow, ScoreRow
@@ -12,7 +11,9 @@ from salsa_cli.evaluation.style import Controlled, ControlledRow
 from salsa_cli.evaluation.trust import AccuracyRow, AgreementRow
 from salsa_cli.evaluation.verdicts import short_name
 from salsa_cli.records import JSON, read_json
-from salsa_cli.reports import Note, Report, Table, duration, figure
+from salsa_cli.runs import run_folder
+from salsa_cli.runs.events import Note, Report, Table
+from salsa_cli.text import duration, figure
 
 _MOST_LINES = 4
 
@@ -176,7 +177,7 @@ class EvalResult:
 
 def made_by(config: EvalConfig, inputs: Mapping[str, JSON]) -> dict[str, JSON]:
     """How a result was made; the result itself is in a file beside it."""
-    return runs.made_by("eval", config, inputs, result={"file": FILE})
+    return run_folder.made_by("eval", config, inputs, result={"file": FILE})
 
 
 def finished(config: EvalConfig, report: Report) -> EvalResult | None:
@@ -187,7 +188,7 @@ def finished(config: EvalConfig, report: Report) -> EvalResult | None:
     """
     if not config.resume or config.force:
         return None
-    recorded = runs.finished(config.output, RECORD, config, _MANNER)
+    recorded = run_folder.finished(config.output, RECORD, config, _MANNER)
     if recorded is None:
         return None
     report(Note(f"{config.output} is complete; nothing is left to do"))

@@ -20,8 +20,8 @@ from salsa_cli.evaluation.benchmarks import Question
 from salsa_cli.evaluation.judges import JudgeSpec, scoring
 from salsa_cli.maths import averaging, kl
 from salsa_cli.models import LanguageModel
-from salsa_cli.reports import Advanced, Report
 from salsa_cli.rewards import Scorer
+from salsa_cli.runs.events import Advanced, Report
 from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import Tokens, pad_left, pad_right
 from salsa_cli.weights import compatibility, weight_files

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from salsa_cli import data, runs
+from salsa_cli import data
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.errors import UsageError
 from salsa_cli.evaluation import (
@@ -26,7 +26,8 @@ from salsa_cli.evaluation.findings import Resampling
 from salsa_cli.evaluation.stored import Stored
 from salsa_cli.evaluation.style import Answers
 from salsa_cli.records import JSON, write_json
-from salsa_cli.reports import DryRun, Note, Report, Result, Warned
+from salsa_cli.runs import run_folder
+from salsa_cli.runs.events import DryRun, Note, Report, Result, Warned
 from salsa_cli.weights import folders
 
 
@@ -35,7 +36,7 @@ def run(config: EvalConfig, report: Report) -> Result:
     began = time.monotonic()
     if (done := eval_results.finished(config, report)) is not None:
         return done
-    runs.check_output(config.output, config.force)
+    run_folder.check_output(config.output, config.force)
     questions = benchmarks.load(config.prompts) if config.prompts is not None else []
     files = categorised(stored.read(config.judgments, config.baseline), questions)
     check_baseline(files, config)
@@ -79,7 +80,7 @@ def run(config: EvalConfig, report: Report) -> Result:
         remarks=tuple(odd),
     )
     result = replace(result, seconds=time.monotonic() - began)
-    with runs.draft(config.output, force=config.force) as folder:
+    with run_folder.draft(config.output, force=config.force) as folder:
         write(folder, config, result)
         eval_page.write(
             folder,
@@ -139,7 +140,7 @@ def write(folder: Path, config: EvalConfig, result: EvalResult) -> None:
             for name in config.answers
         ],
     }
-    runs.write_record(folder, eval_results.RECORD, eval_results.made_by(config, inputs))
+    run_folder.write_record(folder, eval_results.RECORD, eval_results.made_by(config, inputs))
     write_json(folder / eval_results.FILE, result.record())
 
 

@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from salsa_cli import assembly, data, models, rewards, runs, runtime
+from salsa_cli import assembly, data, models, rewards, runtime
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.errors import SalsaError, os_errors
 from salsa_cli.records import JSON, read_json, write_json, write_text
-from salsa_cli.reports import DryRun, Note, Report, Result, Warned, counted
 from salsa_cli.reward_models import fitting, held_out, reward_data, reward_pages
 from salsa_cli.reward_models.assessment import PairScores
 from salsa_cli.reward_models.held_out import REFERENCE_PAIRS, SCORES, Found
@@ -21,7 +20,10 @@ from salsa_cli.reward_models.results import AppraisalResult, evaluated
 from salsa_cli.reward_models.reward_data import SourcePairs
 from salsa_cli.reward_models.reward_pages import Appraised
 from salsa_cli.rewards import Scale
+from salsa_cli.runs import run_folder
+from salsa_cli.runs.events import DryRun, Note, Report, Result, Warned
 from salsa_cli.runtime import Runtime
+from salsa_cli.text import counted
 from salsa_cli.weights import folders, weight_files
 
 RECORD = "salsa.json"
@@ -45,15 +47,15 @@ def run(config: TrainRMConfig, report: Report) -> Result:
     """Evaluate the reward model `config.model` and write what was found to `config.output`."""
     began = time.monotonic()
     resumed = config.resume and not config.force
-    if resumed and (done := runs.finished(config.output, RECORD, config)) is not None:
+    if resumed and (done := run_folder.finished(config.output, RECORD, config)) is not None:
         report(Note(f"{config.output} is complete; nothing is left to do"))
         return AppraisalResult.restored(done)
-    runs.check_output(config.output, config.force)
+    run_folder.check_output(config.output, config.force)
     plan = prepare(config, report)
-    runs.check_output(config.output, config.force, plan.models)
+    run_folder.check_output(config.output, config.force, plan.models)
     if config.dry_run:
         return _dry_run(plan)
-    with runs.draft(config.output, force=config.force) as folder:
+    with run_folder.draft(config.output, force=config.force) as folder:
         device = runtime.start(config.device)
         scores = [score(one, plan, config, device, report) for one in plan.models]
         measured = tuple(held_out.scale_of(one) for one in scores)
@@ -133,7 +135,7 @@ def write(
         for one, kept in zip(result.scales, stored, strict=True)
     ]
     appraised = Appraised(config, plan.given, found, result.scales)
-    made = runs.made_by(
+    made = run_folder.made_by(
         "train-rm",
         config,
         _inputs(config, plan),
@@ -149,7 +151,7 @@ def write(
             held_out.write_scores(place / SCORES, plan.pairs, one)
         write_json(folder / EVALUATION, evaluation)
         write_text(folder / "report.html", reward_pages.appraisal(appraised))
-        runs.write_record(folder, RECORD, made)
+        run_folder.write_record(folder, RECORD, made)
 
 
 def store_scales(plan: Plan, measured: Sequence[Scale], report: Report) -> None:

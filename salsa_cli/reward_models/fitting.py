@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from salsa_cli import interrupts, optimisation, passes, runs
+from salsa_cli import optimisation, passes
 from salsa_cli.config.options import record
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.data import stable_seed
@@ -18,10 +18,11 @@ from salsa_cli.maths import preference
 from salsa_cli.models import RewardModel
 from salsa_cli.optimisation import Learner
 from salsa_cli.records import JSON, to_json
-from salsa_cli.reports import Advanced, Measured, Note, Report
 from salsa_cli.reward_models import pairs
 from salsa_cli.reward_models.assessment import PairScores
 from salsa_cli.reward_models.pairs import EncodedPair
+from salsa_cli.runs import checkpoints, interrupts, run_folder
+from salsa_cli.runs.events import Advanced, Measured, Note, Report
 from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import Tokens, pad_right
 
@@ -211,23 +212,23 @@ def save(folder: Path, state: Begun, steps: int, config: TrainRMConfig, device: 
     }
     with device.main_first():
         if device.main:
-            runs.save_checkpoint(folder, number, content)
+            checkpoints.save_checkpoint(folder, number, content)
 
 
 def restore(
     folder: Path, steps: int, config: TrainRMConfig, device: Runtime, report: Report
 ) -> Begun:
     """How far the run in this folder has come; its metrics are cut down to that."""
-    saved = runs.latest_checkpoint(folder)
+    saved = checkpoints.latest_checkpoint(folder)
     if saved is None:
         if config.resume:
             report(Note("there is no checkpoint to resume from: the run starts at the beginning"))
         return Begun()
-    state = runs.load_checkpoint(saved)
-    runs.check_same_settings(saved, state["settings"], _identity(config))
+    state = checkpoints.load_checkpoint(saved)
+    checkpoints.check_same_settings(saved, state["settings"], _identity(config))
     begun = Begun(state["member"], state["step"], state["learner"])
     if device.main:
-        runs.keep_rows(folder / METRICS, begun.rows(steps))
+        run_folder.keep_rows(folder / METRICS, begun.rows(steps))
     of = f" of member {begun.member}" if config.ensemble > 1 else ""
     report(Note(f"resumed after step {begun.step}{of}"))
     return begun

@@ -10,9 +10,9 @@ from salsa_cli import models
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.models import RewardModel
-from salsa_cli.reports import amount
 from salsa_cli.reward_models.pairs import EncodedPair
 from salsa_cli.runtime import Runtime
+from salsa_cli.text import amount
 from salsa_cli.weights import weight_files
 from salsa_cli.weights.weight_files import WeightFiles
 

@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from salsa_cli.maths.rewardbench import Section
-from salsa_cli.reports import Table, counted, duration, figure
 from salsa_cli.reward_models.assessment import Assessment, Group
 from salsa_cli.rewards import Scale
+from salsa_cli.runs.events import Table
+from salsa_cli.text import counted, duration, figure
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ from salsa_cli import data, models
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.data import Source, stable_seed
 from salsa_cli.errors import SalsaError
-from salsa_cli.reports import Note, Report, Warned, counted
 from salsa_cli.reward_models import pairs
 from salsa_cli.reward_models.pairs import TOO_LONG, Dropped, EncodedPair, EncodedPairs
 from salsa_cli.reward_models.preferences import (
@@ -19,6 +18,8 @@ from salsa_cli.reward_models.preferences import (
     has_contests,
     preferences,
 )
+from salsa_cli.runs.events import Note, Report, Warned
+from salsa_cli.text import counted
 from salsa_cli.tokens import Tokenizer, template_warning
 
 WIDE_MARGIN = 10.0

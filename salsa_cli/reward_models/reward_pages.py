@@ -13,12 +13,12 @@ from salsa_cli.maths.calibration import ReliabilityBin
 from salsa_cli.pages.charts import Bin, Estimate, IntervalChart, Line, LineChart, ReliabilityChart
 from salsa_cli.pages.scales import Axis
 from salsa_cli.records import to_json
-from salsa_cli.reports import figure
 from salsa_cli.reward_models.assessment import Assessment, Group
 from salsa_cli.reward_models.held_out import Found
 from salsa_cli.reward_models.results import proves_nothing
 from salsa_cli.reward_models.reward_data import SourcePairs
 from salsa_cli.rewards import Scale
+from salsa_cli.text import figure
 
 _POINTS = 80
 """Points of a curve: each is the mean of the steps that fall on it."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from salsa_cli import backbones, compilation, lora, models, packing, passes, rewards, runs
+from salsa_cli import backbones, compilation, lora, models, packing, passes, rewards
 from salsa_cli.backbones import Backbones
 from salsa_cli.config.ppo import UNCERTAINTY_WEIGHT, PPOConfig
 from salsa_cli.data import stable_seed
@@ -22,6 +22,7 @@ from salsa_cli.rewards import Ensemble, Scale
 from salsa_cli.rl import references, roles
 from salsa_cli.rl.offload import Parked
 from salsa_cli.rl.preflight import Plan, identity
+from salsa_cli.runs import checkpoints
 from salsa_cli.runtime import Runtime
 from salsa_cli.weights import folders
 
@@ -202,12 +203,12 @@ def save(
         content["reference"] = actors.references[0].state_dict()
     with device.main_first():
         if device.main:
-            runs.save_checkpoint(folder, state.update, content, config.keep_checkpoints)
+            checkpoints.save_checkpoint(folder, state.update, content, config.keep_checkpoints)
 
 
-def restore(saved: runs.Saved, actors: Actors, config: PPOConfig) -> tuple[Actors, State]:
+def restore(saved: checkpoints.Saved, actors: Actors, config: PPOConfig) -> tuple[Actors, State]:
     """Take over the state of a checkpoint, which is of the same settings and inputs."""
-    stored = runs.load_checkpoint(saved)
+    stored = checkpoints.load_checkpoint(saved)
     actors.actor.restore(stored["policy"])
     actors.critic.restore(stored["critic"])
     if config.ref_update != "none":

@@ -12,12 +12,13 @@ from salsa_cli.config.ppo import OFFLOADABLE, PPOConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.models import Shape
 from salsa_cli.optimisation import MOMENTS
-from salsa_cli.reports import Table, amount
 from salsa_cli.rl import footprint, references, roles
 from salsa_cli.rl.batching import SCORED_TOKENS
 from salsa_cli.rl.footprint import Machine
 from salsa_cli.rl.preflight import Plan
 from salsa_cli.rl.roles import Part, Role
+from salsa_cli.runs.events import Table
+from salsa_cli.text import amount
 from salsa_cli.weights import folders
 
 ROWS: dict[Part, str] = {

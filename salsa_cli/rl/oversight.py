@@ -5,9 +5,9 @@ from pathlib import Path
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.records import read_rows
-from salsa_cli.reports import Report, Said, Warned
 from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.rl.monitors import FOREWARNING, Alarm, Watch, stopping_gain
+from salsa_cli.runs.events import Report, Said, Warned
 
 
 class Oversight:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from salsa_cli import assembly, data, lora, models, optimisation, rewards, runs
+from salsa_cli import assembly, data, lora, models, optimisation, rewards
 from salsa_cli.config.options import record
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.data import Prompt
@@ -18,10 +18,11 @@ from salsa_cli.generation import vllm
 from salsa_cli.generation.vllm import Server
 from salsa_cli.optimisation import MOMENTS
 from salsa_cli.records import JSON
-from salsa_cli.reports import Note, Report, Warned
 from salsa_cli.rl import references, roles
 from salsa_cli.rl.references import Reference
 from salsa_cli.rl.roles import Role
+from salsa_cli.runs import checkpoints, run_folder
+from salsa_cli.runs.events import Note, Report, Warned
 from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import prompt_ids, template_warning
 from salsa_cli.weights import folders, weight_files
@@ -216,7 +217,7 @@ def checked_inputs(plan: Plan, config: PPOConfig) -> dict[str, JSON]:
     """
     inputs = plan.inputs(config)
     if (saved := _checkpoint(config)) is not None:
-        runs.check_same_inputs(saved, runs.peek_checkpoint(saved)["inputs"], inputs)
+        checkpoints.check_same_inputs(saved, checkpoints.peek_checkpoint(saved)["inputs"], inputs)
     return inputs
 
 
@@ -235,7 +236,7 @@ def continued(config: PPOConfig) -> PPOConfig:
     """With `--resume`, the size of a pass that the run began with, where none is given now."""
     if config.micro_batch_size is not None or (saved := _checkpoint(config)) is None:
         return config
-    stored = json.loads(runs.peek_checkpoint(saved)["settings"])
+    stored = json.loads(checkpoints.peek_checkpoint(saved)["settings"])
     return replace(config, micro_batch_size=stored["micro_batch_size"])
 
 
@@ -244,15 +245,19 @@ def is_begun(config: PPOConfig) -> bool:
     return _checkpoint(config) is not None
 
 
-def _checkpoint(config: PPOConfig) -> runs.Saved | None:
+def _checkpoint(config: PPOConfig) -> checkpoints.Saved | None:
     """What `--resume` would continue from."""
-    return runs.latest_checkpoint(runs.partial_folder(config.output)) if config.resume else None
+    return (
+        checkpoints.latest_checkpoint(run_folder.partial_folder(config.output))
+        if config.resume
+        else None
+    )
 
 
 def _same_settings(config: PPOConfig) -> None:
     if (saved := _checkpoint(config)) is not None:
-        stored = runs.peek_checkpoint(saved)
-        runs.check_same_settings(saved, stored["settings"], identity(config))
+        stored = checkpoints.peek_checkpoint(saved)
+        checkpoints.check_same_settings(saved, stored["settings"], identity(config))
 
 
 def _policy(config: PPOConfig, reference: Reference) -> Path:

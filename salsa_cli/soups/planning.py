@@ -9,7 +9,7 @@ from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError, UsageError, one_line
 from salsa_cli.maths.averaging import EIGHT_BITS, FLOATS
 from salsa_cli.records import JSON, read_json
-from salsa_cli.reports import Note, Report, Warned
+from salsa_cli.runs.events import Note, Report, Warned
 from salsa_cli.soups.averages import WeightedAverage
 from salsa_cli.soups.lowrank import MergedAdapters, SummedAdapters
 from salsa_cli.soups.sources import TensorSource

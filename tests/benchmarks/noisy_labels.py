@@ -23,7 +23,7 @@ import numpy as np
 from salsa_cli import train_rm
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.records import read_rows
-from salsa_cli.reports import silent
+from salsa_cli.runs.events import silent
 
 HELD_OUT = 0.2
 MEMBERS = 3

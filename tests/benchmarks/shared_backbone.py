@@ -138,7 +138,7 @@ def make_world(root: Path, given: argparse.Namespace) -> int:
 
     from salsa_cli import soup
     from salsa_cli.config.soup import SoupConfig
-    from salsa_cli.reports import silent
+    from salsa_cli.runs.events import silent
 
     settings = SHAPES[given.shape]
     words = [f"w{number}" for number in range(settings["vocab_size"] - len(tiny.SPECIAL))]
@@ -194,7 +194,7 @@ def train(given: argparse.Namespace) -> None:
     from salsa_cli import backbones, ppo
     from salsa_cli.backbones import Backbones
     from salsa_cli.config.ppo import PPOConfig
-    from salsa_cli.reports import silent
+    from salsa_cli.runs.events import silent
 
     if given.run == "apart":
         for name in ("hold", "lend"):

@@ -15,7 +15,7 @@ from salsa_cli.evaluation import answer_files, answers
 from salsa_cli.evaluation.answer_files import Replies, Reply
 from salsa_cli.evaluation.answers import Generation
 from salsa_cli.evaluation.benchmarks import Question
-from salsa_cli.reports import Advanced, Event, silent
+from salsa_cli.runs.events import Advanced, Event, silent
 
 HOW = Generation(seed=0, batch_size=4, length=6)
 WORDS = "the a cat dog bird sat ran sang on mat tree".split()

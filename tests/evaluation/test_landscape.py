@@ -24,7 +24,7 @@ from salsa_cli.evaluation.answer_files import Reply
 from salsa_cli.evaluation.answers import Generation
 from salsa_cli.evaluation.benchmarks import Question
 from salsa_cli.records import read_rows
-from salsa_cli.reports import Advanced, Event, silent
+from salsa_cli.runs.events import Advanced, Event, silent
 
 
 def configure(world: World, output: Path, **changes: Any) -> EvalConfig:

@@ -18,7 +18,7 @@ from salsa_cli.evaluation.eval_results import EvalResult
 from salsa_cli.evaluation.findings import Resampling
 from salsa_cli.evaluation.verdicts import Order, Verdict, to_row
 from salsa_cli.records import to_json
-from salsa_cli.reports import DryRun, Event, Note, Warned, silent
+from salsa_cli.runs.events import DryRun, Event, Note, Warned, silent
 
 
 def run(tmp_path: Path, *files: list[dict[str, Any]], **changes: Any) -> EvalResult:

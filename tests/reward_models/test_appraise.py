@@ -18,10 +18,10 @@ from salsa_cli import rewards
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.records import read_json, read_rows
-from salsa_cli.reports import DryRun, Event, Note, Warned, silent
 from salsa_cli.reward_models import appraise
 from salsa_cli.reward_models.results import AppraisalResult
 from salsa_cli.rewards import Scale
+from salsa_cli.runs.events import DryRun, Event, Note, Warned, silent
 
 ROWS = [
     {

@@ -15,9 +15,9 @@ from salsa_cli import models, passes, runtime
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.models import RewardModel
-from salsa_cli.reports import silent
 from salsa_cli.reward_models import fitting
 from salsa_cli.reward_models.pairs import EncodedPair
+from salsa_cli.runs.events import silent
 
 DEVICE = runtime.start("cpu")
 PAIRS = (

@@ -16,10 +16,10 @@ from transformers import LlamaForCausalLM
 from salsa_cli import models, ppo, runtime
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.errors import SalsaError
-from salsa_cli.reports import DryRun, Event, Note, silent
 from salsa_cli.rl import footprint, memory, preflight
 from salsa_cli.rl.footprint import Machine
 from salsa_cli.rl.memory import Demand, Held
+from salsa_cli.runs.events import DryRun, Event, Note, silent
 
 FLOAT32 = Machine(frozen=4, product=4, sampling=12, chunk=1000, pass_tokens=2048, headroom=0.6)
 MIXED = Machine(

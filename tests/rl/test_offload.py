@@ -16,9 +16,9 @@ from test_references import configure
 
 from salsa_cli import models, ppo, rollouts
 from salsa_cli.errors import UsageError
-from salsa_cli.reports import silent
 from salsa_cli.rl import offload
 from salsa_cli.rl.offload import Parked
+from salsa_cli.runs.events import silent
 
 CPU = torch.device("cpu")
 

@@ -13,8 +13,8 @@ from test_references import configure
 from salsa_cli import assembly, models, ppo
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.errors import SalsaError, UsageError
-from salsa_cli.reports import Event, Note, Warned, silent
 from salsa_cli.rl import preflight
+from salsa_cli.runs.events import Event, Note, Warned, silent
 
 
 def copy(folder: Path, target: Path, **generation: Any) -> Path:

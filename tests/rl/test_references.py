@@ -19,9 +19,9 @@ from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.maths import kl
 from salsa_cli.records import read_rows
-from salsa_cli.reports import Event, Measured, Note, Warned, silent
 from salsa_cli.rl import references
 from salsa_cli.rl.references import Recipe
+from salsa_cli.runs.events import Event, Measured, Note, Warned, silent
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from salsa_cli import soup
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError, UsageError
-from salsa_cli.reports import silent
+from salsa_cli.runs.events import silent
 from salsa_cli.weights.adapters import module_of
 
 Floats = npt.NDArray[np.float64]

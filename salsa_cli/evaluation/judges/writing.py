@@ -19,7 +19,8 @@ from salsa_cli.evaluation.benchmarks import Question
 from salsa_cli.evaluation.judges import wording
 from salsa_cli.evaluation.verdicts import Order, Verdict
 from salsa_cli.records import to_json
-from salsa_cli.reports import Advanced, Note, Report, amount
+from salsa_cli.runs.events import Advanced, Note, Report
+from salsa_cli.text import amount
 
 Grading = Literal["pairwise", "single"]
 

@@ -27,7 +27,7 @@ from salsa_cli.evaluation import eval_plan
 from salsa_cli.evaluation.judges import wording
 from salsa_cli.evaluation.judges.api import Patience
 from salsa_cli.records import read_rows
-from salsa_cli.reports import DryRun, Event, Note, silent
+from salsa_cli.runs.events import DryRun, Event, Note, silent
 
 pytest.importorskip("openai", reason="the judge behind an API needs openai")
 

@@ -25,7 +25,7 @@ from salsa_cli.config.eval import EvalConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluate import EvalResult
 from salsa_cli.records import read_rows
-from salsa_cli.reports import silent
+from salsa_cli.runs.events import silent
 
 LABELS = ["[[A>>B]]", "[[A>B]]", "[[A=B]]", "[[B>A]]", "[[B>>A]]"]
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}"

@@ -9,7 +9,7 @@ from salsa_cli.evaluation.answer_files import Reply
 from salsa_cli.evaluation.benchmarks import Question
 from salsa_cli.evaluation.judges import writing
 from salsa_cli.evaluation.judges.writing import Case, Request, Sampling, Written
-from salsa_cli.reports import silent
+from salsa_cli.runs.events import silent
 
 SAMPLING = Sampling(temperature=0.0, max_tokens=8, seed=0)
 TEMPLATE = "{question}|{answer_a}|{answer_b}"

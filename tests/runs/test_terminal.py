@@ -6,19 +6,21 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from salsa_cli.runs.run_folder.terminal import LiveView, PlainLines, print_error, print_result
 
-from salsa_cli import reports
-from salsa_cli.reports import (
+from salsa_cli.runs.events import (
     Advanced,
     DryRun,
-    LiveView,
     Measured,
     Note,
-    PlainLines,
     Said,
     Table,
     Warned,
+    both,
+    metrics_file,
+    time,
 )
+from salsa_cli.text import amount, duration, figure, plain
 
 
 def test_plain_lines_are_few_and_whole() -> None:
@@ -39,7 +41,7 @@ def test_plain_lines_are_few_and_whole() -> None:
 
 def test_plain_lines_tell_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 110.0, 115.0])
-    monkeypatch.setattr(reports.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     stream = io.StringIO()
     lines = PlainLines(stream)
     for done in (10, 20, 30):
@@ -84,7 +86,7 @@ def test_the_live_view_keeps_figures_and_shows_a_sample() -> None:
 
 def test_plain_lines_show_a_sample_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 119.0, 120.0])
-    monkeypatch.setattr(reports.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     stream = io.StringIO()
     lines = PlainLines(stream, pause=2.0)
     for text in ("one", "two", "three\nlines"):
@@ -103,11 +105,11 @@ def test_plain_lines_show_a_sample_now_and_then(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_foreign_text_in_one_line(text: str, shown: str) -> None:
-    assert reports.plain(text, 8) == shown
+    assert plain(text, 8) == shown
 
 
 def test_metrics_are_appended_line_by_line(tmp_path: Path) -> None:
-    listen = reports.metrics_file(tmp_path / "m.jsonl")
+    listen = metrics_file(tmp_path / "m.jsonl")
     listen(Measured({"a": 1, "b": float("nan")}))
     listen(Note("not a metric"))
     listen(Measured({"a": 2, "time": {"x": 0.5}}))
@@ -117,7 +119,7 @@ def test_metrics_are_appended_line_by_line(tmp_path: Path) -> None:
 
 def test_both_listeners_hear_everything() -> None:
     heard: list[object] = []
-    reports.both(heard.append, heard.append)(Note("x"))
+    both(heard.append, heard.append)(Note("x"))
     assert heard == [Note("x"), Note("x")]
 
 
@@ -129,8 +131,8 @@ def test_results_go_to_stdout_and_errors_to_stderr(capsys: pytest.CaptureFixture
         def summary(self) -> tuple[str, Table | None]:
             return "[a] line", Table(("model", "score"), [("x", "0.5"), ("yy", "10.0")])
 
-    reports.print_result(Found())
-    reports.print_error("[b] wrong")
+    print_result(Found())
+    print_error("[b] wrong")
     out, err = capsys.readouterr()
     assert [line.rstrip() for line in out.splitlines()] == [
         "model  score",
@@ -142,9 +144,9 @@ def test_results_go_to_stdout_and_errors_to_stderr(capsys: pytest.CaptureFixture
 
 
 def test_names_with_colons_are_no_emoji(capsys: pytest.CaptureFixture[str]) -> None:
-    reports.print_error("openai:m: it failed")
+    print_error("openai:m: it failed")
     assert capsys.readouterr().err == "error: openai:m: it failed\n"
-    reports.print_result(DryRun({"judges": "openai:cat: and [red]"}))
+    print_result(DryRun({"judges": "openai:cat: and [red]"}))
     assert capsys.readouterr().out == "judges: openai:cat: and [red]\n"
 
 
@@ -159,11 +161,11 @@ def test_a_dry_run_as_record_and_as_text() -> None:
     [(0, "0B"), (999, "999B"), (1000, "1kB"), (13_480_000_000, "13.5GB"), (2 * 10**12, "2TB")],
 )
 def test_bytes(count: int, text: str) -> None:
-    assert reports.amount(count, "B") == text
+    assert amount(count, "B") == text
 
 
 def test_counts() -> None:
-    assert reports.amount(12345, "steps") == "12,345"
+    assert amount(12345, "steps") == "12,345"
 
 
 @pytest.mark.parametrize(
@@ -181,7 +183,7 @@ def test_counts() -> None:
     ],
 )
 def test_figures(value: float, text: str) -> None:
-    assert reports.figure(value) == text
+    assert figure(value) == text
 
 
 @pytest.mark.parametrize(
@@ -189,4 +191,4 @@ def test_figures(value: float, text: str) -> None:
     [(0.04, "0.0 s"), (9.94, "9.9 s"), (59.4, "59 s"), (61, "1 min 1 s"), (7500, "2 h 5 min")],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert reports.duration(seconds) == text
+    assert duration(seconds) == text

@@ -4,18 +4,16 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import IO, Any
 
 from salsa_cli.config.base import Config
 from salsa_cli.config.options import record
-from salsa_cli.errors import SalsaError, UsageError, os_errors
+from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.records import JSON, to_json, write_json
+from salsa_cli.runs.checkpoints import latest_checkpoint
 from salsa_cli.version import versions
 
 PARTIAL = ".partial"
@@ -23,10 +21,6 @@ _LOCK = ".lock"
 
 # What a folder holds that may be replaced by a new result.
 _EXPLAINED = {"soup.json", "salsa.json", "config.json", "adapter_config.json"}
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived; unwinds like Ctrl-C."""
 
 
 def partial_folder(output: Path) -> Path:
@@ -167,107 +161,6 @@ def write_record(folder: Path, name: str, content: Mapping[str, JSON]) -> None:
     write_json(folder / name, content)
 
 
-@dataclass(frozen=True)
-class Saved:
-    """A checkpoint on disk: the number of finished steps, and its file."""
-
-    step: int
-    file: Path
-
-
-def checkpoint_path(folder: Path, step: int) -> Path:
-    """The file for the state after `step` steps."""
-    return folder / "checkpoints" / f"{step:06d}.pt"
-
-
-def latest_checkpoint(folder: Path) -> Saved | None:
-    """The newest complete checkpoint of a run folder."""
-    found = sorted((folder / "checkpoints").glob("[0-9]*.pt"))
-    return Saved(int(found[-1].stem), found[-1]) if found else None
-
-
-def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], keep: int = 2) -> None:
-    """Save `state` (tensors and plain values) atomically and drop all but the newest `keep`.
-
-    Raises:
-        SalsaError: it cannot be written; the checkpoints before it stand.
-    """
-    import torch
-
-    path = checkpoint_path(folder, step)
-    unfinished = path.with_suffix(".draft")
-    with os_errors(path, "write"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with unfinished.open("wb") as file:
-                torch.save(dict(state), file)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-        except BaseException as error:
-            unfinished.unlink(missing_ok=True)
-            # PyTorch's writer hides behind an error of its own what the disk said.
-            if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
-    for old in sorted(path.parent.glob("[0-9]*.pt"))[:-keep]:
-        old.unlink()
-
-
-def load_checkpoint(saved: Saved) -> dict[str, Any]:
-    """The state of a checkpoint, on the CPU; loads tensors and plain values only."""
-    return _read_checkpoint(saved, mmap=False)
-
-
-def peek_checkpoint(saved: Saved) -> dict[str, Any]:
-    """The same with its tensors still on the disk, to look at the plain values."""
-    return _read_checkpoint(saved, mmap=True)
-
-
-def _read_checkpoint(saved: Saved, *, mmap: bool) -> dict[str, Any]:
-    import torch
-
-    try:
-        state = torch.load(saved.file, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:
-        raise SalsaError(
-            f"{saved.file} cannot be read as a checkpoint ({str(error).split('. ')[0]}); delete it "
-            "to fall back to the one before"
-        ) from error
-    return dict(state)
-
-
-def drop_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a run that will not be continued."""
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-
-
-def check_same_settings(saved: Saved, stored: str, settings: Mapping[str, JSON]) -> None:
-    """Refuse to continue a run under other settings than those it began with.
-
-    Raises:
-        SalsaError: names every setting that differs, with both values.
-    """
-    if differing := _differences(json.loads(stored), settings):
-        raise SalsaError(
-            f"{saved.file} is of a run with other settings: {'; '.join(differing)}. "
-            "Resume with the same ones, or start again with --force"
-        )
-
-
-def check_same_inputs(saved: Saved, stored: str, inputs: Mapping[str, JSON]) -> None:
-    """Refuse to continue a run whose models or data have changed since it began.
-
-    Raises:
-        SalsaError: names every input that differs, with both descriptions.
-    """
-    if differing := _differences(json.loads(stored), inputs):
-        raise SalsaError(
-            f"{saved.file} is of a run with other inputs: {'; '.join(differing)}. "
-            "Resume with the same ones, or start again with --force"
-        )
-
-
 def finished(
     output: Path, name: str, config: Config, besides: Collection[str] = ()
 ) -> dict[str, Any] | None:
@@ -305,25 +198,6 @@ def keep_rows(path: Path, rows: int) -> None:
         draft = path.with_name(path.name + ".draft")
         draft.write_bytes(b"".join(line + b"\n" for line in kept))
         draft.replace(path)
-
-
-def terminate_like_interrupt() -> None:
-    """Make SIGTERM unwind the program, so that drafts are cleaned up."""
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        raise Terminated
-
-    signal.signal(signal.SIGTERM, stop)
-
-
-def _differences(before: Mapping[str, JSON], now: Mapping[str, JSON]) -> list[str]:
-    """Every entry that is not the same in two records, as JSON has it."""
-    now = json.loads(to_json(now))
-    return [
-        f"{name} was {before.get(name)}, is {now.get(name)}"
-        for name in sorted({*before, *now})
-        if before.get(name) != now.get(name)
-    ]
 
 
 def _empty(folder: Path) -> None:

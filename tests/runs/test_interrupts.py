@@ -7,10 +7,11 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from salsa_cli.runs.run_folder.signals import Terminated
 
-from salsa_cli import interrupts, runtime
-from salsa_cli.reports import Event, Note, silent
-from salsa_cli.runs import Terminated
+from salsa_cli import runtime
+from salsa_cli.runs.events import Event, Note, silent
+from salsa_cli.runs.run_folder import interrupts
 from salsa_cli.runtime import Runtime
 
 

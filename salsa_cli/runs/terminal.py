@@ -1,16 +1,10 @@
-"""Events of a running command, and where they go: a terminal, a log, a file of metrics.
-
-A command emits events and never asks who listens. Everything here goes to stderr or to a file:
-stdout belongs to the result.
-"""
+"""Events and results on a terminal, or as plain lines where there is none."""
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
@@ -29,121 +23,19 @@ from rich.progress import (
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from salsa_cli.errors import os_errors
-from salsa_cli.records import to_json
-
-Value = float | int | str | bool | None
-
-
-@dataclass(frozen=True)
-class Note:
-    """One line that a person should read once."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Warned:
-    """Something that is probably not as intended, and what to try."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Advanced:
-    """`done` of `total` units of a stage are finished; `figures` are its live numbers."""
-
-    stage: str
-    done: int
-    total: int
-    unit: str
-    figures: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One row of metrics."""
-
-    values: Mapping[str, object]
-
-
-@dataclass(frozen=True)
-class Said:
-    """A sample of what a model answers, as it said it."""
-
-    prompt: str
-    answer: str
-
-
-Event = Note | Warned | Advanced | Measured | Said
-Report = Callable[[Event], None]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows for a person; the first `names` columns are left-aligned, the numbers right-aligned."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    names: int = 1
-
-
-class Result(Protocol):
-    """What a command hands back."""
-
-    def record(self) -> Mapping[str, object]:
-        """The object that `--json` prints."""
-        ...
-
-    def summary(self) -> tuple[str, Table | None]:
-        """The same for a person: lines of text, and a table to stand above them."""
-        ...
-
-
-@dataclass(frozen=True)
-class DryRun:
-    """What a command would do, as facts by name; the result of `--dry-run`.
-
-    `table` stands above them for a person; `details` say the same and more for `--json`.
-    """
-
-    facts: Mapping[str, Value]
-    table: Table | None = None
-    details: Mapping[str, object] = field(default_factory=dict)
-
-    def record(self) -> Mapping[str, object]:
-        """The object that `--json` prints."""
-        facts = {_key(name): value for name, value in self.facts.items()}
-        return {"dry_run": True, **facts, **self.details}
-
-    def summary(self) -> tuple[str, Table | None]:
-        """One fact a line."""
-        return "\n".join(f"{name}: {value}" for name, value in self.facts.items()), self.table
-
-
-def silent(event: Event) -> None:
-    """Listens and says nothing."""
-
-
-def both(first: Report, second: Report) -> Report:
-    """Send every event to two listeners."""
-
-    def send(event: Event) -> None:
-        first(event)
-        second(event)
-
-    return send
-
-
-def metrics_file(path: Path) -> Report:
-    """Append every `Measured` row to a JSON Lines file, each line whole and flushed."""
-
-    def write(event: Event) -> None:
-        if isinstance(event, Measured):
-            with os_errors(path, "write"), path.open("a", encoding="utf-8") as file:
-                file.write(to_json(event.values) + "\n")
-
-    return write
+from salsa_cli.runs.events import (
+    Advanced,
+    Event,
+    Measured,
+    Note,
+    Report,
+    Result,
+    Said,
+    Table,
+    Warned,
+    silent,
+)
+from salsa_cli.text import amount, duration, figure, plain
 
 
 @contextmanager
@@ -331,46 +223,3 @@ def _rich_table(table: Table) -> RichTable:
     for row in table.rows:
         drawn.add_row(*(escape(cell) for cell in row))
     return drawn
-
-
-def plain(text: str, length: int) -> str:
-    """Foreign text in one line of at most `length` characters, without control codes."""
-    text = " ".join(text.split())
-    line = "".join(ch if ch.isprintable() else "\N{REPLACEMENT CHARACTER}" for ch in text)
-    return line if len(line) <= length else line[: length - 3] + "..."
-
-
-def amount(count: float, unit: str) -> str:
-    """A count of units; bytes as 13.5GB."""
-    if unit != "B":
-        return f"{count:,.0f}"
-    for suffix, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= factor:
-            return f"{count / factor:.3g}{suffix}"
-    return f"{count:.0f}B"
-
-
-def counted(count: int, noun: str) -> str:
-    """A number of things by their name: 1 pair, 700 pairs."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def figure(value: float) -> str:
-    """A number with three or four telling digits."""
-    if isinstance(value, int):
-        return f"{value:,}"
-    if 1000 <= abs(value) < 10**6:
-        return f"{value:,.0f}"
-    if value == 0 or 0.001 <= abs(value) < 1000:
-        return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
-    return f"{value:.3g}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for a person: 4.2 s, 3 min 20 s, 2 h 5 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"

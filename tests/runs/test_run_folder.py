@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from salsa_cli import runs
 from salsa_cli.errors import SalsaError, UsageError
+from salsa_cli.runs.run_folder import checkpoints, run_folder
 
 
 def test_a_draft_becomes_the_result_when_it_is_complete(tmp_path: Path) -> None:
     output = tmp_path / "deep" / "out"
-    with runs.draft(output, force=False) as folder:
+    with run_folder.draft(output, force=False) as folder:
         (folder / "a").write_text("1")
         assert not output.exists()
     assert [path.name for path in output.iterdir()] == ["a"]
@@ -22,7 +22,10 @@ def test_a_draft_becomes_the_result_when_it_is_complete(tmp_path: Path) -> None:
 
 
 def test_a_draft_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), runs.draft(tmp_path / "out", force=False) as folder:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        run_folder.draft(tmp_path / "out", force=False) as folder,
+    ):
         (folder / "a").write_text("1")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
@@ -32,7 +35,7 @@ def test_an_output_that_exists_is_kept(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with (
         pytest.raises(SalsaError, match="exists already; choose another -o, or replace"),
-        runs.draft(tmp_path / "out", force=False),
+        run_folder.draft(tmp_path / "out", force=False),
     ):
         raise AssertionError("the draft must not begin")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -43,10 +46,10 @@ def test_force_replaces_the_old_only_when_the_new_is_complete(tmp_path: Path) ->
     output.mkdir()
     for name in ("old", "salsa.json"):
         (output / name).write_text("")
-    with pytest.raises(RuntimeError), runs.draft(output, force=True):
+    with pytest.raises(RuntimeError), run_folder.draft(output, force=True):
         raise RuntimeError
     assert (output / "old").exists()
-    with runs.draft(output, force=True) as folder:
+    with run_folder.draft(output, force=True) as folder:
         (folder / "new").write_text("")
     assert [path.name for path in output.iterdir()] == ["new"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -55,18 +58,18 @@ def test_force_replaces_the_old_only_when_the_new_is_complete(tmp_path: Path) ->
 def test_force_does_not_replace_what_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("precious")
     with pytest.raises(SalsaError, match="is a link or a file"):
-        runs.check_output(tmp_path / "out", force=True)
+        run_folder.check_output(tmp_path / "out", force=True)
 
 
 def test_force_spares_what_salsa_did_not_make(tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.mkdir()
-    runs.check_output(output, force=True)  # an empty folder is no loss
+    run_folder.check_output(output, force=True)  # an empty folder is no loss
     (output / "notes.txt").write_text("mine")
     with pytest.raises(SalsaError, match="neither a model nor a result of salsa"):
-        runs.check_output(output, force=True)
+        run_folder.check_output(output, force=True)
     (output / "config.json").write_text("{}")
-    runs.check_output(output, force=True)
+    run_folder.check_output(output, force=True)
 
 
 def test_force_spares_what_the_run_reads(tmp_path: Path) -> None:
@@ -78,14 +81,14 @@ def test_force_spares_what_the_run_reads(tmp_path: Path) -> None:
     for output in (model, model.parent):
         for name in (model, tmp_path / "link"):
             with pytest.raises(SalsaError, match="which this run reads"):
-                runs.check_output(output, True, [name])
-    runs.check_output(model, True, [model.parent / "b", tmp_path])
+                run_folder.check_output(output, True, [name])
+    run_folder.check_output(model, True, [model.parent / "b", tmp_path])
 
 
 @pytest.mark.parametrize("name", [".", "..", "/"])
 def test_an_output_needs_a_name(name: str) -> None:
     with pytest.raises(UsageError, match="expected the name of a folder"):
-        runs.check_output(Path(name), force=True)
+        run_folder.check_output(Path(name), force=True)
 
 
 def test_a_folder_in_the_way_of_a_draft_is_spared(tmp_path: Path) -> None:
@@ -93,7 +96,7 @@ def test_a_folder_in_the_way_of_a_draft_is_spared(tmp_path: Path) -> None:
     (tmp_path / "out.partial" / "mine").touch()
     with (
         pytest.raises(SalsaError, match="is no draft of salsa"),
-        runs.draft(tmp_path / "out", force=True),
+        run_folder.draft(tmp_path / "out", force=True),
     ):
         pass
     assert (tmp_path / "out.partial" / "mine").exists()
@@ -104,18 +107,18 @@ def test_a_draft_is_locked_until_it_is_the_result(
 ) -> None:
     """A second process that comes while the first one sees its files to the disk."""
     refused: list[str] = []
-    sync = runs._sync
+    sync = run_folder._sync
 
     def intrude(folder: Path) -> None:
         sync(folder)
         try:
-            with runs.draft(tmp_path / "out", force=False):
+            with run_folder.draft(tmp_path / "out", force=False):
                 pass
         except SalsaError as error:
             refused.append(str(error))
 
-    monkeypatch.setattr(runs, "_sync", intrude)
-    with runs.draft(tmp_path / "out", force=False) as folder:
+    monkeypatch.setattr(run_folder, "_sync", intrude)
+    with run_folder.draft(tmp_path / "out", force=False) as folder:
         (folder / "whole").touch()
     assert refused == [f"{tmp_path / 'out.partial'} is in use by another salsa process"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["whole"]
@@ -126,24 +129,24 @@ def test_a_result_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None
     stale = tmp_path / "out.partial"
     stale.mkdir()
     with (stale / ".lock").open("w") as lock:
-        assert runs._is_at(lock, stale / ".lock")
+        assert run_folder._is_at(lock, stale / ".lock")
         stale.rename(tmp_path / "out")
-        assert not runs._is_at(lock, stale / ".lock")
+        assert not run_folder._is_at(lock, stale / ".lock")
 
 
 def test_an_output_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SalsaError, match="cannot be made"):
-        runs.check_output(tmp_path / "file" / "out", force=False)
+        run_folder.check_output(tmp_path / "file" / "out", force=False)
 
 
 def test_an_interrupted_run_is_kept_once_it_has_a_checkpoint(tmp_path: Path) -> None:
     output = tmp_path / "out"
 
     def interrupted(steps: int, resume: bool) -> None:
-        with runs.resumable(output, force=False, resume=resume) as folder:
+        with run_folder.resumable(output, force=False, resume=resume) as folder:
             for step in range(steps):
-                runs.save_checkpoint(folder, step + 1, {"w": torch.tensor([float(step)])})
+                checkpoints.save_checkpoint(folder, step + 1, {"w": torch.tensor([float(step)])})
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -152,32 +155,32 @@ def test_an_interrupted_run_is_kept_once_it_has_a_checkpoint(tmp_path: Path) -> 
 
     with pytest.raises(KeyboardInterrupt):
         interrupted(5, resume=False)
-    saved = runs.latest_checkpoint(runs.partial_folder(output))
+    saved = checkpoints.latest_checkpoint(run_folder.partial_folder(output))
     assert saved is not None and saved.step == 5
-    assert runs.load_checkpoint(saved)["w"].item() == 4.0
+    assert checkpoints.load_checkpoint(saved)["w"].item() == 4.0
     assert len(list(saved.file.parent.iterdir())) == 2  # the newest two are kept
 
     with pytest.raises(SalsaError, match="holds an unfinished run; continue it with --resume"):
         interrupted(0, resume=False)
-    with runs.resumable(output, force=False, resume=True) as folder:
-        assert runs.latest_checkpoint(folder) == saved
+    with run_folder.resumable(output, force=False, resume=True) as folder:
+        assert checkpoints.latest_checkpoint(folder) == saved
     assert (output / "checkpoints").is_dir()
-    assert not runs.partial_folder(output).exists()
+    assert not run_folder.partial_folder(output).exists()
 
 
 def test_force_starts_an_unfinished_run_again(tmp_path: Path) -> None:
-    folder = runs.partial_folder(tmp_path / "out")
-    runs.save_checkpoint(folder, 1, {})
+    folder = run_folder.partial_folder(tmp_path / "out")
+    checkpoints.save_checkpoint(folder, 1, {})
     (folder / ".lock").touch()  # every draft has one
-    with runs.resumable(tmp_path / "out", force=True, resume=False) as folder:
-        assert runs.latest_checkpoint(folder) is None
+    with run_folder.resumable(tmp_path / "out", force=True, resume=False) as folder:
+        assert checkpoints.latest_checkpoint(folder) is None
 
 
 def test_a_failure_after_progress_says_how_to_go_on(tmp_path: Path) -> None:
     def failing(steps: list[int], resume: bool) -> None:
-        with runs.resumable(tmp_path / "out", force=False, resume=resume) as folder:
+        with run_folder.resumable(tmp_path / "out", force=False, resume=resume) as folder:
             for step in steps:
-                runs.save_checkpoint(folder, step, {})
+                checkpoints.save_checkpoint(folder, step, {})
             raise SalsaError("the loss is not finite")
 
     with pytest.raises(SalsaError, match=r"not finite\n.* up to step 2; continue it with --resume"):
@@ -187,16 +190,16 @@ def test_a_failure_after_progress_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_is_cut_off_is_refused(tmp_path: Path) -> None:
-    runs.save_checkpoint(tmp_path, 3, {"w": torch.ones(1000)})
-    saved = runs.latest_checkpoint(tmp_path)
+    checkpoints.save_checkpoint(tmp_path, 3, {"w": torch.ones(1000)})
+    saved = checkpoints.latest_checkpoint(tmp_path)
     assert saved is not None
     saved.file.write_bytes(saved.file.read_bytes()[:500])
     with pytest.raises(SalsaError, match="cannot be read as a checkpoint"):
-        runs.load_checkpoint(saved)
+        checkpoints.load_checkpoint(saved)
 
 
 def _hold(output: Path, entered: object, leave: object) -> None:
-    with runs.draft(output, force=False):
+    with run_folder.draft(output, force=False):
         entered.set()  # type: ignore[attr-defined]
         leave.wait(30)  # type: ignore[attr-defined]
 
@@ -209,7 +212,7 @@ def test_two_processes_do_not_share_a_draft(tmp_path: Path) -> None:
     assert entered.wait(30)
     with (
         pytest.raises(SalsaError, match="in use by another salsa process"),
-        runs.draft(tmp_path / "out", force=False),
+        run_folder.draft(tmp_path / "out", force=False),
     ):
         raise AssertionError("the draft must not begin")
     leave.set()
@@ -218,30 +221,30 @@ def test_two_processes_do_not_share_a_draft(tmp_path: Path) -> None:
 
 
 def test_other_settings_are_named() -> None:
-    saved = runs.Saved(3, Path("000003.pt"))
+    saved = checkpoints.Saved(3, Path("000003.pt"))
     with pytest.raises(SalsaError, match=r"lr was 1, is 2; new was None, is \[1\]"):
-        runs.check_same_settings(
+        checkpoints.check_same_settings(
             saved, json.dumps({"lr": 1, "k": 0}), {"lr": 2, "k": 0, "new": [1]}
         )
-    runs.check_same_settings(saved, json.dumps({"a": [1, 2]}), {"a": [1, 2]})
+    checkpoints.check_same_settings(saved, json.dumps({"a": [1, 2]}), {"a": [1, 2]})
 
 
 def test_rows_beyond_the_checkpoint_are_cut(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     path.write_text("1\n2\n3\nhalf a li")
-    runs.keep_rows(path, 2)
+    run_folder.keep_rows(path, 2)
     assert path.read_text() == "1\n2\n"
 
 
 def test_a_checkpoint_that_does_not_fit_leaves_the_one_before_and_says_why(
     tmp_path: Path,
 ) -> None:
-    runs.save_checkpoint(tmp_path, 1, {"weights": torch.zeros(10)})
+    checkpoints.save_checkpoint(tmp_path, 1, {"weights": torch.zeros(10)})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # a disk that fills up
     try:
         with pytest.raises(SalsaError) as caught:
-            runs.save_checkpoint(tmp_path, 2, {"weights": torch.zeros(100_000)})
+            checkpoints.save_checkpoint(tmp_path, 2, {"weights": torch.zeros(100_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert str(caught.value).endswith("000002.pt: cannot write it: File too large")

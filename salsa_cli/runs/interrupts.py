@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from salsa_cli.reports import Note, Report
-from salsa_cli.runs import Terminated
+from salsa_cli.runs.events import Note, Report
+from salsa_cli.runs.signals import Terminated
 from salsa_cli.runtime import Runtime
 
 _KINDS = (None, KeyboardInterrupt, Terminated)

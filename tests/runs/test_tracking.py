@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from salsa_cli import tracking
 from salsa_cli.errors import SalsaError
 from salsa_cli.records import JSON
-from salsa_cli.reports import Event, Measured, Note, Warned, silent
-from salsa_cli.tracking import TrackedRun
+from salsa_cli.runs.events import Event, Measured, Note, Warned, silent
+from salsa_cli.runs.run_folder import tracking
+from salsa_cli.runs.tracking import TrackedRun
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:

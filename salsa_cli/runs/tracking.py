@@ -17,7 +17,7 @@ from accelerate.tracking import (
 
 from salsa_cli.errors import SalsaError, one_line
 from salsa_cli.records import JSON
-from salsa_cli.reports import Event, Measured, Report, Warned
+from salsa_cli.runs.events import Event, Measured, Report, Warned
 
 PACKAGES: Mapping[str, Sequence[str]] = {
     "tensorboard": ("tensorboard", "tensorboardX"),

@@ -1,0 +1,127 @@
+"""Events of a running command, and where they go: a terminal, a log, a file of metrics.
+
+A command emits events and never asks who listens. Everything here goes to stderr or to a file:
+stdout belongs to the result.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from salsa_cli.errors import os_errors
+from salsa_cli.records import to_json
+from salsa_cli.runs.terminal import _key
+
+Value = float | int | str | bool | None
+
+
+@dataclass(frozen=True)
+class Note:
+    """One line that a person should read once."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something that is probably not as intended, and what to try."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """`done` of `total` units of a stage are finished; `figures` are its live numbers."""
+
+    stage: str
+    done: int
+    total: int
+    unit: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row of metrics."""
+
+    values: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Said:
+    """A sample of what a model answers, as it said it."""
+
+    prompt: str
+    answer: str
+
+
+Event = Note | Warned | Advanced | Measured | Said
+Report = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows for a person; the first `names` columns are left-aligned, the numbers right-aligned."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    names: int = 1
+
+
+class Result(Protocol):
+    """What a command hands back."""
+
+    def record(self) -> Mapping[str, object]:
+        """The object that `--json` prints."""
+        ...
+
+    def summary(self) -> tuple[str, Table | None]:
+        """The same for a person: lines of text, and a table to stand above them."""
+        ...
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a command would do, as facts by name; the result of `--dry-run`.
+
+    `table` stands above them for a person; `details` say the same and more for `--json`.
+    """
+
+    facts: Mapping[str, Value]
+    table: Table | None = None
+    details: Mapping[str, object] = field(default_factory=dict)
+
+    def record(self) -> Mapping[str, object]:
+        """The object that `--json` prints."""
+        facts = {_key(name): value for name, value in self.facts.items()}
+        return {"dry_run": True, **facts, **self.details}
+
+    def summary(self) -> tuple[str, Table | None]:
+        """One fact a line."""
+        return "\n".join(f"{name}: {value}" for name, value in self.facts.items()), self.table
+
+
+def silent(event: Event) -> None:
+    """Listens and says nothing."""
+
+
+def both(first: Report, second: Report) -> Report:
+    """Send every event to two listeners."""
+
+    def send(event: Event) -> None:
+        first(event)
+        second(event)
+
+    return send
+
+
+def metrics_file(path: Path) -> Report:
+    """Append every `Measured` row to a JSON Lines file, each line whole and flushed."""
+
+    def write(event: Event) -> None:
+        if isinstance(event, Measured):
+            with os_errors(path, "write"), path.open("a", encoding="utf-8") as file:
+                file.write(to_json(event.values) + "\n")
+
+    return write

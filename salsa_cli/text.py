@@ -1,0 +1,44 @@
+"""Numbers, sizes and durations as people read them."""
+
+
+def plain(text: str, length: int) -> str:
+    """Foreign text in one line of at most `length` characters, without control codes."""
+    text = " ".join(text.split())
+    line = "".join(ch if ch.isprintable() else "\N{REPLACEMENT CHARACTER}" for ch in text)
+    return line if len(line) <= length else line[: length - 3] + "..."
+
+
+def amount(count: float, unit: str) -> str:
+    """A count of units; bytes as 13.5GB."""
+    if unit != "B":
+        return f"{count:,.0f}"
+    for suffix, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= factor:
+            return f"{count / factor:.3g}{suffix}"
+    return f"{count:.0f}B"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things by their name: 1 pair, 700 pairs."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def figure(value: float) -> str:
+    """A number with three or four telling digits."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    if 1000 <= abs(value) < 10**6:
+        return f"{value:,.0f}"
+    if value == 0 or 0.001 <= abs(value) < 1000:
+        return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    return f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a person: 4.2 s, 3 min 20 s, 2 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
