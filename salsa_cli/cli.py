@@ -11,13 +11,13 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from salsa_cli import processes
 from salsa_cli.config.base import Config, ParallelConfig
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.config.options import Manners, options
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.config.train_rm import TrainRMConfig
+from salsa_cli.devices import processes
 from salsa_cli.errors import SalsaError
 from salsa_cli.records import to_json
 from salsa_cli.runs import signals

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from salsa_cli import models, runtime
+from salsa_cli import models
 from salsa_cli.config.eval import EvalConfig
+from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.errors import UsageError
 from salsa_cli.evaluation import (
     answer_files,
@@ -41,7 +42,6 @@ from salsa_cli.maths import statistics
 from salsa_cli.records import read_json, to_json, write_json
 from salsa_cli.runs import checkpoints, run_folder
 from salsa_cli.runs.events import DryRun, Note, Report, Result
-from salsa_cli.runtime import Runtime
 
 LINE_POINTS, PLANE_POINTS = 11, 5
 MAX_INVALID = 0.05
@@ -66,9 +66,9 @@ def run(config: EvalConfig, report: Report) -> Result:
         config.output, force=config.force, resume=config.resume, kept=_kept
     ) as folder:
         begin(folder, plan, config)
-        device = runtime.start(config.device)
-        answered = answer(folder, plan, config, device, report)
-        scored, verdicts = judge(folder, plan, answered, config, device, report)
+        runtime = start_runtime(config.device)
+        answered = answer(folder, plan, config, runtime, report)
+        scored, verdicts = judge(folder, plan, answered, config, runtime, report)
         drawn = Resampling(config.seed, config.draws)
         rules = Rules(config.rule, config.failed, config.baseline)
         stored = [findings.as_stored(verdicts)]
@@ -78,7 +78,7 @@ def run(config: EvalConfig, report: Report) -> Result:
         most = MAX_INVALID if config.max_invalid is None else config.max_invalid
         failures.refuse(pairs, scores, most, "--resume asks for the missing ones again")
         texts = _texts(answered)
-        line, plane = landscapes(folder, plan, config, device, report)
+        line, plane = landscapes(folder, plan, config, runtime, report)
         result = EvalResult(
             output=str(config.output),
             prompts=len(plan.questions),
@@ -90,7 +90,7 @@ def run(config: EvalConfig, report: Report) -> Result:
             ratings=findings.ratings(compared, rules, drawn),
             controlled=_controlled(stored, texts, plan, config, drawn),
             agreements=trust.agreements(stored, drawn),
-            kl=distances(plan, answered, config, device, report),
+            kl=distances(plan, answered, config, runtime, report),
             line=line,
             plane=plane,
             seconds=time.monotonic() - began,
@@ -120,13 +120,13 @@ def begin(folder: Path, plan: Plan, config: EvalConfig) -> None:
 
 
 def answer(
-    folder: Path, plan: Plan, config: EvalConfig, device: Runtime, report: Report
+    folder: Path, plan: Plan, config: EvalConfig, runtime: Runtime, report: Report
 ) -> dict[str, Replies]:
     """The answers of every model, generated (into answers/NAME.jsonl) or given."""
     how = _generation(config)
     made = {
         name: answers.generate(
-            name, path, plan.questions, how, _answers_file(folder, name), device, report
+            name, path, plan.questions, how, _answers_file(folder, name), runtime, report
         )
         for name, path in plan.models.items()
     }
@@ -138,7 +138,7 @@ def judge(
     plan: Plan,
     answered: Mapping[str, Replies],
     config: EvalConfig,
-    device: Runtime,
+    runtime: Runtime,
     report: Report,
 ) -> tuple[list[Scored], list[Verdict]]:
     """What every judge says: scores of those that give some, and the verdicts of all."""
@@ -152,14 +152,14 @@ def judge(
                     plan.questions,
                     answered,
                     batch_size=config.batch_size,
-                    device=device,
+                    runtime=runtime,
                     report=report,
                 )
             )
             verdicts += scoring.verdicts(scored[-1])
         else:
             writer = plan.apis.get(spec.name) or LocalWriter(
-                spec.name, Path(spec.source), config.batch_size, device
+                spec.name, Path(spec.source), config.batch_size, runtime
             )
             verdicts += ask(writer, folder, plan, answered, config, report)
     return scored, verdicts
@@ -187,7 +187,7 @@ def ask(
 
 
 def landscapes(
-    folder: Path, plan: Plan, config: EvalConfig, device: Runtime, report: Report
+    folder: Path, plan: Plan, config: EvalConfig, runtime: Runtime, report: Report
 ) -> tuple[tuple[SoupRow, ...], tuple[SoupRow, ...]]:
     """The mean rewards of the soups on the line, and in the triangle."""
     scoring_judges = [judge for judge in plan.judges if judge.scores]
@@ -202,7 +202,7 @@ def landscapes(
             scoring_judges,
             _generation(config),
             folder / "soups.jsonl",
-            device,
+            runtime,
             report,
         )
         names = tuple(str(path) for path in paths)
@@ -218,17 +218,17 @@ def distances(
     plan: Plan,
     answered: Mapping[str, Replies],
     config: EvalConfig,
-    device: Runtime,
+    runtime: Runtime,
     report: Report,
 ) -> tuple[KLRow, ...]:
     """The KL of every model that was run here to every anchor."""
     rows = []
     for name, path in plan.models.items() if plan.anchors else ():
-        model = models.load_language_model(path, device.frozen_dtype, device.device)
+        model = models.load_language_model(path, runtime.frozen_dtype, runtime.device)
         for anchor, place in plan.anchors.items():
-            other = models.load_language_model(place, device.frozen_dtype, device.device)
+            other = models.load_language_model(place, runtime.frozen_dtype, runtime.device)
             sums = landscape.anchor_kl(
-                model, other, plan.questions, answered[name], _generation(config), device, report
+                model, other, plan.questions, answered[name], _generation(config), runtime, report
             )
             rows.append(KLRow(name, anchor, *_mean(sums, config), n=len(sums)))
     return tuple(rows)

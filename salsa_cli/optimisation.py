@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from salsa_cli import packing
+from salsa_cli.devices.runtime import Runtime
+from salsa_cli.devices.sharding import gathered, spread_like, whole
 from salsa_cli.errors import SalsaError
 from salsa_cli.models import trainable
 from salsa_cli.passes import Module
-from salsa_cli.runtime import Runtime
-from salsa_cli.sharding import gathered, spread_like, whole
 
 
 class Network(torch.nn.Module):

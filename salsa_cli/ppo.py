@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-from salsa_cli import compilation, data, models, runtime
+from salsa_cli import compilation, data, models
 from salsa_cli.config.options import record
 from salsa_cli.config.ppo import KL_HORIZON, PPOConfig
+from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.errors import during
 from salsa_cli.generation import choice
 from salsa_cli.maths import advantages as adv
@@ -56,7 +57,6 @@ from salsa_cli.runs.events import (
     silent,
 )
 from salsa_cli.runs.tracking import TrackedRun
-from salsa_cli.runtime import Runtime
 from salsa_cli.text import amount, duration, figure
 from salsa_cli.weights import folders
 
@@ -109,59 +109,59 @@ def run(config: PPOConfig, report: Report) -> Result:
         return PPOResult(**done)
     tracking.check(config.track)
     run_folder.check_output(config.output, config.force)
-    device = runtime.start(config.device, shard=config.shard)
-    with device.main_first():
+    runtime = start_runtime(config.device, shard=config.shard)
+    with runtime.main_first():
         config = preflight.continued(config)
-        preflight.check_processes(config, device)
-        choice.check(config.generator, device.device)
-        offload.check(config.offloaded, device.device)
+        preflight.check_processes(config, runtime)
+        choice.check(config.generator, runtime.device)
+        offload.check(config.offloaded, runtime.device)
         if config.compile:
-            compilation.check(device.device)
+            compilation.check(runtime.device)
         plan = preflight.prepare(config, report)
         run_folder.check_output(config.output, config.force, plan.read)
-        preflight.check_sharing(plan, config, sharded=device.sharding is not None)
-    config, needed = device.from_main(lambda: fit(config, plan, device, report))
+        preflight.check_sharing(plan, config, sharded=runtime.sharding is not None)
+    config, needed = runtime.from_main(lambda: fit(config, plan, runtime, report))
     if config.dry_run:
-        if config.resume and device.main:
+        if config.resume and runtime.main:
             preflight.checked_inputs(plan, config)
-        return _dry_run(config, plan, needed, device)
-    memory.check(needed, config, device.memory, on_cpu=device.device.type == "cpu")
+        return _dry_run(config, plan, needed, runtime)
+    memory.check(needed, config, runtime.memory, on_cpu=runtime.device.type == "cpu")
     if config.compile:
         report(Note("the first update compiles layers, which takes half a minute or more"))
-    server = device.from_main(lambda: preflight.reach(plan, config))
+    server = runtime.from_main(lambda: preflight.reach(plan, config))
     with (
-        device.held_by_main(
+        runtime.held_by_main(
             lambda: run_folder.resumable(config.output, force=config.force, resume=config.resume),
             run_folder.partial_folder(config.output),
         ) as folder,
-        device.together(),
+        runtime.together(),
     ):
-        inputs = device.from_main(lambda: preflight.checked_inputs(plan, config))
-        fresh = replace(actors.load(plan, config, device), server=server)
-        cast, state = begin(folder, plan, fresh, config, device, report)
+        inputs = runtime.from_main(lambda: preflight.checked_inputs(plan, config))
+        fresh = replace(actors.load(plan, config, runtime), server=server)
+        cast, state = begin(folder, plan, fresh, config, runtime, report)
         oversight = Oversight(folder / "metrics.jsonl", config, report)
         with (
             interrupts.held_back(report) as held,
-            device.held_by_main(
+            runtime.held_by_main(
                 lambda: _recording(config, folder, state.update, report), silent
             ) as listen,
         ):
             while state.update < config.updates:
                 with during(f"update {state.update + 1}"):
-                    metrics = improve(state, plan, cast, config, device, folder, oversight)
+                    metrics = improve(state, plan, cast, config, runtime, folder, oversight)
                 state = proceed(state, metrics, cast, config)
                 if state.update == 1:
                     _explain_anchors(plan, metrics, report)
                 listen(Measured(metrics.row()))
                 listen(Advanced("ppo", state.update, config.updates, "updates", _telling(metrics)))
                 oversight.see(metrics)
-                held.agree(device)
+                held.agree(runtime)
                 due = state.update % config.save_every == 0 or state.update == config.updates
                 if due or held.arrived or oversight.stops:
-                    actors.save(folder, state, inputs, cast, config, device)
+                    actors.save(folder, state, inputs, cast, config, runtime)
                     # Nobody leaves before the main process is done: the first ends the others.
-                    with device.main_first():
-                        if device.main:
+                    with runtime.main_first():
+                        if runtime.main:
                             ppo_report.write(folder, config.output.name)
                     held.obey()
                     oversight.obey()
@@ -172,21 +172,23 @@ def run(config: PPOConfig, report: Report) -> Result:
             save_policy(folder, plan, inputs, cast, config, result)
             return result
 
-        return device.from_main(conclude)
+        return runtime.from_main(conclude)
 
 
-def fit(config: PPOConfig, plan: Plan, device: Runtime, report: Report) -> tuple[PPOConfig, Demand]:
+def fit(
+    config: PPOConfig, plan: Plan, runtime: Runtime, report: Report
+) -> tuple[PPOConfig, Demand]:
     """Settle how many answers a pass takes, where the command line left it open."""
-    machine = Machine.of(device)
+    machine = Machine.of(runtime)
     if preflight.is_begun(config):
         return config, memory.demand(plan, config, machine)
-    fitting, needed = memory.fitted(plan, config, machine, device.memory)
+    fitting, needed = memory.fitted(plan, config, machine, runtime.memory)
     if fitting != config:
         report(
             Note(
                 f"{fitting.micro_batch_size} answers a forward pass (--micro-batch-size): a "
                 f"minibatch of {config.minibatch_size} would not fit into "
-                f"{amount(device.memory, 'B')}"
+                f"{amount(runtime.memory, 'B')}"
             )
         )
     return fitting, needed
@@ -197,28 +199,28 @@ def improve(
     plan: Plan,
     cast: Actors,
     config: PPOConfig,
-    device: Runtime,
+    runtime: Runtime,
     folder: Path,
     oversight: Oversight,
 ) -> UpdateMetrics:
     """One update: answers, rewards, advantages, several passes of optimisation."""
     update, clock = state.update, [time.perf_counter()]
-    actors.hand_over(folder, cast, device)
-    answered = experience.answer("rollout", update, config.seed, plan, cast, config, device)
+    actors.hand_over(folder, cast, runtime)
+    answered = experience.answer("rollout", update, config.seed, plan, cast, config, runtime)
     sampled = answered.sampled
     clock.append(time.perf_counter())
     with actors.present(cast, "reward", "watch"):
         judged = experience.judge(answered, cast, config)
     with actors.present(cast, "ref"), actors.passing(config):
-        rollout = experience.recall(sampled, judged.trained, cast, config, device)
+        rollout = experience.recall(sampled, judged.trained, cast, config, runtime)
     penalty = learning.penalties(rollout.logprobs, rollout.ref_logprobs, rollout.mask, config)
     targets = learning.aim(rollout, penalty, state.kl_coef, config)
     clock.append(time.perf_counter())
     anchored, end = {}, None
     if _measures_anchors(update, config):
         with actors.present(cast, "ref"):  # an anchor may be the reference's twin
-            anchored = dict(experience.measure_anchors(rollout, plan, cast, config, device))
-            end = experience.reference_end(sampled, cast, config, device)
+            anchored = dict(experience.measure_anchors(rollout, plan, cast, config, runtime))
+            end = experience.reference_end(sampled, cast, config, runtime)
     kl_sums = experience.kl_sums(rollout)
     spread = float(judged.trained.std(unbiased=False))
     apart = experience.mismatch(rollout)
@@ -226,10 +228,10 @@ def improve(
         oversight.forewarn(float(kl_sums.mean()), end, spread)
     clock.append(time.perf_counter())
     with actors.learning(cast, config):
-        learned = learning.learn(update, rollout, targets, state.kl_coef, cast, config, device)
+        learned = learning.learn(update, rollout, targets, state.kl_coef, cast, config, runtime)
     clock.append(time.perf_counter())
     penalty_sums = kl.per_answer(penalty, rollout.mask)
-    if device.main:
+    if runtime.main:
         _write_samples(folder, update, answered, judged.trained, kl_sums)
     prompt = ppo_report.prompt_text(data.plain(answered.prompts[0]))
     oversight.hear(prompt, answered.answers[0].text)
@@ -271,15 +273,15 @@ def begin(
     plan: Plan,
     fresh: Actors,
     config: PPOConfig,
-    device: Runtime,
+    runtime: Runtime,
     report: Report,
 ) -> tuple[Actors, State]:
     """Take over the newest checkpoint of the folder, or start with the rewards' scale."""
     saved = checkpoints.latest_checkpoint(folder)
     if saved is not None:
         continued = actors.restore(saved, fresh, config)
-        with device.main_first():
-            if device.main:
+        with runtime.main_first():
+            if runtime.main:
                 run_folder.keep_rows(folder / "metrics.jsonl", saved.step)
                 run_folder.keep_rows(folder / "samples.jsonl", saved.step * SAMPLES)
         report(Note(f"resumed after update {saved.step}"))
@@ -287,8 +289,8 @@ def begin(
     if config.resume:
         report(Note("there is no checkpoint to resume from: the run starts at the beginning"))
     if config.normalize_reward:
-        actors.hand_over(folder, fresh, device)
-        fresh = replace(fresh, reward=experience.calibrate(plan, fresh, config, device))
+        actors.hand_over(folder, fresh, runtime)
+        fresh = replace(fresh, reward=experience.calibrate(plan, fresh, config, runtime))
     return fresh, State(0, config.kl_coef)
 
 
@@ -387,8 +389,8 @@ def _write_samples(
             file.write(to_json(row) + "\n")
 
 
-def _dry_run(config: PPOConfig, plan: Plan, needed: Demand, device: Runtime) -> DryRun:
-    each = ", for each process" if device.processes > 1 else ""
+def _dry_run(config: PPOConfig, plan: Plan, needed: Demand, runtime: Runtime) -> DryRun:
+    each = ", for each process" if runtime.processes > 1 else ""
     facts: dict[str, Value] = {
         "policy": str(plan.policy),
         "reference": ", ".join(one.name for one in plan.references),
@@ -401,11 +403,11 @@ def _dry_run(config: PPOConfig, plan: Plan, needed: Demand, device: Runtime) -> 
         "answers in a forward pass": config.forward_size,
         "optimiser steps": config.updates * config.epochs * config.minibatches,
         f"memory at the peak{each}": f"{amount(needed.peak, 'B')} ({needed.busiest})",
-        f"memory of the device{each}": amount(device.memory, "B"),
+        f"memory of the device{each}": amount(runtime.memory, "B"),
         "disk": amount(preflight.disk(plan, config), "B"),
         "disk free": amount(folders.free_space(config.output), "B"),
     }
-    details = {"memory": {**needed.record(), "available": device.memory}}
+    details = {"memory": {**needed.record(), "available": runtime.memory}}
     return DryRun(facts, needed.table(), details)
 
 

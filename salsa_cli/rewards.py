@@ -16,11 +16,11 @@ import torch
 from salsa_cli import backbones, data, models
 from salsa_cli.backbones import Source
 from salsa_cli.data import Prompt
+from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.maths import ensembles, statistics
 from salsa_cli.models import RewardModel
 from salsa_cli.passes import Module
-from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import Answer
 from salsa_cli.weights import folders
 

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from salsa_cli import passes
+from salsa_cli.devices.runtime import Runtime
 from salsa_cli.generation.choice import choose
 from salsa_cli.generation.vllm import Server
 from salsa_cli.maths import categorical
 from salsa_cli.models import LanguageModel
 from salsa_cli.passes import Module
-from salsa_cli.runtime import Runtime
 from salsa_cli.sequences import Sequences
 from salsa_cli.tokens import Answer, Tokens, answer_text, pad_left
 

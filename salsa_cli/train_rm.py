@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from salsa_cli import data, lora, models, rewards, runtime
+from salsa_cli import data, lora, models, rewards
 from salsa_cli.config.options import record
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.data import stable_seed
+from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.errors import SalsaError, os_errors
 from salsa_cli.lora import Adapters
 from salsa_cli.models import RewardModel
@@ -32,7 +33,6 @@ from salsa_cli.rewards import Scale
 from salsa_cli.runs import checkpoints, run_folder, tracking
 from salsa_cli.runs.events import DryRun, Note, Report, Result, both, metrics_file, silent
 from salsa_cli.runs.tracking import TrackedRun
-from salsa_cli.runtime import Runtime
 from salsa_cli.text import amount, duration
 from salsa_cli.tokens import padding_token
 from salsa_cli.weights import folders
@@ -64,35 +64,35 @@ def run(config: TrainRMConfig, report: Report) -> Result:
         return TrainRMResult.restored(done)
     tracking.check(config.track)
     run_folder.check_output(config.output, config.force)
-    device = runtime.start(config.device, shard=config.shard)
-    with device.main_first():
+    runtime = start_runtime(config.device, shard=config.shard)
+    with runtime.main_first():
         plan = prepare(config, report)
         run_folder.check_output(config.output, config.force, (plan.model,))
-    spread = device.processes if device.sharding is not None else 1
-    width = device.frozen_dtype.itemsize
+    spread = runtime.processes if runtime.sharding is not None else 1
+    width = runtime.frozen_dtype.itemsize
     parts = forecast.memory(plan.model, plan.training, config, width, spread)
     if config.dry_run:
-        return _dry_run(config, plan, parts, device)
-    forecast.check_memory(parts, device.memory)
-    inputs = device.from_main(lambda: _inputs(config, plan))
+        return _dry_run(config, plan, parts, runtime)
+    forecast.check_memory(parts, runtime.memory)
+    inputs = runtime.from_main(lambda: _inputs(config, plan))
     with (
-        device.held_by_main(
+        runtime.held_by_main(
             lambda: run_folder.resumable(config.output, force=config.force, resume=config.resume),
             run_folder.partial_folder(config.output),
         ) as folder,
-        device.together(),
+        runtime.together(),
     ):
         steps = fitting.step_count(plan.training, config)
-        begun = fitting.restore(folder, steps, config, device, report)
+        begun = fitting.restore(folder, steps, config, runtime, report)
         told = TrackedRun("salsa-train-rm", config.output.name, record(config), begun.rows(steps))
-        with device.held_by_main(
+        with runtime.held_by_main(
             lambda: tracking.tracking(config.track, folder, told, report), silent
         ) as track:
             for member in fitting.members(config)[begun.member :]:
-                train(member, begun, plan, config, device, folder, both(report, track))
+                train(member, begun, plan, config, runtime, folder, both(report, track))
                 # All of the member is written: a run resumed from here starts the next one.
                 begun = Begun(member.number + 1)
-                fitting.save(folder, begun, steps, config, device)
+                fitting.save(folder, begun, steps, config, runtime)
 
         def conclude() -> TrainRMResult:
             found = evaluate(config, plan, folder)
@@ -100,7 +100,7 @@ def run(config: TrainRMConfig, report: Report) -> Result:
             write(folder, inputs, plan, found, config, result)
             return result
 
-        return device.from_main(conclude)
+        return runtime.from_main(conclude)
 
 
 def prepare(config: TrainRMConfig, report: Report) -> Plan:
@@ -130,20 +130,20 @@ def train(
     begun: Begun,
     plan: Plan,
     config: TrainRMConfig,
-    device: Runtime,
+    runtime: Runtime,
     folder: Path,
     report: Report,
 ) -> None:
     """Train one model from where `begun` says, score the held-out pairs, and write it."""
-    reward = models.new_reward_model(plan.model, device.device, member.seed, config.pad_token)
+    reward = models.new_reward_model(plan.model, runtime.device, member.seed, config.pad_token)
     adapted = _prepare_training(reward, member, config)
-    listen = both(report, metrics_file(folder / fitting.METRICS)) if device.main else silent
-    fitting.fit(reward, plan.training, member, begun, config, device, folder, listen)
+    listen = both(report, metrics_file(folder / fitting.METRICS)) if runtime.main else silent
+    fitting.fit(reward, plan.training, member, begun, config, runtime, folder, listen)
     if adapted is not None and config.lora_save == "merged":
         adapted.merge()
-    scores = fitting.score_all(reward, plan.held_out, "evaluation", config, device, report)
-    scale = measure_scale(reward, plan, scores, config, device, report)
-    device.from_main(lambda: write_member(member, reward, scores, scale, plan, config, folder))
+    scores = fitting.score_all(reward, plan.held_out, "evaluation", config, runtime, report)
+    scale = measure_scale(reward, plan, scores, config, runtime, report)
+    runtime.from_main(lambda: write_member(member, reward, scores, scale, plan, config, folder))
 
 
 def write_member(
@@ -181,14 +181,14 @@ def measure_scale(
     plan: Plan,
     scores: PairScores,
     config: TrainRMConfig,
-    device: Runtime,
+    runtime: Runtime,
     report: Report,
 ) -> Scale:
     """Mean and spread of the scores of answers, held-out ones first, training ones if few."""
     missing = plan.training[: max(0, REFERENCE_PAIRS - len(plan.held_out))]
     if not missing:
         return held_out.scale_of(scores)
-    more = fitting.score_all(reward, missing, "normalisation", config, device, report)
+    more = fitting.score_all(reward, missing, "normalisation", config, runtime, report)
     return held_out.scale_of(scores, more)
 
 
@@ -279,15 +279,15 @@ def _result(config: TrainRMConfig, plan: Plan, found: Found, seconds: float) -> 
 
 
 def _dry_run(
-    config: TrainRMConfig, plan: Plan, parts: Mapping[str, int], device: Runtime
+    config: TrainRMConfig, plan: Plan, parts: Mapping[str, int], runtime: Runtime
 ) -> DryRun:
     """What would be done; the time is measured on the model itself, where it fits."""
     steps = fitting.step_count(plan.training, config)
     took = "unknown, since it does not fit into memory"
-    if sum(parts.values()) <= device.memory:
-        reward = models.new_reward_model(plan.model, device.device, config.seed, config.pad_token)
+    if sum(parts.values()) <= runtime.memory:
+        reward = models.new_reward_model(plan.model, runtime.device, config.seed, config.pad_token)
         _prepare_training(reward, fitting.members(config)[0], config)
-        pace = forecast.seconds_per_pair(reward, plan.training, config, device)
+        pace = forecast.seconds_per_pair(reward, plan.training, config, runtime)
         took = duration(pace * len(plan.training) * config.epochs * config.ensemble)
     return DryRun(
         {
@@ -301,7 +301,7 @@ def _dry_run(
             "time of training, about": took,
             **{f"memory of {name}": amount(size, "B") for name, size in parts.items()},
             "memory in all": amount(sum(parts.values()), "B"),
-            "memory of the device": amount(device.memory, "B"),
+            "memory of the device": amount(runtime.memory, "B"),
             "disk": amount(forecast.disk(plan.model, config), "B"),
             "disk free": amount(folders.free_space(config.output), "B"),
         }

@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from salsa_cli import ppo, processes, train_rm
+from salsa_cli import ppo, train_rm
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.config.train_rm import TrainRMConfig
+from salsa_cli.devices import processes
+from salsa_cli.devices.runtime import Runtime
 from salsa_cli.runs.events import silent
-from salsa_cli.runtime import Runtime
 
 
 def ppo_config(folder: Path, output: Path, **changes: Any) -> PPOConfig:

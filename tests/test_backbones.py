@@ -14,9 +14,10 @@ import tiny
 import torch
 from test_adapters import DOWN, PREFIX, K, Q, save_adapter
 
-from salsa_cli import assembly, backbones, models, rewards, runtime, soup
+from salsa_cli import assembly, backbones, models, rewards, soup
 from salsa_cli.backbones import Backbones
 from salsa_cli.config.soup import SoupConfig
+from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.runs.events import Event, Warned, silent
 from salsa_cli.weights import folders
@@ -265,7 +266,7 @@ def test_an_ensemble_may_be_of_adapters(adapted: AdapterWorld, tmp_path: Path) -
     for number in (0, 1):
         shutil.copytree(adapted.rm, tmp_path / "rms" / str(number))
     assert len(folders.members(tmp_path / "rms")) == 2
-    scorer = rewards.load(rewards.resolve(str(tmp_path / "rms")), runtime.start("cpu"))
+    scorer = rewards.load(rewards.resolve(str(tmp_path / "rms")), start_runtime("cpu"))
     assert isinstance(scorer, rewards.MeanScorer)
 
 

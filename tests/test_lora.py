@@ -13,9 +13,10 @@ from conftest import World
 from test_ppo import configure as ppo_config
 from transformers import AutoModelForSequenceClassification
 
-from salsa_cli import evaluate, lora, models, ppo, rewards, runtime, train_rm
+from salsa_cli import evaluate, lora, models, ppo, rewards, train_rm
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.config.train_rm import TrainRMConfig
+from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.models import RewardModel
 from salsa_cli.passes import last_scores
@@ -25,7 +26,7 @@ from salsa_cli.reward_models.pairs import EncodedPair
 from salsa_cli.runs.events import silent
 from salsa_cli.tokens import Answer
 
-DEVICE = runtime.start("cpu")
+DEVICE = start_runtime("cpu")
 ROWS = [[4, 6, 9, 2], [5, 2], [7, 8, 10, 11, 12, 2]]
 PAIRS = (EncodedPair("p", (4, 6, 9, 2), (4, 7, 2)), EncodedPair("q", (7, 8, 10, 11, 12), (7, 2)))
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from salsa_cli import optimisation, runtime
+from salsa_cli import optimisation
+from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.optimisation import Learner
 
@@ -18,7 +19,7 @@ def learner(max_grad_norm: float = 1e9) -> tuple[Learner, torch.nn.Linear]:
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 1, bias=False).double()
     return Learner(
-        "policy", model, torch.nn.Module.__call__, RATE, max_grad_norm, runtime.start("cpu")
+        "policy", model, torch.nn.Module.__call__, RATE, max_grad_norm, start_runtime("cpu")
     ), model
 
 
@@ -83,7 +84,7 @@ def wide(optimiser: str) -> tuple[Learner, torch.nn.Linear]:
     """Weights enough for 8 bits: less than 4,096 stay in float32."""
     torch.manual_seed(0)
     model = torch.nn.Linear(64, 128, bias=False)
-    made = Learner("policy", model, lambda m, x: m(x), 1e-3, 1e9, runtime.start("cpu"), optimiser)
+    made = Learner("policy", model, lambda m, x: m(x), 1e-3, 1e9, start_runtime("cpu"), optimiser)
     return made, model
 
 

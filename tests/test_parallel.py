@@ -16,8 +16,9 @@ import torch
 from parallel_runs import ppo_config, rm_config
 from safetensors.torch import load_file
 
-from salsa_cli import ppo, processes, train_rm
+from salsa_cli import ppo, train_rm
 from salsa_cli.config.base import Config, declared
+from salsa_cli.devices import processes
 from salsa_cli.records import read_rows
 from salsa_cli.runs.events import silent
 from salsa_cli.runs.tracking import flat

@@ -13,8 +13,9 @@ import transformers
 from conftest import World
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from salsa_cli import data, models, ppo, rollouts, runtime
+from salsa_cli import data, models, ppo, rollouts
 from salsa_cli.config.ppo import PPOConfig
+from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.records import read_rows
 from salsa_cli.rl import actors, batching, experience, learning, preflight
@@ -380,7 +381,7 @@ def test_targets_are_those_of_a_naive_restatement(world: World) -> None:
     """Rewards, GAE, returns and whitening of a real rollout, in float64 loops."""
     config = configure(world, Path("unused"), kl_coef=0.3, gamma=0.9, lam=0.7, temperature=0.8)
     plan = preflight.prepare(config, silent)
-    cpu = runtime.start("cpu")
+    cpu = start_runtime("cpu")
     made = actors.load(plan, config, cpu)
     indices = data.batch_indices(len(plan.prompts), 8, 0, 0)
     sampled = rollouts.sample(

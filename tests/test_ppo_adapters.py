@@ -19,13 +19,13 @@ from salsa_cli import backbones, lora, models, ppo, soup
 from salsa_cli.backbones import Backbones
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.config.soup import SoupConfig
+from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.records import read_rows
 from salsa_cli.rl import actors
 from salsa_cli.rl.actors import Actors
 from salsa_cli.runs.events import Event, Measured, Note, silent
 from salsa_cli.runs.run_folder import checkpoints, run_folder
-from salsa_cli.runtime import Runtime
 
 
 @pytest.fixture(scope="module")

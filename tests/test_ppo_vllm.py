@@ -21,7 +21,9 @@ from test_parallel import same_metrics
 from test_ppo import configure, rows_without_time, run, stopping_at
 from test_ppo_adapters import adapted as adapted
 
-from salsa_cli import assembly, lora, models, ppo, processes, runtime
+from salsa_cli import assembly, lora, models, ppo
+from salsa_cli.devices import processes
+from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.rl import preflight
 from salsa_cli.rl.metrics import UpdateMetrics
@@ -296,7 +298,7 @@ def test_the_settings_of_the_server(world: World, tmp_path: Path) -> None:
 def test_processes_of_several_machines_are_refused(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cpu = runtime.start("cpu")
+    cpu = start_runtime("cpu")
     monkeypatch.setattr(type(cpu), "processes", 4)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="takes processes of one machine; 2 of the 4 are on this"):

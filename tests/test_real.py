@@ -21,11 +21,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from salsa_cli import evaluate, models, ppo, rollouts, runtime, soup, tokens, train_rm
+from salsa_cli import evaluate, models, ppo, rollouts, soup, tokens, train_rm
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.config.train_rm import TrainRMConfig
+from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.records import read_rows
 from salsa_cli.runs.events import silent
 
@@ -78,7 +79,7 @@ def fine_tune(model: Path, data: Path, seed: int, output: Path) -> Path:
 def label(sft: Path, prompts: list[str], output: Path) -> Path:
     """Two sampled answers a prompt, in the order that the gold reward gives them."""
     gold = example("gold")
-    cpu = runtime.start("cpu")
+    cpu = start_runtime("cpu")
     policy = models.load_language_model(sft, torch.float32, cpu.device)
     rows = []
     for start in range(0, 2000, 100):

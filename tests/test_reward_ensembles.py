@@ -9,11 +9,12 @@ import torch
 from conftest import World
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from salsa_cli import evaluate, ppo, rewards, runtime, soup, train_rm
+from salsa_cli import evaluate, ppo, rewards, soup, train_rm
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.config.train_rm import TrainRMConfig
+from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.records import read_json, read_rows
 from salsa_cli.reward_models import appraise
@@ -21,7 +22,7 @@ from salsa_cli.runs.events import Event, Note, Warned, silent
 from salsa_cli.tokens import Answer
 from salsa_cli.weights import folders
 
-DEVICE = runtime.start("cpu")
+DEVICE = start_runtime("cpu")
 
 
 @pytest.fixture(scope="module")

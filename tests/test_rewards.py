@@ -12,7 +12,8 @@ import torch
 from conftest import World
 from test_references import configure, rows_of
 
-from salsa_cli import rewards, runtime
+from salsa_cli import rewards
+from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.maths import ensembles
 from salsa_cli.rewards import Ensemble, Scale
@@ -139,7 +140,7 @@ def test_a_reward_model_reads_the_text_with_its_own_tokens(world: World, tmp_pat
 def test_a_function_that_fails_is_named(tmp_path: Path, body: str, words: str) -> None:
     name = functions(tmp_path, bad=body)["bad"]
     with pytest.raises(SalsaError) as caught:
-        rewards.load(name, runtime.start("cpu")).score(["p"], [Answer("a")])
+        rewards.load(name, start_runtime("cpu")).score(["p"], [Answer("a")])
     assert words in str(caught.value) and "taste.py:bad" in str(caught.value)
 
 
@@ -150,7 +151,7 @@ def test_what_a_function_prints_stays_off_stdout(
     file = tmp_path / "loud.py"
     file.write_text("print('hello')\ndef score(p, a):\n    print(a)\n    return [0.0] * len(a)\n")
     name = rewards.resolve(f"{file}:score")
-    rewards.load(name, runtime.start("cpu")).score(["the"], [Answer("cat", True)])
+    rewards.load(name, start_runtime("cpu")).score(["the"], [Answer("cat", True)])
     said = capfd.readouterr()
     assert said.out == "" and "hello" in said.err and "['cat']" in said.err
 

@@ -9,17 +9,17 @@ import torch
 from conftest import World
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from salsa_cli import models, rollouts, runtime
+from salsa_cli import models, rollouts
+from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.models import LanguageModel
 from salsa_cli.rollouts import Sampled
-from salsa_cli.runtime import Runtime
 
 PROMPTS = [[4, 6, 9], [5], [7, 8], [4, 7, 10, 11, 12], [6, 6], [13]]
 
 
 @pytest.fixture(scope="module")
 def cpu() -> Runtime:
-    return runtime.start("cpu")
+    return start_runtime("cpu")
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from salsa_cli import models, train_rm
 from salsa_cli.config.train_rm import TrainRMConfig
+from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.records import read_rows
 from salsa_cli.runs.events import Event, Measured, Warned, silent
 from salsa_cli.runs.run_folder import checkpoints, run_folder
-from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import Answer
 
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from salsa_cli import models, rollouts
+from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation import answer_files
 from salsa_cli.evaluation.answer_files import Replies, Reply
 from salsa_cli.evaluation.benchmarks import Question
 from salsa_cli.models import LanguageModel
 from salsa_cli.runs.events import Advanced, Report, Warned
-from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import prompt_ids, template_warning
 
 

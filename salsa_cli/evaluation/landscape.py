@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from salsa_cli import models, passes, rewards
+from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation import answer_files, answers
 from salsa_cli.evaluation.answer_files import Replies, Reply
@@ -22,7 +23,6 @@ from salsa_cli.maths import averaging, kl
 from salsa_cli.models import LanguageModel
 from salsa_cli.rewards import Scorer
 from salsa_cli.runs.events import Advanced, Report
-from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import Tokens, pad_left, pad_right
 from salsa_cli.weights import compatibility, weight_files
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from salsa_cli import assembly, data, models, rewards, runtime
+from salsa_cli import assembly, data, models, rewards
 from salsa_cli.config.train_rm import TrainRMConfig
+from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.errors import SalsaError, os_errors
 from salsa_cli.records import JSON, read_json, write_json, write_text
 from salsa_cli.reward_models import fitting, held_out, reward_data, reward_pages
@@ -22,7 +23,6 @@ from salsa_cli.reward_models.reward_pages import Appraised
 from salsa_cli.rewards import Scale
 from salsa_cli.runs import run_folder
 from salsa_cli.runs.events import DryRun, Note, Report, Result, Warned
-from salsa_cli.runtime import Runtime
 from salsa_cli.text import counted
 from salsa_cli.weights import folders, weight_files
 
@@ -56,8 +56,8 @@ def run(config: TrainRMConfig, report: Report) -> Result:
     if config.dry_run:
         return _dry_run(plan)
     with run_folder.draft(config.output, force=config.force) as folder:
-        device = runtime.start(config.device)
-        scores = [score(one, plan, config, device, report) for one in plan.models]
+        runtime = start_runtime(config.device)
+        scores = [score(one, plan, config, runtime, report) for one in plan.models]
         measured = tuple(held_out.scale_of(one) for one in scores)
         stored = [rewards.stored_scale(one) for one in plan.models]
         scales = measured if config.store_scale else [one or Scale(0.0, 1.0) for one in stored]
@@ -109,12 +109,12 @@ def prepare(config: TrainRMConfig, report: Report) -> Plan:
 
 
 def score(
-    folder: Path, plan: Plan, config: TrainRMConfig, device: Runtime, report: Report
+    folder: Path, plan: Plan, config: TrainRMConfig, runtime: Runtime, report: Report
 ) -> PairScores:
     """Raw scores of all pairs by one model."""
-    reward = models.load_reward_model(folder, device.frozen_dtype, device.device)
+    reward = models.load_reward_model(folder, runtime.frozen_dtype, runtime.device)
     stage = "evaluation" if len(plan.models) == 1 else f"evaluation by {folder.name}"
-    return fitting.score_all(reward, plan.pairs, stage, config, device, report)
+    return fitting.score_all(reward, plan.pairs, stage, config, runtime, report)
 
 
 def write(

@@ -13,6 +13,7 @@ from salsa_cli import optimisation, passes
 from salsa_cli.config.options import record
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.data import stable_seed
+from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.maths import preference
 from salsa_cli.models import RewardModel
@@ -23,7 +24,6 @@ from salsa_cli.reward_models.assessment import PairScores
 from salsa_cli.reward_models.pairs import EncodedPair
 from salsa_cli.runs import checkpoints, interrupts, run_folder
 from salsa_cli.runs.events import Advanced, Measured, Note, Report
-from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import Tokens, pad_right
 
 METRICS = "metrics.jsonl"
@@ -70,7 +70,7 @@ def fit(
     member: Member,
     begun: Begun,
     config: TrainRMConfig,
-    device: Runtime,
+    runtime: Runtime,
     folder: Path,
     report: Report,
 ) -> None:
@@ -81,7 +81,7 @@ def fit(
         passes.last_scores,
         config.learning_rate,
         config.max_grad_norm,
-        device,
+        runtime,
     )
     if begun.learner is not None:
         learner.restore(begun.learner)
@@ -90,17 +90,17 @@ def fit(
     with interrupts.held_back(report) as held:
         for step, batch in _batches(training, member, begun.step, config):
             began = time.perf_counter()
-            row = learn(reward, learner.network, batch, step, config, device)
+            row = learn(reward, learner.network, batch, step, config, runtime)
             share = optimisation.warmed_up(step, steps, config.warmup, schedule=config.schedule)
             norm = learner.step(share)
             spent = time.perf_counter() - began
             values = {**row, "grad_norm": norm, "learning_rate": share * config.learning_rate}
             listen(step + 1, steps, values, len(batch), spent)
-            held.agree(device)
+            held.agree(runtime)
             due = (step + 1) % config.save_every == 0 or step + 1 == steps
             if due or held.arrived:
                 begun = Begun(member.number, step + 1, learner.state())
-                save(folder, begun, steps, config, device)
+                save(folder, begun, steps, config, runtime)
                 held.obey()
     learner.follow(torch.float32)
 
@@ -111,7 +111,7 @@ def learn(
     batch: Sequence[EncodedPair],
     step: int,
     config: TrainRMConfig,
-    device: Runtime,
+    runtime: Runtime,
 ) -> dict[str, float]:
     """Gather the gradient of one batch, the mean over its pairs; returns what it measured.
 
@@ -120,19 +120,19 @@ def learn(
     Raises:
         SalsaError: a score is NaN or infinite; names the rows.
     """
-    found, padded = torch.empty(0, 2, device=device.device), 0
+    found, padded = torch.empty(0, 2, device=runtime.device), 0
     places: list[int] = []
-    for part in _passes(batch, config, device):
+    for part in _passes(batch, config, runtime):
         # Every process makes as many passes as the others, if need be one that counts nothing.
         given = [batch[place] for place in part] or batch[:1]
-        chosen, rejected = score(reward, network, given, device)
+        chosen, rejected = score(reward, network, given, runtime)
         losses = _losses(chosen, rejected, given, config)
         torch.autograd.backward(losses.sum() * (len(part) / len(given)) / len(batch))
         if part:
             found = torch.cat([found, torch.stack([chosen, rejected], dim=1).detach()])
             places += part
             padded += 2 * len(part) * max(pair.length for pair in given)
-    scores = device.whole(found, torch.tensor(places, dtype=torch.long), len(batch))
+    scores = runtime.whole(found, torch.tensor(places, dtype=torch.long), len(batch))
     chosen, rejected = scores.unbind(1)
     losses = _losses(chosen, rejected, batch, config)
     _check_finite(losses, batch, step, config)
@@ -146,17 +146,17 @@ def learn(
     return {
         **{name: float(values.double().mean()) for name, values in measured.items()},
         "tokens": tokens,
-        "padding": 1 - tokens / int(device.total(torch.tensor(padded, device=device.device))),
+        "padding": 1 - tokens / int(runtime.total(torch.tensor(padded, device=runtime.device))),
     }
 
 
 def score(
-    reward: RewardModel, network: Scoring, batch: Sequence[EncodedPair], device: Runtime
+    reward: RewardModel, network: Scoring, batch: Sequence[EncodedPair], runtime: Runtime
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Raw scores `[B]` in float32 of the better and the worse answers, in one forward pass."""
     rows = [pair.chosen for pair in batch] + [pair.rejected for pair in batch]
-    with device.autocast():
-        scores = network(pad_right(rows, reward.pad_id).to(device.device))
+    with runtime.autocast():
+        scores = network(pad_right(rows, reward.pad_id).to(runtime.device))
     chosen, rejected = torch.split(scores, len(batch))
     return chosen, rejected
 
@@ -167,7 +167,7 @@ def score_all(
     given: Sequence[EncodedPair],
     stage: str,
     config: TrainRMConfig,
-    device: Runtime,
+    runtime: Runtime,
     report: Report,
 ) -> PairScores:
     """Raw scores of many pairs, in their order.
@@ -175,18 +175,18 @@ def score_all(
     Raises:
         SalsaError: a score is NaN or infinite; names the rows.
     """
-    mine = device.part(torch.arange(len(given))).tolist()
+    mine = runtime.part(torch.arange(len(given))).tolist()
     plain = partial(passes.last_scores, reward.model)
     found = torch.empty(0, 2, dtype=torch.float64)
     places: list[int] = []
     for order, part in pairs.sorted_batches([given[place] for place in mine], config.forward_size):
-        both = torch.stack(score(reward, plain, part, device), dim=1)
+        both = torch.stack(score(reward, plain, part, runtime), dim=1)
         found = torch.cat([found, both.double().cpu()])
         places += [mine[place] for place in order]
         # The other processes are about as far.
-        done = min(len(given), len(places) * device.processes)
+        done = min(len(given), len(places) * runtime.processes)
         report(Advanced(stage, done, len(given), "pairs"))
-    scores = device.whole(found, torch.tensor(places, dtype=torch.long), len(given))
+    scores = runtime.whole(found, torch.tensor(places, dtype=torch.long), len(given))
     _check_finite(scores.sum(1), given, None, config)
     return PairScores(*scores.T.numpy())
 
@@ -196,7 +196,7 @@ def step_count(training: Sequence[EncodedPair], config: TrainRMConfig) -> int:
     return config.epochs * len(_epoch(training, config, 0, 0))
 
 
-def save(folder: Path, state: Begun, steps: int, config: TrainRMConfig, device: Runtime) -> None:
+def save(folder: Path, state: Begun, steps: int, config: TrainRMConfig, runtime: Runtime) -> None:
     """Save everything that the next step depends on, in the main process; the others wait.
 
     Raises:
@@ -210,13 +210,13 @@ def save(folder: Path, state: Begun, steps: int, config: TrainRMConfig, device: 
         "step": state.step,
         "learner": state.learner,
     }
-    with device.main_first():
-        if device.main:
+    with runtime.main_first():
+        if runtime.main:
             checkpoints.save_checkpoint(folder, number, content)
 
 
 def restore(
-    folder: Path, steps: int, config: TrainRMConfig, device: Runtime, report: Report
+    folder: Path, steps: int, config: TrainRMConfig, runtime: Runtime, report: Report
 ) -> Begun:
     """How far the run in this folder has come; its metrics are cut down to that."""
     saved = checkpoints.latest_checkpoint(folder)
@@ -227,7 +227,7 @@ def restore(
     state = checkpoints.load_checkpoint(saved)
     checkpoints.check_same_settings(saved, state["settings"], _identity(config))
     begun = Begun(state["member"], state["step"], state["learner"])
-    if device.main:
+    if runtime.main:
         run_folder.keep_rows(folder / METRICS, begun.rows(steps))
     of = f" of member {begun.member}" if config.ensemble > 1 else ""
     report(Note(f"resumed after step {begun.step}{of}"))
@@ -235,15 +235,15 @@ def restore(
 
 
 def _passes(
-    batch: Sequence[EncodedPair], config: TrainRMConfig, device: Runtime
+    batch: Sequence[EncodedPair], config: TrainRMConfig, runtime: Runtime
 ) -> Iterator[list[int]]:
     """Places in the batch of each forward pass of this process; as many passes in every process."""
-    mine = device.part(torch.arange(len(batch))).tolist()
+    mine = runtime.part(torch.arange(len(batch))).tolist()
     count = 0
     for order, _ in pairs.sorted_batches([batch[place] for place in mine], config.forward_size):
         count += 1
         yield [mine[place] for place in order]
-    most = -(-len(batch) // device.processes)  # pairs that the first process has
+    most = -(-len(batch) // runtime.processes)  # pairs that the first process has
     yield from [[]] * (-(-most // config.forward_size) - count)
 
 

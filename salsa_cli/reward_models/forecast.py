@@ -8,10 +8,10 @@ import torch
 
 from salsa_cli import models
 from salsa_cli.config.train_rm import TrainRMConfig
+from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.models import RewardModel
 from salsa_cli.reward_models.pairs import EncodedPair
-from salsa_cli.runtime import Runtime
 from salsa_cli.text import amount
 from salsa_cli.weights import weight_files
 from salsa_cli.weights.weight_files import WeightFiles
@@ -88,7 +88,7 @@ def seconds_per_pair(
     reward: RewardModel,
     training: Sequence[EncodedPair],
     config: TrainRMConfig,
-    device: Runtime,
+    runtime: Runtime,
 ) -> float:
     """Time of a pass forward and back over pairs of middle length, measured; the model is ready
     to be trained."""
@@ -100,7 +100,7 @@ def seconds_per_pair(
     took = []
     for _ in range(TRIES):
         began = time.perf_counter()
-        with device.autocast():
+        with runtime.autocast():
             scores = reward.score_ids(rows)
         torch.autograd.backward(scores.sum())
         reward.model.score.weight.detach().cpu()  # wait for the device

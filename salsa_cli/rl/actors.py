@@ -13,6 +13,7 @@ from salsa_cli import backbones, compilation, lora, models, packing, passes, rew
 from salsa_cli.backbones import Backbones
 from salsa_cli.config.ppo import UNCERTAINTY_WEIGHT, PPOConfig
 from salsa_cli.data import stable_seed
+from salsa_cli.devices.runtime import Runtime
 from salsa_cli.generation.vllm import Server
 from salsa_cli.models import LanguageModel
 from salsa_cli.optimisation import Learner
@@ -23,7 +24,6 @@ from salsa_cli.rl import references, roles
 from salsa_cli.rl.offload import Parked
 from salsa_cli.rl.preflight import Plan, identity
 from salsa_cli.runs import checkpoints
-from salsa_cli.runtime import Runtime
 from salsa_cli.weights import folders
 
 HANDED = "handed-over"
@@ -64,25 +64,25 @@ class State:
     kl_coef: float
 
 
-def load(plan: Plan, config: PPOConfig, device: Runtime) -> Actors:
+def load(plan: Plan, config: PPOConfig, runtime: Runtime) -> Actors:
     """Load the models; those that learn or move in float32, the others in the device's type.
 
     What learns by an adapter computes with frozen weights, which all models of one base share.
     """
     shared = Backbones(backbones.representatives(roles.common(plan.roles(config))))
-    policy = _policy(plan.policy, config, device, shared)
+    policy = _policy(plan.policy, config, runtime, shared)
     # A moving average in bfloat16 would not move: a hundredth of a step is less than a last place.
     moving = config.ref_update != "none"
-    dtype = torch.float32 if moving else device.frozen_dtype
+    dtype = torch.float32 if moving else runtime.frozen_dtype
     source = backbones.alone if moving else shared.hold
-    held = tuple(references.load(one, dtype, device.device, source) for one in plan.references)
-    critic = _critic(plan.critic, config, device, shared)
+    held = tuple(references.load(one, dtype, runtime.device, source) for one in plan.references)
+    critic = _critic(plan.critic, config, runtime, shared)
     weight = config.uncertainty_weight
     combine = rewards.combination(config.ensemble, UNCERTAINTY_WEIGHT if weight is None else weight)
-    trained = tuple(rewards.load(name, device, shared.hold) for name in plan.rewards)
-    watched = tuple(rewards.load(name, device, shared.hold) for name in plan.watched)
+    trained = tuple(rewards.load(name, runtime, shared.hold) for name in plan.rewards)
+    watched = tuple(rewards.load(name, runtime, shared.hold) for name in plan.watched)
     rate = config.learning_rate
-    common = (config.max_grad_norm, device, config.optimiser)
+    common = (config.max_grad_norm, runtime, config.optimiser)
     moved = {
         "ref": held,
         "reward": [module for one in trained for module in rewards.modules(one)],
@@ -99,14 +99,14 @@ def load(plan: Plan, config: PPOConfig, device: Runtime) -> Actors:
         Learner("policy", policy.model, passes.answer_logprobs, rate, *common),
         Learner("critic", critic, passes.answer_values, critic_rate, *common),
         {
-            name: tuple(Parked(model, device.device) for model in moved[name])
+            name: tuple(Parked(model, runtime.device) for model in moved[name])
             for name in config.offloaded
         },
         shared,
     )
 
 
-def hand_over(folder: Path, actors: Actors, device: Runtime) -> None:
+def hand_over(folder: Path, actors: Actors, runtime: Runtime) -> None:
     """Give the policy's weights to the server, if one samples; by way of a folder in `folder`.
 
     Every process must call it; the main one does it, and the others wait.
@@ -116,8 +116,8 @@ def hand_over(folder: Path, actors: Actors, device: Runtime) -> None:
     """
     if actors.server is None:
         return
-    with device.main_first():
-        if device.main:
+    with runtime.main_first():
+        if runtime.main:
             place = folder / HANDED
             try:
                 models.save_to_sample(actors.policy.model, place, like=actors.policy.folder)
@@ -152,19 +152,19 @@ def learning(actors: Actors, config: PPOConfig) -> Iterator[None]:
         yield
 
 
-def _policy(folder: Path, config: PPOConfig, device: Runtime, shared: Backbones) -> LanguageModel:
+def _policy(folder: Path, config: PPOConfig, runtime: Runtime, shared: Backbones) -> LanguageModel:
     if not _adapts(folder, config):
-        return models.load_language_model(folder, torch.float32, device.device)
-    frozen = device.frozen_dtype
-    policy = models.load_language_model(folder, frozen, device.device, shared.hold)
+        return models.load_language_model(folder, torch.float32, runtime.device)
+    frozen = runtime.frozen_dtype
+    policy = models.load_language_model(folder, frozen, runtime.device, shared.hold)
     _adapt(policy.model, folder, config, "policy")
     return policy
 
 
-def _critic(folder: Path, config: PPOConfig, device: Runtime, shared: Backbones) -> Module:
+def _critic(folder: Path, config: PPOConfig, runtime: Runtime, shared: Backbones) -> Module:
     if not _adapts(folder, config):
-        return models.load_critic(folder, device.device)
-    critic = models.load_critic(folder, device.device, device.frozen_dtype, shared.hold)
+        return models.load_critic(folder, runtime.device)
+    critic = models.load_critic(folder, runtime.device, runtime.frozen_dtype, shared.hold)
     _adapt(critic, folder, config, "critic")
     return critic
 
@@ -185,7 +185,7 @@ def save(
     inputs: Mapping[str, JSON],
     actors: Actors,
     config: PPOConfig,
-    device: Runtime,
+    runtime: Runtime,
 ) -> None:
     """A checkpoint: everything that the next update depends on, beside what its number gives.
 
@@ -201,8 +201,8 @@ def save(
     }
     if config.ref_update != "none":
         content["reference"] = actors.references[0].state_dict()
-    with device.main_first():
-        if device.main:
+    with runtime.main_first():
+        if runtime.main:
             checkpoints.save_checkpoint(folder, state.update, content, config.keep_checkpoints)
 
 

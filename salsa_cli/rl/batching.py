@@ -7,8 +7,8 @@ import torch
 from salsa_cli import sequences
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.data import stable_seed
+from salsa_cli.devices.runtime import Runtime
 from salsa_cli.rollouts import Sampled
-from salsa_cli.runtime import Runtime
 
 SCORED_TOKENS = 4
 """A pass without gradients keeps no activations, so it may have so many times the tokens."""
@@ -24,7 +24,7 @@ def minibatches(update: int, epoch: int, config: PPOConfig) -> Iterator[torch.Te
 
 
 def training_passes(
-    minibatch: torch.Tensor, sampled: Sampled, config: PPOConfig, device: Runtime
+    minibatch: torch.Tensor, sampled: Sampled, config: PPOConfig, runtime: Runtime
 ) -> list[torch.Tensor]:
     """Rows of this process's part of a minibatch in passes of like length, to save padding.
 
@@ -32,14 +32,14 @@ def training_passes(
     """
     lengths = sampled.sequences.lengths
     passes = [
-        sequences.by_length(lengths, rows, config.forward_size, device.pass_tokens)
-        for rows in device.parts(minibatch)
+        sequences.by_length(lengths, rows, config.forward_size, runtime.pass_tokens)
+        for rows in runtime.parts(minibatch)
     ]
-    mine = passes[device.rank]
+    mine = passes[runtime.rank]
     return mine + [minibatch[:0]] * (max(map(len, passes)) - len(mine))
 
 
-def first_passes(sampled: Sampled, config: PPOConfig, device: Runtime) -> list[torch.Tensor]:
+def first_passes(sampled: Sampled, config: PPOConfig, runtime: Runtime) -> list[torch.Tensor]:
     """All passes of an update's first epoch that this process makes.
 
     Passes of the same rows, width and order round alike, so a ratio of what was found in them
@@ -48,14 +48,14 @@ def first_passes(sampled: Sampled, config: PPOConfig, device: Runtime) -> list[t
     return [
         rows
         for minibatch in minibatches(0, 0, config)
-        for rows in training_passes(minibatch, sampled, config, device)
+        for rows in training_passes(minibatch, sampled, config, runtime)
         if len(rows)
     ]
 
 
-def scoring_passes(sampled: Sampled, config: PPOConfig, device: Runtime) -> list[torch.Tensor]:
+def scoring_passes(sampled: Sampled, config: PPOConfig, runtime: Runtime) -> list[torch.Tensor]:
     """This process's part of all rows in as few passes as fit, for models that are not trained."""
     lengths = sampled.sequences.lengths
-    rows = device.part(torch.arange(len(lengths)))
-    tokens = SCORED_TOKENS * device.pass_tokens
+    rows = runtime.part(torch.arange(len(lengths)))
+    tokens = SCORED_TOKENS * runtime.pass_tokens
     return sequences.by_length(lengths, rows, SCORED_TOKENS * config.forward_size, tokens)

@@ -10,6 +10,7 @@ from torch.nn import functional
 from salsa_cli import data, rollouts, tokens
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.data import Prompt, stable_seed
+from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.maths import importance, kl
 from salsa_cli.maths.importance import Mismatch
@@ -19,7 +20,6 @@ from salsa_cli.rl import batching, references
 from salsa_cli.rl.actors import Actors, present
 from salsa_cli.rl.preflight import Plan
 from salsa_cli.rollouts import Rollout, Sampled
-from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import Answer, Tokens
 
 CALIBRATION = 256
@@ -65,12 +65,12 @@ def answer(
     plan: Plan,
     actors: Actors,
     config: PPOConfig,
-    device: Runtime,
+    runtime: Runtime,
 ) -> Answered:
     """The policy's answers to the prompts of one step; `seed` orders them, `purpose` draws."""
     indices = data.batch_indices(len(plan.prompts), config.batch_size, seed, step)
     prompts = [plan.prompt_ids[i] for i in indices]
-    rows = device.part(torch.arange(len(indices)))
+    rows = runtime.part(torch.arange(len(indices)))
     given: tuple[Any, ...] = (
         actors.policy,
         [prompts[place] for place in rows],
@@ -79,13 +79,13 @@ def answer(
     options: dict[str, Any] = {
         "length": config.response_length,
         "temperature": config.temperature,
-        "runtime": device,
+        "runtime": runtime,
     }
     if actors.server is None:
         mine = rollouts.sample(*given, **options, generator=config.generator)
     else:
         mine = rollouts.sample_elsewhere(actors.server, *given, **options)
-    sampled = _whole(mine, rows, prompts, actors.policy.pad_id, device)
+    sampled = _whole(mine, rows, prompts, actors.policy.pad_id, runtime)
     texts = tuple(rollouts.texts(actors.policy, sampled))
     return Answered(tuple(plan.prompts[i] for i in indices), sampled, texts)
 
@@ -121,7 +121,7 @@ def recall(
     scores: torch.Tensor,
     actors: Actors,
     config: PPOConfig,
-    device: Runtime,
+    runtime: Runtime,
 ) -> Rollout:
     """Complete the answers by log-probabilities and values.
 
@@ -132,14 +132,14 @@ def recall(
         SalsaError: a score, a log-probability or a value is NaN or infinite, or another program
             sampled, and not from this policy.
     """
-    first = batching.first_passes(sampled, config, device)
-    options: dict[str, Any] = {"temperature": config.temperature, "runtime": device}
+    first = batching.first_passes(sampled, config, runtime)
+    options: dict[str, Any] = {"temperature": config.temperature, "runtime": runtime}
     rollout = Rollout(
         sampled,
         rollouts.logprobs(actors.policy.model, sampled, groups=first, **options),
-        tuple(logprobs_under(one, sampled, config, device) for one in actors.references),
-        rollouts.values(actors.critic.model, sampled, groups=first, runtime=device),
-        scores.to(device.device),
+        tuple(logprobs_under(one, sampled, config, runtime) for one in actors.references),
+        rollouts.values(actors.critic.model, sampled, groups=first, runtime=runtime),
+        scores.to(runtime.device),
     )
     _check_finite(rollout)
     _check_sampler(rollout, config)
@@ -155,23 +155,23 @@ def mismatch(rollout: Rollout) -> Mismatch | None:
 
 
 def logprobs_under(
-    model: Module, sampled: Sampled, config: PPOConfig, device: Runtime
+    model: Module, sampled: Sampled, config: PPOConfig, runtime: Runtime
 ) -> torch.Tensor:
     """Log-probabilities `[B, R]` of the answers under a model that is not trained."""
     return rollouts.logprobs(
         model,
         sampled,
         temperature=config.temperature,
-        groups=batching.scoring_passes(sampled, config, device),
-        runtime=device,
+        groups=batching.scoring_passes(sampled, config, runtime),
+        runtime=runtime,
     )
 
 
-def calibrate(plan: Plan, actors: Actors, config: PPOConfig, device: Runtime) -> Ensemble:
+def calibrate(plan: Plan, actors: Actors, config: PPOConfig, runtime: Runtime) -> Ensemble:
     """The rewards with the scale that makes each of them mean 0, std 1 on the start's answers."""
     seed = stable_seed(config.seed, "calibration")
     batches = [
-        answer("calibration", step, seed, plan, actors, config, device)
+        answer("calibration", step, seed, plan, actors, config, runtime)
         for step in range(-(-CALIBRATION // config.batch_size))
     ]
     with present(actors, "reward"):
@@ -186,7 +186,7 @@ def kl_sums(rollout: Rollout) -> torch.Tensor:
 
 
 def measure_anchors(
-    rollout: Rollout, plan: Plan, actors: Actors, config: PPOConfig, device: Runtime
+    rollout: Rollout, plan: Plan, actors: Actors, config: PPOConfig, runtime: Runtime
 ) -> Mapping[str, float]:
     """KL of the answers to every anchor by name: references, start, ingredients; nats an answer."""
     names = ["reference"] if len(plan.references) == 1 else [one.name for one in plan.references]
@@ -197,24 +197,24 @@ def measure_anchors(
     known = references.anchors(plan.policy, plan.references).known
     source = actors.shared.lend
     for aliases, model in references.loaded_in_turn(
-        known, device.frozen_dtype, device.device, source
+        known, runtime.frozen_dtype, runtime.device, source
     ):
-        theirs = logprobs_under(model.model, rollout.sampled, config, device)
+        theirs = logprobs_under(model.model, rollout.sampled, config, runtime)
         found |= dict.fromkeys(aliases, _mean_kl(rollout, theirs))
     return found
 
 
-def reference_end(sampled: Sampled, actors: Actors, config: PPOConfig, device: Runtime) -> float:
+def reference_end(sampled: Sampled, actors: Actors, config: PPOConfig, runtime: Runtime) -> float:
     """Mean log-probability that the first reference ends the answer before it begins."""
-    rows = device.part(torch.arange(config.batch_size))
+    rows = runtime.part(torch.arange(config.batch_size))
     mine = rollouts.end_logprobs(
         actors.references[0],
         sampled[rows],
         actors.policy.eos_ids,
         temperature=config.temperature,
-        runtime=device,
+        runtime=runtime,
     )
-    ends = device.whole(mine, rows, config.batch_size)
+    ends = runtime.whole(mine, rows, config.batch_size)
     return float(ends.mean())
 
 
@@ -230,21 +230,23 @@ def _whole(
     rows: torch.Tensor,
     prompts: Sequence[Sequence[int]],
     pad_id: int,
-    device: Runtime,
+    runtime: Runtime,
 ) -> Sampled:
     """The answers of all processes as one batch, as wide as the longest of them."""
-    if device.processes == 1:
+    if runtime.processes == 1:
         return mine
-    missing = int(device.most(mine.responses.ids.shape[1])) - mine.responses.ids.shape[1]
+    missing = int(runtime.most(mine.responses.ids.shape[1])) - mine.responses.ids.shape[1]
     theirs = mine.sampler_logprobs
     ids = functional.pad(mine.responses.ids, (0, missing), value=pad_id)
     mask = functional.pad(mine.responses.mask, (0, missing))
     count = len(prompts)
     return Sampled(
-        tokens.pad_left(prompts, pad_id).to(device.device),
-        Tokens(device.whole(ids, rows, count), device.whole(mask, rows, count)),
-        device.whole(mine.finished, rows, count),
-        None if theirs is None else device.whole(functional.pad(theirs, (0, missing)), rows, count),
+        tokens.pad_left(prompts, pad_id).to(runtime.device),
+        Tokens(runtime.whole(ids, rows, count), runtime.whole(mask, rows, count)),
+        runtime.whole(mine.finished, rows, count),
+        None
+        if theirs is None
+        else runtime.whole(functional.pad(theirs, (0, missing)), rows, count),
     )
 
 

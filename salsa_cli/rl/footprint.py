@@ -6,9 +6,9 @@ The counts are of Llama's layers as Transformers computes them; others differ by
 from dataclasses import dataclass
 from typing import Self
 
+from salsa_cli.devices.runtime import Runtime
 from salsa_cli.maths.projection import CHUNK_BYTES
 from salsa_cli.models import Shape
-from salsa_cli.runtime import Runtime
 
 HEADROOM = {"cpu": 0.6, "cuda": 0.9}
 """The allocators keep freed pieces that fit nothing else. That of the C library keeps many where
@@ -48,20 +48,20 @@ class Machine:
     spread: int = 1
 
     @classmethod
-    def of(cls, device: Runtime) -> Self:
+    def of(cls, runtime: Runtime) -> Self:
         """That of a runtime."""
-        kind = device.device.type
-        width = device.frozen_dtype.itemsize
+        kind = runtime.device.type
+        width = runtime.frozen_dtype.itemsize
         return cls(
             frozen=width,
             product=width,
             sampling=12 if kind == "cpu" else 12 + width,
             chunk=CHUNK_BYTES[kind],
-            pass_tokens=device.pass_tokens,
+            pass_tokens=runtime.pass_tokens,
             headroom=HEADROOM[kind],
             reuses=kind != "cpu",
-            processes=device.processes,
-            spread=1 if device.sharding is None else device.processes,
+            processes=runtime.processes,
+            spread=1 if runtime.sharding is None else runtime.processes,
         )
 
     @property

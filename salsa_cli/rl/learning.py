@@ -10,12 +10,12 @@ import torch
 
 from salsa_cli import optimisation
 from salsa_cli.config.ppo import PPOConfig
+from salsa_cli.devices.runtime import Runtime
 from salsa_cli.maths import advantages as adv
 from salsa_cli.maths import importance, kl, masked, ppo_loss
 from salsa_cli.rl import batching
 from salsa_cli.rl.actors import Actors
 from salsa_cli.rollouts import Rollout
-from salsa_cli.runtime import Runtime
 
 ESTIMATORS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "k1": kl.k1,
@@ -101,7 +101,7 @@ def learn(
     coef: float,
     actors: Actors,
     config: PPOConfig,
-    device: Runtime,
+    runtime: Runtime,
 ) -> Learned:
     """Several epochs over one rollout; in the first updates the critic alone may move."""
     share = optimisation.warmed_up(update, config.updates, config.warmup, schedule=config.schedule)
@@ -109,7 +109,7 @@ def learn(
     steps = []
     for epoch in range(config.epochs):
         for minibatch in batching.minibatches(update, epoch, config):
-            steps.append(_gather(minibatch, rollout, targets, coef, actors, config, device))
+            steps.append(_gather(minibatch, rollout, targets, coef, actors, config, runtime))
             if critic_alone:
                 actors.actor.drop()
             steps[-1]["policy_grad_norm"] = 0.0 if critic_alone else actors.actor.step(share)
@@ -130,7 +130,7 @@ def _gather(
     coef: float,
     actors: Actors,
     config: PPOConfig,
-    device: Runtime,
+    runtime: Runtime,
 ) -> dict[str, float]:
     """Gather the gradients of one minibatch, a forward pass of answers at a time.
 
@@ -139,15 +139,15 @@ def _gather(
     tokens = rollout.mask[minibatch].sum()
     value_clip = config.value_clip or float("inf")
     totals: dict[str, torch.Tensor] = {}
-    worst = torch.zeros((), device=device.device)
-    for chosen in batching.training_passes(minibatch, rollout.sampled, config, device):
+    worst = torch.zeros((), device=runtime.device)
+    for chosen in batching.training_passes(minibatch, rollout.sampled, config, runtime):
         idle = not len(chosen)
         if idle:
             chosen = minibatch[:1]
-        rows = chosen.to(device.device)
+        rows = chosen.to(runtime.device)
         mask = rollout.mask[rows] & (not idle)
         part = rollout.sampled.sequences.part(chosen)
-        with device.autocast():
+        with runtime.autocast():
             logprobs = actors.actor.network(part, config.temperature)
         old = rollout.logprobs[rows]
         policy = ppo_loss.policy_loss(
@@ -163,7 +163,7 @@ def _gather(
         # The two share no weight, so their gradients do not mix and need no coefficient; one after
         # the other, so that the activations of one alone are held.
         torch.autograd.backward(loss)
-        with device.autocast():
+        with runtime.autocast():
             values = actors.critic.network(part)
         value = ppo_loss.value_loss(
             values, rollout.values[rows], targets.returns[rows], mask, value_clip, tokens
@@ -180,5 +180,5 @@ def _gather(
             totals[name] = totals.get(name, 0) + figure
         worst = torch.maximum(worst, ppo_loss.ratio_error(logprobs.detach(), old, mask))
     found = torch.stack([totals[name].to(worst.dtype) for name in totals])
-    summed = dict(zip(totals, device.total(found).tolist(), strict=True))
-    return {**summed, "ratio_error": device.most(float(worst))}
+    summed = dict(zip(totals, runtime.total(found).tolist(), strict=True))
+    return {**summed, "ratio_error": runtime.most(float(worst))}

@@ -13,6 +13,7 @@ from salsa_cli import assembly, data, lora, models, optimisation, rewards
 from salsa_cli.config.options import record
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.data import Prompt
+from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.generation import vllm
 from salsa_cli.generation.vllm import Server
@@ -23,7 +24,6 @@ from salsa_cli.rl.references import Reference
 from salsa_cli.rl.roles import Role
 from salsa_cli.runs import checkpoints, run_folder
 from salsa_cli.runs.events import Note, Report, Warned
-from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import prompt_ids, template_warning
 from salsa_cli.weights import folders, weight_files
 
@@ -157,22 +157,22 @@ def identity(config: PPOConfig) -> dict[str, JSON]:
     return {name: value for name, value in record(config).items() if name not in free}
 
 
-def check_processes(config: PPOConfig, device: Runtime) -> None:
+def check_processes(config: PPOConfig, runtime: Runtime) -> None:
     """Refuse processes among which the answers of a step, or the moments, cannot be divided.
 
     Raises:
         UsageError: they do not divide a minibatch, moments in 8 bits or compiled layers are to be
             spread, or the server of `--generator vllm` is not on the machine of all.
     """
-    count = device.processes
-    if config.server is not None and device.nearby < count:
+    count = runtime.processes
+    if config.server is not None and runtime.nearby < count:
         raise UsageError(
-            f"--generator vllm takes processes of one machine; {device.nearby} of the {count} are "
+            f"--generator vllm takes processes of one machine; {runtime.nearby} of the {count} are "
             "on this one"
         )
-    if device.sharding is not None and config.optimiser == "adamw-8bit":
+    if runtime.sharding is not None and config.optimiser == "adamw-8bit":
         raise UsageError("--optimiser adamw-8bit cannot be spread over processes (--shard)")
-    if device.sharding is not None and config.compile:
+    if runtime.sharding is not None and config.compile:
         raise UsageError("--compile and --shard: spread layers are not compiled; leave one out")
     for reason in config.undivided(count):
         raise UsageError(reason)

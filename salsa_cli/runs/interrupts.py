@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from salsa_cli.devices.runtime import Runtime
 from salsa_cli.runs.events import Note, Report
 from salsa_cli.runs.signals import Terminated
-from salsa_cli.runtime import Runtime
 
 _KINDS = (None, KeyboardInterrupt, Terminated)
 
@@ -40,9 +40,9 @@ class Interrupts:
             raise kind
         self._heard = kind
 
-    def agree(self, device: Runtime) -> None:
+    def agree(self, runtime: Runtime) -> None:
         """Take up what arrived in any process of the run, so that all stop at the same step."""
-        self._agreed = _KINDS[int(device.most(_KINDS.index(self._heard)))]
+        self._agreed = _KINDS[int(runtime.most(_KINDS.index(self._heard)))]
 
     def obey(self) -> None:
         """Raise what was agreed on, if anything was."""

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from salsa_cli import models, rollouts, runtime, tokens
+from salsa_cli import models, rollouts, tokens
+from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.tokens import Answer
 
 GOLD = Path(__file__).parents[2] / "examples" / "gold.py"
@@ -42,7 +43,7 @@ def sample(
         list(range(seed, seed + len(prompts))),
         length=length,
         temperature=1.0,
-        runtime=runtime.start("cpu"),
+        runtime=start_runtime("cpu"),
     )
     return rollouts.texts(policy, drawn)
 

@@ -28,8 +28,9 @@ import shapes
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from salsa_cli import passes, rollouts, runtime
+from salsa_cli import passes, rollouts
 from salsa_cli.config.ppo import PPOConfig
+from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.errors import SalsaError, one_line
 from salsa_cli.models import LanguageModel
 from salsa_cli.optimisation import Learner
@@ -37,7 +38,6 @@ from salsa_cli.rewards import Ensemble
 from salsa_cli.rl import experience, learning
 from salsa_cli.rl.actors import Actors
 from salsa_cli.rollouts import Sampled
-from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import Tokens
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peak-tflops", type=float, default=989.0, help="of the device, bfloat16")
     given = parser.parse_args()
-    device = runtime.start(given.device)
+    runtime = start_runtime(given.device)
     config = PPOConfig(
         ref=("random",),
         reward=("random",),
@@ -89,7 +89,7 @@ def main() -> None:
     wanted = given.stages.split(",")
     if unknown := set(wanted) - set(STAGES):
         sys.exit(f"--stages {','.join(sorted(unknown))}: expected some of {','.join(STAGES)}")
-    bench = Bench(given, config, device, trained="update" in wanted)
+    bench = Bench(given, config, runtime, trained="update" in wanted)
     result["parameters"] = bench.parameters
     for stage in (one for one in bench.stages() if one.split(", ")[0] in wanted):
         try:
@@ -104,22 +104,22 @@ class Bench:
     """The models, and answers for the stages that come after the rollout."""
 
     def __init__(
-        self, given: argparse.Namespace, config: PPOConfig, device: Runtime, *, trained: bool
+        self, given: argparse.Namespace, config: PPOConfig, runtime: Runtime, *, trained: bool
     ) -> None:
-        self._given, self._config, self._device = given, config, device
+        self._given, self._config, self._device = given, config, runtime
         # What learns is held in float32; what does not, in the device's type.
-        learning_type = torch.float32 if trained else device.frozen_dtype
-        model = random_model(LlamaForCausalLM, given.shape, learning_type, device)
+        learning_type = torch.float32 if trained else runtime.frozen_dtype
+        model = random_model(LlamaForCausalLM, given.shape, learning_type, runtime)
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
-        reference = random_model(LlamaForCausalLM, given.shape, device.frozen_dtype, device)
-        critic = random_model(LlamaForSequenceClassification, given.shape, learning_type, device)
-        frozen = device.frozen_dtype
-        self._reward = random_model(LlamaForSequenceClassification, given.shape, frozen, device)
+        reference = random_model(LlamaForCausalLM, given.shape, runtime.frozen_dtype, runtime)
+        critic = random_model(LlamaForSequenceClassification, given.shape, learning_type, runtime)
+        frozen = runtime.frozen_dtype
+        self._reward = random_model(LlamaForSequenceClassification, given.shape, frozen, runtime)
         nobody: Any = None  # no text is read or written here
         policy = LanguageModel(Path("random"), model, nobody, (END,), 0)
         learners: Any = (None, None)
         if trained:
-            common = 1e-6, 1.0, device
+            common = 1e-6, 1.0, runtime
             learners = (
                 Learner("policy", model, passes.answer_logprobs, *common),
                 Learner("critic", critic, passes.answer_values, *common),
@@ -135,9 +135,9 @@ class Bench:
         answers = torch.randint(3, vocabulary, (given.batch_size, given.response_length))
         inside = [torch.ones_like(one, dtype=torch.bool) for one in (ids, answers)]
         self._sampled = Sampled(
-            Tokens(ids, inside[0]).to(device.device),
-            Tokens(answers, inside[1]).to(device.device),
-            torch.zeros(given.batch_size, dtype=torch.bool, device=device.device),
+            Tokens(ids, inside[0]).to(runtime.device),
+            Tokens(answers, inside[1]).to(runtime.device),
+            torch.zeros(given.batch_size, dtype=torch.bool, device=runtime.device),
         )
 
     def stages(self) -> dict[str, tuple[Callable[[], Any], float]]:
@@ -219,7 +219,7 @@ class Bench:
         }
 
 
-def random_model(kind: Any, shape: str, dtype: torch.dtype, device: Runtime) -> Any:
+def random_model(kind: Any, shape: str, dtype: torch.dtype, runtime: Runtime) -> Any:
     """A model of small random weights, made where it will be used."""
     config = LlamaConfig(
         **SHAPES[shape],
@@ -232,7 +232,7 @@ def random_model(kind: Any, shape: str, dtype: torch.dtype, device: Runtime) -> 
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        with device.device:
+        with runtime.device:
             model = kind(config)
     finally:
         torch.set_default_dtype(before)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from conftest import World
 
-from salsa_cli import models, runtime
+from salsa_cli import models
 from salsa_cli.data import Message
+from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation import answer_files, answers
 from salsa_cli.evaluation.answer_files import Replies, Reply
@@ -34,7 +35,7 @@ QUESTIONS = [
 def generate(
     world: World, file: Path, questions: Sequence[Question] = QUESTIONS, how: Generation = HOW
 ) -> Replies:
-    return answers.generate("a", world.a, questions, how, file, runtime.start("cpu"), silent)
+    return answers.generate("a", world.a, questions, how, file, start_runtime("cpu"), silent)
 
 
 def test_neither_batch_size_nor_order_changes_an_answer(world: World, tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_a_run_that_stopped_goes_on(world: World, tmp_path: Path) -> None:
             raise Stopped
 
     with pytest.raises(Stopped):
-        answers.generate("a", world.a, QUESTIONS, HOW, file, runtime.start("cpu"), stop)
+        answers.generate("a", world.a, QUESTIONS, HOW, file, start_runtime("cpu"), stop)
     first = answer_files.stored(file)
     assert 0 < len(first) < len(QUESTIONS)
     marked = file.read_text().replace('"finished": true', '"finished": false')

@@ -13,10 +13,11 @@ import torch
 from conftest import World
 from transformers import AutoModelForCausalLM
 
-from salsa_cli import evaluate, models, runtime, soup
+from salsa_cli import evaluate, models, soup
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.data import Message
+from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.evaluate import EvalResult
 from salsa_cli.evaluation import landscape
@@ -63,7 +64,7 @@ def test_a_soup_in_memory_is_that_of_the_command(tmp_path: Path, dtype: str) -> 
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
         model.save_pretrained(folder)
         folders.append(folder)
-    ingredients = landscape.load(folders, runtime.start("cpu"))
+    ingredients = landscape.load(folders, start_runtime("cpu"))
     for weights in ((0.5, 0.3, 0.2), (0.0, 1.0, 0.0), (0.7, 0.3, 0.0)):
         output = tmp_path / str(weights)
         names = tuple(str(folder) for folder in folders)
@@ -168,7 +169,7 @@ def test_kl_to_anchors_by_the_formula(world: World, tmp_path: Path) -> None:
 
 
 def test_kl_of_two_turns_is_their_mean(world: World) -> None:
-    cpu = runtime.start("cpu")
+    cpu = start_runtime("cpu")
     a, b = (
         models.load_language_model(folder, torch.float32, cpu.device)
         for folder in (world.a, world.b)

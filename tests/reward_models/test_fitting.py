@@ -11,15 +11,16 @@ import pytest
 import torch
 from conftest import World
 
-from salsa_cli import models, passes, runtime
+from salsa_cli import models, passes
 from salsa_cli.config.train_rm import TrainRMConfig
+from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.models import RewardModel
 from salsa_cli.reward_models import fitting
 from salsa_cli.reward_models.pairs import EncodedPair
 from salsa_cli.runs.events import silent
 
-DEVICE = runtime.start("cpu")
+DEVICE = start_runtime("cpu")
 PAIRS = (
     EncodedPair("p", (4, 6, 9, 2), (4, 7, 2), margin=0.5, row=1),
     EncodedPair("p", (5, 2), (5, 9, 9, 9, 11, 2), margin=0.0, row=2),

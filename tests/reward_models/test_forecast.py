@@ -7,8 +7,9 @@ import pytest
 import tiny
 from conftest import World
 
-from salsa_cli import models, runtime
+from salsa_cli import models
 from salsa_cli.config.train_rm import TrainRMConfig
+from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.reward_models import forecast
 from salsa_cli.reward_models.pairs import EncodedPair
@@ -63,6 +64,6 @@ def test_what_does_not_fit_is_refused_with_its_parts() -> None:
 
 
 def test_a_pass_is_timed_on_the_model_itself(world: World) -> None:
-    device = runtime.start("cpu")
-    reward = models.new_reward_model(world.a, device.device, seed=0)
-    assert 0 < forecast.seconds_per_pair(reward, PAIRS, configure(world), device) < 1
+    runtime = start_runtime("cpu")
+    reward = models.new_reward_model(world.a, runtime.device, seed=0)
+    assert 0 < forecast.seconds_per_pair(reward, PAIRS, configure(world), runtime) < 1

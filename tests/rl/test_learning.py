@@ -12,8 +12,9 @@ import torch
 from conftest import World
 from oracle import Batch, Recipe
 
-from salsa_cli import models, passes, runtime
+from salsa_cli import models, passes
 from salsa_cli.config.ppo import PPOConfig
+from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.maths import advantages as adv
 from salsa_cli.maths import categorical, masked, ppo_loss
 from salsa_cli.optimisation import Learner
@@ -22,7 +23,6 @@ from salsa_cli.rl import experience, learning
 from salsa_cli.rl.actors import Actors
 from salsa_cli.rl.learning import Targets
 from salsa_cli.rollouts import Rollout, Sampled
-from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import Tokens, pad_left
 
 ROWS, WIDTH, VOCABULARY, END = 8, 6, 11, 2
@@ -196,7 +196,7 @@ PROMPTS = [[4, 6, 9], [5], [7, 8], [4, 7, 10, 11, 12], [6, 6], [13], [9, 9, 9, 9
 
 @pytest.fixture(scope="module")
 def cpu() -> Runtime:
-    return runtime.start("cpu")
+    return start_runtime("cpu")
 
 
 def act(world: World, cpu: Runtime) -> Actors:

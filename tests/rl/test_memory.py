@@ -13,8 +13,10 @@ from test_ppo import stopping_at
 from test_references import configure
 from transformers import LlamaForCausalLM
 
-from salsa_cli import models, ppo, runtime
+from salsa_cli import models, ppo
 from salsa_cli.config.ppo import PPOConfig
+from salsa_cli.devices import runtime
+from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.rl import footprint, memory, preflight
 from salsa_cli.rl.footprint import Machine
@@ -246,7 +248,7 @@ def test_a_run_picks_its_micro_batch_says_so_and_keeps_to_it(
     """Also when it is resumed where more is free, and as a setting that it records."""
     config = configure(world, tmp_path / "policy", updates=4, save_every=2, minibatches=1)
     plan = preflight.prepare(config, silent)
-    machine = Machine.of(runtime.start("cpu"))
+    machine = Machine.of(start_runtime("cpu"))
     of_two = memory.demand(plan, replace(config, micro_batch_size=2), machine).peak
     small(monkeypatch, int(of_two / machine.headroom) + 2)
     notes: list[str] = []

@@ -9,10 +9,9 @@ from typing import cast
 import pytest
 from salsa_cli.runs.run_folder.signals import Terminated
 
-from salsa_cli import runtime
+from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.runs.events import Event, Note, silent
 from salsa_cli.runs.run_folder import interrupts
-from salsa_cli.runtime import Runtime
 
 
 @pytest.mark.parametrize(
@@ -22,15 +21,15 @@ def test_the_first_waits_and_the_second_does_not(
     sent: signal.Signals, kind: type[KeyboardInterrupt]
 ) -> None:
     heard: list[Event] = []
-    device = runtime.start("cpu")
+    runtime = start_runtime("cpu")
     before = signal.signal(sent, signal.default_int_handler)
     try:
         with interrupts.held_back(heard.append) as held:
-            held.agree(device)
+            held.agree(runtime)
             assert not held.arrived
             held.obey()
             os.kill(os.getpid(), sent)
-            held.agree(device)
+            held.agree(runtime)
             assert held.arrived
             assert heard == [Note("finishing this step, then stopping; again to stop at once")]
             with pytest.raises(kind):

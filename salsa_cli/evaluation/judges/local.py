@@ -5,9 +5,9 @@ from pathlib import Path
 
 from salsa_cli import models, rollouts
 from salsa_cli.data import Message, stable_seed
+from salsa_cli.devices.runtime import Runtime
 from salsa_cli.evaluation.judges.writing import Request, Sampling, Written
 from salsa_cli.models import LanguageModel
-from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import prompt_ids
 from salsa_cli.weights import folders
 

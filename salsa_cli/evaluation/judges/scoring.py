@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 
 from salsa_cli import rewards
+from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation.answer_files import Replies
 from salsa_cli.evaluation.benchmarks import Question
@@ -15,7 +16,6 @@ from salsa_cli.evaluation.verdicts import Verdict
 from salsa_cli.maths import statistics
 from salsa_cli.rewards import Scorer
 from salsa_cli.runs.events import Advanced, Report
-from salsa_cli.runtime import Runtime
 from salsa_cli.tokens import Answer
 
 
@@ -47,11 +47,11 @@ def score(
     answers: Mapping[str, Replies],
     *,
     batch_size: int,
-    device: Runtime,
+    runtime: Runtime,
     report: Report,
 ) -> Scored:
     """Score the answers of every model with one judge, each turn after those before it."""
-    scorer = rewards.load(judge.source, device)
+    scorer = rewards.load(judge.source, runtime)
     turns = turns_of(questions)
     total, done = len(turns) * len(answers), 0
     scores: dict[str, list[float]] = {}

@@ -9,7 +9,8 @@ import torch
 from conftest import World
 from test_ppo import configure
 
-from salsa_cli import processes, runtime, sharding
+from salsa_cli.devices import processes, runtime, sharding
+from salsa_cli.devices.runtime import _buckets, start_runtime
 from salsa_cli.errors import Elsewhere, SalsaError, UsageError
 from salsa_cli.rl import memory, preflight
 from salsa_cli.rl.footprint import Machine
@@ -77,16 +78,16 @@ def test_what_accelerate_is_configured_for_and_salsa_does_not_do_is_refused(
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SalsaError, match=said):
-        runtime.start("cpu")
+        start_runtime("cpu")
 
 
 def test_sharding_needs_several_processes() -> None:
     with pytest.raises(UsageError, match="--shard has no effect in one process"):
-        runtime.start("cpu", shard=True)
+        start_runtime("cpu", shard=True)
 
 
 def test_rows_come_back_to_their_places_with_every_value_as_it_was() -> None:
-    cpu = runtime.start("cpu")
+    cpu = start_runtime("cpu")
     values = torch.tensor([[1.0, float("nan")], [float("inf"), 2.0], [-0.5, 3.0]])
     whole = cpu.whole(values, torch.tensor([2, 0, 1]), 3)
     torch.testing.assert_close(whole, values[[1, 2, 0]], rtol=0, atol=0, equal_nan=True)
@@ -98,7 +99,7 @@ def test_gradients_are_summed_in_buckets_of_one_type(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(runtime, "BUCKET", 5)
     sizes = [(2, torch.float32), (3, torch.float32), (1, torch.float32), (9, torch.float32)]
     given = [torch.zeros(size, dtype=dtype) for size, dtype in [*sizes, (1, torch.bfloat16)]]
-    found = [[len(one) for one in bucket] for bucket in runtime._buckets(given)]
+    found = [[len(one) for one in bucket] for bucket in _buckets(given)]
     assert found == [[2, 3], [1], [9], [1]]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from salsa_cli.host import available_memory
+from salsa_cli.devices.host import available_memory
 
 GIGABYTE = 2**30
 

@@ -17,9 +17,9 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import distributed
 
+from salsa_cli.devices.host import available_memory
+from salsa_cli.devices.sharding import Sharding
 from salsa_cli.errors import Elsewhere, SalsaError, UsageError
-from salsa_cli.host import available_memory
-from salsa_cli.sharding import Sharding
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -211,7 +211,7 @@ class Runtime:
                 gradient.copy_(summed.view_as(gradient))
 
 
-def start(device: str, *, shard: bool = False) -> Runtime:
+def start_runtime(device: str, *, shard: bool = False) -> Runtime:
     """Set up the device that was asked for (`auto`, `cpu` or `cuda`), and meet the processes.
 
     Args:

@@ -1,0 +1,1 @@
+"""Where tensors are computed: devices, processes and what they share. Never algorithms."""
