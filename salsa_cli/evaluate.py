@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from salsa_cli import models
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.errors import UsageError
@@ -39,6 +38,7 @@ from salsa_cli.evaluation.stored import Stored
 from salsa_cli.evaluation.style import Controlled, StoredAnswer
 from salsa_cli.evaluation.verdicts import Verdict, to_row
 from salsa_cli.maths import statistics
+from salsa_cli.models import loading
 from salsa_cli.records import read_json, to_json, write_json
 from salsa_cli.runs import checkpoints, run_folder
 from salsa_cli.runs.events import DryRun, Note, Report, Result
@@ -224,9 +224,9 @@ def distances(
     """The KL of every model that was run here to every anchor."""
     rows = []
     for name, path in plan.models.items() if plan.anchors else ():
-        model = models.load_language_model(path, runtime.frozen_dtype, runtime.device)
+        model = loading.load_language_model(path, runtime.frozen_dtype, runtime.device)
         for anchor, place in plan.anchors.items():
-            other = models.load_language_model(place, runtime.frozen_dtype, runtime.device)
+            other = loading.load_language_model(place, runtime.frozen_dtype, runtime.device)
             sums = landscape.anchor_kl(
                 model, other, plan.questions, answered[name], _generation(config), runtime, report
             )

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from salsa_cli import compilation, data, models
+from salsa_cli import data
 from salsa_cli.config.options import record
 from salsa_cli.config.ppo import KL_HORIZON, PPOConfig
 from salsa_cli.devices.runtime import Runtime, start_runtime
@@ -23,6 +23,7 @@ from salsa_cli.errors import during
 from salsa_cli.generation import choice
 from salsa_cli.maths import advantages as adv
 from salsa_cli.maths import kl, masked, statistics
+from salsa_cli.models import compilation, saving
 from salsa_cli.records import JSON, read_rows, to_json
 from salsa_cli.rl import (
     actors,
@@ -328,7 +329,7 @@ def save_policy(
         pairs = zip(config.reward, cast.reward.scales, strict=True)
         more["reward_scale"] = {name: asdict(scale) for name, scale in pairs}
     run_folder.write_record(folder, RECORD, run_folder.made_by("ppo", config, inputs, **more))
-    models.save_policy(cast.policy.model, folder, like=plan.policy)
+    saving.save_policy(cast.policy.model, folder, like=plan.policy)
     folders.copy_tokenizer(plan.policy, folder)
 
 

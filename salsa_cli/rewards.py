@@ -13,15 +13,16 @@ from typing import Any, Protocol, Self, TextIO
 
 import torch
 
-from salsa_cli import backbones, data, models
-from salsa_cli.backbones import Source
+from salsa_cli import data
 from salsa_cli.data import Prompt
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.maths import ensembles, statistics
-from salsa_cli.models import RewardModel
-from salsa_cli.passes import Module
-from salsa_cli.tokens import Answer
+from salsa_cli.models import backbones, loading
+from salsa_cli.models.backbones import BackboneSource
+from salsa_cli.models.forward import Module
+from salsa_cli.models.loading import RewardModel
+from salsa_cli.models.tokens import Answer
 from salsa_cli.weights import folders
 
 
@@ -165,7 +166,7 @@ def resolve(name: str) -> str:
         return name
     if folders.members(Path(name)):
         return name
-    return str(models.find(name))
+    return str(loading.find(name))
 
 
 def models_of(name: str) -> tuple[Path, ...]:
@@ -175,7 +176,7 @@ def models_of(name: str) -> tuple[Path, ...]:
     return folders.members(Path(name)) or (Path(name),)
 
 
-def load(name: str, runtime: Runtime, source: Source = backbones.alone) -> Scorer:
+def load(name: str, runtime: Runtime, source: BackboneSource = backbones.alone) -> Scorer:
     """A reward model's folder, an ensemble's, or a function, ready to score on all processes."""
     scorer = _load(name, runtime, source)
     if runtime.processes == 1:
@@ -183,12 +184,12 @@ def load(name: str, runtime: Runtime, source: Source = backbones.alone) -> Score
     return Central(scorer, runtime) if is_function(name) else Divided(scorer, runtime)
 
 
-def _load(name: str, runtime: Runtime, source: Source) -> Scorer:
+def _load(name: str, runtime: Runtime, source: BackboneSource) -> Scorer:
     if is_function(name):
         return FunctionScorer(name, _function(name))
     if members := folders.members(Path(name)):
         return MeanScorer(tuple(_load(str(member), runtime, source) for member in members))
-    return models.load_reward_model(Path(name), runtime.frozen_dtype, runtime.device, source)
+    return loading.load_reward_model(Path(name), runtime.frozen_dtype, runtime.device, source)
 
 
 def modules(scorer: Scorer) -> Iterator[Module]:

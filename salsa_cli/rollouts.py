@@ -11,15 +11,15 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from salsa_cli import passes
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.generation.choice import choose
 from salsa_cli.generation.vllm import Server
 from salsa_cli.maths import categorical
-from salsa_cli.models import LanguageModel
-from salsa_cli.passes import Module
-from salsa_cli.sequences import Sequences
-from salsa_cli.tokens import Answer, Tokens, answer_text, pad_left
+from salsa_cli.models import forward
+from salsa_cli.models.forward import Module
+from salsa_cli.models.loading import LanguageModel
+from salsa_cli.models.sequences import Sequences
+from salsa_cli.models.tokens import Answer, Tokens, answer_text, pad_left
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def logprobs(
     """Log-probabilities `[B, R]` of the answers under a model, a group of rows a forward pass."""
     with runtime.autocast():
         parts = [
-            passes.answer_logprobs(model, sampled.sequences.part(rows), temperature)
+            forward.answer_logprobs(model, sampled.sequences.part(rows), temperature)
             for rows in groups
         ]
     return _restored(parts, groups, sampled, runtime)
@@ -161,7 +161,7 @@ def end_logprobs(
 ) -> torch.Tensor:
     """Log-probabilities `[B]` under a model of ending the answer at once, by any end token."""
     with runtime.autocast():
-        logits = passes.next_logits(model, sampled.prompts)
+        logits = forward.next_logits(model, sampled.prompts)
     logprobs = categorical.log_softmax(logits, temperature)
     return torch.logsumexp(logprobs[:, list(eos_ids)], dim=-1)
 
@@ -172,7 +172,7 @@ def values(
 ) -> torch.Tensor:
     """Values `[B, R]` of the answers' states, a group of rows a forward pass."""
     with runtime.autocast():
-        parts = [passes.answer_values(critic, sampled.sequences.part(rows)) for rows in groups]
+        parts = [forward.answer_values(critic, sampled.sequences.part(rows)) for rows in groups]
     return _restored(parts, groups, sampled, runtime)
 
 

@@ -5,14 +5,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from salsa_cli import data, lora, models, rewards
+from salsa_cli import data, rewards
 from salsa_cli.config.options import record
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.data import stable_seed
 from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.errors import SalsaError, os_errors
-from salsa_cli.lora import Adapters
-from salsa_cli.models import RewardModel
+from salsa_cli.models import loading, lora, saving, shapes
+from salsa_cli.models.loading import RewardModel
+from salsa_cli.models.lora import Adapters
+from salsa_cli.models.tokens import padding_token
 from salsa_cli.records import JSON, read_rows, write_json, write_text
 from salsa_cli.reward_models import (
     fitting,
@@ -34,7 +36,6 @@ from salsa_cli.runs import checkpoints, run_folder, tracking
 from salsa_cli.runs.events import DryRun, Note, Report, Result, both, metrics_file, silent
 from salsa_cli.runs.tracking import TrackedRun
 from salsa_cli.text import amount, duration
-from salsa_cli.tokens import padding_token
 from salsa_cli.weights import folders
 
 RECORD = "salsa.json"
@@ -110,15 +111,15 @@ def prepare(config: TrainRMConfig, report: Report) -> Plan:
         SalsaError: an input is missing or wrong, or no pair is left.
     """
     model = folders.resolve(config.model)
-    tokenizer = models.load_tokenizer(model)
+    tokenizer = loading.load_tokenizer(model)
     pad = tokenizer.get_vocab()[padding_token(model, tokenizer, config.pad_token)]
-    if pad >= (size := models.vocabulary_size(model)):
+    if pad >= (size := shapes.vocabulary_size(model)):
         raise SalsaError(
             f"{model} pads with token {pad} and knows {size} tokens; name another with --pad-token"
         )
     if config.lora_rank is not None:
-        lora.check_rank(config.lora_rank, models.shape(model).hidden)
-    limit = min(config.max_length, models.context_length(model) or config.max_length)
+        lora.check_rank(config.lora_rank, shapes.shape(model).hidden)
+    limit = min(config.max_length, shapes.context_length(model) or config.max_length)
     if limit < config.max_length:
         report(Note(f"{model} reads {limit} tokens; longer pairs count as too long"))
     given = reward_data.load(model, tokenizer, limit, config, report)
@@ -135,7 +136,7 @@ def train(
     report: Report,
 ) -> None:
     """Train one model from where `begun` says, score the held-out pairs, and write it."""
-    reward = models.new_reward_model(plan.model, runtime.device, member.seed, config.pad_token)
+    reward = loading.new_reward_model(plan.model, runtime.device, member.seed, config.pad_token)
     adapted = _prepare_training(reward, member, config)
     listen = both(report, metrics_file(folder / fitting.METRICS)) if runtime.main else silent
     fitting.fit(reward, plan.training, member, begun, config, runtime, folder, listen)
@@ -172,7 +173,7 @@ def _prepare_training(
         seed = stable_seed(member.seed, "adapters")
         adapted = lora.add(reward.model, config.lora_rank, seed)
     if config.gradient_checkpointing:
-        models.checkpoint_activations(reward.model)
+        loading.checkpoint_activations(reward.model)
     return adapted
 
 
@@ -201,7 +202,7 @@ def save_model(
     if config.lora_save == "adapter":
         lora.save(reward.model, folder, config.model)
     else:
-        models.save_model(reward.model, folder, like=plan.model)
+        saving.save_model(reward.model, folder, like=plan.model)
     folders.store_reward_scale(folder, asdict(scale))
 
 
@@ -242,7 +243,7 @@ def write(
         found,
         read_rows(folder / fitting.METRICS),
     )
-    template = models.load_tokenizer(plan.model).chat_template
+    template = loading.load_tokenizer(plan.model).chat_template
     with os_errors(folder, "write"):
         write_json(folder / EVALUATION, evaluation)
         write_text(folder / "report.html", reward_pages.report(trained))
@@ -285,7 +286,7 @@ def _dry_run(
     steps = fitting.step_count(plan.training, config)
     took = "unknown, since it does not fit into memory"
     if sum(parts.values()) <= runtime.memory:
-        reward = models.new_reward_model(plan.model, runtime.device, config.seed, config.pad_token)
+        reward = loading.new_reward_model(plan.model, runtime.device, config.seed, config.pad_token)
         _prepare_training(reward, fitting.members(config)[0], config)
         pace = forecast.seconds_per_pair(reward, plan.training, config, runtime)
         took = duration(pace * len(plan.training) * config.epochs * config.ensemble)

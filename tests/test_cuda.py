@@ -16,8 +16,8 @@ from salsa_cli import ppo, train_rm
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.generation import graphs, loop
-from salsa_cli.models import LanguageModel
-from salsa_cli.passes import Module
+from salsa_cli.models.forward import Module
+from salsa_cli.models.loading import LanguageModel
 from salsa_cli.runs.events import silent
 
 pytestmark = pytest.mark.skipif(

@@ -13,10 +13,11 @@ import transformers
 from conftest import World
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from salsa_cli import data, models, ppo, rollouts
+from salsa_cli import data, ppo, rollouts
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
+from salsa_cli.models.loading import loading
 from salsa_cli.records import read_rows
 from salsa_cli.rl import actors, batching, experience, learning, preflight
 from salsa_cli.rl.metrics import UpdateMetrics
@@ -215,7 +216,7 @@ def test_activations_computed_twice_make_the_same_run(
     generated, passes = [], []
     plain, twice = rollouts.sample, learning.learn
 
-    def sample(policy: models.LanguageModel, *args: Any, **options: Any) -> rollouts.Sampled:
+    def sample(policy: loading.LanguageModel, *args: Any, **options: Any) -> rollouts.Sampled:
         layer = policy.model.model.layers[0]
         handle = layer.register_forward_pre_hook(lambda _, given: generated.append(given[0].shape))
         try:

@@ -21,10 +21,11 @@ from test_parallel import same_metrics
 from test_ppo import configure, rows_without_time, run, stopping_at
 from test_ppo_adapters import adapted as adapted
 
-from salsa_cli import assembly, lora, models, ppo
+from salsa_cli import ppo
 from salsa_cli.devices import processes
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError, UsageError
+from salsa_cli.models.loading import assembly, loading, lora, saving
 from salsa_cli.rl import preflight
 from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.runs.events import silent
@@ -143,16 +144,16 @@ def test_what_is_handed_over_is_the_model_that_would_be_saved(
     adapted: AdapterWorld, tmp_path: Path
 ) -> None:
     cpu = torch.device("cpu")
-    model = models.load_language_model(adapted.base, torch.float32, cpu).model
+    model = loading.load_language_model(adapted.base, torch.float32, cpu).model
     lora.add(model, 2, 0)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    models.save_to_sample(model, tmp_path / "handed", like=adapted.base)
+    saving.save_to_sample(model, tmp_path / "handed", like=adapted.base)
     after = model.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
-    models.save_policy(model, tmp_path / "saved", like=adapted.base)
+    saving.save_policy(model, tmp_path / "saved", like=adapted.base)
     ours, saved = (load_file(tmp_path / one / "model.safetensors") for one in ("handed", "saved"))
     assert ours.keys() == saved.keys()
     for name, value in ours.items():
@@ -165,10 +166,10 @@ def test_tied_weights_are_handed_over_once_and_in_the_stored_type(
 ) -> None:
     folder = tiny.save_language_model(tmp_path / "tied", seed=1, tie_word_embeddings=True)
     kind = getattr(torch, dtype)
-    stored = models.load_language_model(folder, kind, torch.device("cpu")).model
+    stored = loading.load_language_model(folder, kind, torch.device("cpu")).model
     stored.save_pretrained(folder)
-    policy = models.load_language_model(folder, torch.float32, torch.device("cpu"))
-    models.save_to_sample(policy.model, tmp_path / "handed", like=policy.folder)
+    policy = loading.load_language_model(folder, torch.float32, torch.device("cpu"))
+    saving.save_to_sample(policy.model, tmp_path / "handed", like=policy.folder)
     handed = load_file(tmp_path / "handed" / "model.safetensors")
     assert handed.keys() == load_file(folder / "model.safetensors").keys()
     assert {value.dtype for value in handed.values()} == {kind}
@@ -214,7 +215,7 @@ def test_the_rewards_scale_is_measured_on_answers_of_the_start(
         server.instead = watch
         config = by(server, world, tmp_path / "policy", updates=1, normalize_reward=True)
         run(replace(config, batch_size=64))
-    start = models.load_language_model(world.a, torch.float32, torch.device("cpu")).model
+    start = loading.load_language_model(world.a, torch.float32, torch.device("cpu")).model
     assert all(map(torch.equal, seen, start.parameters()))
 
 

@@ -21,12 +21,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from salsa_cli import evaluate, models, ppo, rollouts, soup, tokens, train_rm
+from salsa_cli import evaluate, ppo, rollouts, soup, train_rm
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import start_runtime
+from salsa_cli.models.loading import loading, tokens
 from salsa_cli.records import read_rows
 from salsa_cli.runs.events import silent
 
@@ -80,7 +81,7 @@ def label(sft: Path, prompts: list[str], output: Path) -> Path:
     """Two sampled answers a prompt, in the order that the gold reward gives them."""
     gold = example("gold")
     cpu = start_runtime("cpu")
-    policy = models.load_language_model(sft, torch.float32, cpu.device)
+    policy = loading.load_language_model(sft, torch.float32, cpu.device)
     rows = []
     for start in range(0, 2000, 100):
         chosen = [prompts[i % len(prompts)] for i in range(start, start + 100) for _ in range(2)]

@@ -16,10 +16,10 @@ from salsa_cli.config.soup import SoupConfig
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
+from salsa_cli.models.tokens import Answer
 from salsa_cli.records import read_json, read_rows
 from salsa_cli.reward_models import appraise
 from salsa_cli.runs.events import Event, Note, Warned, silent
-from salsa_cli.tokens import Answer
 from salsa_cli.weights import folders
 
 DEVICE = start_runtime("cpu")

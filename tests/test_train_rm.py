@@ -17,14 +17,15 @@ from conftest import World
 from test_tracking import scalars
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from salsa_cli import models, train_rm
+from salsa_cli import train_rm
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError, UsageError
+from salsa_cli.models.loading import loading, saving
+from salsa_cli.models.tokens import Answer
 from salsa_cli.records import read_rows
 from salsa_cli.runs.events import Event, Measured, Warned, silent
 from salsa_cli.runs.run_folder import checkpoints, run_folder
-from salsa_cli.tokens import Answer
 
 
 def configure(world: World, output: Path, **changes: Any) -> TrainRMConfig:
@@ -66,7 +67,7 @@ def test_the_result_loads_in_transformers_and_scores_the_same(trained: TrainRMCo
     tokenizer = AutoTokenizer.from_pretrained(trained.output)
     texts = ["the cat sat happy", "the dog ran sad"]
     ids = [tokenizer(text + tokenizer.eos_token).input_ids for text in texts]
-    ours = models.load_reward_model(trained.output, torch.float32, torch.device("cpu"))
+    ours = loading.load_reward_model(trained.output, torch.float32, torch.device("cpu"))
     with torch.no_grad():
         raw = torch.cat([model(torch.tensor([row])).logits[0] for row in ids])
         padded = tokenizer(
@@ -80,7 +81,7 @@ def test_the_result_loads_in_transformers_and_scores_the_same(trained: TrainRMCo
 
 
 def test_the_scale_makes_scores_of_the_reference_answers_standard(trained: TrainRMConfig) -> None:
-    model = models.load_reward_model(trained.output, torch.float32, torch.device("cpu"))
+    model = loading.load_reward_model(trained.output, torch.float32, torch.device("cpu"))
     plan = train_rm.prepare(trained, silent)
     pairs = plan.held_out + plan.training  # few held-out pairs: the training pairs help out
     with torch.no_grad():
@@ -391,8 +392,8 @@ def test_a_disk_that_is_full_ends_with_one_message_and_keeps_the_checkpoint(
         save(*given, **more)
 
     config = configure(world, tmp_path / "rm")
-    save, (soft, hard) = models.save_model, resource.getrlimit(resource.RLIMIT_FSIZE)
-    monkeypatch.setattr(models, "save_model", filling)
+    save, (soft, hard) = saving.save_model, resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(loading, "save_model", filling)
     try:
         with pytest.raises(SalsaError) as caught:
             train_rm.run(config, silent)

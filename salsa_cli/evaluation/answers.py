@@ -4,15 +4,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from salsa_cli import models, rollouts
+from salsa_cli import rollouts
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation import answer_files
 from salsa_cli.evaluation.answer_files import Replies, Reply
 from salsa_cli.evaluation.benchmarks import Question
-from salsa_cli.models import LanguageModel
+from salsa_cli.models import loading, shapes
+from salsa_cli.models.loading import LanguageModel
+from salsa_cli.models.tokens import prompt_ids, template_warning
 from salsa_cli.runs.events import Advanced, Report, Warned
-from salsa_cli.tokens import prompt_ids, template_warning
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def generate(
     replies = answer_files.stored(file)
     pending = [question for question in questions if question.id not in replies]
     if pending:
-        model = models.load_language_model(folder, runtime.frozen_dtype, runtime.device)
+        model = loading.load_language_model(folder, runtime.frozen_dtype, runtime.device)
         if warning := template_warning(name, model.tokenizer, [q.opening for q in pending]):
             report(Warned(warning))
         _check_room(name, model, pending, how)
@@ -140,7 +141,7 @@ def _check_room(
     name: str, model: LanguageModel, questions: Sequence[Question], how: Generation
 ) -> None:
     """Refuse before the first answer what would not fit the model at the last."""
-    context = models.context_length(model.folder)
+    context = shapes.context_length(model.folder)
     if context is None:
         return
     for question in questions:

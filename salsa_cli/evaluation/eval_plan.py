@@ -14,7 +14,7 @@ from salsa_cli.evaluation.benchmarks import Question
 from salsa_cli.evaluation.judges import JudgeSpec, wording, writing
 from salsa_cli.evaluation.judges.api import ApiWriter, Budget, Patience
 from salsa_cli.evaluation.judges.writing import Case, Forecast, Sampling, Writer
-from salsa_cli.models import find
+from salsa_cli.models.loading import find
 from salsa_cli.records import JSON
 from salsa_cli.weights import folders
 

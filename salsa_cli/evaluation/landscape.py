@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from salsa_cli import models, passes, rewards
+from salsa_cli import rewards
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation import answer_files, answers
@@ -20,10 +20,11 @@ from salsa_cli.evaluation.answers import Generation
 from salsa_cli.evaluation.benchmarks import Question
 from salsa_cli.evaluation.judges import JudgeSpec, scoring
 from salsa_cli.maths import averaging, kl
-from salsa_cli.models import LanguageModel
+from salsa_cli.models import forward, loading, shapes
+from salsa_cli.models.loading import LanguageModel
+from salsa_cli.models.tokens import Tokens, pad_left, pad_right
 from salsa_cli.rewards import Scorer
 from salsa_cli.runs.events import Advanced, Report
-from salsa_cli.tokens import Tokens, pad_left, pad_right
 from salsa_cli.weights import compatibility, weight_files
 
 # Positions whose probabilities over the vocabulary are held in float32 at a time.
@@ -91,9 +92,9 @@ def load(folders: Sequence[Path], runtime: Runtime) -> Ingredients:
     cpu = torch.device("cpu")
     states = []
     for folder in folders:
-        stored = models.load_language_model(folder, models.stored_dtype(folder), cpu)
+        stored = loading.load_language_model(folder, shapes.stored_dtype(folder), cpu)
         states.append({n: t.contiguous() for n, t in stored.model.state_dict().items()})
-    model = models.load_language_model(folders[0], runtime.frozen_dtype, runtime.device)
+    model = loading.load_language_model(folders[0], runtime.frozen_dtype, runtime.device)
     return Ingredients(tuple(folders), tuple(states), model)
 
 
@@ -209,8 +210,8 @@ def check_anchor(model: Path, anchor: Path) -> None:
     Raises:
         SalsaError: says what differs.
     """
-    reasons = models.token_differences(model, anchor)
-    ours, theirs = models.vocabulary_size(model), models.vocabulary_size(anchor)
+    reasons = loading.token_differences(model, anchor)
+    ours, theirs = shapes.vocabulary_size(model), shapes.vocabulary_size(anchor)
     if ours != theirs:
         reasons = [f"{ours} logits in {model}, {theirs} in {anchor}", *reasons]
     if reasons:
@@ -247,8 +248,8 @@ def _token_kl(
     """KL `[1, R]` of each token's distribution, a stretch of positions at a time."""
     prompt, response = prompt.to(runtime.device), response.to(runtime.device)
     with runtime.autocast():
-        ours = passes.answer_logits(model.model, prompt, response)
-        theirs = passes.answer_logits(anchor.model, prompt, response)
+        ours = forward.answer_logits(model.model, prompt, response)
+        theirs = forward.answer_logits(anchor.model, prompt, response)
     for first in range(0, ours.shape[1], _POSITIONS):
         part = slice(first, first + _POSITIONS)
         yield kl.exact(ours[:, part], theirs[:, part], temperature)

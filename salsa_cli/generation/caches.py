@@ -16,7 +16,7 @@ import torch
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from salsa_cli.passes import Module
+from salsa_cli.models.forward import Module
 
 
 class GrowingCache(DynamicCache):  # type: ignore[misc]

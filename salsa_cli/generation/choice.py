@@ -8,7 +8,7 @@ import torch
 from salsa_cli.errors import SalsaError
 from salsa_cli.generation import graphs, loop, paged, plain
 from salsa_cli.generation.ways import Generator
-from salsa_cli.passes import Module
+from salsa_cli.models.forward import Module
 
 
 @dataclass(frozen=True)

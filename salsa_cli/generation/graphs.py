@@ -18,14 +18,14 @@ import torch
 from torch.nn import functional
 from transformers import AttentionInterface
 
-from salsa_cli import attention
-from salsa_cli.attention import OtherAttentionError
 from salsa_cli.generation import caches, loop
 from salsa_cli.generation.caches import GrowingCache
 from salsa_cli.generation.loop import Rows
 from salsa_cli.generation.ways import draw
-from salsa_cli.models import LanguageModel
-from salsa_cli.passes import Module
+from salsa_cli.models import attention
+from salsa_cli.models.attention import OtherAttentionError
+from salsa_cli.models.forward import Module
+from salsa_cli.models.loading import LanguageModel
 
 NAME = "salsa-decode"
 """By which the configuration of a model names this attention."""

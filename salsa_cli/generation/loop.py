@@ -14,9 +14,9 @@ import torch
 from salsa_cli.generation import caches
 from salsa_cli.generation.caches import GrowingCache
 from salsa_cli.generation.ways import draw
-from salsa_cli.models import LanguageModel
-from salsa_cli.passes import Module
-from salsa_cli.tokens import Tokens, pad_left, position_ids
+from salsa_cli.models.forward import Module
+from salsa_cli.models.loading import LanguageModel
+from salsa_cli.models.tokens import Tokens, pad_left, position_ids
 
 CHECK_EVERY = 8
 """Tokens between two looks for rows that ended, on a device that must be waited for."""

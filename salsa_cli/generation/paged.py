@@ -15,9 +15,9 @@ import transformers
 from transformers import GenerationConfig
 
 from salsa_cli.errors import SalsaError
-from salsa_cli.models import LanguageModel
-from salsa_cli.passes import Module
-from salsa_cli.tokens import pad_right
+from salsa_cli.models.forward import Module
+from salsa_cli.models.loading import LanguageModel
+from salsa_cli.models.tokens import pad_right
 
 PAGE = 256
 """Tokens in a page of the cache."""

@@ -9,8 +9,8 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from salsa_cli.generation.ways import draw
-from salsa_cli.models import LanguageModel
-from salsa_cli.tokens import pad_left
+from salsa_cli.models.loading import LanguageModel
+from salsa_cli.models.tokens import pad_left
 
 
 class _DrawFromUniforms(LogitsProcessor):  # type: ignore[misc]

@@ -24,8 +24,8 @@ from urllib.parse import urlsplit
 import torch
 
 from salsa_cli.errors import SalsaError, one_line
-from salsa_cli.models import LanguageModel
-from salsa_cli.tokens import pad_right
+from salsa_cli.models.loading import LanguageModel
+from salsa_cli.models.tokens import pad_right
 
 COMMAND = (
     "VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --host 127.0.0.1 "

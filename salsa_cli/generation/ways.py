@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 
 from salsa_cli.maths import categorical
-from salsa_cli.models import LanguageModel
+from salsa_cli.models.loading import LanguageModel
 
 
 class Generator(Protocol):

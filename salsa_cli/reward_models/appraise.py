@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from salsa_cli import assembly, data, models, rewards
+from salsa_cli import data, rewards
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.errors import SalsaError, os_errors
+from salsa_cli.models import assembly, loading, shapes
 from salsa_cli.records import JSON, read_json, write_json, write_text
 from salsa_cli.reward_models import fitting, held_out, reward_data, reward_pages
 from salsa_cli.reward_models.assessment import PairScores
@@ -90,7 +91,7 @@ def prepare(config: TrainRMConfig, report: Report) -> Plan:
     Raises:
         SalsaError: an input is missing or wrong, or no pair is left.
     """
-    found = folders.members(Path(config.model)) or (models.find(config.model),)
+    found = folders.members(Path(config.model)) or (loading.find(config.model),)
     for folder in found:
         if not assembly.has_score_head(folder):
             raise SalsaError(
@@ -103,8 +104,8 @@ def prepare(config: TrainRMConfig, report: Report) -> Plan:
         )
     for text in _trained_on(config):
         report(Warned(text))
-    tokenizer = models.load_tokenizer(found[0])
-    limit = min(config.max_length, models.context_length(found[0]) or config.max_length)
+    tokenizer = loading.load_tokenizer(found[0])
+    limit = min(config.max_length, shapes.context_length(found[0]) or config.max_length)
     return Plan(found, reward_data.load_held_out(found[0], tokenizer, limit, config, report))
 
 
@@ -112,7 +113,7 @@ def score(
     folder: Path, plan: Plan, config: TrainRMConfig, runtime: Runtime, report: Report
 ) -> PairScores:
     """Raw scores of all pairs by one model."""
-    reward = models.load_reward_model(folder, runtime.frozen_dtype, runtime.device)
+    reward = loading.load_reward_model(folder, runtime.frozen_dtype, runtime.device)
     stage = "evaluation" if len(plan.models) == 1 else f"evaluation by {folder.name}"
     return fitting.score_all(reward, plan.pairs, stage, config, runtime, report)
 

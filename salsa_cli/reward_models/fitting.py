@@ -9,22 +9,22 @@ from typing import Any
 
 import torch
 
-from salsa_cli import optimisation, passes
 from salsa_cli.config.options import record
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.data import stable_seed
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.maths import preference
-from salsa_cli.models import RewardModel
-from salsa_cli.optimisation import Learner
+from salsa_cli.models import forward, learners
+from salsa_cli.models.learners import Learner
+from salsa_cli.models.loading import RewardModel
+from salsa_cli.models.tokens import Tokens, pad_right
 from salsa_cli.records import JSON, to_json
 from salsa_cli.reward_models import pairs
 from salsa_cli.reward_models.assessment import PairScores
 from salsa_cli.reward_models.pairs import EncodedPair
 from salsa_cli.runs import checkpoints, interrupts, run_folder
 from salsa_cli.runs.events import Advanced, Measured, Note, Report
-from salsa_cli.tokens import Tokens, pad_right
 
 METRICS = "metrics.jsonl"
 
@@ -78,7 +78,7 @@ def fit(
     learner = Learner(
         "reward model",
         reward.model,
-        passes.last_scores,
+        forward.last_scores,
         config.learning_rate,
         config.max_grad_norm,
         runtime,
@@ -91,7 +91,7 @@ def fit(
         for step, batch in _batches(training, member, begun.step, config):
             began = time.perf_counter()
             row = learn(reward, learner.network, batch, step, config, runtime)
-            share = optimisation.warmed_up(step, steps, config.warmup, schedule=config.schedule)
+            share = learners.warmed_up(step, steps, config.warmup, schedule=config.schedule)
             norm = learner.step(share)
             spent = time.perf_counter() - began
             values = {**row, "grad_norm": norm, "learning_rate": share * config.learning_rate}
@@ -176,7 +176,7 @@ def score_all(
         SalsaError: a score is NaN or infinite; names the rows.
     """
     mine = runtime.part(torch.arange(len(given))).tolist()
-    plain = partial(passes.last_scores, reward.model)
+    plain = partial(forward.last_scores, reward.model)
     found = torch.empty(0, 2, dtype=torch.float64)
     places: list[int] = []
     for order, part in pairs.sorted_batches([given[place] for place in mine], config.forward_size):

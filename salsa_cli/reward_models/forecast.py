@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from salsa_cli import models
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
-from salsa_cli.models import RewardModel
+from salsa_cli.models import loading, shapes
+from salsa_cli.models.loading import RewardModel
 from salsa_cli.reward_models.pairs import EncodedPair
 from salsa_cli.text import amount
 from salsa_cli.weights import weight_files
@@ -50,9 +50,9 @@ def memory(
     """
     opened = weight_files.open_weight_files(folder)
     tokens = 2 * config.forward_size * max(pair.length for pair in training)
-    kept = models.activation_bytes(folder, tokens, width)
+    kept = shapes.activation_bytes(folder, tokens, width)
     if config.gradient_checkpointing:
-        kept = models.checkpointed_activation_bytes(folder, tokens, width)
+        kept = shapes.checkpointed_activation_bytes(folder, tokens, width)
     plain = width * _body(opened) if spread > 1 else 0
     return {
         "weights": plain + WEIGHT * _body(opened) // spread,
@@ -92,7 +92,7 @@ def seconds_per_pair(
 ) -> float:
     """Time of a pass forward and back over pairs of middle length, measured; the model is ready
     to be trained."""
-    models.trainable(reward.model)
+    loading.trainable(reward.model)
     ranked = sorted(training, key=lambda pair: pair.length)
     first = max(0, (len(ranked) - config.forward_size) // 2)
     part = ranked[first : first + config.forward_size]

@@ -1,12 +1,12 @@
 """README.md of a trained reward model: what it is, what it is worth, and how to use it."""
 
 from salsa_cli.config.train_rm import TrainRMConfig
+from salsa_cli.models.tokens import PLAIN_TEMPLATE
 from salsa_cli.reward_models.assessment import Assessment
 from salsa_cli.reward_models.results import proves_nothing
 from salsa_cli.reward_models.reward_pages import Trained
 from salsa_cli.rewards import Scale
 from salsa_cli.text import counted, figure
-from salsa_cli.tokens import PLAIN_TEMPLATE
 
 
 def write(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from salsa_cli.data import Message, Prompt, Source, column, conversation, prompt
-from salsa_cli.tokens import Answer
+from salsa_cli.models.tokens import Answer
 
 SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))
 """Columns, of the row or of its `metadata`, in which data sets keep what raters gave."""

@@ -4,10 +4,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from salsa_cli import data, models
+from salsa_cli import data
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.data import Source, stable_seed
 from salsa_cli.errors import SalsaError
+from salsa_cli.models import shapes
+from salsa_cli.models.tokens import Tokenizer, template_warning
 from salsa_cli.reward_models import pairs
 from salsa_cli.reward_models.pairs import TOO_LONG, Dropped, EncodedPair, EncodedPairs
 from salsa_cli.reward_models.preferences import (
@@ -20,7 +22,6 @@ from salsa_cli.reward_models.preferences import (
 )
 from salsa_cli.runs.events import Note, Report, Warned
 from salsa_cli.text import counted
-from salsa_cli.tokens import Tokenizer, template_warning
 
 WIDE_MARGIN = 10.0
 """A lead in score from which on a pair is decided for good, and margins deserve a look."""
@@ -107,7 +108,7 @@ class Reader:
         )
 
     def _refuse_unknown(self, name: str, given: Sequence[EncodedPair]) -> None:
-        size = models.vocabulary_size(self._model)
+        size = shapes.vocabulary_size(self._model)
         for pair in given:
             if (token := max(*pair.chosen, *pair.rejected)) >= size:
                 raise SalsaError(

@@ -9,15 +9,24 @@ from typing import Any
 
 import torch
 
-from salsa_cli import backbones, compilation, lora, models, packing, passes, rewards
-from salsa_cli.backbones import Backbones
+from salsa_cli import rewards
 from salsa_cli.config.ppo import UNCERTAINTY_WEIGHT, PPOConfig
 from salsa_cli.data import stable_seed
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.generation.vllm import Server
-from salsa_cli.models import LanguageModel
-from salsa_cli.optimisation import Learner
-from salsa_cli.passes import Module
+from salsa_cli.models import (
+    backbones,
+    compilation,
+    forward,
+    loading,
+    lora,
+    packed_attention,
+    saving,
+)
+from salsa_cli.models.backbones import Backbones
+from salsa_cli.models.forward import Module
+from salsa_cli.models.learners import Learner
+from salsa_cli.models.loading import LanguageModel
 from salsa_cli.records import JSON, to_json
 from salsa_cli.rewards import Ensemble, Scale
 from salsa_cli.rl import references, roles
@@ -96,8 +105,8 @@ def load(plan: Plan, config: PPOConfig, runtime: Runtime) -> Actors:
         held,
         Ensemble(trained, combine),
         Ensemble(watched, rewards.combination("mean", 0.0)) if watched else None,
-        Learner("policy", policy.model, passes.answer_logprobs, rate, *common),
-        Learner("critic", critic, passes.answer_values, critic_rate, *common),
+        Learner("policy", policy.model, forward.answer_logprobs, rate, *common),
+        Learner("critic", critic, forward.answer_values, critic_rate, *common),
         {
             name: tuple(Parked(model, runtime.device) for model in moved[name])
             for name in config.offloaded
@@ -120,7 +129,7 @@ def hand_over(folder: Path, actors: Actors, runtime: Runtime) -> None:
         if runtime.main:
             place = folder / HANDED
             try:
-                models.save_to_sample(actors.policy.model, place, like=actors.policy.folder)
+                saving.save_to_sample(actors.policy.model, place, like=actors.policy.folder)
                 actors.server.take_over(place)
             finally:
                 shutil.rmtree(place, ignore_errors=True)
@@ -146,25 +155,25 @@ def learning(actors: Actors, config: PPOConfig) -> Iterator[None]:
     learners = (actors.actor.trained, actors.critic.trained)
     with passing(config), ExitStack() as stack:
         if config.gradient_checkpointing:
-            stack.enter_context(models.checkpointed(*learners))
-            for model in filter(packing.suits, learners):
-                stack.enter_context(packing.attention(model))
+            stack.enter_context(loading.checkpointed(*learners))
+            for model in filter(packed_attention.suits, learners):
+                stack.enter_context(packed_attention.attention(model))
         yield
 
 
 def _policy(folder: Path, config: PPOConfig, runtime: Runtime, shared: Backbones) -> LanguageModel:
     if not _adapts(folder, config):
-        return models.load_language_model(folder, torch.float32, runtime.device)
+        return loading.load_language_model(folder, torch.float32, runtime.device)
     frozen = runtime.frozen_dtype
-    policy = models.load_language_model(folder, frozen, runtime.device, shared.hold)
+    policy = loading.load_language_model(folder, frozen, runtime.device, shared.hold)
     _adapt(policy.model, folder, config, "policy")
     return policy
 
 
 def _critic(folder: Path, config: PPOConfig, runtime: Runtime, shared: Backbones) -> Module:
     if not _adapts(folder, config):
-        return models.load_critic(folder, runtime.device)
-    critic = models.load_critic(folder, runtime.device, runtime.frozen_dtype, shared.hold)
+        return loading.load_critic(folder, runtime.device)
+    critic = loading.load_critic(folder, runtime.device, runtime.frozen_dtype, shared.hold)
     _adapt(critic, folder, config, "critic")
     return critic
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import torch
 
-from salsa_cli import sequences
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.data import stable_seed
 from salsa_cli.devices.runtime import Runtime
+from salsa_cli.models import sequences
 from salsa_cli.rollouts import Sampled
 
 SCORED_TOKENS = 4

@@ -7,20 +7,21 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from salsa_cli import data, rollouts, tokens
+from salsa_cli import data, rollouts
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.data import Prompt, stable_seed
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.maths import importance, kl
 from salsa_cli.maths.importance import Mismatch
-from salsa_cli.passes import Module
+from salsa_cli.models import tokens
+from salsa_cli.models.forward import Module
+from salsa_cli.models.tokens import Answer, Tokens
 from salsa_cli.rewards import Ensemble, Scale, Scores
 from salsa_cli.rl import batching, references
 from salsa_cli.rl.actors import Actors, present
 from salsa_cli.rl.preflight import Plan
 from salsa_cli.rollouts import Rollout, Sampled
-from salsa_cli.tokens import Answer, Tokens
 
 CALIBRATION = 256
 """Answers of the start policy that make the scale of a reward."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
-from salsa_cli import optimisation
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.maths import advantages as adv
 from salsa_cli.maths import importance, kl, masked, ppo_loss
+from salsa_cli.models import learners
 from salsa_cli.rl import batching
 from salsa_cli.rl.actors import Actors
 from salsa_cli.rollouts import Rollout
@@ -104,7 +104,7 @@ def learn(
     runtime: Runtime,
 ) -> Learned:
     """Several epochs over one rollout; in the first updates the critic alone may move."""
-    share = optimisation.warmed_up(update, config.updates, config.warmup, schedule=config.schedule)
+    share = learners.warmed_up(update, config.updates, config.warmup, schedule=config.schedule)
     critic_alone = update < config.critic_warmup
     steps = []
     for epoch in range(config.epochs):

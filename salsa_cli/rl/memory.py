@@ -7,11 +7,12 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from salsa_cli import models, rewards
+from salsa_cli import rewards
 from salsa_cli.config.ppo import OFFLOADABLE, PPOConfig
 from salsa_cli.errors import SalsaError
-from salsa_cli.models import Shape
-from salsa_cli.optimisation import MOMENTS
+from salsa_cli.models import shapes
+from salsa_cli.models.learners import MOMENTS
+from salsa_cli.models.shapes import Shape
 from salsa_cli.rl import footprint, references, roles
 from salsa_cli.rl.batching import SCORED_TOKENS
 from salsa_cli.rl.footprint import Machine
@@ -204,7 +205,7 @@ def _rollout(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
     """All answers of a batch that are this process's, at once; nothing where a server has them."""
     if config.server is not None:
         return Held()
-    shape = models.shape(plan.policy)
+    shape = shapes.shape(plan.policy)
     rows, prompt = config.batch_size // machine.processes, _longest(plan)
     return Held(
         weights=machine.copy * plan.roles(config)[0].own,
@@ -218,7 +219,7 @@ def _scoring(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
     """A reward model passes all answers of a batch that are this process's, at once."""
     rows = config.batch_size // machine.processes
     tokens = _longest(plan) + config.response_length
-    shapes = [models.shape(one) for one in _reward_models((*plan.rewards, *plan.watched))]
+    shapes = [shapes.shape(one) for one in _reward_models((*plan.rewards, *plan.watched))]
     sizes = [footprint.passing_activations(one, rows, tokens, machine) for one in shapes]
     return Held(activations=max(sizes, default=0))
 
@@ -233,7 +234,7 @@ def _log_probabilities(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
     return Held(
         weights=machine.copy * max(role.own for role in plan.roles(config) if role.learns),
         activations=max(
-            footprint.passing_activations(models.shape(folder), rows, tokens, machine)
+            footprint.passing_activations(shapes.shape(folder), rows, tokens, machine)
             for folder, rows in passes
         ),
         logits=_logits(plan, config, machine, frozen),
@@ -243,7 +244,7 @@ def _log_probabilities(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
 def _anchors(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
     tokens = _longest(plan) + config.response_length
     rows = machine.rows(config.forward_size, tokens, SCORED_TOKENS)
-    passing = footprint.passing_activations(models.shape(plan.policy), rows, tokens, machine)
+    passing = footprint.passing_activations(shapes.shape(plan.policy), rows, tokens, machine)
     return Held(activations=passing, logits=_logits(plan, config, machine, rows))
 
 
@@ -256,8 +257,8 @@ def _learning(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
     """
     tokens = _longest(plan) + config.response_length
     rows = machine.rows(config.forward_size, tokens)
-    shape = models.shape(plan.policy)
-    policy, critic, again = _kept(shape, models.shape(plan.critic), rows, tokens, config, machine)
+    shape = shapes.shape(plan.policy)
+    policy, critic, again = _kept(shape, shapes.shape(plan.critic), rows, tokens, config, machine)
     learners = [role for role in plan.roles(config) if role.learns]
     of_policy, of_critic = (4 * role.own // machine.spread for role in learners)
     head = 4 * shape.vocabulary * shape.hidden if learners[0].backbone is None else 0
@@ -300,7 +301,7 @@ def _logits(plan: Plan, config: PPOConfig, machine: Machine, rows: int) -> int:
 
     The buffer has its size, or that of one token's logits, or is as small as the answers are few.
     """
-    wide = 4 * models.vocabulary_size(plan.policy)
+    wide = 4 * shapes.vocabulary_size(plan.policy)
     buffer = min(max(machine.chunk, wide), rows * config.response_length * wide)
     return buffer * (4 + machine.copy) // 4
 

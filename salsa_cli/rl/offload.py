@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from salsa_cli.errors import UsageError
-from salsa_cli.passes import Module
+from salsa_cli.models.forward import Module
 
 
 class Parked:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from salsa_cli import assembly, data, lora, models, optimisation, rewards
+from salsa_cli import data, rewards
 from salsa_cli.config.options import record
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.data import Prompt
@@ -17,14 +17,15 @@ from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.generation import vllm
 from salsa_cli.generation.vllm import Server
-from salsa_cli.optimisation import MOMENTS
+from salsa_cli.models import assembly, learners, loading, lora, shapes
+from salsa_cli.models.learners import MOMENTS
+from salsa_cli.models.tokens import prompt_ids, template_warning
 from salsa_cli.records import JSON
 from salsa_cli.rl import references, roles
 from salsa_cli.rl.references import Reference
 from salsa_cli.rl.roles import Role
 from salsa_cli.runs import checkpoints, run_folder
 from salsa_cli.runs.events import Note, Report, Warned
-from salsa_cli.tokens import prompt_ids, template_warning
 from salsa_cli.weights import folders, weight_files
 
 T = TypeVar("T")
@@ -117,7 +118,7 @@ def prepare(config: PPOConfig, report: Report) -> Plan:
     """
     reasons = Reasons()
     reasons.attempt(lambda: _same_settings(config))
-    reasons.attempt(lambda: optimisation.check(config.optimiser))
+    reasons.attempt(lambda: learners.check(config.optimiser))
     recipes = [references.parse(name) for name in config.ref]
     found = [reasons.attempt(lambda one=one: references.find(one)) for one in recipes]  # type: ignore[misc]
     held = tuple(reference for reference in found if reference is not None)
@@ -262,7 +263,7 @@ def _same_settings(config: PPOConfig) -> None:
 
 def _policy(config: PPOConfig, reference: Reference) -> Path:
     named = config.policy or next(iter(reference.ingredients), None)
-    return models.find(named) if named else reference.first
+    return loading.find(named) if named else reference.first
 
 
 def _reward(name: str) -> str:
@@ -289,7 +290,7 @@ def _reward(name: str) -> str:
 def _endless(policy: Path) -> Iterator[str]:
     """Why answers of the policy would never end."""
     try:
-        ends, size = models.end_ids(policy), models.vocabulary_size(policy)
+        ends, size = loading.end_ids(policy), shapes.vocabulary_size(policy)
     except SalsaError as error:
         yield str(error)
         return
@@ -304,15 +305,15 @@ def _other_tokens(policy: Path, reference: Reference) -> Iterator[str]:
     """Why a KL between the two would have no meaning."""
     if policy == reference.first:
         return
-    yield from models.token_differences(policy, reference.first)
+    yield from loading.token_differences(policy, reference.first)
     try:
-        ours, theirs = models.load_tokenizer(policy), models.load_tokenizer(reference.first)
+        ours, theirs = loading.load_tokenizer(policy), loading.load_tokenizer(reference.first)
         if ours.get_vocab() != theirs.get_vocab():
             yield (
                 f"the vocabularies of the policy {policy} and the reference {reference.first} "
                 "differ; a KL between them has no meaning. Expected two models of one base"
             )
-        sizes = [models.vocabulary_size(folder) for folder in (policy, reference.first)]
+        sizes = [shapes.vocabulary_size(folder) for folder in (policy, reference.first)]
     except SalsaError as error:
         yield str(error)
         return
@@ -346,7 +347,7 @@ def _idle_rank(policy: Path, critic: Path, config: PPOConfig) -> Iterator[str]:
     elif (missing := _reason(lora.check)) is not None:
         yield missing
     else:
-        rank, hidden = config.lora_rank, models.shape(policy).hidden
+        rank, hidden = config.lora_rank, shapes.shape(policy).hidden
         if (reason := _reason(lambda: lora.check_rank(rank, hidden))) is not None:
             yield reason
 
@@ -379,9 +380,9 @@ def _critic(config: PPOConfig, policy: Path, sources: Sequence[str]) -> Path:
     if config.critic == "policy":
         return policy
     if config.critic not in (None, "reward"):
-        return models.find(str(config.critic))
-    vocabulary = models.load_tokenizer(policy).get_vocab()
-    fitting = [one for one in trained if models.load_tokenizer(one).get_vocab() == vocabulary]
+        return loading.find(str(config.critic))
+    vocabulary = loading.load_tokenizer(policy).get_vocab()
+    fitting = [one for one in trained if loading.load_tokenizer(one).get_vocab() == vocabulary]
     if config.critic == "reward" and not fitting and len(sources) == len(config.reward):
         raise SalsaError(
             "--critic reward: no --reward is a model that reads the policy's tokens; "
@@ -394,8 +395,8 @@ def _fitting(
     policy: Path, prompts: Sequence[Prompt], config: PPOConfig
 ) -> tuple[tuple[Prompt, ...], tuple[tuple[int, ...], ...]]:
     """The prompts that leave room for an answer in the policy's context, with their ids."""
-    tokenizer = models.load_tokenizer(policy)
-    limit = models.context_length(policy)
+    tokenizer = loading.load_tokenizer(policy)
+    limit = shapes.context_length(policy)
     pairs = [(prompt, tuple(prompt_ids(tokenizer, prompt))) for prompt in prompts]
     for row, (_, ids) in enumerate(pairs, start=1):
         if not ids:
@@ -413,7 +414,7 @@ def _fitting(
 
 def _explain(plan: Plan, rows: Sequence[Prompt], config: PPOConfig, report: Report) -> None:
     """Say what was decided where the command line left it open, and what is lost."""
-    tokenizer = models.load_tokenizer(plan.policy)
+    tokenizer = loading.load_tokenizer(plan.policy)
     if config.policy is None and not plan.references[0].ingredients:
         report(Note(f"{config.ref[0]} is no soup: the policy starts from it too (plain PPO)"))
     if tokenizer.pad_token_id is None:
@@ -421,7 +422,7 @@ def _explain(plan: Plan, rows: Sequence[Prompt], config: PPOConfig, report: Repo
     if warning := template_warning(plan.policy, tokenizer, rows):
         report(Warned(warning))
     for reference in plan.references:
-        ends = [models.end_ids(folder) for folder in (plan.policy, reference.first)]
+        ends = [loading.end_ids(folder) for folder in (plan.policy, reference.first)]
         if set(ends[0]) != set(ends[1]):
             report(
                 Warned(
@@ -431,7 +432,7 @@ def _explain(plan: Plan, rows: Sequence[Prompt], config: PPOConfig, report: Repo
                 )
             )
     if len(plan.prompts) < len(rows):
-        room = (models.context_length(plan.policy) or 0) - config.response_length
+        room = (shapes.context_length(plan.policy) or 0) - config.response_length
         report(
             Warned(
                 f"{len(rows) - len(plan.prompts)} of {len(rows)} prompts are left out: longer than "

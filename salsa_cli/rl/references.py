@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from salsa_cli import assembly, backbones, models
-from salsa_cli.backbones import Source
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.maths import averaging
-from salsa_cli.models import LanguageModel
-from salsa_cli.passes import Module
+from salsa_cli.models import assembly, backbones, loading
+from salsa_cli.models.backbones import BackboneSource
+from salsa_cli.models.forward import Module
+from salsa_cli.models.loading import LanguageModel
 from salsa_cli.records import JSON
 from salsa_cli.weights import compatibility, folders, weight_files
 from salsa_cli.weights.adapters import disagreements
@@ -97,7 +97,7 @@ def parse(name: str) -> Recipe:
 
 def find(recipe: Recipe) -> Reference:
     """Find the models of a recipe, and refuse, all reasons at once, those that have no average."""
-    found = tuple(models.find(model) for model in recipe.models)
+    found = tuple(loading.find(model) for model in recipe.models)
     if len(found) > 1 and (reasons := _differences(found)):
         raise SalsaError(
             f"--ref {recipe.name}: these models cannot be averaged: " + "; ".join(reasons)
@@ -109,7 +109,7 @@ def load(
     reference: Reference,
     dtype: torch.dtype,
     device: torch.device,
-    source: Source = backbones.alone,
+    source: BackboneSource = backbones.alone,
 ) -> Module:
     """The reference model, frozen.
 
@@ -118,12 +118,12 @@ def load(
     of adapters is their exact sum, in its low-rank form.
     """
     if len(reference.folders) == 1:
-        return models.load_language_model(reference.first, dtype, device, source).model
+        return loading.load_language_model(reference.first, dtype, device, source).model
     if folders.is_adapter(reference.first):
         mixing = reference.recipe.weights
         return assembly.soup_of_adapters(reference.folders, mixing, dtype, device, source)
     cpu = torch.device("cpu")
-    parts = [models.load_language_model(folder, None, cpu).model for folder in reference.folders]
+    parts = [loading.load_language_model(folder, None, cpu).model for folder in reference.folders]
     _average(parts, reference.recipe.weights)
     return parts[0].to(device=device, dtype=dtype)
 
@@ -134,7 +134,7 @@ def anchors(policy: Path, found: Sequence[Reference]) -> Anchors:
     lost = []
     for name in dict.fromkeys(name for reference in found for name in reference.ingredients):
         try:
-            known[name] = models.find(name)
+            known[name] = loading.find(name)
         except SalsaError:
             lost.append(name)
     return Anchors(known, tuple(lost))
@@ -156,12 +156,12 @@ def loaded_in_turn(
     known: Mapping[str, Path],
     dtype: torch.dtype,
     device: torch.device,
-    source: Source = backbones.alone,
+    source: BackboneSource = backbones.alone,
 ) -> Iterator[tuple[tuple[str, ...], LanguageModel]]:
     """Every anchor once, with all its names, one at a time so that memory holds only one."""
     for folder in dict.fromkeys(path.resolve() for path in known.values()):
         names = tuple(name for name, path in known.items() if path.resolve() == folder)
-        yield names, models.load_language_model(folder, dtype, device, source)
+        yield names, loading.load_language_model(folder, dtype, device, source)
 
 
 def _differences(found: Sequence[Path]) -> list[str]:
@@ -172,7 +172,7 @@ def _differences(found: Sequence[Path]) -> list[str]:
         return [*compatibility.compare(found).fatal, *weight_files.differences(opened)]
     if len(adapted) < len(found):
         return [f"{adapted[0]} is an adapter, and not all of them are"]
-    tokens = [line for one in found[1:] for line in models.token_differences(found[0], one)]
+    tokens = [line for one in found[1:] for line in loading.token_differences(found[0], one)]
     return [*tokens, *disagreements(tuple(map(assembly.adapter, found)))]
 
 

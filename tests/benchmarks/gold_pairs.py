@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 
-from salsa_cli import models, rollouts, tokens
+from salsa_cli import rollouts
 from salsa_cli.devices.runtime import start_runtime
-from salsa_cli.tokens import Answer
+from salsa_cli.models.loading import loading, tokens
+from salsa_cli.models.tokens import Answer
 
 GOLD = Path(__file__).parents[2] / "examples" / "gold.py"
 BATCH = 100
@@ -34,7 +35,7 @@ def gold_reward() -> Callable[[str, str], float]:
 
 
 def sample(
-    policy: models.LanguageModel, prompts: list[str], seed: int, length: int
+    policy: loading.LanguageModel, prompts: list[str], seed: int, length: int
 ) -> list[Answer]:
     """One answer to each prompt."""
     drawn = rollouts.sample(
@@ -51,7 +52,7 @@ def sample(
 def make(model: Path, stories: Path, output: Path, count: int, gap: float, length: int = 48) -> int:
     """Sample `count` pairs and write those that the rule tells apart; returns how many."""
     reward = gold_reward()
-    policy = models.load_language_model(model, torch.float32, torch.device("cpu"))
+    policy = loading.load_language_model(model, torch.float32, torch.device("cpu"))
     rows = [json.loads(line) for line in stories.read_text(encoding="utf-8").split("\n") if line]
     prompts = [row["prompt"] for row in rows if len(row["prompt"]) < 80]
     written = 0

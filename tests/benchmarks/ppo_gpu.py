@@ -28,17 +28,17 @@ import shapes
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from salsa_cli import passes, rollouts
+from salsa_cli import rollouts
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.errors import SalsaError, one_line
-from salsa_cli.models import LanguageModel
-from salsa_cli.optimisation import Learner
+from salsa_cli.models.learners import Learner
+from salsa_cli.models.loading import LanguageModel, forward
+from salsa_cli.models.tokens import Tokens
 from salsa_cli.rewards import Ensemble
 from salsa_cli.rl import experience, learning
 from salsa_cli.rl.actors import Actors
 from salsa_cli.rollouts import Sampled
-from salsa_cli.tokens import Tokens
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -121,8 +121,8 @@ class Bench:
         if trained:
             common = 1e-6, 1.0, runtime
             learners = (
-                Learner("policy", model, passes.answer_logprobs, *common),
-                Learner("critic", critic, passes.answer_values, *common),
+                Learner("policy", model, forward.answer_logprobs, *common),
+                Learner("critic", critic, forward.answer_values, *common),
             )
         rewards = Ensemble((), lambda scores: scores[0])
         self._actors = Actors(policy, (reference,), rewards, None, *learners)
@@ -174,7 +174,7 @@ class Bench:
             torch.cat([sampled.prompts.mask, sampled.responses.mask], 1),
         )
         for rows in torch.arange(len(joined.ids)).split(self._config.forward_size):
-            passes.last_scores(self._reward, joined[rows])
+            forward.last_scores(self._reward, joined[rows])
         if self._actors.critic is None:
             for model in (self._actors.policy.model, self._actors.references[0]):
                 experience.logprobs_under(model, sampled, self._config, self._device)

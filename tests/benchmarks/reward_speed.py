@@ -26,8 +26,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from salsa_cli import models
 from salsa_cli.data import Source, read
+from salsa_cli.models.loading import loading
 from salsa_cli.records import read_rows
 from salsa_cli.reward_models import pairs, preferences
 
@@ -71,7 +71,7 @@ def prepare(
 ) -> tuple[Path, Path]:
     """The pairs that both sides keep, a multiple of the batch, and a few for evaluation."""
     given = preferences.preferences(ragged(read(str(source))))
-    kept = pairs.encode(models.load_tokenizer(model), given, length, "drop").kept
+    kept = pairs.encode(loading.load_tokenizer(model), given, length, "drop").kept
     rows = [given[pair.row - 1] for pair in kept][: limit + 8]
     texts = [
         json.dumps({"prompt": p.prompt, "chosen": p.chosen.text, "rejected": p.rejected.text})

@@ -191,9 +191,10 @@ def train(given: argparse.Namespace) -> None:
     """One run of one way; prints what it took."""
     import torch
 
-    from salsa_cli import backbones, ppo
-    from salsa_cli.backbones import Backbones
+    from salsa_cli import ppo
     from salsa_cli.config.ppo import PPOConfig
+    from salsa_cli.models.backbones import Backbones
+    from salsa_cli.models.loading import backbones
     from salsa_cli.runs.events import silent
 
     if given.run == "apart":

@@ -8,7 +8,6 @@ import pytest
 import torch
 from conftest import World
 
-from salsa_cli import models
 from salsa_cli.data import Message
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
@@ -16,6 +15,7 @@ from salsa_cli.evaluation import answer_files, answers
 from salsa_cli.evaluation.answer_files import Replies, Reply
 from salsa_cli.evaluation.answers import Generation
 from salsa_cli.evaluation.benchmarks import Question
+from salsa_cli.models.loading import loading
 from salsa_cli.runs.events import Advanced, Event, silent
 
 HOW = Generation(seed=0, batch_size=4, length=6)
@@ -103,7 +103,7 @@ def test_a_run_that_stopped_goes_on(world: World, tmp_path: Path) -> None:
 
 def test_the_room_is_for_the_answers_of_all_turns(world: World, tmp_path: Path) -> None:
     question = Question("7", user("the", "cat"), ("and then",))
-    model = models.load_language_model(world.a, torch.float32, torch.device("cpu"))
+    model = loading.load_language_model(world.a, torch.float32, torch.device("cpu"))
     prompt = len(answers.prompt_of(model, question, [Reply("")]))
     most = (64 - prompt) // 2
     fits = replace(HOW, length=most)

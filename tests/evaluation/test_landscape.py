@@ -13,7 +13,7 @@ import torch
 from conftest import World
 from transformers import AutoModelForCausalLM
 
-from salsa_cli import evaluate, models, soup
+from salsa_cli import evaluate, soup
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.data import Message
@@ -24,6 +24,7 @@ from salsa_cli.evaluation import landscape
 from salsa_cli.evaluation.answer_files import Reply
 from salsa_cli.evaluation.answers import Generation
 from salsa_cli.evaluation.benchmarks import Question
+from salsa_cli.models.loading import loading
 from salsa_cli.records import read_rows
 from salsa_cli.runs.events import Advanced, Event, silent
 
@@ -69,7 +70,7 @@ def test_a_soup_in_memory_is_that_of_the_command(tmp_path: Path, dtype: str) -> 
         output = tmp_path / str(weights)
         names = tuple(str(folder) for folder in folders)
         soup.run(SoupConfig(models=names, weights=weights, output=output), silent)
-        expected = models.load_language_model(output, torch.float32, torch.device("cpu"))
+        expected = loading.load_language_model(output, torch.float32, torch.device("cpu"))
         mixed = ingredients.mix(weights).model.state_dict()
         for name, tensor in expected.model.state_dict().items():
             assert torch.equal(mixed[name], tensor), (weights, name)
@@ -77,8 +78,8 @@ def test_a_soup_in_memory_is_that_of_the_command(tmp_path: Path, dtype: str) -> 
 
 def test_the_line_meets_its_models_and_their_soup(world: World, tmp_path: Path) -> None:
     line = (str(world.a), str(world.b))
-    models = (str(world.a), str(world.b), str(world.soup))
-    result = run(configure(world, tmp_path / "r", models=models, line=line, points=3))
+    loading = (str(world.a), str(world.b), str(world.soup))
+    result = run(configure(world, tmp_path / "r", models=loading, line=line, points=3))
     assert [row.weights for row in result.line] == [(1.0, 0.0), (0.5, 0.5), (0.0, 1.0)]
     a, b, middle = result.scores
     for row, score in zip(result.line, (a, middle, b), strict=True):
@@ -171,7 +172,7 @@ def test_kl_to_anchors_by_the_formula(world: World, tmp_path: Path) -> None:
 def test_kl_of_two_turns_is_their_mean(world: World) -> None:
     cpu = start_runtime("cpu")
     a, b = (
-        models.load_language_model(folder, torch.float32, cpu.device)
+        loading.load_language_model(folder, torch.float32, cpu.device)
         for folder in (world.a, world.b)
     )
     opening = (Message("user", "the cat"),)

@@ -9,8 +9,8 @@ import tiny
 import torch
 import transformers
 
-from salsa_cli.models import LanguageModel
-from salsa_cli.passes import Module
+from salsa_cli.models.forward import Module
+from salsa_cli.models.loading import LanguageModel
 
 PROMPTS = [[4, 6, 9], [5], [7, 8], [4, 7, 10, 11, 12, 13, 14, 15, 16], [6, 6, 7, 8, 9], [13]]
 LENGTH = 14

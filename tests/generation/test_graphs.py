@@ -22,7 +22,7 @@ from kinds import (
 
 from salsa_cli.errors import SalsaError
 from salsa_cli.generation import choice, graphs, loop, plain
-from salsa_cli.passes import Module
+from salsa_cli.models.forward import Module
 
 
 @pytest.fixture

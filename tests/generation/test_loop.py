@@ -26,8 +26,8 @@ from kinds import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from salsa_cli.generation import loop, plain
-from salsa_cli.models import LanguageModel
-from salsa_cli.passes import Module
+from salsa_cli.models.forward import Module
+from salsa_cli.models.loading import LanguageModel
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.3])

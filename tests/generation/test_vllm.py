@@ -12,10 +12,9 @@ from conftest import World
 from safetensors.torch import load_file
 from stand_in import Reply, StandIn, told
 
-from salsa_cli import models
 from salsa_cli.errors import SalsaError
 from salsa_cli.generation import vllm
-from salsa_cli.models import LanguageModel
+from salsa_cli.models.loading import LanguageModel, loading
 
 PROMPTS = [[4, 6, 9], [5], [7, 8], [4, 7, 10, 11, 12]]
 SEEDS = [3, 2**63 - 1, 0, 17]
@@ -24,7 +23,7 @@ LENGTH = 8
 
 @pytest.fixture(scope="module")
 def policy(world: World) -> LanguageModel:
-    return models.load_language_model(world.a, torch.float32, torch.device("cpu"))
+    return loading.load_language_model(world.a, torch.float32, torch.device("cpu"))
 
 
 def ask(server: StandIn, policy: LanguageModel, **changes: Any) -> vllm.Drawn:

@@ -11,11 +11,10 @@ import pytest
 import torch
 from conftest import World
 
-from salsa_cli import models, passes
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
-from salsa_cli.models import RewardModel
+from salsa_cli.models.loading import RewardModel, forward, loading
 from salsa_cli.reward_models import fitting
 from salsa_cli.reward_models.pairs import EncodedPair
 from salsa_cli.runs.events import silent
@@ -34,14 +33,14 @@ def configure(world: World, **changes: Any) -> TrainRMConfig:
 
 
 def new_model(world: World) -> RewardModel:
-    reward = models.new_reward_model(world.a, DEVICE.device, seed=3)
-    models.trainable(reward.model)
+    reward = loading.new_reward_model(world.a, DEVICE.device, seed=3)
+    loading.trainable(reward.model)
     return reward
 
 
 def plain(reward: RewardModel) -> fitting.Scoring:
     """The model's own pass, as one process trains it."""
-    return partial(passes.last_scores, reward.model)
+    return partial(forward.last_scores, reward.model)
 
 
 def last_states(reward: RewardModel, rows: Sequence[Sequence[int]]) -> np.ndarray:

@@ -7,10 +7,10 @@ import pytest
 import tiny
 from conftest import World
 
-from salsa_cli import models
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
+from salsa_cli.models.loading import loading
 from salsa_cli.reward_models import forecast
 from salsa_cli.reward_models.pairs import EncodedPair
 
@@ -65,5 +65,5 @@ def test_what_does_not_fit_is_refused_with_its_parts() -> None:
 
 def test_a_pass_is_timed_on_the_model_itself(world: World) -> None:
     runtime = start_runtime("cpu")
-    reward = models.new_reward_model(world.a, runtime.device, seed=0)
+    reward = loading.new_reward_model(world.a, runtime.device, seed=0)
     assert 0 < forecast.seconds_per_pair(reward, PAIRS, configure(world), runtime) < 1

@@ -11,17 +11,16 @@ import tiny
 import torch
 from conftest import World
 
-from salsa_cli import models
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.data import Message, Prompt
-from salsa_cli.models import RewardModel
+from salsa_cli.models.loading import RewardModel, loading
+from salsa_cli.models.tokens import Answer
 from salsa_cli.reward_models import held_out, model_card
 from salsa_cli.reward_models.assessment import PairScores
 from salsa_cli.reward_models.pairs import Dropped, EncodedPair
 from salsa_cli.reward_models.reward_data import SourcePairs
 from salsa_cli.reward_models.reward_pages import Trained
 from salsa_cli.rewards import Scale
-from salsa_cli.tokens import Answer
 
 PAIRS = tuple(
     EncodedPair("p", (1,) * (2 + n), (1,) * (5 - n), category=("easy", "<hard>")[n % 2])
@@ -74,7 +73,7 @@ def test_its_recipe_scores_as_salsa_does(
     names: dict[str, Any] = {}
     exec(code, names)
     recipe: Callable[[Any, str], float] = names["score"]
-    loaded = models.load_reward_model(tmp_path / "rm", torch.float32, torch.device("cpu"))
+    loaded = loading.load_reward_model(tmp_path / "rm", torch.float32, torch.device("cpu"))
     ours = RewardModel(loaded.folder, loaded.model, loaded.tokenizer, SCALE.mean, SCALE.std)
     given = prompt if isinstance(prompt, str) else [{"role": "user", "content": "the cat"}]
     for answer in (" sat happy", " ran"):

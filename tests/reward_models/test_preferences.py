@@ -6,6 +6,7 @@ import pytest
 
 from salsa_cli.data import Message, Prompt, Source
 from salsa_cli.errors import SalsaError
+from salsa_cli.models.tokens import Answer
 from salsa_cli.reward_models.preferences import (
     Contest,
     Preference,
@@ -13,7 +14,6 @@ from salsa_cli.reward_models.preferences import (
     has_contests,
     preferences,
 )
-from salsa_cli.tokens import Answer
 
 USER = {"role": "user", "content": "Why?"}
 GOOD = {"role": "assistant", "content": "Because."}

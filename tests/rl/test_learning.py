@@ -12,18 +12,18 @@ import torch
 from conftest import World
 from oracle import Batch, Recipe
 
-from salsa_cli import models, passes
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.maths import advantages as adv
 from salsa_cli.maths import categorical, masked, ppo_loss
-from salsa_cli.optimisation import Learner
+from salsa_cli.models.learners import Learner
+from salsa_cli.models.loading import forward, loading
+from salsa_cli.models.tokens import Tokens, pad_left
 from salsa_cli.rewards import Ensemble
 from salsa_cli.rl import experience, learning
 from salsa_cli.rl.actors import Actors
 from salsa_cli.rl.learning import Targets
 from salsa_cli.rollouts import Rollout, Sampled
-from salsa_cli.tokens import Tokens, pad_left
 
 ROWS, WIDTH, VOCABULARY, END = 8, 6, 11, 2
 
@@ -201,9 +201,11 @@ def cpu() -> Runtime:
 
 def act(world: World, cpu: Runtime) -> Actors:
     """Policy, two references and critic in float64."""
-    policy = models.load_language_model(world.a, torch.float64, cpu.device)
-    held = [models.load_language_model(f, torch.float64, cpu.device) for f in (world.soup, world.b)]
-    critic = models.load_critic(world.rm, cpu.device).double()
+    policy = loading.load_language_model(world.a, torch.float64, cpu.device)
+    held = [
+        loading.load_language_model(f, torch.float64, cpu.device) for f in (world.soup, world.b)
+    ]
+    critic = loading.load_critic(world.rm, cpu.device).double()
     for model in (policy.model, critic, *(one.model for one in held)):
         in_full_precision(model)
     return Actors(
@@ -211,8 +213,8 @@ def act(world: World, cpu: Runtime) -> Actors:
         tuple(one.model for one in held),
         Ensemble((), lambda scores: scores[0]),
         None,
-        Learner("policy", policy.model, passes.answer_logprobs, 1e-3, 1.0, cpu),
-        Learner("critic", critic, passes.answer_values, 1e-3, 1.0, cpu),
+        Learner("policy", policy.model, forward.answer_logprobs, 1e-3, 1.0, cpu),
+        Learner("critic", critic, forward.answer_values, 1e-3, 1.0, cpu),
     )
 
 
@@ -480,10 +482,10 @@ def test_bfloat16_and_float32_agree_on_the_same_answers(world: World, cpu: Runti
     """The ratio that half precision alone makes, on the first minibatch: within 2 % of 1."""
     sampled = given_answers([1, 2, 3, 4, 5, 6, 6, 1], pad=0)
     config = configure()
-    policy = models.load_language_model(world.a, torch.float32, cpu.device).model
-    exact = passes.answer_logprobs(policy, sampled.sequences, config.temperature)
+    policy = loading.load_language_model(world.a, torch.float32, cpu.device).model
+    exact = forward.answer_logprobs(policy, sampled.sequences, config.temperature)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        half = passes.answer_logprobs(policy, sampled.sequences, config.temperature)
+        half = forward.answer_logprobs(policy, sampled.sequences, config.temperature)
     assert half.dtype == torch.float32
     mask = sampled.responses.mask
     ratio = torch.exp(half - exact)[mask]

@@ -13,11 +13,12 @@ from test_ppo import stopping_at
 from test_references import configure
 from transformers import LlamaForCausalLM
 
-from salsa_cli import models, ppo
+from salsa_cli import ppo
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.devices import runtime
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
+from salsa_cli.models.loading import loading, shapes
 from salsa_cli.rl import footprint, memory, preflight
 from salsa_cli.rl.footprint import Machine
 from salsa_cli.rl.memory import Demand, Held
@@ -93,7 +94,7 @@ def test_phases_are_counted_by_hand(world: World, tmp_path: Path) -> None:
 def test_in_a_single_pass_gradients_come_as_activations_go(world: World, tmp_path: Path) -> None:
     """The critic's activations make room for its gradients and that of the policy's head."""
     config = configure(world, tmp_path / "policy", minibatches=1)
-    shape = models.shape(world.a)
+    shape = shapes.shape(world.a)
     for length in (1, 6, 40):
         kept = footprint.kept_activations(shape, 8, 5 + length, FLOAT32)
         steps = [2 * kept, kept + 4 * CLASSIFIER + 4 * 24 * 16, 4 * CLASSIFIER + 4 * LANGUAGE]
@@ -104,7 +105,7 @@ def test_in_a_single_pass_gradients_come_as_activations_go(world: World, tmp_pat
 def test_where_memory_is_used_again_one_model_passes_beside_the_gradients_of_the_other(
     world: World, tmp_path: Path
 ) -> None:
-    shape = models.shape(world.a)
+    shape = shapes.shape(world.a)
     head, copies = 4 * 24 * 16, 2 * (LANGUAGE + CLASSIFIER)
     config = configure(world, tmp_path / "policy", minibatches=1)
     for length in (1, 6, 40):
@@ -123,7 +124,7 @@ def test_where_memory_is_used_again_one_model_passes_beside_the_gradients_of_the
 
 def test_layers_that_compute_again_do_so_one_at_a_time(world: World, tmp_path: Path) -> None:
     config = configure(world, tmp_path / "policy", gradient_checkpointing=True, micro_batch_size=2)
-    shape = models.shape(world.a)
+    shape = shapes.shape(world.a)
     one = footprint.kept_activations(replace(shape, layers=1), 2, 11, FLOAT32)
     inputs = 2 * 11 * 2 * 16 * 4
     assert demand(config).phases["learning"].activations == 2 * inputs + one
@@ -137,7 +138,7 @@ def test_long_answers_pass_few_at_a_time(world: World, tmp_path: Path) -> None:
     config = configure(world, tmp_path / "policy", minibatches=1)
     found = demand(config, few).phases["learning"]
     assert found.activations == 2 * footprint.kept_activations(
-        models.shape(world.a), 2, 11, FLOAT32
+        shapes.shape(world.a), 2, 11, FLOAT32
     )
     assert found.gradients == 4 * (LANGUAGE + CLASSIFIER) + 4 * 24 * 16
 
@@ -179,7 +180,7 @@ def test_activations_are_those_that_autograd_keeps(
     folder = tiny.save_language_model(tmp_path / "model", seed=1, **changes)
     model = LlamaForCausalLM.from_pretrained(folder).eval()
     if again:
-        models.checkpoint_activations(model)
+        loading.checkpoint_activations(model)
     rows, tokens = 8, 24
     ids = torch.randint(3, 24, (rows, tokens), generator=torch.Generator().manual_seed(0))
     weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
@@ -194,7 +195,7 @@ def test_activations_are_those_that_autograd_keeps(
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model.model(input_ids=ids, use_cache=False).last_hidden_state.square().sum()
     measured = sum(storage.nbytes() for storage in kept.values())
-    shape = models.shape(folder)
+    shape = shapes.shape(folder)
     planned = footprint.kept_activations(shape, rows, tokens, FLOAT32)
     if again:
         last = footprint.kept_activations(replace(shape, layers=0), rows, tokens, FLOAT32)
@@ -206,7 +207,7 @@ def test_activations_are_those_that_autograd_keeps(
 
 def test_half_precision_keeps_the_stream_in_float32() -> None:
     """By hand: two norms of 10 bytes a width; queries, keys, values, attention; 4 inner widths."""
-    shape = models.Shape(layers=3, hidden=64, heads=64, keys=16, inner=128, vocabulary=10)
+    shape = shapes.Shape(layers=3, hidden=64, heads=64, keys=16, inner=128, vocabulary=10)
     layer = 2 * 10 * 64 + 2 * (2 * 64 + 2 * 16) + 4 * 2 * 128
     assert footprint.kept_activations(shape, 2, 7, MIXED) == 2 * 7 * (3 * layer + 10 * 64)
     assert footprint.cache(shape, 2, 7, MIXED) == 2 * 3 * 16 * 2 * 7 * 2

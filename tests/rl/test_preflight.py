@@ -10,9 +10,10 @@ import tiny
 from conftest import World
 from test_references import configure
 
-from salsa_cli import assembly, models, ppo
+from salsa_cli import ppo
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.errors import SalsaError, UsageError
+from salsa_cli.models.loading import assembly, loading
 from salsa_cli.rl import preflight
 from salsa_cli.runs.events import Event, Note, Warned, silent
 
@@ -133,9 +134,9 @@ def test_the_files_say_the_same_end_tokens_as_the_model(world: World, tmp_path: 
     none = Path(shutil.copytree(world.a, tmp_path / "none"))
     (none / "generation_config.json").unlink(missing_ok=True)
     for folder in (world.a, several, none):
-        loaded = models.load_language_model(folder, torch.float32, torch.device("cpu"))
-        assert models.end_ids(folder) == loaded.eos_ids
-    assert models.end_ids(several) == (1, 7, 2)
+        loaded = loading.load_language_model(folder, torch.float32, torch.device("cpu"))
+        assert loading.end_ids(folder) == loaded.eos_ids
+    assert loading.end_ids(several) == (1, 7, 2)
 
 
 def test_where_the_critic_comes_from(world: World, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import tiny
 import torch
 from test_backbones import CPU, AdapterWorld, make
 
-from salsa_cli import lora, models
+from salsa_cli.models.loading import loading, lora
 from salsa_cli.rl import references, roles
 from salsa_cli.rl.roles import Role
 
@@ -28,13 +28,13 @@ def cast(
 
 
 def trained(model: Any) -> int:
-    return sum(one.numel() for one in models.trainable(model))
+    return sum(one.numel() for one in loading.trainable(model))
 
 
 def test_adapters_have_their_factors_and_the_base_is_common(adapted: AdapterWorld) -> None:
     found = cast(adapted, adapted.a, adapted.rm)
-    policy = models.load_language_model(adapted.a, torch.float32, CPU).model
-    critic = models.load_critic(adapted.rm, CPU)
+    policy = loading.load_language_model(adapted.a, torch.float32, CPU).model
+    critic = loading.load_critic(adapted.rm, CPU)
     learners = [role for role in found if role.learns]
     assert [role.own for role in learners] == [trained(policy), trained(critic) - 1]  # its bias
     assert [role.part for role in found] == ["policy", "critic", "reference", "reward"]
@@ -44,12 +44,12 @@ def test_adapters_have_their_factors_and_the_base_is_common(adapted: AdapterWorl
 def test_whole_models_are_their_own_and_new_adapters_are_counted(adapted: AdapterWorld) -> None:
     policy, critic = cast(adapted, adapted.base, adapted.base)[:2]
     assert policy.backbone is critic.backbone is None
-    assert policy.own == trained(models.load_language_model(adapted.base, None, CPU).model)
-    assert critic.own == trained(models.load_critic(adapted.base, CPU)) - 16  # the new head
+    assert policy.own == trained(loading.load_language_model(adapted.base, None, CPU).model)
+    assert critic.own == trained(loading.load_critic(adapted.base, CPU)) - 16  # the new head
     policy, critic = cast(adapted, adapted.base, adapted.base, rank=3)[:2]
     for role, model in (
-        (policy, models.load_language_model(adapted.base, None, CPU).model),
-        (critic, models.load_critic(adapted.base, CPU)),
+        (policy, loading.load_language_model(adapted.base, None, CPU).model),
+        (critic, loading.load_critic(adapted.base, CPU)),
     ):
         lora.add(model, 3, seed=0)
         assert role.own == trained(model)

@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from salsa_cli import models, rollouts
+from salsa_cli import rollouts
 from salsa_cli.data import Message, stable_seed
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.evaluation.judges.writing import Request, Sampling, Written
-from salsa_cli.models import LanguageModel
-from salsa_cli.tokens import prompt_ids
+from salsa_cli.models import loading, shapes
+from salsa_cli.models.loading import LanguageModel
+from salsa_cli.models.tokens import prompt_ids
 from salsa_cli.weights import folders
 
 
@@ -29,12 +30,12 @@ class LocalWriter:
         if not requests:
             return
         if self._model is None:
-            self._model = models.load_language_model(
+            self._model = loading.load_language_model(
                 self._folder, self._runtime.frozen_dtype, self._runtime.device
             )
         model = self._model
         ids = {r: prompt_ids(model.tokenizer, (Message("user", r.text),)) for r in requests}
-        room = models.context_length(self._folder)
+        room = shapes.context_length(self._folder)
         fitting = []
         for request in sorted(requests, key=lambda r: len(ids[r]), reverse=True):
             if room is not None and len(ids[request]) + sampling.max_tokens > room:

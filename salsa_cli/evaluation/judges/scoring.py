@@ -14,9 +14,9 @@ from salsa_cli.evaluation.benchmarks import Question
 from salsa_cli.evaluation.judges import JudgeSpec
 from salsa_cli.evaluation.verdicts import Verdict
 from salsa_cli.maths import statistics
+from salsa_cli.models.tokens import Answer
 from salsa_cli.rewards import Scorer
 from salsa_cli.runs.events import Advanced, Report
-from salsa_cli.tokens import Answer
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 
 import torch
 
-from salsa_cli import heads, packing
 from salsa_cli.errors import SalsaError
-from salsa_cli.passes import Module
+from salsa_cli.models import lm_head, packed_attention
+from salsa_cli.models.forward import Module
 
 _COMPILERS = ("g++", "clang++")
 
@@ -35,11 +35,11 @@ def check(device: torch.device) -> None:
 def prepare(*models: Module) -> None:
     """Let the repeated layers of models be compiled when they are first called `at_work`."""
     torch.compiler.set_stance("force_eager")
-    packing.stay_uncompiled()
+    packed_attention.stay_uncompiled()
     for model in models:
         # Trials are made now, as written.
-        packing.suits(model)
-        heads.of(model)
+        packed_attention.suits(model)
+        lm_head.of(model)
         for layer in _layers(model):
             layer.compile(dynamic=True)
 

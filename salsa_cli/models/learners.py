@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from salsa_cli import packing
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.devices.sharding import gathered, spread_like, whole
 from salsa_cli.errors import SalsaError
-from salsa_cli.models import trainable
-from salsa_cli.passes import Module
+from salsa_cli.models import packed_attention
+from salsa_cli.models.forward import Module
+from salsa_cli.models.loading import trainable
 
 
 class Network(torch.nn.Module):
@@ -163,7 +163,7 @@ def _network(model: Module, compute: Callable[..., torch.Tensor], runtime: Runti
     network = Network(copy.deepcopy(model), compute)
     trainable(network.model)
     learned = {name for name, one in network.model.named_parameters() if one.requires_grad}
-    packing.same(network.model, model)
+    packed_attention.same(network.model, model)
     runtime.sharding.spread(network, set(model._no_split_modules or ()), runtime.device)
     for name, parameter in model.named_parameters():
         if name in learned:

@@ -10,27 +10,27 @@ import torch
 from conftest import World
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from salsa_cli import models, passes
 from salsa_cli.errors import SalsaError
-from salsa_cli.sequences import Sequences
-from salsa_cli.tokens import Answer, pad_left, pad_right
+from salsa_cli.models.loading import forward, loading, saving
+from salsa_cli.models.sequences import Sequences
+from salsa_cli.models.tokens import Answer, pad_left, pad_right
 
 CPU = torch.device("cpu")
 ROWS = [[4, 6, 9, 2], [5, 2], [7, 8, 10, 11, 12, 2]]
 
 
 def test_a_score_does_not_depend_on_padding(world: World) -> None:
-    reward = models.load_reward_model(world.rm, torch.float32, CPU)
+    reward = loading.load_reward_model(world.rm, torch.float32, CPU)
     alone = torch.cat([reward.score_ids([row]) for row in ROWS])
     for tokens in (pad_left(ROWS, 0), pad_right(ROWS, 0), pad_left(ROWS, 9), pad_right(ROWS, 9)):
         # float32, other shapes of the same matrix products
         torch.testing.assert_close(
-            passes.last_scores(reward.model, tokens), alone, atol=1e-6, rtol=0
+            forward.last_scores(reward.model, tokens), alone, atol=1e-6, rtol=0
         )
 
 
 def test_scores_are_those_of_transformers(world: World) -> None:
-    reward = models.load_reward_model(world.rm, torch.float32, CPU)
+    reward = loading.load_reward_model(world.rm, torch.float32, CPU)
     naive = AutoModelForSequenceClassification.from_pretrained(world.rm).eval()
     for row in ROWS:
         with torch.no_grad():
@@ -44,32 +44,32 @@ def test_the_stored_scale_normalises_scores(world: World, tmp_path: Path) -> Non
     (folder / "config.json").write_text(
         json.dumps(config | {"salsa_reward": {"mean": 2, "std": 4}})
     )
-    plain = models.load_reward_model(world.rm, torch.float32, CPU)
-    scaled = models.load_reward_model(folder, torch.float32, CPU)
+    plain = loading.load_reward_model(world.rm, torch.float32, CPU)
+    scaled = loading.load_reward_model(folder, torch.float32, CPU)
     raw = plain.score(["the cat"], [Answer(" sat")])
     torch.testing.assert_close(scaled.score(["the cat"], [Answer(" sat")]), (raw - 2) / 4)
 
 
 def test_a_new_head_depends_on_the_seed_alone(world: World) -> None:
     torch.manual_seed(1)
-    first = models.new_reward_model(world.a, CPU, seed=5)
+    first = loading.new_reward_model(world.a, CPU, seed=5)
     torch.manual_seed(2)
-    again = models.new_reward_model(world.a, CPU, seed=5)
-    other = models.new_reward_model(world.a, CPU, seed=6)
+    again = loading.new_reward_model(world.a, CPU, seed=5)
+    other = loading.new_reward_model(world.a, CPU, seed=6)
     assert torch.equal(first.model.score.weight, again.model.score.weight)
     assert not torch.equal(first.model.score.weight, other.model.score.weight)
 
 
 def test_a_language_model_is_no_reward_model(world: World) -> None:
     with pytest.raises(SalsaError, match=r"lack score\.weight .*no trained score head"):
-        models.load_reward_model(world.a, torch.float32, CPU)
+        loading.load_reward_model(world.a, torch.float32, CPU)
 
 
 def test_a_critic_from_a_policy_starts_at_zero(world: World) -> None:
-    critic = models.load_critic(world.a, CPU)
-    assert passes.last_scores(critic, pad_right(ROWS, 0)).tolist() == [0.0, 0.0, 0.0]
-    trained = models.load_critic(world.rm, CPU)
-    assert passes.last_scores(trained, pad_right(ROWS, 0)).abs().min() > 0
+    critic = loading.load_critic(world.a, CPU)
+    assert forward.last_scores(critic, pad_right(ROWS, 0)).tolist() == [0.0, 0.0, 0.0]
+    trained = loading.load_critic(world.rm, CPU)
+    assert forward.last_scores(trained, pad_right(ROWS, 0)).abs().min() > 0
 
 
 def test_missing_weights_are_named(world: World, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_missing_weights_are_named(world: World, tmp_path: Path) -> None:
     with pytest.raises(
         SalsaError, match=r"cannot be used as .*: its files lack model\.norm\.weight"
     ):
-        models.load_language_model(folder, torch.float32, CPU)
+        loading.load_language_model(folder, torch.float32, CPU)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_broken_folders(world: World, tmp_path: Path, name: str, content: str, w
     folder = Path(shutil.copytree(world.a, tmp_path / "a"))
     (folder / name).write_text(content)
     with pytest.raises(SalsaError) as caught:
-        models.load_language_model(folder, torch.float32, CPU)
+        loading.load_language_model(folder, torch.float32, CPU)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -115,9 +115,9 @@ def test_a_saved_model_keeps_the_weight_type_and_the_habits_of_its_origin(
     tiny.tokenizer().save_pretrained(origin)
     habits = '{"eos_token_id": [1, 2], "top_p": 0.9}'
     (origin / "generation_config.json").write_text(habits)
-    loaded = models.load_language_model(origin, torch.float32, CPU)
+    loaded = loading.load_language_model(origin, torch.float32, CPU)
     target = tmp_path / "target"
-    models.save_model(loaded.model, target, like=origin)
+    saving.save_model(loaded.model, target, like=origin)
     again = AutoModelForCausalLM.from_pretrained(target)
     assert again.dtype == torch.bfloat16
     assert (target / "generation_config.json").read_text() == habits
@@ -128,11 +128,11 @@ def test_a_saved_model_keeps_the_weight_type_and_the_habits_of_its_origin(
 def test_dropout_is_off_while_weights_are_trained(tmp_path: Path) -> None:
     """A folder that asks for dropout: two passes agree to the bit, with gradients too."""
     folder = tiny.save_language_model(tmp_path / "a", seed=1, attention_dropout=0.5)
-    loaded = models.load_language_model(folder, torch.float32, CPU)
-    models.trainable(loaded.model)
+    loaded = loading.load_language_model(folder, torch.float32, CPU)
+    loading.trainable(loaded.model)
     prompts, answers = pad_left(ROWS, 0), pad_right(ROWS, 0)
     read = Sequences.of(prompts, answers)
-    first, second = (passes.answer_logprobs(loaded.model, read, 1.0) for _ in range(2))
+    first, second = (forward.answer_logprobs(loaded.model, read, 1.0) for _ in range(2))
     assert first.requires_grad and torch.equal(first, second)
 
 
@@ -144,8 +144,8 @@ def test_a_critic_from_a_reward_model_predicts_the_scores_that_are_trained_on(
     (folder / "config.json").write_text(
         json.dumps(config | {"salsa_reward": {"mean": 2, "std": 4}})
     )
-    reward = models.load_reward_model(folder, torch.float32, CPU)
-    critic = models.load_critic(folder, CPU)
+    reward = loading.load_reward_model(folder, torch.float32, CPU)
+    critic = loading.load_critic(folder, CPU)
     expected = (reward.score_ids(ROWS) - 2) / 4
-    found = passes.last_scores(critic, pad_right(ROWS, 0))
+    found = forward.last_scores(critic, pad_right(ROWS, 0))
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)

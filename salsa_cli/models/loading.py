@@ -5,7 +5,6 @@ weights are trained, so that log-probabilities of one batch can be compared betw
 """
 
 import math
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,18 +14,18 @@ from typing import Any, cast
 import torch
 import transformers
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     GenerationConfig,
 )
 
-from salsa_cli import assembly, backbones, lora
-from salsa_cli.backbones import Source
 from salsa_cli.data import Prompt
-from salsa_cli.errors import SalsaError, StorageError, one_line, os_errors
-from salsa_cli.passes import Module, last_scores
-from salsa_cli.tokens import (
+from salsa_cli.errors import SalsaError
+from salsa_cli.models import assembly, backbones, lora
+from salsa_cli.models.backbones import BackboneSource
+from salsa_cli.models.forward import Module, last_scores
+from salsa_cli.models.shapes import _text_config
+from salsa_cli.models.tokens import (
     Answer,
     Tokenizer,
     end_token,
@@ -35,9 +34,6 @@ from salsa_cli.tokens import (
     scored_ids,
 )
 from salsa_cli.weights import compatibility, folders
-
-SHARD = "2GB"
-"""Largest file of weights that are handed over; each is held once more while it is written."""
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -85,24 +81,6 @@ class RewardModel:
         return ((self.score_ids(rows) - self.mean) / self.std).cpu()
 
 
-@dataclass(frozen=True)
-class Shape:
-    """The widths of a transformer, in values a token.
-
-    Attributes:
-        hidden: of the residual stream.
-        heads, keys: of all queries, and of all keys (or values).
-        inner: between the two halves of the feed-forward part.
-    """
-
-    layers: int
-    hidden: int
-    heads: int
-    keys: int
-    inner: int
-    vocabulary: int
-
-
 def find(name: str) -> Path:
     """The folder of a model, or of an adapter that can be put into its base, which is here.
 
@@ -137,7 +115,7 @@ def load_language_model(
     folder: Path,
     dtype: torch.dtype | None,
     device: torch.device,
-    source: Source = backbones.alone,
+    source: BackboneSource = backbones.alone,
 ) -> LanguageModel:
     """A causal language model, frozen, in `dtype` or as it is stored; `trainable` thaws it.
 
@@ -169,7 +147,7 @@ def end_ids(folder: Path) -> tuple[int, ...]:
 
 
 def load_reward_model(
-    folder: Path, dtype: torch.dtype, device: torch.device, source: Source = backbones.alone
+    folder: Path, dtype: torch.dtype, device: torch.device, source: BackboneSource = backbones.alone
 ) -> RewardModel:
     """A trained reward model, or the adapter of one, frozen.
 
@@ -213,7 +191,7 @@ def load_critic(
     folder: Path,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
-    source: Source = backbones.alone,
+    source: BackboneSource = backbones.alone,
 ) -> Module:
     """A value network in the scale of the rewards, its head in float32.
 
@@ -274,122 +252,6 @@ def checkpointed(*given: Module) -> Iterator[None]:
                 module.gradient_checkpointing = module.training = False
 
 
-def context_length(folder: Path) -> int | None:
-    """The most tokens a model can attend to, where its configuration says so."""
-    limit = getattr(_text_config(folder), "max_position_embeddings", None)
-    return int(limit) if limit else None
-
-
-def vocabulary_size(folder: Path) -> int:
-    """The number of logits of a model, by its configuration."""
-    return int(_text_config(folder).vocab_size)
-
-
-def stored_dtype(folder: Path) -> torch.dtype:
-    """The type of a model's weights, by its configuration."""
-    dtype = getattr(_text_config(folder), "dtype", None)
-    return dtype if isinstance(dtype, torch.dtype) else torch.float32
-
-
-def shape(folder: Path) -> Shape:
-    """How wide and deep a model is, by its configuration."""
-    config = _text_config(folder)
-    hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
-    head = int(getattr(config, "head_dim", None) or hidden // heads)
-    return Shape(
-        layers=int(config.num_hidden_layers),
-        hidden=hidden,
-        heads=heads * head,
-        keys=int(getattr(config, "num_key_value_heads", None) or heads) * head,
-        inner=int(getattr(config, "intermediate_size", None) or 4 * hidden),
-        vocabulary=int(config.vocab_size),
-    )
-
-
-def activation_bytes(folder: Path, tokens: int, width: int) -> int:
-    """Bytes that a pass over `tokens` tokens keeps for its gradient, about, without the logits.
-
-    17 values of `width` bytes a token, layer and hidden unit (Korthikanti et al., "Reducing
-    Activation Recomputation in Large Transformer Models", 2022, table 2, with an attention that
-    keeps no scores).
-    """
-    config = _text_config(folder)
-    return 17 * width * tokens * int(config.hidden_size) * int(config.num_hidden_layers)
-
-
-def checkpointed_activation_bytes(folder: Path, tokens: int, width: int) -> int:
-    """The same with `checkpoint_activations`: what every layer reads, and one layer whole."""
-    layers = int(_text_config(folder).num_hidden_layers)
-    whole = activation_bytes(folder, tokens, width)
-    return whole // 17 + whole // layers
-
-
-def save_model(model: Module, folder: Path, *, like: Path) -> None:
-    """Configuration and weights as transformers writes them, in the weight type of `like`.
-
-    A causal model also gets the generation config of `like`, byte for byte.
-    """
-    raised = model.to(getattr(_text_config(like), "dtype", None) or torch.float32)
-    with _written(folder):
-        raised.save_pretrained(folder)
-    for path in folder.glob("*.safetensors"):  # made for their owner alone, whatever the umask
-        path.chmod((folder / "config.json").stat().st_mode)
-    habits = _habits(like) / "generation_config.json"
-    if habits.exists() and model.can_generate():
-        shutil.copyfile(habits, folder / habits.name)
-
-
-def save_to_sample(model: Module, folder: Path, *, like: Path) -> None:
-    """A policy under training as a whole model for another program to sample from, unchanged here.
-
-    In the weight type of `like`, with whatever adapters it has merged: the weights that it would
-    have if it were saved now. Holds a copy of them in the CPU's memory, where the type is another.
-    """
-    dtype = stored_dtype(like)
-    copies: dict[tuple[int, torch.Size], torch.Tensor] = {}
-    state = {}
-    for name, value in lora.merged_state(model).items():
-        # Tied weights stay one tensor, which is then stored once.
-        place = (value.data_ptr(), value.shape)
-        narrow = dtype if value.is_floating_point() else value.dtype
-        state[name] = copies.setdefault(place, value.detach().to("cpu", narrow))
-    with _written(folder):
-        model.save_pretrained(folder, state_dict=state, max_shard_size=SHARD)
-    for path in folder.glob("*.safetensors"):  # made for their owner alone, whatever the umask
-        path.chmod((folder / "config.json").stat().st_mode)
-
-
-@contextmanager
-def _written(folder: Path) -> Iterator[None]:
-    """The block in which transformers writes a model.
-
-    Raises:
-        StorageError: the file system does not take it. The library that writes the weights has an
-            error of its own for that, which is no OSError.
-    """
-    with os_errors(folder, "write"):
-        try:
-            yield
-        except Exception as error:
-            if type(error).__name__ != "SafetensorError":
-                raise
-            raise StorageError(f"{folder}: cannot write it: {one_line(str(error))}") from error
-
-
-def save_policy(model: Module, folder: Path, *, like: Path) -> None:
-    """A policy that began as the model of `like`: an adapter as an adapter, all else as a model.
-
-    A new adapter is merged in float32 into the weights of `like` as they are stored.
-    """
-    if folders.is_adapter(like):
-        lora.save_as(model, folder, like)
-        return
-    if lora.has_adapters(model):
-        plain = load_language_model(like, torch.float32, torch.device("cpu")).model
-        model = lora.merged(plain, model)
-    save_model(model, folder, like=like)
-
-
 def _end_ids(folder: Path, habits: Any, tokenizer: Tokenizer) -> tuple[int, ...]:
     """Those of the generation config, then the tokenizer's."""
     given = habits.eos_token_id if habits else None
@@ -399,16 +261,6 @@ def _end_ids(folder: Path, habits: Any, tokenizer: Tokenizer) -> tuple[int, ...]
     if not eos:
         raise SalsaError(f"{folder}: neither tokenizer nor generation_config.json has an end token")
     return tuple(eos)
-
-
-def _text_config(folder: Path) -> Any:
-    try:
-        config = AutoConfig.from_pretrained(folders.base(folder), trust_remote_code=False)
-        return config.get_text_config()
-    except Exception as error:
-        raise SalsaError(
-            f"{folder}: config.json cannot be used ({assembly.first_line(error)})"
-        ) from error
 
 
 def _habits(folder: Path) -> Path:

@@ -13,18 +13,18 @@ from conftest import World
 from test_ppo import configure as ppo_config
 from transformers import AutoModelForSequenceClassification
 
-from salsa_cli import evaluate, lora, models, ppo, rewards, train_rm
+from salsa_cli import evaluate, ppo, rewards, train_rm
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError, UsageError
-from salsa_cli.models import RewardModel
-from salsa_cli.passes import last_scores
+from salsa_cli.models.forward import last_scores
+from salsa_cli.models.loading import RewardModel, loading, lora, shapes
+from salsa_cli.models.tokens import Answer
 from salsa_cli.records import read_rows
 from salsa_cli.reward_models import fitting
 from salsa_cli.reward_models.pairs import EncodedPair
 from salsa_cli.runs.events import silent
-from salsa_cli.tokens import Answer
 
 DEVICE = start_runtime("cpu")
 ROWS = [[4, 6, 9, 2], [5, 2], [7, 8, 10, 11, 12, 2]]
@@ -32,7 +32,7 @@ PAIRS = (EncodedPair("p", (4, 6, 9, 2), (4, 7, 2)), EncodedPair("q", (7, 8, 10, 
 
 
 def new_model(world: World) -> RewardModel:
-    return models.new_reward_model(world.a, DEVICE.device, seed=3)
+    return loading.new_reward_model(world.a, DEVICE.device, seed=3)
 
 
 def test_without_peft_the_option_says_what_to_install(
@@ -50,7 +50,7 @@ def test_adapters_start_as_nothing_and_merge_into_what_they_computed(world: Worl
     names = set(reward.model.state_dict())
     adapted = lora.add(reward.model, 4, seed=1)
     assert torch.equal(reward.score_ids(ROWS), before)
-    trained = models.trainable(reward.model)
+    trained = loading.trainable(reward.model)
     named = {n for n, p in reward.model.named_parameters() if p.requires_grad}
     assert all("lora_" in name or name == "score.weight" for name in named)
     assert len(trained) == len(named) == 1 + 2 * 7 * 2  # two matrices, seven layers, two blocks
@@ -93,7 +93,7 @@ def test_a_run_with_adapters_learns_and_loads_like_any_other(world: World, tmp_p
     assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
     model = AutoModelForSequenceClassification.from_pretrained(config.output)
     assert not any("lora" in name for name in model.state_dict())
-    ours = models.load_reward_model(config.output, torch.float32, DEVICE.device)
+    ours = loading.load_reward_model(config.output, torch.float32, DEVICE.device)
     with torch.no_grad():
         naive = torch.cat([model.eval()(torch.tensor([row])).logits[0] for row in ROWS])
         # Scores here are near 2.5: 1e-6 is absolute below 1 and relative above.
@@ -119,7 +119,7 @@ def test_a_kept_adapter_scores_the_same_by_peft_and_takes_part_in_ppo_and_eval(
     assert settings["task_type"] == "SEQ_CLS" and settings["modules_to_save"] == ["score"]
     assert settings["base_model_name_or_path"] == str(world.a)
     assert not (config.output / "config.json").exists()
-    ours = models.load_reward_model(config.output, torch.float32, DEVICE.device)
+    ours = loading.load_reward_model(config.output, torch.float32, DEVICE.device)
     theirs = peft.AutoPeftModelForSequenceClassification.from_pretrained(
         config.output, num_labels=1
     )
@@ -157,7 +157,7 @@ def test_a_kept_adapter_scores_the_same_by_peft_and_takes_part_in_ppo_and_eval(
 def test_a_rank_that_is_not_low_is_refused_before_anything_is_loaded(
     world: World, tmp_path: Path
 ) -> None:
-    width = models.shape(world.a).hidden
+    width = shapes.shape(world.a).hidden
     config = TrainRMConfig(
         model=str(world.a), data=str(world.preferences), output=tmp_path / "rm", lora_rank=width
     )
@@ -193,9 +193,9 @@ def test_activations_computed_twice_give_the_same_gradient(world: World) -> None
     gradients, passes = [], []
     for twice in (False, True):
         reward = new_model(world)
-        models.trainable(reward.model)
+        loading.trainable(reward.model)
         if twice:
-            models.checkpoint_activations(reward.model)
+            loading.checkpoint_activations(reward.model)
         calls: list[int] = []
         layer = reward.model.model.layers[0].mlp
         layer.register_forward_pre_hook(lambda *given, calls=calls: calls.append(1))

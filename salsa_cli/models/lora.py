@@ -15,7 +15,7 @@ import torch
 
 from salsa_cli.errors import SalsaError, one_line
 from salsa_cli.maths import averaging
-from salsa_cli.passes import Module
+from salsa_cli.models.forward import Module
 from salsa_cli.records import read_json, write_json
 from salsa_cli.soups import lowrank
 from salsa_cli.weights import adapters, folders, shards

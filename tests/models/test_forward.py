@@ -9,10 +9,10 @@ import transformers
 from allocations import Largest
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from salsa_cli import heads, passes, sequences
 from salsa_cli.maths.projection import CHUNK_BYTES
-from salsa_cli.sequences import Sequences
-from salsa_cli.tokens import pad_left, pad_right
+from salsa_cli.models.loading import forward, lm_head, sequences
+from salsa_cli.models.sequences import Sequences
+from salsa_cli.models.tokens import pad_left, pad_right
 
 PROMPTS = [[4, 6, 9], [5], [7, 8, 3, 3, 12], [10]]
 ANSWERS = [[6, 2], [11, 5, 4, 8, 2], [3], [9, 9, 9, 2]]
@@ -79,11 +79,11 @@ def test_logprobs_and_gradients_are_those_of_the_models_own_logits(
 ) -> None:
     model = build(family)
     if own_logits:
-        monkeypatch.setattr(heads, "of", lambda _: None)
+        monkeypatch.setattr(lm_head, "of", lambda _: None)
     else:
-        assert heads.of(model) is not None
+        assert lm_head.of(model) is not None
     given = read()
-    found = passes.answer_logprobs(model, given, 0.7)
+    found = forward.answer_logprobs(model, given, 0.7)
     expected = [alone(model, row, 0.7) for row in range(4)]
     for row, theirs in enumerate(expected):
         # Norms and rotations of these families round to float32 on the way.
@@ -110,8 +110,8 @@ def test_a_model_with_logits_of_its_own_kind_makes_them_itself() -> None:
 
     torch.manual_seed(0)
     model = Doubling(LlamaConfig(**SMALL)).double().eval()
-    assert heads.of(model) is None
-    found = passes.answer_logprobs(model, read(), 0.7)
+    assert lm_head.of(model) is None
+    found = forward.answer_logprobs(model, read(), 0.7)
     for row in range(4):
         theirs = alone(model, row, 0.7)
         torch.testing.assert_close(found[row, : len(theirs)], theirs, rtol=0, atol=1e-5)
@@ -120,7 +120,7 @@ def test_a_model_with_logits_of_its_own_kind_makes_them_itself() -> None:
 def test_values_are_those_of_each_answer_alone() -> None:
     torch.manual_seed(0)
     critic = LlamaForSequenceClassification(LlamaConfig(**SMALL, num_labels=1)).double().eval()
-    found = passes.answer_values(critic, read())
+    found = forward.answer_values(critic, read())
     for row, (prompt, answer) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
         hidden = critic.model(torch.tensor([prompt + answer])).last_hidden_state
         theirs = critic.score(hidden)[0, len(prompt) - 1 : -1, 0]
@@ -170,8 +170,8 @@ def test_an_update_of_a_128k_vocabulary_never_has_all_logits(length: int) -> Non
     model = LlamaForCausalLM(tiny.config(vocab_size=vocabulary, max_position_embeddings=128)).eval()
     answers = torch.randint(4, vocabulary, (rows, length)).tolist()
     given = Sequences.of(pad_left([[5, 6]] * rows, 0), pad_right(answers, 0))
-    heads.of(model)  # its check looks at the logits of eight tokens
+    lm_head.of(model)  # its check looks at the logits of eight tokens
     with Largest() as seen:
-        passes.answer_logprobs(model, given, 1.0).sum().backward()
+        forward.answer_logprobs(model, given, 1.0).sum().backward()
     assert seen.elements <= max(vocabulary * 16, CHUNK_BYTES["cpu"] // 4)
     assert seen.elements < rows * length * vocabulary / 3

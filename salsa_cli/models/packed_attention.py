@@ -15,9 +15,9 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from salsa_cli.attention import OtherAttentionError, body, refuse_bent, used
-from salsa_cli.heads import Module
-from salsa_cli.sequences import Packed, Sequences
+from salsa_cli.models.attention import OtherAttentionError, body, refuse_bent, used
+from salsa_cli.models.lm_head import Module
+from salsa_cli.models.sequences import Packed, Sequences
 
 NAME = "salsa-packed"
 """By which the configuration of a model names this attention."""

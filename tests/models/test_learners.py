@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from salsa_cli import optimisation
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
-from salsa_cli.optimisation import Learner
+from salsa_cli.models.learners import Learner
+from salsa_cli.models.loading import learners
 
 RATE = 0.1
 
@@ -73,11 +73,11 @@ def test_dropped_gradients_leave_the_weights() -> None:
 
 
 def test_schedules_by_hand() -> None:
-    linear = [optimisation.warmed_up(step, 5, 0.4) for step in range(5)]
+    linear = [learners.warmed_up(step, 5, 0.4) for step in range(5)]
     assert linear == pytest.approx([1 / 3, 2 / 3, 1, 2 / 3, 1 / 3])
-    constant = [optimisation.warmed_up(step, 5, 0.4, schedule="constant") for step in range(5)]
+    constant = [learners.warmed_up(step, 5, 0.4, schedule="constant") for step in range(5)]
     assert constant == pytest.approx([1 / 3, 2 / 3, 1, 1, 1])
-    assert [optimisation.warmed_up(step, 4, 0.0) for step in range(4)] == [1, 0.75, 0.5, 0.25]
+    assert [learners.warmed_up(step, 4, 0.0) for step in range(4)] == [1, 0.75, 0.5, 0.25]
 
 
 def wide(optimiser: str) -> tuple[Learner, torch.nn.Linear]:
@@ -108,8 +108,8 @@ def test_moments_in_eight_bits_move_the_weights_alike_in_a_quarter_of_the_memory
         held.append(sum(tensor.nbytes for tensor in tensors) / model.weight.numel())
     assert (moved[1] - moved[0]).norm() < 0.05 * moved[0].norm()
     tables = 2 * 4 * 256 / (64 * 128)  # of the 256 values that 8 bits stand for, once a weight
-    assert held[0] == pytest.approx(optimisation.MOMENTS["adamw"], abs=0.01)
-    assert held[1] == pytest.approx(optimisation.MOMENTS["adamw-8bit"] + tables, abs=0.01)
+    assert held[0] == pytest.approx(learners.MOMENTS["adamw"], abs=0.01)
+    assert held[1] == pytest.approx(learners.MOMENTS["adamw-8bit"] + tables, abs=0.01)
 
 
 @pytest.mark.parametrize("optimiser", ["adamw", "adamw-8bit"])
@@ -132,5 +132,5 @@ def test_a_state_that_went_through_a_file_goes_on_to_the_same_bits(
 def test_eight_bits_without_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(SalsaError, match=r"needs bitsandbytes.*pip install bitsandbytes"):
-        optimisation.check("adamw-8bit")
-    optimisation.check("adamw")
+        learners.check("adamw-8bit")
+    learners.check("adamw")

@@ -6,10 +6,10 @@ import pytest
 import tiny
 import torch
 
-from salsa_cli import models, tokens
 from salsa_cli.data import Message
 from salsa_cli.errors import SalsaError
-from salsa_cli.tokens import Answer, Tokenizer
+from salsa_cli.models.loading import loading, tokens
+from salsa_cli.models.tokens import Answer, Tokenizer
 
 TEMPLATE = (
     "{% for m in messages %}<s> {{ m.role }} {{ m.content }} {% endfor %}"
@@ -90,7 +90,7 @@ def test_padding_and_positions() -> None:
 
 def test_the_blank_before_an_answer_survives(stories_model: Path) -> None:
     """A Llama tokenizer drops the first blank of whatever it decodes."""
-    tokenizer = models.load_tokenizer(stories_model)
+    tokenizer = loading.load_tokenizer(stories_model)
     whole = tokenizer.encode("Once there was a bug. The bug was red.")
     prompt = tokens.prompt_ids(tokenizer, "Once there was a bug.")
     assert whole[: len(prompt)] == prompt

@@ -14,11 +14,12 @@ import tiny
 import torch
 from test_adapters import DOWN, PREFIX, K, Q, save_adapter
 
-from salsa_cli import assembly, backbones, models, rewards, soup
-from salsa_cli.backbones import Backbones
+from salsa_cli import rewards, soup
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
+from salsa_cli.models.backbones import Backbones
+from salsa_cli.models.loading import assembly, backbones, loading
 from salsa_cli.runs.events import Event, Warned, silent
 from salsa_cli.weights import folders
 
@@ -90,15 +91,15 @@ def logits(model: Any) -> torch.Tensor:
 def test_peft_loads_the_same_policy_and_the_same_scores(adapted: AdapterWorld) -> None:
     import peft
 
-    ours = models.load_language_model(adapted.a, torch.float32, CPU)
+    ours = loading.load_language_model(adapted.a, torch.float32, CPU)
     theirs = peft.AutoPeftModelForCausalLM.from_pretrained(adapted.a)
     torch.testing.assert_close(logits(ours.model), logits(theirs), atol=1e-6, rtol=0)
-    plain = models.load_language_model(adapted.base, torch.float32, CPU)
+    plain = loading.load_language_model(adapted.base, torch.float32, CPU)
     assert (logits(ours.model) - logits(plain.model)).abs().max() > 0.1
     merged = theirs.merge_and_unload()
     torch.testing.assert_close(logits(ours.model), logits(merged), atol=1e-5, rtol=0)
 
-    reward = models.load_reward_model(adapted.rm, torch.float32, CPU)
+    reward = loading.load_reward_model(adapted.rm, torch.float32, CPU)
     judge = peft.AutoPeftModelForSequenceClassification.from_pretrained(adapted.rm, num_labels=1)
     with torch.no_grad():
         scores = torch.cat([judge.eval()(torch.tensor([row])).logits[0] for row in ROWS])
@@ -113,8 +114,8 @@ def test_a_soup_of_adapters_is_the_mean_of_the_updates(
     pair = (str(adapted.a), str(adapted.b))
     config = SoupConfig(models=pair, alpha=0.5, output=whole, merge_into=str(adapted.base))
     soup.run(config, silent)
-    merged = models.load_language_model(whole, torch.float32, CPU)
-    beside = models.load_language_model(adapted.soup, torch.float32, CPU)
+    merged = loading.load_language_model(whole, torch.float32, CPU)
+    beside = loading.load_language_model(adapted.soup, torch.float32, CPU)
     torch.testing.assert_close(logits(beside.model), logits(merged.model), atol=1e-5, rtol=0)
 
 
@@ -122,21 +123,21 @@ def test_a_soup_in_memory_is_the_soup_on_disk(adapted: AdapterWorld, tmp_path: P
     pair, weights = (adapted.a, adapted.b), (0.7, 0.3)
     names = (str(adapted.a), str(adapted.b))
     soup.run(SoupConfig(models=names, weights=weights, output=tmp_path / "ref"), silent)
-    stored = models.load_language_model(tmp_path / "ref", torch.float32, CPU).model
+    stored = loading.load_language_model(tmp_path / "ref", torch.float32, CPU).model
     made = assembly.soup_of_adapters(pair, weights, torch.float32, CPU, backbones.alone)
     assert torch.equal(logits(made), logits(stored))
     alone = assembly.soup_of_adapters(pair, (0.0, 1.0), torch.float32, CPU, backbones.alone)
-    second = models.load_language_model(adapted.b, torch.float32, CPU).model
+    second = loading.load_language_model(adapted.b, torch.float32, CPU).model
     torch.testing.assert_close(logits(alone), logits(second), atol=1e-6, rtol=0)
 
 
 def test_the_base_is_held_once(adapted: AdapterWorld) -> None:
     shared = Backbones(backbones.representatives([adapted.base]))
-    policy = models.load_language_model(adapted.a, torch.float32, CPU, shared.hold).model
-    reference = models.load_language_model(adapted.soup, torch.float32, CPU, shared.hold).model
-    critic = models.load_critic(adapted.rm, CPU, torch.float32, shared.hold)
-    reward = models.load_reward_model(adapted.rm, torch.float32, CPU, shared.hold).model
-    base = models.load_language_model(adapted.base, torch.float32, CPU).model
+    policy = loading.load_language_model(adapted.a, torch.float32, CPU, shared.hold).model
+    reference = loading.load_language_model(adapted.soup, torch.float32, CPU, shared.hold).model
+    critic = loading.load_critic(adapted.rm, CPU, torch.float32, shared.hold)
+    reward = loading.load_reward_model(adapted.rm, torch.float32, CPU, shared.hold).model
+    base = loading.load_language_model(adapted.base, torch.float32, CPU).model
     one = held_bytes(base)
     given = (policy, reference, critic, reward)
     apart = sum(held_bytes(model) for model in given)
@@ -152,11 +153,11 @@ def test_the_base_is_held_once(adapted: AdapterWorld) -> None:
 
 def test_what_one_model_learns_stays_with_it(adapted: AdapterWorld) -> None:
     shared = Backbones(backbones.representatives([adapted.base]))
-    policy = models.load_language_model(adapted.a, torch.float32, CPU, shared.hold).model
-    reference = models.load_language_model(adapted.a, torch.float32, CPU, shared.hold).model
+    policy = loading.load_language_model(adapted.a, torch.float32, CPU, shared.hold).model
+    reference = loading.load_language_model(adapted.a, torch.float32, CPU, shared.hold).model
     before = logits(reference)
     assert torch.equal(logits(policy), before)
-    trained = models.trainable(policy)
+    trained = loading.trainable(policy)
     assert not any(p.requires_grad for p in reference.parameters())
     policy(IDS).logits.sum().backward()
     with torch.no_grad():
@@ -169,14 +170,14 @@ def test_what_one_model_learns_stays_with_it(adapted: AdapterWorld) -> None:
 
 
 def test_a_critic_starts_in_the_scale_of_the_rewards(adapted: AdapterWorld) -> None:
-    critic = models.load_critic(adapted.rm, CPU)
-    reward = models.load_reward_model(adapted.rm, torch.float32, CPU)
+    critic = loading.load_critic(adapted.rm, CPU)
+    reward = loading.load_reward_model(adapted.rm, torch.float32, CPU)
     last = critic.score(critic.model(torch.tensor([ROWS[0]])).last_hidden_state)[0, -1, 0]
     expected = (reward.score_ids(ROWS[:1])[0] - 0.5) / 2.0
     torch.testing.assert_close(last, expected, atol=1e-6, rtol=0)
-    blank = models.load_critic(adapted.a, CPU)
+    blank = loading.load_critic(adapted.a, CPU)
     assert blank.score.weight.count_nonzero() == 0
-    policy = models.load_language_model(adapted.a, torch.float32, CPU).model
+    policy = loading.load_language_model(adapted.a, torch.float32, CPU).model
     ours = blank.model(IDS).last_hidden_state
     assert torch.equal(ours, policy.model(IDS).last_hidden_state)
 
@@ -185,19 +186,19 @@ def test_the_dropout_of_an_adapter_is_off(adapted: AdapterWorld, tmp_path: Path)
     folder = Path(shutil.copytree(adapted.a, tmp_path / "dropping"))
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_dropout": 0.5}))
-    dropping = models.load_language_model(folder, torch.float32, CPU).model
-    plain = models.load_language_model(adapted.a, torch.float32, CPU).model
-    models.trainable(dropping)
+    dropping = loading.load_language_model(folder, torch.float32, CPU).model
+    plain = loading.load_language_model(adapted.a, torch.float32, CPU).model
+    loading.trainable(dropping)
     assert torch.equal(logits(dropping), logits(plain))
 
 
 def test_a_model_that_is_lent_is_not_kept(adapted: AdapterWorld) -> None:
     shared = Backbones(backbones.representatives([adapted.base]))
-    held = models.load_language_model(adapted.a, torch.float32, CPU, shared.hold).model
-    lent = models.load_language_model(adapted.b, torch.float32, CPU, shared.lend).model
+    held = loading.load_language_model(adapted.a, torch.float32, CPU, shared.hold).model
+    lent = loading.load_language_model(adapted.b, torch.float32, CPU, shared.lend).model
     assert held.lm_head.weight is lent.lm_head.weight
     for _ in range(2):
-        other = models.load_language_model(adapted.b, torch.float64, CPU, shared.lend).model
+        other = loading.load_language_model(adapted.b, torch.float64, CPU, shared.lend).model
         assert other.lm_head.weight is not held.lm_head.weight
     assert len(shared._held) == 1
 
@@ -242,7 +243,7 @@ def test_adapters_that_cannot_be_put_in_are_refused(
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(SalsaError, match=says):
-        models.find(str(folder))
+        loading.find(str(folder))
 
 
 def test_an_adapter_of_another_shape_or_with_whole_layers_is_refused(
@@ -251,15 +252,15 @@ def test_an_adapter_of_another_shape_or_with_whole_layers_is_refused(
     narrow = tiny.save_language_model(tmp_path / "narrow", seed=1, hidden_size=8)
     misfit = save_adapter(tmp_path / "misfit", narrow, {Q: 2}, seed=1)
     with pytest.raises(SalsaError, match=r"misfit does not fit its base, a LlamaForCausalLM: "):
-        models.load_language_model(misfit, torch.float32, CPU)
+        loading.load_language_model(misfit, torch.float32, CPU)
     shallow = tiny.save_language_model(tmp_path / "shallow", seed=1, num_hidden_layers=1)
     lost = save_adapter(tmp_path / "lost", shallow, {DOWN: 2}, seed=1)
     with pytest.raises(SalsaError, match="an adapter does not fit a LlamaForCausalLM: "):
-        models.load_language_model(lost, torch.float32, CPU)
+        loading.load_language_model(lost, torch.float32, CPU)
     norm = {f"{PREFIX}model.norm.weight": torch.ones(16)}
     whole = save_adapter(tmp_path / "whole", adapted.base, {Q: 2}, seed=1, extra=norm)
     with pytest.raises(SalsaError, match=r"more than low-rank updates, .*model\.norm\.weight"):
-        models.find(str(whole))
+        loading.find(str(whole))
 
 
 def test_an_ensemble_may_be_of_adapters(adapted: AdapterWorld, tmp_path: Path) -> None:
@@ -277,8 +278,8 @@ def test_a_soup_of_reward_adapters_has_no_scale_and_says_so(
     pair = (str(adapted.rm), str(adapted.rm))
     soup.run(SoupConfig(models=pair, output=tmp_path / "rm"), events.append)
     assert any(isinstance(one, Warned) and "so its scores are raw" in one.text for one in events)
-    mixed = models.load_reward_model(tmp_path / "rm", torch.float32, CPU)
-    single = models.load_reward_model(adapted.rm, torch.float32, CPU)
+    mixed = loading.load_reward_model(tmp_path / "rm", torch.float32, CPU)
+    single = loading.load_reward_model(adapted.rm, torch.float32, CPU)
     assert (mixed.mean, mixed.std) == (0.0, 1.0)
     torch.testing.assert_close(mixed.score_ids(ROWS), single.score_ids(ROWS), atol=1e-5, rtol=0)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from salsa_cli.passes import Module
+from salsa_cli.models.forward import Module
 from salsa_cli.weights import compatibility, weight_files
 
-Source = Callable[[Path, torch.dtype | None, torch.device, Callable[[], Module]], Module]
+BackboneSource = Callable[[Path, torch.dtype | None, torch.device, Callable[[], Module]], Module]
 """Where a frozen model of a folder comes from; the last argument loads it from there."""
 
 

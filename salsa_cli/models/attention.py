@@ -6,7 +6,7 @@ Only plain attention is replaced. Transformers tells what else a model wants by 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from salsa_cli.heads import Module
+from salsa_cli.models.lm_head import Module
 
 _BENT = ("sliding_window", "softcap", "s_aux", "position_bias")
 """Arguments by which transformers asks for attention that is not the plain one."""

@@ -5,8 +5,8 @@ import pytest
 import torch
 from test_passes import ANSWERS, PROMPTS, build, read
 
-from salsa_cli import packing, passes
-from salsa_cli.sequences import Packed, Sequences
+from salsa_cli.models.loading import forward, packed_attention
+from salsa_cli.models.sequences import Packed, Sequences
 
 ROWS = [prompt + answer for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]
 
@@ -40,9 +40,9 @@ def test_the_tokens_before_the_answers_are_those_of_padded_rows() -> None:
 @pytest.mark.parametrize("family", ["Llama", "Qwen 2", "Gemma", "Cohere, multiplied logits"])
 def test_rows_do_not_touch(family: str) -> None:
     model = build(family)
-    assert packing.suits(model)
+    assert packed_attention.suits(model)
     before = model.config._attn_implementation
-    found = packing.hidden_states(model, read().packed())
+    found = packed_attention.hidden_states(model, read().packed())
     assert model.config._attn_implementation == before
     body = getattr(model, model.base_model_prefix)
     for ours, row in zip(found.split(list(map(len, ROWS))), ROWS, strict=True):
@@ -57,13 +57,13 @@ def test_rows_do_not_touch(family: str) -> None:
 def test_models_whose_rows_would_touch_get_padded_ones(make: object) -> None:
     assert callable(make)
     model = make()
-    assert packing.suits(model) == (make is kinds.llama)
+    assert packed_attention.suits(model) == (make is kinds.llama)
 
 
 def test_a_window_of_attention_is_seen_whatever_its_length() -> None:
     """The rows of the trial are shorter than most windows, so the argument has to tell."""
-    assert not packing.suits(build("Mistral, sliding window"))
-    assert not packing.suits(build("Gemma 2, free logits"))
+    assert not packed_attention.suits(build("Mistral, sliding window"))
+    assert not packed_attention.suits(build("Gemma 2, free logits"))
 
 
 def test_a_model_that_mixes_rows_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,15 +75,15 @@ def test_a_model_that_mixes_rows_is_found_out(monkeypatch: pytest.MonkeyPatch) -
 
     whole = Sequences.packed
     monkeypatch.setattr(Sequences, "packed", one_row)
-    assert not packing.suits(build("Llama"))
+    assert not packed_attention.suits(build("Llama"))
 
 
 def test_packed_and_padded_rows_learn_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build("Llama")
     found = {}
     for packs in (True, False):
-        monkeypatch.setattr(packing, "suits", lambda _, packs=packs: packs)
-        logprobs = passes.answer_logprobs(model, read(), 0.7)
+        monkeypatch.setattr(packed_attention, "suits", lambda _, packs=packs: packs)
+        logprobs = forward.answer_logprobs(model, read(), 0.7)
         loss = logprobs.square().sum()
         found[packs] = [logprobs, *torch.autograd.grad(loss, list(model.parameters()))]
     for ours, theirs in zip(found[True], found[False], strict=True):
@@ -94,10 +94,10 @@ def test_packed_and_padded_rows_learn_alike(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_pass_that_is_computed_again_reads_packed_rows_again() -> None:
     model = build("Llama")
     parameters = list(model.parameters())
-    plain = torch.autograd.grad(passes.answer_logprobs(model, read(), 0.7).sum(), parameters)
-    from salsa_cli import models
+    plain = torch.autograd.grad(forward.answer_logprobs(model, read(), 0.7).sum(), parameters)
+    from salsa_cli.models.loading import loading
 
-    with models.checkpointed(model), packing.attention(model):
-        again = torch.autograd.grad(passes.answer_logprobs(model, read(), 0.7).sum(), parameters)
+    with loading.checkpointed(model), packed_attention.attention(model):
+        again = torch.autograd.grad(forward.answer_logprobs(model, read(), 0.7).sum(), parameters)
     for ours, theirs in zip(again, plain, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)

@@ -7,11 +7,11 @@ it stands behind the last real token, where a causal model does not see it, or i
 import torch
 from torch.nn import functional
 
-from salsa_cli import heads, packing
-from salsa_cli.heads import Module as Module
 from salsa_cli.maths import categorical, masked
-from salsa_cli.sequences import Sequences
-from salsa_cli.tokens import Tokens, position_ids
+from salsa_cli.models import lm_head, packed_attention
+from salsa_cli.models.lm_head import Module as Module
+from salsa_cli.models.sequences import Sequences
+from salsa_cli.models.tokens import Tokens, position_ids
 
 
 def answer_logits(model: Module, prompts: Tokens, responses: Tokens) -> torch.Tensor:
@@ -54,7 +54,7 @@ def answer_logprobs(model: Module, sequences: Sequences, temperature: float) -> 
     """
     places = sequences.real()
     tokens = sequences.answers.flatten()[places]
-    head = heads.of(model)
+    head = lm_head.of(model)
     if head is None:
         start, width = int(sequences.prompt_lengths.min()) - 1, sequences.ids.shape[1]
         logits = model(
@@ -107,9 +107,9 @@ def _hidden(model: Module, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tenso
 
 def _before_answers(model: Module, sequences: Sequences) -> torch.Tensor:
     """Final hidden states `[A, H]` of the tokens before each token of the answers."""
-    if packing.suits(model):
+    if packed_attention.suits(model):
         packed = sequences.packed()
-        return packing.hidden_states(model, packed)[packed.predicting]
+        return packed_attention.hidden_states(model, packed)[packed.predicting]
     body = getattr(model, model.base_model_prefix)
     # What stands behind a row's last token means nothing, and is not read.
     hidden: torch.Tensor = body(input_ids=sequences.ids, use_cache=False).last_hidden_state

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from salsa_cli import lora
-from salsa_cli.backbones import Source
 from salsa_cli.errors import SalsaError
-from salsa_cli.passes import Module
+from salsa_cli.models import lora
+from salsa_cli.models.backbones import BackboneSource
+from salsa_cli.models.forward import Module
 from salsa_cli.records import read_json
 from salsa_cli.weights import folders
 from salsa_cli.weights.adapters import Adapter, open_adapter, without_copies
 
 
 def language_model(
-    folder: Path, dtype: torch.dtype | None, device: torch.device, source: Source
+    folder: Path, dtype: torch.dtype | None, device: torch.device, source: BackboneSource
 ) -> Module:
     """The causal language model of a folder, frozen; of an adapter's, its base with that put in."""
     model = _base(folder, dtype, device, source)
@@ -34,7 +34,7 @@ def soup_of_adapters(
     mixing: Sequence[float],
     dtype: torch.dtype | None,
     device: torch.device,
-    source: Source,
+    source: BackboneSource,
 ) -> Module:
     """The causal language model of adapters' base with their exact weighted sum, frozen."""
     model = _base(parts[0], dtype, device, source)
@@ -42,7 +42,9 @@ def soup_of_adapters(
     return model.requires_grad_(False)
 
 
-def classifier(folder: Path, dtype: torch.dtype, device: torch.device, source: Source) -> Module:
+def classifier(
+    folder: Path, dtype: torch.dtype, device: torch.device, source: BackboneSource
+) -> Module:
     """A sequence classifier with its trained head, which an adapter may bring along, frozen."""
     base = folders.base(folder)
     put_in = adapter(folder) if folders.is_adapter(folder) else None
@@ -64,7 +66,7 @@ def classifier(folder: Path, dtype: torch.dtype, device: torch.device, source: S
 
 
 def untrained_classifier(
-    folder: Path, dtype: torch.dtype, device: torch.device, source: Source
+    folder: Path, dtype: torch.dtype, device: torch.device, source: BackboneSource
 ) -> Module:
     """A sequence classifier on a language model's body, frozen, with a head of zeros."""
     model = _with_head(language_model(folder, dtype, device, source), folders.base(folder))
@@ -134,7 +136,9 @@ def first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
-def _base(folder: Path, dtype: torch.dtype | None, device: torch.device, source: Source) -> Module:
+def _base(
+    folder: Path, dtype: torch.dtype | None, device: torch.device, source: BackboneSource
+) -> Module:
     """The causal language model of a folder, or of an adapter's base alone."""
     base = folders.base(folder)
 

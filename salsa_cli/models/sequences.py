@@ -11,7 +11,7 @@ from typing import Self
 
 import torch
 
-from salsa_cli.tokens import Tokens
+from salsa_cli.models.tokens import Tokens
 
 SHORTEST = 0.75
 """Part of the longest row of a block that its others have at least."""

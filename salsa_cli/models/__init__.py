@@ -1,0 +1,1 @@
+"""Models of transformers: loaded, computed with, trained, saved."""

@@ -1,0 +1,92 @@
+"""What config.json says of a model: sizes, types and lengths, without its weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+)
+
+from salsa_cli.errors import SalsaError
+from salsa_cli.models import assembly
+from salsa_cli.weights import folders
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The widths of a transformer, in values a token.
+
+    Attributes:
+        hidden: of the residual stream.
+        heads, keys: of all queries, and of all keys (or values).
+        inner: between the two halves of the feed-forward part.
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    keys: int
+    inner: int
+    vocabulary: int
+
+
+def context_length(folder: Path) -> int | None:
+    """The most tokens a model can attend to, where its configuration says so."""
+    limit = getattr(_text_config(folder), "max_position_embeddings", None)
+    return int(limit) if limit else None
+
+
+def vocabulary_size(folder: Path) -> int:
+    """The number of logits of a model, by its configuration."""
+    return int(_text_config(folder).vocab_size)
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The type of a model's weights, by its configuration."""
+    dtype = getattr(_text_config(folder), "dtype", None)
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
+
+
+def shape(folder: Path) -> Shape:
+    """How wide and deep a model is, by its configuration."""
+    config = _text_config(folder)
+    hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
+    head = int(getattr(config, "head_dim", None) or hidden // heads)
+    return Shape(
+        layers=int(config.num_hidden_layers),
+        hidden=hidden,
+        heads=heads * head,
+        keys=int(getattr(config, "num_key_value_heads", None) or heads) * head,
+        inner=int(getattr(config, "intermediate_size", None) or 4 * hidden),
+        vocabulary=int(config.vocab_size),
+    )
+
+
+def activation_bytes(folder: Path, tokens: int, width: int) -> int:
+    """Bytes that a pass over `tokens` tokens keeps for its gradient, about, without the logits.
+
+    17 values of `width` bytes a token, layer and hidden unit (Korthikanti et al., "Reducing
+    Activation Recomputation in Large Transformer Models", 2022, table 2, with an attention that
+    keeps no scores).
+    """
+    config = _text_config(folder)
+    return 17 * width * tokens * int(config.hidden_size) * int(config.num_hidden_layers)
+
+
+def checkpointed_activation_bytes(folder: Path, tokens: int, width: int) -> int:
+    """The same with `checkpoint_activations`: what every layer reads, and one layer whole."""
+    layers = int(_text_config(folder).num_hidden_layers)
+    whole = activation_bytes(folder, tokens, width)
+    return whole // 17 + whole // layers
+
+
+def _text_config(folder: Path) -> Any:
+    try:
+        config = AutoConfig.from_pretrained(folders.base(folder), trust_remote_code=False)
+        return config.get_text_config()
+    except Exception as error:
+        raise SalsaError(
+            f"{folder}: config.json cannot be used ({assembly.first_line(error)})"
+        ) from error
