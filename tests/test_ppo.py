@@ -13,10 +13,11 @@ import transformers
 from conftest import World
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from salsa_cli import data, ppo, rollouts
+from salsa_cli import data, ppo
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
+from salsa_cli.generation import rollouts
 from salsa_cli.models.loading import loading
 from salsa_cli.records import read_rows
 from salsa_cli.rl import actors, batching, experience, learning, preflight

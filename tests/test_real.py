@@ -21,12 +21,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from salsa_cli import evaluate, ppo, rollouts, soup, train_rm
+from salsa_cli import evaluate, ppo, soup, train_rm
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import start_runtime
+from salsa_cli.generation import rollouts
 from salsa_cli.models.loading import loading, tokens
 from salsa_cli.records import read_rows
 from salsa_cli.runs.events import silent

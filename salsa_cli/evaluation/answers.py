@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from salsa_cli import rollouts
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation import answer_files
 from salsa_cli.evaluation.answer_files import Replies, Reply
 from salsa_cli.evaluation.benchmarks import Question
+from salsa_cli.generation import rollouts
 from salsa_cli.models import loading, shapes
 from salsa_cli.models.loading import LanguageModel
 from salsa_cli.models.tokens import prompt_ids, template_warning

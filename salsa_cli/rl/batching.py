@@ -7,8 +7,8 @@ import torch
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.data import stable_seed
 from salsa_cli.devices.runtime import Runtime
+from salsa_cli.generation.rollouts import Sampled
 from salsa_cli.models import sequences
-from salsa_cli.rollouts import Sampled
 
 SCORED_TOKENS = 4
 """A pass without gradients keeps no activations, so it may have so many times the tokens."""

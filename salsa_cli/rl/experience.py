@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from salsa_cli import data, rollouts
+from salsa_cli import data
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.data import Prompt, stable_seed
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
+from salsa_cli.generation import rollouts
+from salsa_cli.generation.rollouts import Rollout, Sampled
 from salsa_cli.maths import importance, kl
 from salsa_cli.maths.importance import Mismatch
 from salsa_cli.models import tokens
@@ -21,7 +23,6 @@ from salsa_cli.rewards import Ensemble, Scale, Scores
 from salsa_cli.rl import batching, references
 from salsa_cli.rl.actors import Actors, present
 from salsa_cli.rl.preflight import Plan
-from salsa_cli.rollouts import Rollout, Sampled
 
 CALIBRATION = 256
 """Answers of the start policy that make the scale of a reward."""

@@ -10,12 +10,12 @@ import torch
 
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.devices.runtime import Runtime
+from salsa_cli.generation.rollouts import Rollout
 from salsa_cli.maths import advantages as adv
 from salsa_cli.maths import importance, kl, masked, ppo_loss
 from salsa_cli.models import learners
 from salsa_cli.rl import batching
 from salsa_cli.rl.actors import Actors
-from salsa_cli.rollouts import Rollout
 
 ESTIMATORS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "k1": kl.k1,

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from salsa_cli import rollouts
 from salsa_cli.devices.runtime import start_runtime
+from salsa_cli.generation import rollouts
 from salsa_cli.models.loading import loading, tokens
 from salsa_cli.models.tokens import Answer
 

@@ -28,17 +28,17 @@ import shapes
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from salsa_cli import rollouts
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.errors import SalsaError, one_line
+from salsa_cli.generation import rollouts
+from salsa_cli.generation.rollouts import Sampled
 from salsa_cli.models.learners import Learner
 from salsa_cli.models.loading import LanguageModel, forward
 from salsa_cli.models.tokens import Tokens
 from salsa_cli.rewards import Ensemble
 from salsa_cli.rl import experience, learning
 from salsa_cli.rl.actors import Actors
-from salsa_cli.rollouts import Sampled
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {

@@ -11,10 +11,11 @@ import torch
 from conftest import World
 from safetensors.torch import load_file
 
-from salsa_cli import ppo, rollouts
+from salsa_cli import ppo
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.devices.sharding import Sharding
 from salsa_cli.errors import SalsaError, UsageError
+from salsa_cli.generation import rollouts
 from salsa_cli.models.loading import compilation
 from salsa_cli.records import read_rows
 from salsa_cli.rl import experience, learning, preflight

@@ -14,6 +14,7 @@ from oracle import Batch, Recipe
 
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.devices.runtime import Runtime, start_runtime
+from salsa_cli.generation.rollouts import Rollout, Sampled
 from salsa_cli.maths import advantages as adv
 from salsa_cli.maths import categorical, masked, ppo_loss
 from salsa_cli.models.learners import Learner
@@ -23,7 +24,6 @@ from salsa_cli.rewards import Ensemble
 from salsa_cli.rl import experience, learning
 from salsa_cli.rl.actors import Actors
 from salsa_cli.rl.learning import Targets
-from salsa_cli.rollouts import Rollout, Sampled
 
 ROWS, WIDTH, VOCABULARY, END = 8, 6, 11, 2
 

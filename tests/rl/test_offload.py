@@ -14,8 +14,9 @@ from conftest import World
 from test_ppo import rows_without_time
 from test_references import configure
 
-from salsa_cli import ppo, rollouts
+from salsa_cli import ppo
 from salsa_cli.errors import UsageError
+from salsa_cli.generation import rollouts
 from salsa_cli.models.loading import loading
 from salsa_cli.rl import offload
 from salsa_cli.rl.offload import Parked

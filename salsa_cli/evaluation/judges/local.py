@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from salsa_cli import rollouts
 from salsa_cli.data import Message, stable_seed
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.evaluation.judges.writing import Request, Sampling, Written
+from salsa_cli.generation import rollouts
 from salsa_cli.models import loading, shapes
 from salsa_cli.models.loading import LanguageModel
 from salsa_cli.models.tokens import prompt_ids

@@ -9,10 +9,10 @@ import torch
 from conftest import World
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from salsa_cli import rollouts
 from salsa_cli.devices.runtime import Runtime, start_runtime
+from salsa_cli.generation import rollouts
+from salsa_cli.generation.rollouts import Sampled
 from salsa_cli.models.loading import LanguageModel, loading
-from salsa_cli.rollouts import Sampled
 
 PROMPTS = [[4, 6, 9], [5], [7, 8], [4, 7, 10, 11, 12], [6, 6], [13]]
 
