@@ -17,8 +17,7 @@ from salsa_cli.errors import SalsaError, one_line
 from salsa_cli.maths import averaging
 from salsa_cli.models.forward import Module
 from salsa_cli.records import read_json, write_json
-from salsa_cli.soups import lowrank
-from salsa_cli.weights import adapters, folders, shards
+from salsa_cli.weights import adapter_sums, adapters, folders, shards
 from salsa_cli.weights.adapters import PREFIX, Adapter
 from salsa_cli.weights.folders import ADAPTER_CONFIG
 from salsa_cli.weights.layout import NewTensor, TensorSpec
@@ -111,12 +110,12 @@ def load_sum(model: Module, parts: Sequence[Adapter], mixing: Sequence[float]) -
         SalsaError: PEFT is not installed, or the adapters do not fit the model.
     """
     total = adapters.add_up(parts, mixing, None)
-    filler = lowrank.SummedAdapters(tuple(parts), tuple(mixing), total.factors, False)
+    filler = adapter_sums.SummedAdapters(tuple(parts), tuple(mixing), total.factors, False)
     taking_part = [one for one, weight in zip(parts, mixing, strict=True) if weight]
     modules = [module for one in taking_part for module in one.factors]
     found = _put(model, _exactly(total.config, modules), 0)
     factors = {
-        spec.name: _values(lowrank.whole(filler, spec), spec)
+        spec.name: _values(adapter_sums.whole_tensor(filler, spec), spec)
         for spec in total.tensors
         if spec.name in total.factors
     }

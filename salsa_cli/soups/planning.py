@@ -11,9 +11,10 @@ from salsa_cli.maths.averaging import EIGHT_BITS, FLOATS
 from salsa_cli.records import JSON, read_json
 from salsa_cli.runs.events import Note, Report, Warned
 from salsa_cli.soups.averages import WeightedAverage
-from salsa_cli.soups.lowrank import MergedAdapters, SummedAdapters
+from salsa_cli.soups.lowrank import MergedAdapters
 from salsa_cli.soups.sources import TensorSource
 from salsa_cli.weights import compatibility, folders, shards, weight_files
+from salsa_cli.weights.adapter_sums import SummedAdapters
 from salsa_cli.weights.adapters import (
     Adapter,
     add_up,

@@ -78,8 +78,8 @@ def test_a_soup_in_memory_is_that_of_the_command(tmp_path: Path, dtype: str) -> 
 
 def test_the_line_meets_its_models_and_their_soup(world: World, tmp_path: Path) -> None:
     line = (str(world.a), str(world.b))
-    loading = (str(world.a), str(world.b), str(world.soup))
-    result = run(configure(world, tmp_path / "r", models=loading, line=line, points=3))
+    models = (str(world.a), str(world.b), str(world.soup))
+    result = run(configure(world, tmp_path / "r", models=models, line=line, points=3))
     assert [row.weights for row in result.line] == [(1.0, 0.0), (0.5, 0.5), (0.0, 1.0)]
     a, b, middle = result.scores
     for row, score in zip(result.line, (a, middle, b), strict=True):
