@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from salsa_cli import data, rewards
+from salsa_cli import data
 from salsa_cli.config.options import record
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.data import stable_seed
@@ -21,17 +21,18 @@ from salsa_cli.reward_models import (
     forecast,
     held_out,
     model_card,
-    reward_data,
-    reward_pages,
+    pair_data,
+    report_page,
+    rewards,
 )
 from salsa_cli.reward_models.assessment import PairScores
 from salsa_cli.reward_models.fitting import Begun, Member
 from salsa_cli.reward_models.held_out import REFERENCE_PAIRS, SCORES, Found
+from salsa_cli.reward_models.pair_data import SourcePairs
 from salsa_cli.reward_models.pairs import EncodedPair
+from salsa_cli.reward_models.report_page import Trained
 from salsa_cli.reward_models.results import TrainRMResult, evaluated
-from salsa_cli.reward_models.reward_data import SourcePairs
-from salsa_cli.reward_models.reward_pages import Trained
-from salsa_cli.rewards import Scale
+from salsa_cli.reward_models.rewards import Scale
 from salsa_cli.runs import checkpoints, run_folder, tracking
 from salsa_cli.runs.events import DryRun, Note, Report, Result, both, metrics_file, silent
 from salsa_cli.runs.tracking import TrackedRun
@@ -122,7 +123,7 @@ def prepare(config: TrainRMConfig, report: Report) -> Plan:
     limit = min(config.max_length, shapes.context_length(model) or config.max_length)
     if limit < config.max_length:
         report(Note(f"{model} reads {limit} tokens; longer pairs count as too long"))
-    given = reward_data.load(model, tokenizer, limit, config, report)
+    given = pair_data.load(model, tokenizer, limit, config, report)
     return Plan(model, given.training, given.held_out, given.sources, given.warnings)
 
 
@@ -246,7 +247,7 @@ def write(
     template = loading.load_tokenizer(plan.model).chat_template
     with os_errors(folder, "write"):
         write_json(folder / EVALUATION, evaluation)
-        write_text(folder / "report.html", reward_pages.report(trained))
+        write_text(folder / "report.html", report_page.report(trained))
         for number, (one, scale) in enumerate(zip(found.members, found.scales, strict=True)):
             name = str(_place(config.output, number, config))
             card = model_card.write(trained, one, scale, name, template)

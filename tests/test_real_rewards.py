@@ -21,7 +21,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from salsa_cli import train_rm
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.records import read_json
-from salsa_cli.reward_models import appraise
+from salsa_cli.reward_models import evaluation
 from salsa_cli.reward_models.results import AppraisalResult
 from salsa_cli.runs.events import silent
 
@@ -121,7 +121,7 @@ def test_accuracy_by_subset_is_what_transformers_and_loops_find(
         output=tmp_path / "evaluation",
         device="cpu",
     )
-    result = appraise.run(config, silent)
+    result = evaluation.run(config, silent)
     assert isinstance(result, AppraisalResult)
     expected = recomputed(trained, rows)
     reported = {one.name: one for one in result.categories}

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from salsa_cli import rewards
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation import answer_files, answers
@@ -23,7 +22,8 @@ from salsa_cli.maths import averaging, kl
 from salsa_cli.models import forward, loading, shapes
 from salsa_cli.models.loading import LanguageModel
 from salsa_cli.models.tokens import Tokens, pad_left, pad_right
-from salsa_cli.rewards import Scorer
+from salsa_cli.reward_models import rewards
+from salsa_cli.reward_models.rewards import Scorer
 from salsa_cli.runs.events import Advanced, Report
 from salsa_cli.weights import compatibility, weight_files
 

@@ -11,7 +11,7 @@ from salsa_cli.maths.calibration import ReliabilityBin
 from salsa_cli.maths.rewardbench import Contest, Section
 from salsa_cli.maths.statistics import Interval
 from salsa_cli.reward_models.pairs import EncodedPair
-from salsa_cli.rewards import Scale
+from salsa_cli.reward_models.rewards import Scale
 
 Vector = NDArray[np.float64]
 

@@ -11,7 +11,7 @@ from salsa_cli.records import read_rows, to_json, write_text
 from salsa_cli.reward_models import assessment
 from salsa_cli.reward_models.assessment import Assessment, PairScores
 from salsa_cli.reward_models.pairs import EncodedPair
-from salsa_cli.rewards import Scale
+from salsa_cli.reward_models.rewards import Scale
 
 SCORES = "eval_scores.jsonl"
 

@@ -3,9 +3,9 @@
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.models.tokens import PLAIN_TEMPLATE
 from salsa_cli.reward_models.assessment import Assessment
+from salsa_cli.reward_models.report_page import Trained
 from salsa_cli.reward_models.results import proves_nothing
-from salsa_cli.reward_models.reward_pages import Trained
-from salsa_cli.rewards import Scale
+from salsa_cli.reward_models.rewards import Scale
 from salsa_cli.text import counted, figure
 
 

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from salsa_cli.maths.rewardbench import Section
 from salsa_cli.reward_models.assessment import Assessment, Group
-from salsa_cli.rewards import Scale
+from salsa_cli.reward_models.rewards import Scale
 from salsa_cli.runs.events import Table
 from salsa_cli.text import counted, duration, figure
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from salsa_cli import rewards
 from salsa_cli.config.ppo import UNCERTAINTY_WEIGHT, PPOConfig
 from salsa_cli.data import stable_seed
 from salsa_cli.devices.runtime import Runtime
@@ -28,7 +27,8 @@ from salsa_cli.models.forward import Module
 from salsa_cli.models.learners import Learner
 from salsa_cli.models.loading import LanguageModel
 from salsa_cli.records import JSON, to_json
-from salsa_cli.rewards import Ensemble, Scale
+from salsa_cli.reward_models import rewards
+from salsa_cli.reward_models.rewards import Ensemble, Scale
 from salsa_cli.rl import references, roles
 from salsa_cli.rl.offload import Parked
 from salsa_cli.rl.preflight import Plan, identity

@@ -19,7 +19,7 @@ from salsa_cli.maths.importance import Mismatch
 from salsa_cli.models import tokens
 from salsa_cli.models.forward import Module
 from salsa_cli.models.tokens import Answer, Tokens
-from salsa_cli.rewards import Ensemble, Scale, Scores
+from salsa_cli.reward_models.rewards import Ensemble, Scale, Scores
 from salsa_cli.rl import batching, references
 from salsa_cli.rl.actors import Actors, present
 from salsa_cli.rl.preflight import Plan

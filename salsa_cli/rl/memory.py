@@ -7,12 +7,12 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from salsa_cli import rewards
 from salsa_cli.config.ppo import OFFLOADABLE, PPOConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.models import shapes
 from salsa_cli.models.learners import MOMENTS
 from salsa_cli.models.shapes import Shape
+from salsa_cli.reward_models import rewards
 from salsa_cli.rl import footprint, references, roles
 from salsa_cli.rl.batching import SCORED_TOKENS
 from salsa_cli.rl.footprint import Machine

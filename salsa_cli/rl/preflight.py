@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from salsa_cli import data, rewards
+from salsa_cli import data
 from salsa_cli.config.options import record
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.data import Prompt
@@ -21,6 +21,7 @@ from salsa_cli.models import assembly, learners, loading, lora, shapes
 from salsa_cli.models.learners import MOMENTS
 from salsa_cli.models.tokens import prompt_ids, template_warning
 from salsa_cli.records import JSON
+from salsa_cli.reward_models import rewards
 from salsa_cli.rl import references, roles
 from salsa_cli.rl.references import Reference
 from salsa_cli.rl.roles import Role

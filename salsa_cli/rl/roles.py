@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from salsa_cli import rewards
 from salsa_cli.models import assembly
+from salsa_cli.reward_models import rewards
 from salsa_cli.rl.references import Reference
 from salsa_cli.weights import folders, weight_files
 

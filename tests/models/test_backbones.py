@@ -14,12 +14,13 @@ import tiny
 import torch
 from test_adapters import DOWN, PREFIX, K, Q, save_adapter
 
-from salsa_cli import rewards, soup
+from salsa_cli import soup
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.models.backbones import Backbones
 from salsa_cli.models.loading import assembly, backbones, loading
+from salsa_cli.reward_models import rewards
 from salsa_cli.runs.events import Event, Warned, silent
 from salsa_cli.weights import folders
 

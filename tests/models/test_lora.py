@@ -13,7 +13,7 @@ from conftest import World
 from test_ppo import configure as ppo_config
 from transformers import AutoModelForSequenceClassification
 
-from salsa_cli import evaluate, ppo, rewards, train_rm
+from salsa_cli import evaluate, ppo, train_rm
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import start_runtime
@@ -22,7 +22,7 @@ from salsa_cli.models.forward import last_scores
 from salsa_cli.models.loading import RewardModel, loading, lora, shapes
 from salsa_cli.models.tokens import Answer
 from salsa_cli.records import read_rows
-from salsa_cli.reward_models import fitting
+from salsa_cli.reward_models import fitting, rewards
 from salsa_cli.reward_models.pairs import EncodedPair
 from salsa_cli.runs.events import silent
 

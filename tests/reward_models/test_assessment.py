@@ -8,7 +8,7 @@ import pytest
 from salsa_cli.reward_models import assessment
 from salsa_cli.reward_models.assessment import Group, PairScores
 from salsa_cli.reward_models.pairs import EncodedPair
-from salsa_cli.rewards import Scale
+from salsa_cli.reward_models.rewards import Scale
 
 LOG3 = math.log(3)
 

@@ -17,10 +17,10 @@ from salsa_cli.models.loading import RewardModel, loading
 from salsa_cli.models.tokens import Answer
 from salsa_cli.reward_models import held_out, model_card
 from salsa_cli.reward_models.assessment import PairScores
+from salsa_cli.reward_models.pair_data import SourcePairs
 from salsa_cli.reward_models.pairs import Dropped, EncodedPair
-from salsa_cli.reward_models.reward_data import SourcePairs
-from salsa_cli.reward_models.reward_pages import Trained
-from salsa_cli.rewards import Scale
+from salsa_cli.reward_models.report_page import Trained
+from salsa_cli.reward_models.rewards import Scale
 
 PAIRS = tuple(
     EncodedPair("p", (1,) * (2 + n), (1,) * (5 - n), category=("easy", "<hard>")[n % 2])

@@ -6,8 +6,8 @@ A judge is named `KIND:SOURCE`. Those of the kinds `rm` and `python` give each a
 
 from dataclasses import dataclass
 
-from salsa_cli import rewards
 from salsa_cli.errors import UsageError
+from salsa_cli.reward_models import rewards
 from salsa_cli.weights import folders
 
 SCORING = ("rm", "python")

@@ -6,7 +6,6 @@ from itertools import combinations
 
 import numpy as np
 
-from salsa_cli import rewards
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation.answer_files import Replies
@@ -15,7 +14,8 @@ from salsa_cli.evaluation.judges import JudgeSpec
 from salsa_cli.evaluation.verdicts import Verdict
 from salsa_cli.maths import statistics
 from salsa_cli.models.tokens import Answer
-from salsa_cli.rewards import Scorer
+from salsa_cli.reward_models import rewards
+from salsa_cli.reward_models.rewards import Scorer
 from salsa_cli.runs.events import Advanced, Report
 
 

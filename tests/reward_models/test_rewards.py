@@ -12,12 +12,12 @@ import torch
 from conftest import World
 from test_references import configure, rows_of
 
-from salsa_cli import rewards
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.maths import ensembles
 from salsa_cli.models.tokens import Answer
-from salsa_cli.rewards import Ensemble, Scale
+from salsa_cli.reward_models import rewards
+from salsa_cli.reward_models.rewards import Ensemble, Scale
 
 SCORES = torch.tensor([[1.0, 2.0], [3.0, 2.0], [8.0, -1.0]])
 

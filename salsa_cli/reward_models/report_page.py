@@ -15,9 +15,9 @@ from salsa_cli.pages.scales import Axis
 from salsa_cli.records import to_json
 from salsa_cli.reward_models.assessment import Assessment, Group
 from salsa_cli.reward_models.held_out import Found
+from salsa_cli.reward_models.pair_data import SourcePairs
 from salsa_cli.reward_models.results import proves_nothing
-from salsa_cli.reward_models.reward_data import SourcePairs
-from salsa_cli.rewards import Scale
+from salsa_cli.reward_models.rewards import Scale
 from salsa_cli.text import figure
 
 _POINTS = 80

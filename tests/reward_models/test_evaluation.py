@@ -14,13 +14,12 @@ import torch
 from conftest import World
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from salsa_cli import rewards
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.records import read_json, read_rows
-from salsa_cli.reward_models import appraise
+from salsa_cli.reward_models import evaluation, rewards
 from salsa_cli.reward_models.results import AppraisalResult
-from salsa_cli.rewards import Scale
+from salsa_cli.reward_models.rewards import Scale
 from salsa_cli.runs.events import DryRun, Event, Note, Warned, silent
 
 ROWS = [
@@ -57,7 +56,7 @@ def run(config: TrainRMConfig) -> tuple[AppraisalResult, list[str]]:
         if isinstance(event, Note | Warned):
             said.append(event.text)
 
-    result = appraise.run(config, hear)
+    result = evaluation.run(config, hear)
     assert isinstance(result, AppraisalResult)
     return result, said
 
@@ -146,22 +145,22 @@ def test_files_that_the_model_was_trained_on_are_no_held_out_ones(model: Path) -
 def test_a_complete_evaluation_is_read_back(model: Path) -> None:
     config = configure(model)
     result, _ = run(config)
-    assert appraise.run(replace(config, resume=True), silent) == result
+    assert evaluation.run(replace(config, resume=True), silent) == result
 
 
 def test_a_dry_run_writes_nothing(model: Path) -> None:
-    found = appraise.run(configure(model, dry_run=True), silent)
+    found = evaluation.run(configure(model, dry_run=True), silent)
     assert isinstance(found, DryRun) and found.record()["held_out_pairs"] == 20
     assert not (model.parent / "evaluation").exists()
 
 
 def test_what_is_no_reward_model_is_refused(world: World, model: Path) -> None:
     with pytest.raises(SalsaError, match=r"is no reward model: .* or --data with pairs to train"):
-        appraise.run(replace(configure(model), model=str(world.a)), silent)
+        evaluation.run(replace(configure(model), model=str(world.a)), silent)
     broken = Path(shutil.copytree(model, model.parent / "broken"))
     (broken / "config.json").unlink()
     with pytest.raises(SalsaError, match=r"no config\.json in it"):
-        appraise.run(replace(configure(model), model=str(broken)), silent)
+        evaluation.run(replace(configure(model), model=str(broken)), silent)
 
 
 def test_settings_without_effect_are_refused(model: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from conftest import World
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from salsa_cli import evaluate, ppo, rewards, soup, train_rm
+from salsa_cli import evaluate, ppo, soup, train_rm
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.config.soup import SoupConfig
@@ -18,7 +18,7 @@ from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.models.tokens import Answer
 from salsa_cli.records import read_json, read_rows
-from salsa_cli.reward_models import appraise
+from salsa_cli.reward_models import evaluation, rewards
 from salsa_cli.runs.events import Event, Note, Warned, silent
 from salsa_cli.weights import folders
 
@@ -162,7 +162,7 @@ def test_an_evaluation_gives_the_score(ensemble: Path, alone: torch.Tensor, tmp_
         output=tmp_path / "evaluation",
         device="cpu",
     )
-    appraise.run(config, silent)
+    evaluation.run(config, silent)
     row = read_rows(config.output / "eval_scores.jsonl")[0]
     assert_same(normalised(ensemble / "0", torch.tensor([row["chosen"], row["rejected"]])), alone)
 

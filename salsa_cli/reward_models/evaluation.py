@@ -8,20 +8,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from salsa_cli import data, rewards
+from salsa_cli import data
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.errors import SalsaError, os_errors
 from salsa_cli.models import assembly, loading, shapes
 from salsa_cli.records import JSON, read_json, write_json, write_text
-from salsa_cli.reward_models import fitting, held_out, reward_data, reward_pages
+from salsa_cli.reward_models import fitting, held_out, pair_data, report_page, rewards
 from salsa_cli.reward_models.assessment import PairScores
 from salsa_cli.reward_models.held_out import REFERENCE_PAIRS, SCORES, Found
+from salsa_cli.reward_models.pair_data import SourcePairs
 from salsa_cli.reward_models.pairs import EncodedPair
+from salsa_cli.reward_models.report_page import Appraised
 from salsa_cli.reward_models.results import AppraisalResult, evaluated
-from salsa_cli.reward_models.reward_data import SourcePairs
-from salsa_cli.reward_models.reward_pages import Appraised
-from salsa_cli.rewards import Scale
+from salsa_cli.reward_models.rewards import Scale
 from salsa_cli.runs import run_folder
 from salsa_cli.runs.events import DryRun, Note, Report, Result, Warned
 from salsa_cli.text import counted
@@ -106,7 +106,7 @@ def prepare(config: TrainRMConfig, report: Report) -> Plan:
         report(Warned(text))
     tokenizer = loading.load_tokenizer(found[0])
     limit = min(config.max_length, shapes.context_length(found[0]) or config.max_length)
-    return Plan(found, reward_data.load_held_out(found[0], tokenizer, limit, config, report))
+    return Plan(found, pair_data.load_held_out(found[0], tokenizer, limit, config, report))
 
 
 def score(
@@ -151,7 +151,7 @@ def write(
             place.mkdir(exist_ok=True)
             held_out.write_scores(place / SCORES, plan.pairs, one)
         write_json(folder / EVALUATION, evaluation)
-        write_text(folder / "report.html", reward_pages.appraisal(appraised))
+        write_text(folder / "report.html", report_page.appraisal(appraised))
         run_folder.write_record(folder, RECORD, made)
 
 

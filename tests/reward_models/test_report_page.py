@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from salsa_cli.config.train_rm import TrainRMConfig
-from salsa_cli.reward_models import assessment, reward_pages
+from salsa_cli.reward_models import assessment, report_page
 from salsa_cli.reward_models.assessment import PairScores
 from salsa_cli.reward_models.held_out import Found
+from salsa_cli.reward_models.pair_data import SourcePairs
 from salsa_cli.reward_models.pairs import Dropped, EncodedPair
-from salsa_cli.reward_models.reward_data import SourcePairs
-from salsa_cli.reward_models.reward_pages import Appraised, Trained
-from salsa_cli.rewards import Scale
+from salsa_cli.reward_models.report_page import Appraised, Trained
+from salsa_cli.reward_models.rewards import Scale
 
 PAIRS = tuple(
     EncodedPair("p", (1,) * (2 + n), (1,) * (5 - n), category=("easy", "<hard>")[n % 2])
@@ -46,7 +46,7 @@ def trained(request: pytest.FixtureRequest) -> Trained:
 
 
 def test_the_report_says_everything_that_was_found(trained: Trained) -> None:
-    page = reward_pages.report(trained)
+    page = report_page.report(trained)
     for words in ("held-out accuracy", "Calibration", "Accuracy by length", "equal scores", "cut"):
         assert words in page
     assert "2 of 42 pairs left out" in page and "training pairs" in page
@@ -62,17 +62,17 @@ def test_length_bias_is_named_where_the_pairs_suffice(trained: Trained) -> None:
     found = assessment.assess(PAIRS * 4, scores)
     assert found.length.correlation is not None and found.length.correlation > 0.9
     many = Found((found,), SCALES[:1], found)
-    assert "Length bias." in reward_pages.report(replace(trained, found=many))
+    assert "Length bias." in report_page.report(replace(trained, found=many))
 
 
 def test_a_curve_is_thinned_by_means() -> None:
     rows = [{"step": step, "loss": float(step)} for step in range(1, 402)]
-    steps, values = reward_pages._thinned(rows, "loss")
+    steps, values = report_page._thinned(rows, "loss")
     assert len(steps) == len(values) <= 80
     assert (steps[0], values[0]) == (6.0, 3.5) and steps[-1] == 401.0
 
 
 def test_the_report_of_an_evaluation_has_no_training(trained: Trained) -> None:
-    page = reward_pages.appraisal(Appraised(trained.config, SOURCES[0], trained.found, SCALES))
+    page = report_page.appraisal(Appraised(trained.config, SOURCES[0], trained.found, SCALES))
     assert "an evaluation of sft" in page and "mean raw score" in page
     assert "Training" not in page and "training pairs" not in page
