@@ -24,24 +24,25 @@ from salsa_cli.generation import choice
 from salsa_cli.maths import advantages as adv
 from salsa_cli.maths import kl, masked, statistics
 from salsa_cli.models import compilation, saving
+from salsa_cli.models.activation_memory import Machine
 from salsa_cli.records import JSON, read_rows, to_json
-from salsa_cli.rl import (
-    actors,
-    experience,
-    learning,
-    memory,
-    offload,
-    ppo_report,
-    preflight,
-    references,
+from salsa_cli.rl import experience, learning, memory, offload, preflight, references, report_page
+from salsa_cli.rl.actors import (
+    Actors,
+    State,
+    compiled_passes,
+    learning_mode,
+    load_actors,
+    on_device,
+    restore_state,
+    save_state,
+    sync_weights,
 )
-from salsa_cli.rl.actors import Actors, State
-from salsa_cli.rl.experience import Answered, Judged
-from salsa_cli.rl.footprint import Machine
+from salsa_cli.rl.experience import AnswerBatch, ScoredBatch
 from salsa_cli.rl.memory import Demand
 from salsa_cli.rl.metrics import UpdateMetrics
-from salsa_cli.rl.oversight import Oversight
-from salsa_cli.rl.preflight import Plan
+from salsa_cli.rl.plan import PPOPlan
+from salsa_cli.rl.watchdog import Watchdog
 from salsa_cli.runs import checkpoints, interrupts, run_folder, tracking
 from salsa_cli.runs.events import (
     Advanced,
@@ -112,7 +113,7 @@ def run(config: PPOConfig, report: Report) -> Result:
     run_folder.check_output(config.output, config.force)
     runtime = start_runtime(config.device, shard=config.shard)
     with runtime.main_first():
-        config = preflight.continued(config)
+        config = preflight.with_recorded_choices(config)
         preflight.check_processes(config, runtime)
         choice.check(config.generator, runtime.device)
         offload.check(config.offloaded, runtime.device)
@@ -129,7 +130,7 @@ def run(config: PPOConfig, report: Report) -> Result:
     memory.check(needed, config, runtime.memory, on_cpu=runtime.device.type == "cpu")
     if config.compile:
         report(Note("the first update compiles layers, which takes half a minute or more"))
-    server = runtime.from_main(lambda: preflight.reach(plan, config))
+    server = runtime.from_main(lambda: preflight.connect_to_server(plan, config))
     with (
         runtime.held_by_main(
             lambda: run_folder.resumable(config.output, force=config.force, resume=config.resume),
@@ -138,9 +139,9 @@ def run(config: PPOConfig, report: Report) -> Result:
         runtime.together(),
     ):
         inputs = runtime.from_main(lambda: preflight.checked_inputs(plan, config))
-        fresh = replace(actors.load(plan, config, runtime), server=server)
-        cast, state = begin(folder, plan, fresh, config, runtime, report)
-        oversight = Oversight(folder / "metrics.jsonl", config, report)
+        fresh = replace(load_actors(plan, config, runtime), server=server)
+        actors, state = begin(folder, plan, fresh, config, runtime, report)
+        oversight = Watchdog(folder / "metrics.jsonl", config, report)
         with (
             interrupts.held_back(report) as held,
             runtime.held_by_main(
@@ -149,8 +150,8 @@ def run(config: PPOConfig, report: Report) -> Result:
         ):
             while state.update < config.updates:
                 with during(f"update {state.update + 1}"):
-                    metrics = improve(state, plan, cast, config, runtime, folder, oversight)
-                state = proceed(state, metrics, cast, config)
+                    metrics = improve(state, plan, actors, config, runtime, folder, oversight)
+                state = proceed(state, metrics, actors, config)
                 if state.update == 1:
                     _explain_anchors(plan, metrics, report)
                 listen(Measured(metrics.row()))
@@ -159,25 +160,25 @@ def run(config: PPOConfig, report: Report) -> Result:
                 held.agree(runtime)
                 due = state.update % config.save_every == 0 or state.update == config.updates
                 if due or held.arrived or oversight.stops:
-                    actors.save(folder, state, inputs, cast, config, runtime)
+                    save_state(folder, state, inputs, actors, config, runtime)
                     # Nobody leaves before the main process is done: the first ends the others.
                     with runtime.main_first():
                         if runtime.main:
-                            ppo_report.write(folder, config.output.name)
+                            report_page.write(folder, config.output.name)
                     held.obey()
                     oversight.obey()
-        cast.actor.follow(torch.float32)
+        actors.actor.follow(torch.float32)
 
         def conclude() -> PPOResult:
             result = _result(config, folder)
-            save_policy(folder, plan, inputs, cast, config, result)
+            save_policy(folder, plan, inputs, actors, config, result)
             return result
 
         return runtime.from_main(conclude)
 
 
 def fit(
-    config: PPOConfig, plan: Plan, runtime: Runtime, report: Report
+    config: PPOConfig, plan: PPOPlan, runtime: Runtime, report: Report
 ) -> tuple[PPOConfig, Demand]:
     """Settle how many answers a pass takes, where the command line left it open."""
     machine = Machine.of(runtime)
@@ -197,44 +198,48 @@ def fit(
 
 def improve(
     state: State,
-    plan: Plan,
-    cast: Actors,
+    plan: PPOPlan,
+    actors: Actors,
     config: PPOConfig,
     runtime: Runtime,
     folder: Path,
-    oversight: Oversight,
+    oversight: Watchdog,
 ) -> UpdateMetrics:
     """One update: answers, rewards, advantages, several passes of optimisation."""
     update, clock = state.update, [time.perf_counter()]
-    actors.hand_over(folder, cast, runtime)
-    answered = experience.answer("rollout", update, config.seed, plan, cast, config, runtime)
+    sync_weights(folder, actors, runtime)
+    answered = experience.generate_answers(
+        "rollout", update, config.seed, plan, actors, config, runtime
+    )
     sampled = answered.sampled
     clock.append(time.perf_counter())
-    with actors.present(cast, "reward", "watch"):
-        judged = experience.judge(answered, cast, config)
-    with actors.present(cast, "ref"), actors.passing(config):
-        rollout = experience.recall(sampled, judged.trained, cast, config, runtime)
-    penalty = learning.penalties(rollout.logprobs, rollout.ref_logprobs, rollout.mask, config)
-    targets = learning.aim(rollout, penalty, state.kl_coef, config)
+    with on_device(actors, "reward", "watch"):
+        judged = experience.score_answers(answered, actors, config)
+    with on_device(actors, "ref"), compiled_passes(config):
+        rollout = experience.compute_rollout(sampled, judged.trained, actors, config, runtime)
+    penalty = learning.compute_penalties(
+        rollout.logprobs, rollout.ref_logprobs, rollout.mask, config
+    )
+    targets = learning.compute_advantages(rollout, penalty, state.kl_coef, config)
     clock.append(time.perf_counter())
     anchored, end = {}, None
     if _measures_anchors(update, config):
-        with actors.present(cast, "ref"):  # an anchor may be the reference's twin
-            anchored = dict(experience.measure_anchors(rollout, plan, cast, config, runtime))
-            end = experience.reference_end(sampled, cast, config, runtime)
+        with on_device(actors, "ref"):  # an anchor may be the reference's twin
+            anchored = dict(experience.measure_anchors(rollout, plan, actors, config, runtime))
+            end = experience.reference_end(sampled, actors, config, runtime)
     kl_sums = experience.kl_sums(rollout)
     spread = float(judged.trained.std(unbiased=False))
     apart = experience.mismatch(rollout)
     if update == 0:
         oversight.forewarn(float(kl_sums.mean()), end, spread)
     clock.append(time.perf_counter())
-    with actors.learning(cast, config):
-        learned = learning.learn(update, rollout, targets, state.kl_coef, cast, config, runtime)
+    with learning_mode(actors, config):
+        learned = learning.learn(update, rollout, targets, state.kl_coef, actors, config, runtime)
     clock.append(time.perf_counter())
     penalty_sums = kl.per_answer(penalty, rollout.mask)
     if runtime.main:
         _write_samples(folder, update, answered, judged.trained, kl_sums)
-    prompt = ppo_report.prompt_text(data.plain(answered.prompts[0]))
+    prompt = report_page.prompt_text(data.plain(answered.prompts[0]))
     oversight.hear(prompt, answered.answers[0].text)
     spent = [later - earlier for earlier, later in pairwise(clock)]
     return UpdateMetrics(
@@ -271,7 +276,7 @@ def improve(
 
 def begin(
     folder: Path,
-    plan: Plan,
+    plan: PPOPlan,
     fresh: Actors,
     config: PPOConfig,
     runtime: Runtime,
@@ -280,7 +285,7 @@ def begin(
     """Take over the newest checkpoint of the folder, or start with the rewards' scale."""
     saved = checkpoints.latest_checkpoint(folder)
     if saved is not None:
-        continued = actors.restore(saved, fresh, config)
+        continued = restore_state(saved, fresh, config)
         with runtime.main_first():
             if runtime.main:
                 run_folder.keep_rows(folder / "metrics.jsonl", saved.step)
@@ -290,16 +295,16 @@ def begin(
     if config.resume:
         report(Note("there is no checkpoint to resume from: the run starts at the beginning"))
     if config.normalize_reward:
-        actors.hand_over(folder, fresh, runtime)
-        fresh = replace(fresh, reward=experience.calibrate(plan, fresh, config, runtime))
+        sync_weights(folder, fresh, runtime)
+        fresh = replace(fresh, reward=experience.measure_reward_scale(plan, fresh, config, runtime))
     return fresh, State(0, config.kl_coef)
 
 
-def proceed(state: State, metrics: UpdateMetrics, cast: Actors, config: PPOConfig) -> State:
+def proceed(state: State, metrics: UpdateMetrics, actors: Actors, config: PPOConfig) -> State:
     """What follows from an update: the penalty's next weight, and where the reference goes."""
     update = state.update + 1
     if config.ref_update != "none" and update % config.reference_period == 0:
-        references.follow(cast.references[0], cast.policy.model, config.reference_rate)
+        references.follow(actors.references[0], actors.policy.model, config.reference_rate)
     coef = state.kl_coef
     if config.kl_target is not None:
         coef = kl.adapted(
@@ -314,9 +319,9 @@ def proceed(state: State, metrics: UpdateMetrics, cast: Actors, config: PPOConfi
 
 def save_policy(
     folder: Path,
-    plan: Plan,
+    plan: PPOPlan,
     inputs: Mapping[str, JSON],
-    cast: Actors,
+    actors: Actors,
     config: PPOConfig,
     result: PPOResult,
 ) -> None:
@@ -325,11 +330,11 @@ def save_policy(
     An adapter stays an adapter; a whole model takes its new adapter in.
     """
     more: dict[str, Any] = {"result": dict(result.record())}
-    if cast.reward.scales:
-        pairs = zip(config.reward, cast.reward.scales, strict=True)
+    if actors.reward.scales:
+        pairs = zip(config.reward, actors.reward.scales, strict=True)
         more["reward_scale"] = {name: asdict(scale) for name, scale in pairs}
     run_folder.write_record(folder, RECORD, run_folder.made_by("ppo", config, inputs, **more))
-    saving.save_policy(cast.policy.model, folder, like=plan.policy)
+    saving.save_policy(actors.policy.model, folder, like=plan.policy)
     folders.copy_tokenizer(plan.policy, folder)
 
 
@@ -339,12 +344,12 @@ def _recording(config: PPOConfig, folder: Path, done: int, report: Report) -> It
     run = TrackedRun("salsa-ppo", config.output.name, record(config), done)
     with (
         tracking.tracking(config.track, folder, run, report) as track,
-        ppo_report.kept(folder, config.output.name),
+        report_page.kept(folder, config.output.name),
     ):
         yield both(both(report, metrics_file(folder / "metrics.jsonl")), track)
 
 
-def _explain_anchors(plan: Plan, metrics: UpdateMetrics, report: Report) -> None:
+def _explain_anchors(plan: PPOPlan, metrics: UpdateMetrics, report: Report) -> None:
     """Say from where the KLs start, since only their rise from there tells of the training."""
     if not metrics.kl_anchors:
         return
@@ -366,7 +371,7 @@ def _measures_anchors(update: int, config: PPOConfig) -> bool:
     return update % config.anchor_every == 0 or update + 1 == config.updates
 
 
-def _by_member(config: PPOConfig, judged: Judged) -> Mapping[str, float]:
+def _by_member(config: PPOConfig, judged: ScoredBatch) -> Mapping[str, float]:
     """Mean reward of each member of an ensemble; empty where there is one."""
     if len(config.reward) == 1:
         return {}
@@ -374,7 +379,7 @@ def _by_member(config: PPOConfig, judged: Judged) -> Mapping[str, float]:
 
 
 def _write_samples(
-    folder: Path, update: int, answered: Answered, scores: torch.Tensor, kl_sums: torch.Tensor
+    folder: Path, update: int, answered: AnswerBatch, scores: torch.Tensor, kl_sums: torch.Tensor
 ) -> None:
     with (folder / "samples.jsonl").open("a", encoding="utf-8") as file:
         for index in range(SAMPLES):
@@ -390,7 +395,7 @@ def _write_samples(
             file.write(to_json(row) + "\n")
 
 
-def _dry_run(config: PPOConfig, plan: Plan, needed: Demand, runtime: Runtime) -> DryRun:
+def _dry_run(config: PPOConfig, plan: PPOPlan, needed: Demand, runtime: Runtime) -> DryRun:
     each = ", for each process" if runtime.processes > 1 else ""
     facts: dict[str, Value] = {
         "policy": str(plan.policy),

@@ -20,7 +20,8 @@ from salsa_cli.errors import SalsaError
 from salsa_cli.generation import rollouts
 from salsa_cli.models.loading import loading
 from salsa_cli.records import read_rows
-from salsa_cli.rl import actors, batching, experience, learning, preflight
+from salsa_cli.rl import batching, experience, learning, preflight
+from salsa_cli.rl.actors import load_actors
 from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.runs.events import Event, Measured, Note, Report, Warned, silent
 from salsa_cli.runs.run_folder import run_folder
@@ -225,7 +226,7 @@ def test_activations_computed_twice_make_the_same_run(
         finally:
             handle.remove()
 
-    def learn(update: int, rollout: rollouts.Rollout, *args: Any) -> learning.Learned:
+    def learn(update: int, rollout: rollouts.Rollout, *args: Any) -> learning.LearningMetrics:
         layer = args[2].policy.model.model.layers[0].mlp
         handle = layer.register_forward_pre_hook(lambda *given: passes.append(update))
         try:
@@ -310,7 +311,7 @@ def test_what_an_answer_scores(
 ) -> None:
     config = configure(world, Path("unused"), **options)
     finished = torch.tensor([True, False])
-    assert experience.shape(torch.tensor([3.0, 5.0]), finished, config).tolist() == expected
+    assert experience.shape_rewards(torch.tensor([3.0, 5.0]), finished, config).tolist() == expected
 
 
 def test_a_reference_with_another_vocabulary_is_refused(world: World, tmp_path: Path) -> None:
@@ -384,7 +385,7 @@ def test_targets_are_those_of_a_naive_restatement(world: World) -> None:
     config = configure(world, Path("unused"), kl_coef=0.3, gamma=0.9, lam=0.7, temperature=0.8)
     plan = preflight.prepare(config, silent)
     cpu = start_runtime("cpu")
-    made = actors.load(plan, config, cpu)
+    made = load_actors(plan, config, cpu)
     indices = data.batch_indices(len(plan.prompts), 8, 0, 0)
     sampled = rollouts.sample(
         made.policy,
@@ -395,9 +396,11 @@ def test_targets_are_those_of_a_naive_restatement(world: World) -> None:
         runtime=cpu,
     )
     scores = torch.arange(8.0)
-    rollout = experience.recall(sampled, scores, made, config, cpu)
-    penalty = learning.penalties(rollout.logprobs, rollout.ref_logprobs, rollout.mask, config)
-    targets = learning.aim(rollout, penalty, 0.3, config)
+    rollout = experience.compute_rollout(sampled, scores, made, config, cpu)
+    penalty = learning.compute_penalties(
+        rollout.logprobs, rollout.ref_logprobs, rollout.mask, config
+    )
+    targets = learning.compute_advantages(rollout, penalty, 0.3, config)
     gaes, returns, places = [], {}, []
     for row in range(8):
         length = int(rollout.mask[row].sum())

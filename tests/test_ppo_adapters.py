@@ -23,8 +23,7 @@ from salsa_cli.errors import SalsaError
 from salsa_cli.models.backbones import Backbones
 from salsa_cli.models.loading import backbones, loading, lora, saving
 from salsa_cli.records import read_rows
-from salsa_cli.rl import actors
-from salsa_cli.rl.actors import Actors
+from salsa_cli.rl.actors import Actors, load_actors
 from salsa_cli.runs.events import Event, Measured, Note, silent
 from salsa_cli.runs.run_folder import checkpoints, run_folder
 
@@ -66,7 +65,7 @@ def configure(adapted: AdapterWorld, output: Path, **changes: Any) -> PPOConfig:
 
 def run(config: PPOConfig) -> Ran:
     held: list[int] = []
-    load = actors.load
+    load = load_actors
 
     def counted(*given: Any) -> Actors:
         cast = load(*given)
@@ -74,7 +73,7 @@ def run(config: PPOConfig) -> Ran:
         return cast
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(actors, "load", counted)
+        patch.setattr(ppo, "load_actors", counted)
         ppo.run(config, silent)
     name = "adapter_model.safetensors"
     file = config.output / (name if (config.output / name).exists() else "model.safetensors")
@@ -227,7 +226,7 @@ def test_a_whole_policy_learns_by_low_rank_updates_and_takes_them_in(
     base = str(adapted.base)
     config = configure(adapted, tmp_path / "policy", ref=(base,), critic="policy", lora_rank=4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, "save_policy", keep)
+        patch.setattr(saving, "save_policy", keep)
         ppo.run(config, listen)
     where = adapted.base.resolve()
     assert f"loaded once, and shared by policy, critic, reference, reward: {where}" in notes
@@ -314,8 +313,8 @@ def test_in_half_precision_the_base_is_narrow_and_what_learns_is_not(
     monkeypatch.setattr(Runtime, "frozen_dtype", property(lambda self: half))
     monkeypatch.setattr(Runtime, "autocast", lambda self: torch.autocast("cpu", dtype=half))
     casts: list[Actors] = []
-    load = actors.load
-    monkeypatch.setattr(actors, "load", lambda *given: casts.append(load(*given)) or casts[-1])
+    load = load_actors
+    monkeypatch.setattr(ppo, "load_actors", lambda *given: casts.append(load(*given)) or casts[-1])
     ppo.run(configure(adapted, tmp_path / "policy"), silent)
     for model in models_of(casts[0]):
         for name, parameter in model.named_parameters():
@@ -330,8 +329,8 @@ def test_an_anchor_that_shares_nothing_is_not_kept(
     adapted: AdapterWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     casts: list[Actors] = []
-    load = actors.load
-    monkeypatch.setattr(actors, "load", lambda *given: casts.append(load(*given)) or casts[-1])
+    load = load_actors
+    monkeypatch.setattr(ppo, "load_actors", lambda *given: casts.append(load(*given)) or casts[-1])
     start = tiny.save_language_model(tmp_path / "start", seed=3)
     ppo.run(configure(adapted, tmp_path / "policy", policy=str(start), updates=1), silent)
     assert [place for place, _, _ in casts[0].shared._held] == [adapted.base.resolve()]

@@ -393,7 +393,7 @@ def test_a_disk_that_is_full_ends_with_one_message_and_keeps_the_checkpoint(
 
     config = configure(world, tmp_path / "rm")
     save, (soft, hard) = saving.save_model, resource.getrlimit(resource.RLIMIT_FSIZE)
-    monkeypatch.setattr(loading, "save_model", filling)
+    monkeypatch.setattr(saving, "save_model", filling)
     try:
         with pytest.raises(SalsaError) as caught:
             train_rm.run(config, silent)

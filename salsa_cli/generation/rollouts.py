@@ -105,7 +105,7 @@ def sample(
     return Sampled(pad_left(prompts, policy.pad_id).to(runtime.device), responses, finished)
 
 
-def sample_elsewhere(
+def sample_by_server(
     server: Server,
     policy: LanguageModel,
     prompts: Sequence[Sequence[int]],

@@ -29,13 +29,14 @@ from salsa_cli.models.loading import LanguageModel
 from salsa_cli.records import JSON, to_json
 from salsa_cli.reward_models import rewards
 from salsa_cli.reward_models.rewards import Ensemble, Scale
-from salsa_cli.rl import references, roles
+from salsa_cli.rl import references, weight_sharing
 from salsa_cli.rl.offload import Parked
-from salsa_cli.rl.preflight import Plan, identity
+from salsa_cli.rl.plan import PPOPlan
+from salsa_cli.rl.preflight import resume_settings
 from salsa_cli.runs import checkpoints
 from salsa_cli.weights import folders
 
-HANDED = "handed-over"
+SYNCED = "handed-over"
 """Folder in a run's folder in which weights lie while a server reads them."""
 
 
@@ -73,12 +74,14 @@ class State:
     kl_coef: float
 
 
-def load(plan: Plan, config: PPOConfig, runtime: Runtime) -> Actors:
+def load_actors(plan: PPOPlan, config: PPOConfig, runtime: Runtime) -> Actors:
     """Load the models; those that learn or move in float32, the others in the device's type.
 
     What learns by an adapter computes with frozen weights, which all models of one base share.
     """
-    shared = Backbones(backbones.representatives(roles.common(plan.roles(config))))
+    shared = Backbones(
+        backbones.representatives(weight_sharing.shared_backbones(plan.roles(config)))
+    )
     policy = _policy(plan.policy, config, runtime, shared)
     # A moving average in bfloat16 would not move: a hundredth of a step is less than a last place.
     moving = config.ref_update != "none"
@@ -115,7 +118,7 @@ def load(plan: Plan, config: PPOConfig, runtime: Runtime) -> Actors:
     )
 
 
-def hand_over(folder: Path, actors: Actors, runtime: Runtime) -> None:
+def sync_weights(folder: Path, actors: Actors, runtime: Runtime) -> None:
     """Give the policy's weights to the server, if one samples; by way of a folder in `folder`.
 
     Every process must call it; the main one does it, and the others wait.
@@ -127,7 +130,7 @@ def hand_over(folder: Path, actors: Actors, runtime: Runtime) -> None:
         return
     with runtime.main_first():
         if runtime.main:
-            place = folder / HANDED
+            place = folder / SYNCED
             try:
                 saving.save_to_sample(actors.policy.model, place, like=actors.policy.folder)
                 actors.server.take_over(place)
@@ -136,7 +139,7 @@ def hand_over(folder: Path, actors: Actors, runtime: Runtime) -> None:
 
 
 @contextmanager
-def present(actors: Actors, *names: str) -> Iterator[None]:
+def on_device(actors: Actors, *names: str) -> Iterator[None]:
     """The block that needs the models of these names of `--offload`."""
     with ExitStack() as stack:
         for model in (model for name in names for model in actors.parked.get(name, ())):
@@ -144,16 +147,16 @@ def present(actors: Actors, *names: str) -> Iterator[None]:
         yield
 
 
-def passing(config: PPOConfig) -> AbstractContextManager[None]:
+def compiled_passes(config: PPOConfig) -> AbstractContextManager[None]:
     """The block in which policy and critic make the passes of training."""
     return compilation.at_work() if config.compile else nullcontext()
 
 
 @contextmanager
-def learning(actors: Actors, config: PPOConfig) -> Iterator[None]:
+def learning_mode(actors: Actors, config: PPOConfig) -> Iterator[None]:
     """The block in which policy and critic learn."""
     learners = (actors.actor.trained, actors.critic.trained)
-    with passing(config), ExitStack() as stack:
+    with compiled_passes(config), ExitStack() as stack:
         if config.gradient_checkpointing:
             stack.enter_context(loading.checkpointed(*learners))
             for model in filter(packed_attention.suits, learners):
@@ -188,7 +191,7 @@ def _adapt(model: Module, folder: Path, config: PPOConfig, purpose: str) -> None
         lora.add(model, config.lora_rank, stable_seed(config.seed, "adapters", purpose))
 
 
-def save(
+def save_state(
     folder: Path,
     state: State,
     inputs: Mapping[str, JSON],
@@ -201,7 +204,7 @@ def save(
     Every process must call it; the main one writes, and the others wait until it stands.
     """
     content: dict[str, Any] = {
-        "settings": to_json(identity(config)),
+        "settings": to_json(resume_settings(config)),
         "inputs": to_json(inputs),
         "policy": actors.actor.state(),
         "critic": actors.critic.state(),
@@ -215,7 +218,9 @@ def save(
             checkpoints.save_checkpoint(folder, state.update, content, config.keep_checkpoints)
 
 
-def restore(saved: checkpoints.Saved, actors: Actors, config: PPOConfig) -> tuple[Actors, State]:
+def restore_state(
+    saved: checkpoints.Saved, actors: Actors, config: PPOConfig
+) -> tuple[Actors, State]:
     """Take over the state of a checkpoint, which is of the same settings and inputs."""
     stored = checkpoints.load_checkpoint(saved)
     actors.actor.restore(stored["policy"])

@@ -21,8 +21,8 @@ from salsa_cli.models.forward import Module
 from salsa_cli.models.tokens import Answer, Tokens
 from salsa_cli.reward_models.rewards import Ensemble, Scale, Scores
 from salsa_cli.rl import batching, references
-from salsa_cli.rl.actors import Actors, present
-from salsa_cli.rl.preflight import Plan
+from salsa_cli.rl.actors import Actors, on_device
+from salsa_cli.rl.plan import PPOPlan
 
 CALIBRATION = 256
 """Answers of the start policy that make the scale of a reward."""
@@ -37,7 +37,7 @@ temperature or another quantisation, which importance weights hide and do not he
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnswerBatch:
     """A batch of prompts with the policy's answers, as tokens and as text."""
 
     prompts: tuple[Prompt, ...]
@@ -46,7 +46,7 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Judged:
+class ScoredBatch:
     """Rewards of a batch of answers.
 
     Attributes:
@@ -60,15 +60,15 @@ class Judged:
     watched: torch.Tensor | None
 
 
-def answer(
+def generate_answers(
     purpose: str,
     step: int,
     seed: int,
-    plan: Plan,
+    plan: PPOPlan,
     actors: Actors,
     config: PPOConfig,
     runtime: Runtime,
-) -> Answered:
+) -> AnswerBatch:
     """The policy's answers to the prompts of one step; `seed` orders them, `purpose` draws."""
     indices = data.batch_indices(len(plan.prompts), config.batch_size, seed, step)
     prompts = [plan.prompt_ids[i] for i in indices]
@@ -86,22 +86,24 @@ def answer(
     if actors.server is None:
         mine = rollouts.sample(*given, **options, generator=config.generator)
     else:
-        mine = rollouts.sample_elsewhere(actors.server, *given, **options)
+        mine = rollouts.sample_by_server(actors.server, *given, **options)
     sampled = _whole(mine, rows, prompts, actors.policy.pad_id, runtime)
     texts = tuple(rollouts.texts(actors.policy, sampled))
-    return Answered(tuple(plan.prompts[i] for i in indices), sampled, texts)
+    return AnswerBatch(tuple(plan.prompts[i] for i in indices), sampled, texts)
 
 
-def judge(answered: Answered, actors: Actors, config: PPOConfig) -> Judged:
+def score_answers(answered: AnswerBatch, actors: Actors, config: PPOConfig) -> ScoredBatch:
     """Score the answers by all rewards."""
     scores = actors.reward.score(answered.prompts, answered.answers)
     watched = None
     if actors.watched is not None:
         watched = actors.watched.raw(answered.prompts, answered.answers)
-    return Judged(shape(scores.total, answered.sampled.finished.cpu(), config), scores, watched)
+    return ScoredBatch(
+        shape_rewards(scores.total, answered.sampled.finished.cpu(), config), scores, watched
+    )
 
 
-def shape(scores: torch.Tensor, finished: torch.Tensor, config: PPOConfig) -> torch.Tensor:
+def shape_rewards(scores: torch.Tensor, finished: torch.Tensor, config: PPOConfig) -> torch.Tensor:
     """The reward that is trained on `[B]`: clipped, then the rule for answers that were cut.
 
     Args:
@@ -118,7 +120,7 @@ def shape(scores: torch.Tensor, finished: torch.Tensor, config: PPOConfig) -> to
     return torch.where(finished, scores, cut)
 
 
-def recall(
+def compute_rollout(
     sampled: Sampled,
     scores: torch.Tensor,
     actors: Actors,
@@ -169,14 +171,16 @@ def logprobs_under(
     )
 
 
-def calibrate(plan: Plan, actors: Actors, config: PPOConfig, runtime: Runtime) -> Ensemble:
+def measure_reward_scale(
+    plan: PPOPlan, actors: Actors, config: PPOConfig, runtime: Runtime
+) -> Ensemble:
     """The rewards with the scale that makes each of them mean 0, std 1 on the start's answers."""
     seed = stable_seed(config.seed, "calibration")
     batches = [
-        answer("calibration", step, seed, plan, actors, config, runtime)
+        generate_answers("calibration", step, seed, plan, actors, config, runtime)
         for step in range(-(-CALIBRATION // config.batch_size))
     ]
-    with present(actors, "reward"):
+    with on_device(actors, "reward"):
         found = [actors.reward.raw(batch.prompts, batch.answers) for batch in batches]
     return replace(actors.reward, scales=tuple(map(Scale.of, torch.cat(found, dim=1))))
 
@@ -188,7 +192,7 @@ def kl_sums(rollout: Rollout) -> torch.Tensor:
 
 
 def measure_anchors(
-    rollout: Rollout, plan: Plan, actors: Actors, config: PPOConfig, runtime: Runtime
+    rollout: Rollout, plan: PPOPlan, actors: Actors, config: PPOConfig, runtime: Runtime
 ) -> Mapping[str, float]:
     """KL of the answers to every anchor by name: references, start, ingredients; nats an answer."""
     names = ["reference"] if len(plan.references) == 1 else [one.name for one in plan.references]

@@ -40,7 +40,7 @@ class Targets:
 
 
 @dataclass(frozen=True)
-class Learned:
+class LearningMetrics:
     """Means over the optimiser steps of one update; `ratio_error` is that of the first step."""
 
     policy_loss: float
@@ -54,7 +54,7 @@ class Learned:
     learning_rate: float
 
 
-def penalties(
+def compute_penalties(
     logprobs: torch.Tensor,
     ref_logprobs: Sequence[torch.Tensor],
     mask: torch.Tensor,
@@ -68,7 +68,9 @@ def penalties(
     ).mean(0)
 
 
-def aim(rollout: Rollout, penalty: torch.Tensor, coef: float, config: PPOConfig) -> Targets:
+def compute_advantages(
+    rollout: Rollout, penalty: torch.Tensor, coef: float, config: PPOConfig
+) -> Targets:
     """Rewards per token, then advantages by GAE; whitened for the policy, plain for the returns.
 
     Where another program sampled, every term of the policy's loss counts by its importance weight.
@@ -102,14 +104,16 @@ def learn(
     actors: Actors,
     config: PPOConfig,
     runtime: Runtime,
-) -> Learned:
+) -> LearningMetrics:
     """Several epochs over one rollout; in the first updates the critic alone may move."""
     share = learners.warmed_up(update, config.updates, config.warmup, schedule=config.schedule)
     critic_alone = update < config.critic_warmup
     steps = []
     for epoch in range(config.epochs):
         for minibatch in batching.minibatches(update, epoch, config):
-            steps.append(_gather(minibatch, rollout, targets, coef, actors, config, runtime))
+            steps.append(
+                _accumulate_gradients(minibatch, rollout, targets, coef, actors, config, runtime)
+            )
             if critic_alone:
                 actors.actor.drop()
             steps[-1]["policy_grad_norm"] = 0.0 if critic_alone else actors.actor.step(share)
@@ -120,10 +124,10 @@ def learn(
     # Nothing has moved before the first step, so this is 0 unless something is wrong.
     means["ratio_error"] = steps[0]["ratio_error"]
     rate = 0.0 if critic_alone else share * config.learning_rate
-    return Learned(**means, learning_rate=rate)
+    return LearningMetrics(**means, learning_rate=rate)
 
 
-def _gather(
+def _accumulate_gradients(
     minibatch: torch.Tensor,
     rollout: Rollout,
     targets: Targets,
@@ -156,7 +160,7 @@ def _gather(
         loss = policy.loss
         if config.kl_in == "loss":
             theirs = [ref[rows] for ref in rollout.ref_logprobs]
-            near = penalties(logprobs, theirs, mask, config)
+            near = compute_penalties(logprobs, theirs, mask, config)
             if targets.weights is not None:
                 near = near * targets.weights[rows]
             loss = loss + coef * ppo_loss.divergence_loss(near, mask, tokens)

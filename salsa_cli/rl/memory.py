@@ -9,15 +9,15 @@ from pathlib import Path
 
 from salsa_cli.config.ppo import OFFLOADABLE, PPOConfig
 from salsa_cli.errors import SalsaError
-from salsa_cli.models import shapes
+from salsa_cli.models import activation_memory, shapes
+from salsa_cli.models.activation_memory import Machine
 from salsa_cli.models.learners import MOMENTS
 from salsa_cli.models.shapes import Shape
 from salsa_cli.reward_models import rewards
-from salsa_cli.rl import footprint, references, roles
+from salsa_cli.rl import references, weight_sharing
 from salsa_cli.rl.batching import SCORED_TOKENS
-from salsa_cli.rl.footprint import Machine
-from salsa_cli.rl.preflight import Plan
-from salsa_cli.rl.roles import Part, Role
+from salsa_cli.rl.plan import PPOPlan
+from salsa_cli.rl.weight_sharing import Part, Role
 from salsa_cli.runs.events import Table
 from salsa_cli.text import amount
 from salsa_cli.weights import folders
@@ -97,7 +97,7 @@ class Demand:
         }
 
 
-def demand(plan: Plan, config: PPOConfig, machine: Machine) -> Demand:
+def demand(plan: PPOPlan, config: PPOConfig, machine: Machine) -> Demand:
     """What the run will hold, with prompts as long as the longest."""
     held = _models(plan, config, machine)
     named = {
@@ -121,7 +121,7 @@ def demand(plan: Plan, config: PPOConfig, machine: Machine) -> Demand:
 
 
 def fitted(
-    plan: Plan, config: PPOConfig, machine: Machine, available: int
+    plan: PPOPlan, config: PPOConfig, machine: Machine, available: int
 ) -> tuple[PPOConfig, Demand]:
     """The configuration with the largest micro-batch that fits, and what it holds.
 
@@ -157,15 +157,17 @@ def check(found: Demand, config: PPOConfig, available: int, *, on_cpu: bool) -> 
     )
 
 
-def _models(plan: Plan, config: PPOConfig, machine: Machine) -> dict[str, Held]:
+def _models(plan: PPOPlan, config: PPOConfig, machine: Machine) -> dict[str, Held]:
     """Every model by its row; bases that models with adapters share have rows of their own."""
     found = plan.roles(config)
-    shared = roles.common(found)
-    held = {f"base {place.name}": Held(machine.frozen * roles.whole(place)) for place in shared}
+    shared = weight_sharing.shared_backbones(found)
+    held = {
+        f"base {place.name}": Held(machine.frozen * weight_sharing.whole(place)) for place in shared
+    }
     for role in found:
         one = _own(role, config, machine)
         if role.backbone is not None and role.backbone.resolve() not in shared:
-            one += Held(machine.frozen * roles.whole(role.backbone))
+            one += Held(machine.frozen * weight_sharing.whole(role.backbone))
         held[ROWS[role.part]] = held.get(ROWS[role.part], Held()) + one
     if config.anchor_every:
         known = references.anchors(plan.policy, plan.references).known.values()
@@ -177,8 +179,8 @@ def _models(plan: Plan, config: PPOConfig, machine: Machine) -> dict[str, Held]:
 def _lent(anchor: Path, shared: Container[Path]) -> int:
     """Parameters of an anchor that none of the bases that are held anyway has."""
     base = folders.base(anchor) if folders.is_adapter(anchor) else anchor
-    adapter = roles.stored(anchor) if folders.is_adapter(anchor) else 0
-    return adapter + (0 if base.resolve() in shared else roles.whole(base))
+    adapter = weight_sharing.stored(anchor) if folders.is_adapter(anchor) else 0
+    return adapter + (0 if base.resolve() in shared else weight_sharing.whole(base))
 
 
 def _own(role: Role, config: PPOConfig, machine: Machine) -> Held:
@@ -201,7 +203,7 @@ def _is_there(model: str, phase: str, config: PPOConfig) -> bool:
     return model not in parked or phase == needed
 
 
-def _rollout(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
+def _rollout(plan: PPOPlan, config: PPOConfig, machine: Machine) -> Held:
     """All answers of a batch that are this process's, at once; nothing where a server has them."""
     if config.server is not None:
         return Held()
@@ -209,22 +211,22 @@ def _rollout(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
     rows, prompt = config.batch_size // machine.processes, _longest(plan)
     return Held(
         weights=machine.copy * plan.roles(config)[0].own,
-        activations=footprint.passing_activations(shape, rows, prompt, machine),
+        activations=activation_memory.passing_activations(shape, rows, prompt, machine),
         logits=machine.sampling * rows * shape.vocabulary,
-        cache=footprint.cache(shape, rows, prompt + config.response_length, machine),
+        cache=activation_memory.cache(shape, rows, prompt + config.response_length, machine),
     )
 
 
-def _scoring(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
+def _scoring(plan: PPOPlan, config: PPOConfig, machine: Machine) -> Held:
     """A reward model passes all answers of a batch that are this process's, at once."""
     rows = config.batch_size // machine.processes
     tokens = _longest(plan) + config.response_length
     shapes = [shapes.shape(one) for one in _reward_models((*plan.rewards, *plan.watched))]
-    sizes = [footprint.passing_activations(one, rows, tokens, machine) for one in shapes]
+    sizes = [activation_memory.passing_activations(one, rows, tokens, machine) for one in shapes]
     return Held(activations=max(sizes, default=0))
 
 
-def _log_probabilities(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
+def _log_probabilities(plan: PPOPlan, config: PPOConfig, machine: Machine) -> Held:
     """Policy, references and critic pass one behind the other; the references in larger passes."""
     tokens = _longest(plan) + config.response_length
     learning = machine.rows(config.forward_size, tokens)
@@ -234,21 +236,23 @@ def _log_probabilities(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
     return Held(
         weights=machine.copy * max(role.own for role in plan.roles(config) if role.learns),
         activations=max(
-            footprint.passing_activations(shapes.shape(folder), rows, tokens, machine)
+            activation_memory.passing_activations(shapes.shape(folder), rows, tokens, machine)
             for folder, rows in passes
         ),
         logits=_logits(plan, config, machine, frozen),
     )
 
 
-def _anchors(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
+def _anchors(plan: PPOPlan, config: PPOConfig, machine: Machine) -> Held:
     tokens = _longest(plan) + config.response_length
     rows = machine.rows(config.forward_size, tokens, SCORED_TOKENS)
-    passing = footprint.passing_activations(shapes.shape(plan.policy), rows, tokens, machine)
+    passing = activation_memory.passing_activations(
+        shapes.shape(plan.policy), rows, tokens, machine
+    )
     return Held(activations=passing, logits=_logits(plan, config, machine, rows))
 
 
-def _learning(plan: Plan, config: PPOConfig, machine: Machine) -> Held:
+def _learning(plan: PPOPlan, config: PPOConfig, machine: Machine) -> Held:
     """The policy passes, then the critic, and each leaves its gradients.
 
     Where a minibatch is one pass, gradients come as the activations go, and count where they are
@@ -286,17 +290,20 @@ def _kept(
 ) -> tuple[int, int, int]:
     """Activations of policy and critic, and those of the one layer that computes its own again."""
     if not config.gradient_checkpointing:
-        kept = [footprint.kept_activations(one, rows, tokens, machine) for one in (policy, critic)]
+        kept = [
+            activation_memory.kept_activations(one, rows, tokens, machine)
+            for one in (policy, critic)
+        ]
         return kept[0], kept[1], 0
-    inputs = [footprint.layer_inputs(one, rows, tokens) for one in (policy, critic)]
+    inputs = [activation_memory.layer_inputs(one, rows, tokens) for one in (policy, critic)]
     again = [
-        footprint.kept_activations(replace(one, layers=1), rows, tokens, machine)
+        activation_memory.kept_activations(replace(one, layers=1), rows, tokens, machine)
         for one in (policy, critic)
     ]
     return inputs[0], inputs[1], max(again)
 
 
-def _logits(plan: Plan, config: PPOConfig, machine: Machine, rows: int) -> int:
+def _logits(plan: PPOPlan, config: PPOConfig, machine: Machine, rows: int) -> int:
     """A buffer of them in float32, for so many answers, and once more in a narrower type.
 
     The buffer has its size, or that of one token's logits, or is as small as the answers are few.
@@ -330,7 +337,7 @@ def _cells(held: Held, columns: list[str]) -> list[str]:
     return [*(amount(size, "B") if size else "" for size in sizes), amount(held.total, "B")]
 
 
-def _longest(plan: Plan) -> int:
+def _longest(plan: PPOPlan) -> int:
     return max(len(ids) for ids in plan.prompt_ids)
 
 

@@ -5,7 +5,7 @@ Reads configurations, tokenizers and the headers of weight files; loads no weigh
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,62 +22,14 @@ from salsa_cli.models.learners import MOMENTS
 from salsa_cli.models.tokens import prompt_ids, template_warning
 from salsa_cli.records import JSON
 from salsa_cli.reward_models import rewards
-from salsa_cli.rl import references, roles
+from salsa_cli.rl import references, weight_sharing
+from salsa_cli.rl.plan import PPOPlan
 from salsa_cli.rl.references import Reference
-from salsa_cli.rl.roles import Role
 from salsa_cli.runs import checkpoints, run_folder
 from salsa_cli.runs.events import Note, Report, Warned
 from salsa_cli.weights import folders, weight_files
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the configuration names, found and checked."""
-
-    policy: Path
-    references: tuple[Reference, ...]
-    critic: Path
-    rewards: tuple[str, ...]
-    watched: tuple[str, ...]
-    prompts: tuple[Prompt, ...]
-    prompt_ids: tuple[tuple[int, ...], ...]
-
-    def roles(self, config: PPOConfig) -> tuple[Role, ...]:
-        """What each model of the run has of its own, and which backbone it may share."""
-        return roles.cast(
-            self.policy,
-            self.critic,
-            self.references,
-            self.rewards,
-            self.watched,
-            rank=config.lora_rank,
-            moving=config.ref_update != "none",
-        )
-
-    @property
-    def read(self) -> tuple[Path, ...]:
-        """Every folder and file of a model or a reward that is read."""
-        references = [folder for one in self.references for folder in one.folders]
-        rewards = [Path(name.partition(":")[0]) for name in (*self.rewards, *self.watched)]
-        found = (self.policy, self.critic, *references, *rewards)
-        return (*found, *(folders.base(one) for one in found if folders.is_adapter(one)))
-
-    def inputs(self, config: PPOConfig) -> dict[str, JSON]:
-        """All inputs with their digests; a resumed run must find the same."""
-        described: dict[str, JSON] = {
-            "policy": folders.describe(self.policy),
-            "reference": [one.describe() for one in self.references],
-            "critic": folders.describe(self.critic),
-            "rewards": [_describe_reward(name) for name in self.rewards],
-            "prompts": folders.describe_files(config.prompts, data.local_files(config.prompts)),
-        }
-        if self.watched:
-            described["watched"] = [_describe_reward(name) for name in self.watched]
-        if len(self.references) == 1:
-            described["reference"] = self.references[0].describe()
-        return described
 
 
 class Reasons:
@@ -111,7 +63,7 @@ class Reasons:
             raise SalsaError(f"{len(self.found)} things stand against this run:\n{listed}")
 
 
-def prepare(config: PPOConfig, report: Report) -> Plan:
+def prepare(config: PPOConfig, report: Report) -> PPOPlan:
     """Find every input, and refuse, before a weight is loaded, what could not go right.
 
     Raises:
@@ -141,7 +93,7 @@ def prepare(config: PPOConfig, report: Report) -> Plan:
     fitting = reasons.attempt(lambda: _fitting(policy, rows, config)) if policy and rows else None
     reasons.refuse()
     assert policy is not None and critic is not None and rows is not None and fitting is not None
-    plan = Plan(
+    plan = PPOPlan(
         policy,
         held,
         critic,
@@ -153,7 +105,7 @@ def prepare(config: PPOConfig, report: Report) -> Plan:
     return plan
 
 
-def identity(config: PPOConfig) -> dict[str, JSON]:
+def resume_settings(config: PPOConfig) -> dict[str, JSON]:
     """The settings that a resumed run must share; where it saves and who watches may vary."""
     free = ("output", "save_every", "keep_checkpoints", "stop_on", "track", "offload", "vllm_url")
     return {name: value for name, value in record(config).items() if name not in free}
@@ -180,7 +132,7 @@ def check_processes(config: PPOConfig, runtime: Runtime) -> None:
         raise UsageError(reason)
 
 
-def check_sharing(plan: Plan, config: PPOConfig, *, sharded: bool) -> None:
+def check_sharing(plan: PPOPlan, config: PPOConfig, *, sharded: bool) -> None:
     """Refuse to move or spread weights that several models compute with.
 
     Args:
@@ -189,7 +141,7 @@ def check_sharing(plan: Plan, config: PPOConfig, *, sharded: bool) -> None:
     Raises:
         UsageError: models with adapters share a backbone, and are to be offloaded or spread.
     """
-    if not roles.common(plan.roles(config)):
+    if not weight_sharing.shared_backbones(plan.roles(config)):
         return
     why = "has no place in a run of adapters, whose models compute with one copy of their base"
     if config.offloaded:
@@ -198,7 +150,7 @@ def check_sharing(plan: Plan, config: PPOConfig, *, sharded: bool) -> None:
         raise UsageError(f"--shard (FSDP) {why}: each process holds it whole. Leave it out")
 
 
-def reach(plan: Plan, config: PPOConfig) -> Server | None:
+def connect_to_server(plan: PPOPlan, config: PPOConfig) -> Server | None:
     """The server that is to sample, if one is; found to answer and to have room for the prompts.
 
     Raises:
@@ -211,7 +163,7 @@ def reach(plan: Plan, config: PPOConfig) -> Server | None:
     return server
 
 
-def checked_inputs(plan: Plan, config: PPOConfig) -> dict[str, JSON]:
+def checked_inputs(plan: PPOPlan, config: PPOConfig) -> dict[str, JSON]:
     """All inputs with their digests; refuses to resume a run whose models or data have changed.
 
     Raises:
@@ -223,7 +175,7 @@ def checked_inputs(plan: Plan, config: PPOConfig) -> dict[str, JSON]:
     return inputs
 
 
-def disk(plan: Plan, config: PPOConfig) -> int:
+def disk(plan: PPOPlan, config: PPOConfig) -> int:
     """Bytes that the run will hold on the disk: its checkpoints at their most, and the policy.
 
     The weights that a server reads are gone before the policy is written.
@@ -231,10 +183,10 @@ def disk(plan: Plan, config: PPOConfig) -> int:
     weights = sum(role.own for role in plan.roles(config) if role.learns)
     # One more checkpoint than are kept stands while the oldest is not yet removed.
     saved = (config.keep_checkpoints + 1) * (4 + MOMENTS[config.optimiser]) * weights
-    return int(saved) + 4 * roles.stored(plan.policy)
+    return int(saved) + 4 * weight_sharing.stored(plan.policy)
 
 
-def continued(config: PPOConfig) -> PPOConfig:
+def with_recorded_choices(config: PPOConfig) -> PPOConfig:
     """With `--resume`, the size of a pass that the run began with, where none is given now."""
     if config.micro_batch_size is not None or (saved := _checkpoint(config)) is None:
         return config
@@ -259,7 +211,7 @@ def _checkpoint(config: PPOConfig) -> checkpoints.Saved | None:
 def _same_settings(config: PPOConfig) -> None:
     if (saved := _checkpoint(config)) is not None:
         stored = checkpoints.peek_checkpoint(saved)
-        checkpoints.check_same_settings(saved, stored["settings"], identity(config))
+        checkpoints.check_same_settings(saved, stored["settings"], resume_settings(config))
 
 
 def _policy(config: PPOConfig, reference: Reference) -> Path:
@@ -413,7 +365,7 @@ def _fitting(
     return tuple(prompt for prompt, _ in kept), tuple(ids for _, ids in kept)
 
 
-def _explain(plan: Plan, rows: Sequence[Prompt], config: PPOConfig, report: Report) -> None:
+def _explain(plan: PPOPlan, rows: Sequence[Prompt], config: PPOConfig, report: Report) -> None:
     """Say what was decided where the command line left it open, and what is lost."""
     tokenizer = loading.load_tokenizer(plan.policy)
     if config.policy is None and not plan.references[0].ingredients:
@@ -447,7 +399,7 @@ def _explain(plan: Plan, rows: Sequence[Prompt], config: PPOConfig, report: Repo
         more = ", and those of the others are not" if mixed else ""
         event = Warned if mixed else Note
         report(event(f"{text}{more}; --normalize-reward measures them"))
-    for base, users in roles.common(plan.roles(config)).items():
+    for base, users in weight_sharing.shared_backbones(plan.roles(config)).items():
         if len(users) > 1:
             parts = ", ".join(dict.fromkeys(role.part for role in users))
             report(Note(f"loaded once, and shared by {parts}: {base}"))
@@ -457,7 +409,3 @@ def _explain(plan: Plan, rows: Sequence[Prompt], config: PPOConfig, report: Repo
 
 def _listed(tokens: Sequence[int]) -> str:
     return ", ".join(map(str, sorted(tokens)))
-
-
-def _describe_reward(name: str) -> JSON:
-    return name if rewards.is_function(name) else folders.describe(Path(name))

@@ -185,15 +185,17 @@ class Bench:
 
     def update(self) -> None:
         rollout = self._recalled()
-        penalty = learning.penalties(
+        penalty = learning.compute_penalties(
             rollout.logprobs, rollout.ref_logprobs, rollout.mask, self._config
         )
-        targets = learning.aim(rollout, penalty, 0.05, self._config)
+        targets = learning.compute_advantages(rollout, penalty, 0.05, self._config)
         learning.learn(0, rollout, targets, 0.05, self._actors, self._config, self._device)
 
     def _recalled(self) -> rollouts.Rollout:
         scores = torch.linspace(-1, 1, self._given.batch_size)
-        return experience.recall(self._sampled, scores, self._actors, self._config, self._device)
+        return experience.compute_rollout(
+            self._sampled, scores, self._actors, self._config, self._device
+        )
 
     def measured(self, stage: Callable[[], None], operations: float) -> dict[str, Any]:
         """Run a stage, once for nothing and then for its figures."""

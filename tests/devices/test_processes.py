@@ -12,8 +12,8 @@ from test_ppo import configure
 from salsa_cli.devices import processes, runtime, sharding
 from salsa_cli.devices.runtime import _buckets, start_runtime
 from salsa_cli.errors import Elsewhere, SalsaError, UsageError
+from salsa_cli.models.activation_memory import Machine
 from salsa_cli.rl import memory, preflight
-from salsa_cli.rl.footprint import Machine
 from salsa_cli.runs.events import silent
 
 

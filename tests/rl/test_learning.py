@@ -123,8 +123,10 @@ def test_an_update_is_that_of_the_oracle(changes: dict[str, Any], lengths: list[
         values + poison,
         scores,
     )
-    penalty = learning.penalties(rollout.logprobs, rollout.ref_logprobs, rollout.mask, config)
-    targets = learning.aim(rollout, penalty, config.kl_coef, config)
+    penalty = learning.compute_penalties(
+        rollout.logprobs, rollout.ref_logprobs, rollout.mask, config
+    )
+    targets = learning.compute_advantages(rollout, penalty, config.kl_coef, config)
     expected = oracle.aim(
         Batch(
             naive(old_logits),
@@ -144,7 +146,7 @@ def test_an_update_is_that_of_the_oracle(changes: dict[str, Any], lengths: list[
         new, rollout.logprobs, targets.advantages, mask, config.clip, count, config.dual_clip
     ).loss
     if config.kl_in == "loss":
-        near = learning.penalties(new, rollout.ref_logprobs, mask, config)
+        near = learning.compute_penalties(new, rollout.ref_logprobs, mask, config)
         policy = policy + config.kl_coef * ppo_loss.divergence_loss(near, mask, count)
     value = ppo_loss.value_loss(
         new_values, rollout.values, targets.returns, mask, settings.value_clip, count
@@ -279,7 +281,7 @@ def test_an_update_through_models_is_that_of_the_oracle(
     acting = act(world, cpu)
     acting = replace(acting, references=acting.references[: len(config.ref)])
     sampled, scores = given_answers(lengths, pad=0), torch.linspace(-1, 2, ROWS).double()
-    rollout = experience.recall(sampled, scores, acting, config, cpu)
+    rollout = experience.compute_rollout(sampled, scores, acting, config, cpu)
     expected = oracle.aim(
         Batch(
             naive_logprobs(acting.policy.model, sampled, config.temperature),
@@ -293,13 +295,17 @@ def test_an_update_through_models_is_that_of_the_oracle(
     close(rollout.values, expected.values, lengths)
     for found, theirs in zip(rollout.ref_logprobs, expected.refs, strict=True):
         close(found, theirs, lengths)
-    penalty = learning.penalties(rollout.logprobs, rollout.ref_logprobs, rollout.mask, config)
-    targets = learning.aim(rollout, penalty, config.kl_coef, config)
+    penalty = learning.compute_penalties(
+        rollout.logprobs, rollout.ref_logprobs, rollout.mask, config
+    )
+    targets = learning.compute_advantages(rollout, penalty, config.kl_coef, config)
     close(targets.advantages, expected.advantages, lengths)
 
     move(acting)
     order = torch.arange(ROWS)
-    measured = learning._gather(order, rollout, targets, config.kl_coef, acting, config, cpu)
+    measured = learning._accumulate_gradients(
+        order, rollout, targets, config.kl_coef, acting, config, cpu
+    )
 
     def policy_loss() -> float:
         new = naive_logprobs(acting.policy.model, sampled, config.temperature)
@@ -326,7 +332,7 @@ def test_answers_of_another_program_count_by_their_importance(
     acting = act(world, cpu)
     acting = replace(acting, references=acting.references[:1])
     sampled, scores = given_answers(lengths, pad=0), torch.linspace(-1, 2, ROWS).double()
-    rollout = experience.recall(sampled, scores, acting, config, cpu)
+    rollout = experience.compute_rollout(sampled, scores, acting, config, cpu)
     apart = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(7)).double()
     theirs = torch.where(rollout.mask, rollout.logprobs + apart, torch.nan)
     rollout = replace(rollout, sampled=replace(sampled, sampler_logprobs=theirs))
@@ -338,15 +344,19 @@ def test_answers_of_another_program_count_by_their_importance(
         sampler=rows_of(theirs, lengths),
     )
     expected = oracle.aim(naive, settings)
-    penalty = learning.penalties(rollout.logprobs, rollout.ref_logprobs, rollout.mask, config)
-    targets = learning.aim(rollout, penalty, config.kl_coef, config)
+    penalty = learning.compute_penalties(
+        rollout.logprobs, rollout.ref_logprobs, rollout.mask, config
+    )
+    targets = learning.compute_advantages(rollout, penalty, config.kl_coef, config)
     assert float(targets.advantages[~rollout.mask].abs().sum()) == 0
     assert targets.weights is not None
     assert 0 < float((targets.weights == 2).sum()) < sum(lengths)  # some are cut, not all
 
     move(acting)
     order = torch.arange(ROWS)
-    measured = learning._gather(order, rollout, targets, config.kl_coef, acting, config, cpu)
+    measured = learning._accumulate_gradients(
+        order, rollout, targets, config.kl_coef, acting, config, cpu
+    )
 
     def policy_loss() -> float:
         new = naive_logprobs(acting.policy.model, sampled, config.temperature)
@@ -390,9 +400,13 @@ def test_pad_equal_to_the_end_token_changes_nothing(world: World, cpu: Runtime) 
     for pad in (0, END):
         acting = act(world, cpu)
         sampled = given_answers([1, 2, 3, 4, 5, 6, 6, 1], pad)
-        rollout = experience.recall(sampled, torch.arange(8.0).double(), acting, config, cpu)
-        penalty = learning.penalties(rollout.logprobs, rollout.ref_logprobs, rollout.mask, config)
-        targets = learning.aim(rollout, penalty, config.kl_coef, config)
+        rollout = experience.compute_rollout(
+            sampled, torch.arange(8.0).double(), acting, config, cpu
+        )
+        penalty = learning.compute_penalties(
+            rollout.logprobs, rollout.ref_logprobs, rollout.mask, config
+        )
+        targets = learning.compute_advantages(rollout, penalty, config.kl_coef, config)
         learned = learning.learn(0, rollout, targets, config.kl_coef, acting, config, cpu)
         found.append((learned, acting.policy.model.state_dict()))
     assert found[0][0] == found[1][0]
@@ -419,9 +433,11 @@ def test_sixteen_at_once_and_four_times_four_make_the_same_update(
             half.finished.repeat(2),
         )
         scores = torch.linspace(-2, 2, 16, dtype=dtype)
-        rollout = experience.recall(sampled, scores, acting, config, cpu)
-        penalty = learning.penalties(rollout.logprobs, rollout.ref_logprobs, rollout.mask, config)
-        targets = learning.aim(rollout, penalty, config.kl_coef, config)
+        rollout = experience.compute_rollout(sampled, scores, acting, config, cpu)
+        penalty = learning.compute_penalties(
+            rollout.logprobs, rollout.ref_logprobs, rollout.mask, config
+        )
+        targets = learning.compute_advantages(rollout, penalty, config.kl_coef, config)
         learning.learn(0, rollout, targets, config.kl_coef, acting, config, cpu)
         found.append({**acting.policy.model.state_dict(), **acting.critic.model.state_dict()})
     for name, weight in found[0].items():
@@ -436,9 +452,11 @@ def test_the_critic_alone_learns_at_first(world: World, cpu: Runtime) -> None:
         for model in (acting.policy.model, acting.critic.model)
     ]
     sampled = given_answers([1, 2, 3, 4, 5, 6, 6, 1], pad=0)
-    rollout = experience.recall(sampled, torch.arange(8.0).double(), acting, config, cpu)
-    penalty = learning.penalties(rollout.logprobs, rollout.ref_logprobs, rollout.mask, config)
-    targets = learning.aim(rollout, penalty, config.kl_coef, config)
+    rollout = experience.compute_rollout(sampled, torch.arange(8.0).double(), acting, config, cpu)
+    penalty = learning.compute_penalties(
+        rollout.logprobs, rollout.ref_logprobs, rollout.mask, config
+    )
+    targets = learning.compute_advantages(rollout, penalty, config.kl_coef, config)
 
     def moved(update: int) -> tuple[bool, bool]:
         learned = learning.learn(update, rollout, targets, 0.05, acting, config, cpu)
@@ -470,10 +488,10 @@ def test_a_constant_reward_gives_finite_targets() -> None:
     sampled = Sampled(Tokens(zeros.long(), mask), Tokens(zeros.long(), mask), mask[:, 0])
     rollout = Rollout(sampled, zeros, (zeros,), zeros, torch.ones(4))
     config = configure(lam=1.0, whiten_rewards=True)
-    targets = learning.aim(rollout, zeros, 0.05, config)
+    targets = learning.compute_advantages(rollout, zeros, 0.05, config)
     assert isinstance(targets, Targets)
     assert torch.isfinite(targets.advantages).all()
-    plain = learning.aim(rollout, zeros, 0.05, configure(lam=1.0))
+    plain = learning.compute_advantages(rollout, zeros, 0.05, configure(lam=1.0))
     assert plain.advantages.abs().max() == 0
     assert float(adv.objective(rollout.scores, torch.zeros(4), 0.05)) == 1.0
 

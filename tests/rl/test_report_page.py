@@ -11,7 +11,7 @@ from test_pages import Tree
 from salsa_cli import pages
 from salsa_cli.pages.charts import LineChart
 from salsa_cli.records import read_rows
-from salsa_cli.rl import ppo_report
+from salsa_cli.rl import report_page
 from salsa_cli.rl.metrics import UpdateMetrics
 
 HOSTILE = "</blockquote><script>alert(1)</script>"
@@ -37,7 +37,7 @@ def write(folder: Path, rows: list[UpdateMetrics], samples: list[dict[str, Any]]
 def test_the_report_of_a_real_run(tmp_path: Path) -> None:
     rows = [UpdateMetrics.of(row) for row in read_rows(HEALTHY)]
     write(tmp_path, rows, [sample(i + 1) for i in range(30)])
-    ppo_report.write(tmp_path, "policy")
+    report_page.write(tmp_path, "policy")
     tree = Tree((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert tree.text["h1"] == ["salsa ppo: policy"]
     titles = tree.text["figcaption"]
@@ -54,7 +54,7 @@ def test_the_report_of_a_real_run(tmp_path: Path) -> None:
 
 
 def test_warnings_stand_above_the_curves_and_in_them(tmp_path: Path) -> None:
-    page = ppo_report.page("p", history(6, length=[40.0, 30, 20, 10, 5, 3]), [])
+    page = report_page.page("p", history(6, length=[40.0, 30, 20, 10, 5, 3]), [])
     (callout,) = [block for block in page.blocks if isinstance(block, pages.Callout)]
     assert callout.title == "length-collapse, update 5:" and "11.7 tokens" in callout.text
     charts = [
@@ -73,7 +73,7 @@ def test_a_run_that_was_killed_while_writing_a_row(tmp_path: Path) -> None:
     for name in ("metrics.jsonl", "samples.jsonl"):
         with (tmp_path / name).open("a", encoding="utf-8") as file:
             file.write('{"update": 4, "rew')
-    ppo_report.write(tmp_path, "p")
+    report_page.write(tmp_path, "p")
     assert "3 updates, 192 answers" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
@@ -82,7 +82,7 @@ def test_figures_that_were_not_finite_are_gaps(tmp_path: Path) -> None:
     rows[3] |= {"reward": None, "reward_std": None, "length": None, "kl": None, "entropy": None}
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "metrics.jsonl").write_text(lines, encoding="utf-8")
-    ppo_report.write(tmp_path, "p")
+    report_page.write(tmp_path, "p")
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     tree = Tree(html)
     assert "none" in tree.text["dd"]  # the mean of the last five updates
@@ -91,13 +91,13 @@ def test_figures_that_were_not_finite_are_gaps(tmp_path: Path) -> None:
 
 
 def test_a_run_without_an_update(tmp_path: Path) -> None:
-    ppo_report.write(tmp_path, "p")
+    report_page.write(tmp_path, "p")
     assert "No update is finished" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_what_the_model_says_stays_text(tmp_path: Path) -> None:
     write(tmp_path, history(2), [sample(1, HOSTILE), sample(2, "")])
-    ppo_report.write(tmp_path, HOSTILE)
+    report_page.write(tmp_path, HOSTILE)
     tree = Tree((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "script" not in tree.tags
     assert HOSTILE in tree.text["blockquote"]
@@ -106,7 +106,7 @@ def test_what_the_model_says_stays_text(tmp_path: Path) -> None:
 
 def test_the_best_and_the_worst_answers_of_the_last_third(tmp_path: Path) -> None:
     samples = [sample(i + 1, f"answer {i + 1}", reward=i % 7) for i in range(30)]
-    page = ppo_report.page("p", history(30), samples)
+    page = report_page.page("p", history(30), samples)
     grids = [block for block in page.blocks if isinstance(block, pages.Grid)]
     best, worst = (
         [quotes.quotes[0].text for quotes in grid.blocks if isinstance(quotes, pages.Quotes)]
@@ -118,7 +118,7 @@ def test_the_best_and_the_worst_answers_of_the_last_third(tmp_path: Path) -> Non
 
 def test_what_some_runs_have_and_others_do_not() -> None:
     def titles(rows: list[UpdateMetrics]) -> set[str]:
-        page = ppo_report.page("p", rows, [])
+        page = report_page.page("p", rows, [])
         grids = [block for block in page.blocks if isinstance(block, pages.Grid)]
         return {chart.title for grid in grids for chart in grid.blocks if hasattr(chart, "title")}
 
@@ -133,6 +133,6 @@ def test_what_some_runs_have_and_others_do_not() -> None:
 
 def test_a_prompt_may_be_a_conversation() -> None:
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]
-    assert ppo_report.prompt_text(messages) == "user: Hi\nassistant: Yes?"
-    page = ppo_report.page("p", history(1), [sample(1) | {"prompt": messages}])
+    assert report_page.prompt_text(messages) == "user: Hi\nassistant: Yes?"
+    page = report_page.page("p", history(1), [sample(1) | {"prompt": messages}])
     assert "assistant: Yes?" in pages.render(page)

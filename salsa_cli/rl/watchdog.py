@@ -10,7 +10,7 @@ from salsa_cli.rl.monitors import FOREWARNING, Alarm, Watch, stopping_gain
 from salsa_cli.runs.events import Report, Said, Warned
 
 
-class Oversight:
+class Watchdog:
     """Names each warning once in the life of a run, over every resumption.
 
     Args:

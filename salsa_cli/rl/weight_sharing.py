@@ -37,7 +37,7 @@ class Role:
     learns: bool = False
 
 
-def cast(
+def assign_roles(
     policy: Path,
     critic: Path,
     references: Sequence[Reference],
@@ -68,7 +68,7 @@ def cast(
     return tuple(found)
 
 
-def common(roles: Sequence[Role]) -> Mapping[Path, tuple[Role, ...]]:
+def shared_backbones(roles: Sequence[Role]) -> Mapping[Path, tuple[Role, ...]]:
     """The backbones of models with adapters, resolved, with all models on them: loaded once."""
     found: dict[Path, tuple[Role, ...]] = {}
     for role in roles:

@@ -9,8 +9,8 @@ import torch
 from test_backbones import CPU, AdapterWorld, make
 
 from salsa_cli.models.loading import loading, lora
-from salsa_cli.rl import references, roles
-from salsa_cli.rl.roles import Role
+from salsa_cli.rl import references, weight_sharing
+from salsa_cli.rl.weight_sharing import Role
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,9 @@ def cast(
 ) -> tuple[Role, ...]:
     reference = references.find(references.parse(str(adapted.soup)))
     reward = (str(adapted.rm),)
-    return roles.cast(policy, critic, [reference], reward, (), rank=rank, moving=False)
+    return weight_sharing.assign_roles(
+        policy, critic, [reference], reward, (), rank=rank, moving=False
+    )
 
 
 def trained(model: Any) -> int:
@@ -38,7 +40,7 @@ def test_adapters_have_their_factors_and_the_base_is_common(adapted: AdapterWorl
     learners = [role for role in found if role.learns]
     assert [role.own for role in learners] == [trained(policy), trained(critic) - 1]  # its bias
     assert [role.part for role in found] == ["policy", "critic", "reference", "reward"]
-    assert roles.common(found) == {adapted.base.resolve(): found}
+    assert weight_sharing.shared_backbones(found) == {adapted.base.resolve(): found}
 
 
 def test_whole_models_are_their_own_and_new_adapters_are_counted(adapted: AdapterWorld) -> None:
@@ -61,6 +63,6 @@ def test_a_whole_reference_of_that_folder_shares_it_and_others_do_not(
 ) -> None:
     other = tiny.save_language_model(tmp_path / "other", seed=2)
     held = [references.find(references.parse(str(one))) for one in (adapted.base, other)]
-    found = roles.cast(adapted.a, other, held, (), (), rank=None, moving=False)
-    (users,) = roles.common(found).values()
+    found = weight_sharing.assign_roles(adapted.a, other, held, (), (), rank=None, moving=False)
+    (users,) = weight_sharing.shared_backbones(found).values()
     assert [(role.part, role.own > 0) for role in users] == [("policy", True), ("reference", False)]
