@@ -1,1 +1,3 @@
 """RLHF with PPO in which the reference model is a first-class argument."""
+
+VERSION = "0.1.0"

@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from salsa_cli import VERSION
 from salsa_cli.config.base import Config, ParallelConfig
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.config.options import Manners, options
@@ -23,7 +24,6 @@ from salsa_cli.records import to_json
 from salsa_cli.runs import signals
 from salsa_cli.runs.events import Note, Report, Result
 from salsa_cli.runs.terminal import listening, print_error, print_result
-from salsa_cli.version import VERSION
 
 INTERRUPTED = 130
 TERMINATED = 143

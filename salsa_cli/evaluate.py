@@ -9,34 +9,30 @@ import numpy as np
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.errors import UsageError
-from salsa_cli.evaluation import (
-    answer_files,
-    answers,
-    eval_foresight,
-    eval_page,
-    eval_plan,
-    eval_reading,
-    eval_results,
-    failures,
-    findings,
-    landscape,
-    style,
-    trust,
-)
-from salsa_cli.evaluation.answer_files import Replies, Reply
+from salsa_cli.evaluation import answers, dry_run, landscape, planning
 from salsa_cli.evaluation.answers import Generation
-from salsa_cli.evaluation.comparisons import Rules
-from salsa_cli.evaluation.eval_plan import Plan
-from salsa_cli.evaluation.eval_results import AnswerRow, EvalResult, KLRow, SoupRow
-from salsa_cli.evaluation.findings import Resampling
 from salsa_cli.evaluation.judges import scoring, writing
 from salsa_cli.evaluation.judges.local import LocalWriter
 from salsa_cli.evaluation.judges.scoring import Scored
 from salsa_cli.evaluation.judges.writing import Writer
 from salsa_cli.evaluation.landscape import SoupRewards
-from salsa_cli.evaluation.stored import Stored
-from salsa_cli.evaluation.style import Controlled, StoredAnswer
-from salsa_cli.evaluation.verdicts import Verdict, to_row
+from salsa_cli.evaluation.planning import EvalPlan
+from salsa_cli.evaluation.questions import answer_files
+from salsa_cli.evaluation.questions.answer_files import Replies, Reply
+from salsa_cli.evaluation.report import disputed, report_page
+from salsa_cli.evaluation.results import (
+    eval_result,
+    invalid,
+    judge_agreement,
+    style_control,
+    win_rates,
+)
+from salsa_cli.evaluation.results.comparisons import Rules
+from salsa_cli.evaluation.results.eval_result import AnswerRow, EvalResult, KLRow, SoupRow
+from salsa_cli.evaluation.results.style_control import Controlled, StoredAnswer
+from salsa_cli.evaluation.results.win_rates import Resampling
+from salsa_cli.evaluation.verdicts.formats import Stored
+from salsa_cli.evaluation.verdicts.verdict import Verdict, to_row
 from salsa_cli.maths import statistics
 from salsa_cli.models import loading
 from salsa_cli.records import read_json, to_json, write_json
@@ -50,10 +46,10 @@ MAX_INVALID = 0.05
 def run(config: EvalConfig, report: Report) -> Result:
     """Generate, judge, count; write `config.output`."""
     began = time.monotonic()
-    if (done := eval_results.finished(config, report)) is not None:
+    if (done := eval_result.finished(config, report)) is not None:
         return done
     run_folder.check_output(config.output, config.force)
-    plan = eval_plan.prepare(config)
+    plan = planning.prepare(config)
     run_folder.check_output(config.output, config.force, plan.read)
     if config.baseline is not None and config.baseline not in plan.names:
         raise UsageError(
@@ -61,7 +57,7 @@ def run(config: EvalConfig, report: Report) -> Result:
             f"{', '.join(plan.names)}"
         )
     if config.dry_run:
-        return DryRun(eval_foresight.facts(plan, config))
+        return DryRun(dry_run.facts(plan, config))
     with run_folder.resumable(
         config.output, force=config.force, resume=config.resume, kept=_kept
     ) as folder:
@@ -71,12 +67,12 @@ def run(config: EvalConfig, report: Report) -> Result:
         scored, verdicts = judge(folder, plan, answered, config, runtime, report)
         drawn = Resampling(config.seed, config.draws)
         rules = Rules(config.rule, config.failed, config.baseline)
-        stored = [findings.as_stored(verdicts)]
-        compared = findings.comparisons(stored, rules)
-        pairs = findings.pair_rows(compared, rules, drawn)
-        scores = findings.score_rows([*_gradings(scored), *verdicts], drawn)
+        stored = [win_rates.as_stored(verdicts)]
+        compared = win_rates.comparisons(stored, rules)
+        pairs = win_rates.pair_rows(compared, rules, drawn)
+        scores = win_rates.score_rows([*_gradings(scored), *verdicts], drawn)
         most = MAX_INVALID if config.max_invalid is None else config.max_invalid
-        failures.refuse(pairs, scores, most, "--resume asks for the missing ones again")
+        invalid.refuse(pairs, scores, most, "--resume asks for the missing ones again")
         texts = _texts(answered)
         line, plane = landscapes(folder, plan, config, runtime, report)
         result = EvalResult(
@@ -85,11 +81,11 @@ def run(config: EvalConfig, report: Report) -> Result:
             pairs=pairs,
             scores=scores,
             answers=tuple(_describe(name, given) for name, given in answered.items()),
-            categories=findings.category_rows(compared, rules, drawn),
-            lengths=style.length_rows(compared, rules, drawn, texts),
-            ratings=findings.ratings(compared, rules, drawn),
+            categories=win_rates.category_rows(compared, rules, drawn),
+            lengths=style_control.length_rows(compared, rules, drawn, texts),
+            ratings=win_rates.ratings(compared, rules, drawn),
             controlled=_controlled(stored, texts, plan, config, drawn),
-            agreements=trust.agreements(stored, drawn),
+            agreements=judge_agreement.agreements(stored, drawn),
             kl=distances(plan, answered, config, runtime, report),
             line=line,
             plane=plane,
@@ -98,29 +94,29 @@ def run(config: EvalConfig, report: Report) -> Result:
         for name, given in plan.given.items():
             answer_files.write(_answers_file(folder, name), plan.questions, given)
         _write_rows(folder / "judgments.jsonl", [to_row(verdict) for verdict in verdicts])
-        write_json(folder / eval_results.FILE, result.record())
+        write_json(folder / eval_result.FILE, result.record())
         graded = [verdict for verdict in _gradings(scored) if len(plan.names) == 1]
-        eval_page.write(
-            folder, result, [*verdicts, *graded], texts, eval_reading.asked(plan.questions)
+        report_page.write(
+            folder, result, [*verdicts, *graded], texts, disputed.asked(plan.questions)
         )
     return result
 
 
-def begin(folder: Path, plan: Plan, config: EvalConfig) -> None:
+def begin(folder: Path, plan: EvalPlan, config: EvalConfig) -> None:
     """Record how the result is made; a run that is continued must be made in the same way."""
     path = folder / "salsa.json"
-    made = eval_results.made_by(config, eval_plan.inputs(plan, config))
+    made = eval_result.made_by(config, planning.inputs(plan, config))
     if path.exists():
-        before = eval_plan.comparable(read_json(path))
+        before = planning.comparable(read_json(path))
         checkpoints.check_same_settings(
-            checkpoints.Saved(0, path), to_json(before), eval_plan.comparable(made)
+            checkpoints.Saved(0, path), to_json(before), planning.comparable(made)
         )
     run_folder.write_record(folder, path.name, made)
     (folder / "answers").mkdir(exist_ok=True)
 
 
 def answer(
-    folder: Path, plan: Plan, config: EvalConfig, runtime: Runtime, report: Report
+    folder: Path, plan: EvalPlan, config: EvalConfig, runtime: Runtime, report: Report
 ) -> dict[str, Replies]:
     """The answers of every model, generated (into answers/NAME.jsonl) or given."""
     how = _generation(config)
@@ -135,7 +131,7 @@ def answer(
 
 def judge(
     folder: Path,
-    plan: Plan,
+    plan: EvalPlan,
     answered: Mapping[str, Replies],
     config: EvalConfig,
     runtime: Runtime,
@@ -168,16 +164,16 @@ def judge(
 def ask(
     writer: Writer,
     folder: Path,
-    plan: Plan,
+    plan: EvalPlan,
     answered: Mapping[str, Replies],
     config: EvalConfig,
     report: Report,
 ) -> list[Verdict]:
     """The verdicts of a judge that writes; says first what that will take."""
-    sampling = eval_plan.sampling(config)
-    store = eval_plan.store(folder, config)
-    cases = eval_plan.cases(writer, plan, answered, config)
-    forecast = eval_plan.forecast(writer.name, cases, store, config)
+    sampling = planning.sampling(config)
+    store = planning.store(folder, config)
+    cases = planning.cases(writer, plan, answered, config)
+    forecast = planning.forecast(writer.name, cases, store, config)
     report(Note(str(forecast)))
     if writer.name in plan.apis and config.max_calls is not None:
         plan.apis[writer.name].check_budget(forecast.calls)
@@ -187,7 +183,7 @@ def ask(
 
 
 def landscapes(
-    folder: Path, plan: Plan, config: EvalConfig, runtime: Runtime, report: Report
+    folder: Path, plan: EvalPlan, config: EvalConfig, runtime: Runtime, report: Report
 ) -> tuple[tuple[SoupRow, ...], tuple[SoupRow, ...]]:
     """The mean rewards of the soups on the line, and in the triangle."""
     scoring_judges = [judge for judge in plan.judges if judge.scores]
@@ -215,7 +211,7 @@ def landscapes(
 
 
 def distances(
-    plan: Plan,
+    plan: EvalPlan,
     answered: Mapping[str, Replies],
     config: EvalConfig,
     runtime: Runtime,
@@ -256,7 +252,7 @@ def _texts(answered: Mapping[str, Replies]) -> dict[str, dict[str, StoredAnswer]
     return {
         name: {
             question: StoredAnswer(
-                style.of_text("\n".join(reply.text for reply in replies), _tokens(replies)),
+                style_control.of_text("\n".join(reply.text for reply in replies), _tokens(replies)),
                 tuple(reply.text for reply in replies),
             )
             for question, replies in given.items()
@@ -268,14 +264,14 @@ def _texts(answered: Mapping[str, Replies]) -> dict[str, dict[str, StoredAnswer]
 def _controlled(
     stored: Sequence[Stored],
     texts: Mapping[str, Mapping[str, StoredAnswer]],
-    plan: Plan,
+    plan: EvalPlan,
     config: EvalConfig,
     drawn: Resampling,
 ) -> tuple[Controlled, ...]:
     """The win rates at equal length and style against the baseline, or else the last model."""
     if len(plan.names) < 2:
         return ()
-    return style.all_controls(stored, texts, config.baseline or plan.names[-1], drawn)
+    return style_control.all_controls(stored, texts, config.baseline or plan.names[-1], drawn)
 
 
 def _tokens(replies: Sequence[Reply]) -> int | None:
@@ -309,7 +305,7 @@ def _generation(config: EvalConfig) -> Generation:
 
 def _mean(values: Sequence[float], config: EvalConfig) -> tuple[float, float, float]:
     """The mean over the prompts, and its interval."""
-    interval = statistics.bootstrap_interval(values, config.seed, config.draws, findings.LEVEL)
+    interval = statistics.bootstrap_interval(values, config.seed, config.draws, win_rates.LEVEL)
     return interval.estimate, interval.low, interval.high
 
 

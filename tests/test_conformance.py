@@ -11,17 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import benchmark_texts as texts
 import numpy as np
 import pytest
 from conftest import SHARED
 
 from salsa_cli import data
-from salsa_cli.evaluation import findings, stored, style, trust
-from salsa_cli.evaluation import verdict_texts as texts
-from salsa_cli.evaluation.comparisons import Rules
-from salsa_cli.evaluation.findings import PairRow, Resampling
-from salsa_cli.evaluation.stored import Stored
-from salsa_cli.evaluation.verdicts import Verdict
+from salsa_cli.evaluation.results import judge_agreement, style_control, win_rates
+from salsa_cli.evaluation.results.comparisons import Rules
+from salsa_cli.evaluation.results.win_rates import PairRow, Resampling
+from salsa_cli.evaluation.verdicts.formats import Stored
+from salsa_cli.evaluation.verdicts.verdict import Verdict, formats
 
 FEW = Resampling(seed=0, draws=100)
 
@@ -42,8 +42,8 @@ def verdicts(files: Iterable[Stored]) -> list[Verdict]:
 
 
 def rates(path: Path, rules: Rules) -> dict[str, PairRow]:
-    compared = findings.comparisons(stored.read([str(path)], rules.baseline), rules)
-    rows = findings.pair_rows(compared, rules, FEW)
+    compared = win_rates.comparisons(formats.read([str(path)], rules.baseline), rules)
+    rows = win_rates.pair_rows(compared, rules, FEW)
     return {row.a: row for row in rows}
 
 
@@ -54,8 +54,8 @@ def rates(path: Path, rules: Rules) -> dict[str, PairRow]:
 def test_mt_bench_scores(name: str) -> None:
     path = folder("mt_bench")
     (figures,) = (v for k, v in expected(path).items() if k.startswith(f"{name}_gpt-4_single"))
-    files = stored.read([str(path / "judgment" / f"{name}_gpt-4_single.jsonl.gz")])
-    rows = findings.score_rows(verdicts(files), FEW)
+    files = formats.read([str(path / "judgment" / f"{name}_gpt-4_single.jsonl.gz")])
+    rows = win_rates.score_rows(verdicts(files), FEW)
     assert {row.model for row in rows} == set(figures)
     for row in rows:
         figure = figures[row.model]
@@ -82,7 +82,7 @@ def test_mt_bench_pairs() -> None:
 def test_mt_bench_texts() -> None:
     path = folder("mt_bench") / "judgment"
     single = verdicts(
-        stored.read([str(path / f"{n}_gpt-4_single.jsonl.gz") for n in ("mamba", "orpo")])
+        formats.read([str(path / f"{n}_gpt-4_single.jsonl.gz") for n in ("mamba", "orpo")])
     )
     assert len(single) == 1280
     for verdict in single:
@@ -90,7 +90,7 @@ def test_mt_bench_texts() -> None:
         assert texts.mt_bench_rating(verdict.text) == verdict.score_a
     files = [str(path / "phi3_gpt-4_pair.jsonl.gz")]
     files.append(str(folder("ja_vicuna_qa") / "gpt-4_pair_2023-12-18.jsonl.gz"))
-    pairs = verdicts(stored.read(files))
+    pairs = verdicts(formats.read(files))
     assert len(pairs) == 950
     for verdict in pairs:
         assert verdict.text is not None
@@ -153,13 +153,13 @@ def test_the_rate_of_a_model_does_not_depend_on_the_others() -> None:
 
 
 @pytest.mark.parametrize("control", ["length", "markdown", "style"])
-def test_ko_arena_hard_at_equal_style(control: style.Control) -> None:
+def test_ko_arena_hard_at_equal_style(control: style_control.Control) -> None:
     path = folder("ko_arena_hard")
     figures = expected(path)["upstream_code_on_this_subset"]
     baseline = "claude-3.7-sonnet"
-    files = stored.read([str(path / "judgment")], baseline)
-    answers = style.read([str(path / "answer_metadata")])
-    found = style.controlled_rates(files, answers, control, baseline, FEW)
+    files = formats.read([str(path / "judgment")], baseline)
+    answers = style_control.read([str(path / "answer_metadata")])
+    found = style_control.controlled_rates(files, answers, control, baseline, FEW)
     rows = {row.model: row for row in found.rows}
     assert list(found.coefficients.values()) == pytest.approx(
         # The figures stem from scikit-learn's lbfgs, which stops at a slope of 1e-4; at 1e-9 it
@@ -193,8 +193,8 @@ SUBSETS = {"adv_gptinst": 6, "adv_manual": 6, "mt_bench_human": 2, "natural": 6}
 def test_llmbar(subset: str) -> None:
     path = folder("llmbar") / subset
     figures = expected(path)
-    files = stored.read([str(path / "result")])
-    rows = {row.judge: row for row in trust.accuracies(files, FEW)}
+    files = formats.read([str(path / "result")])
+    rows = {row.judge: row for row in judge_agreement.accuracies(files, FEW)}
     assert set(rows) == set(figures) and len(rows) == SUBSETS[subset]
     for judge, figure in figures.items():
         row = rows[judge]
@@ -225,13 +225,13 @@ def test_llmbar_texts() -> None:
 
 def pandalm(path: Path) -> Sequence[Stored]:
     names = ("testset-v1.jsonl.gz", "gpt-3.5-turbo_verdicts.jsonl.gz")
-    return stored.read([str(path / name) for name in names])
+    return formats.read([str(path / name) for name in names])
 
 
 def test_pandalm_annotators() -> None:
     path = folder("pandalm")
     figures = expected(path)
-    rows = {row.judges: row for row in trust.agreements(pandalm(path), FEW)}
+    rows = {row.judges: row for row in judge_agreement.agreements(pandalm(path), FEW)}
     for pair, kappa in figures["published_README"]["cohen_kappa"].items():
         first, second = pair.split("-")
         row = rows[f"annotator{first}", f"annotator{second}"]

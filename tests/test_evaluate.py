@@ -13,9 +13,9 @@ from salsa_cli import evaluate
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.evaluation import judges
-from salsa_cli.evaluation.benchmarks import Question
 from salsa_cli.evaluation.judges import scoring
 from salsa_cli.evaluation.judges.scoring import Scored
+from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.records import read_rows
 from salsa_cli.runs.events import Event, Note, silent
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
-from salsa_cli.evaluation import answer_files
-from salsa_cli.evaluation.answer_files import Replies, Reply
-from salsa_cli.evaluation.benchmarks import Question
+from salsa_cli.evaluation.questions import answer_files
+from salsa_cli.evaluation.questions.answer_files import Replies, Reply
+from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.generation import rollouts
 from salsa_cli.models import loading, shapes
 from salsa_cli.models.loading import LanguageModel

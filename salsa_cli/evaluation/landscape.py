@@ -13,11 +13,12 @@ import torch
 
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
-from salsa_cli.evaluation import answer_files, answers
-from salsa_cli.evaluation.answer_files import Replies, Reply
+from salsa_cli.evaluation import answers
 from salsa_cli.evaluation.answers import Generation
-from salsa_cli.evaluation.benchmarks import Question
 from salsa_cli.evaluation.judges import JudgeSpec, scoring
+from salsa_cli.evaluation.questions import answer_files
+from salsa_cli.evaluation.questions.answer_files import Replies, Reply
+from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.maths import averaging, kl
 from salsa_cli.models import forward, loading, shapes
 from salsa_cli.models.loading import LanguageModel

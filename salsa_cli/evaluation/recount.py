@@ -8,23 +8,22 @@ from pathlib import Path
 from salsa_cli import data
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.errors import UsageError
-from salsa_cli.evaluation import (
-    benchmarks,
-    eval_page,
-    eval_reading,
-    eval_results,
-    failures,
-    findings,
-    stored,
-    style,
-    trust,
+from salsa_cli.evaluation.questions import benchmarks
+from salsa_cli.evaluation.questions.benchmarks import Question
+from salsa_cli.evaluation.report import disputed, report_page
+from salsa_cli.evaluation.results import (
+    eval_result,
+    invalid,
+    judge_agreement,
+    style_control,
+    win_rates,
 )
-from salsa_cli.evaluation.benchmarks import Question
-from salsa_cli.evaluation.comparisons import Rules
-from salsa_cli.evaluation.eval_results import EvalResult
-from salsa_cli.evaluation.findings import Resampling
-from salsa_cli.evaluation.stored import Stored
-from salsa_cli.evaluation.style import Answers
+from salsa_cli.evaluation.results.comparisons import Rules
+from salsa_cli.evaluation.results.eval_result import EvalResult
+from salsa_cli.evaluation.results.style_control import Answers
+from salsa_cli.evaluation.results.win_rates import Resampling
+from salsa_cli.evaluation.verdicts import formats, oddities
+from salsa_cli.evaluation.verdicts.formats import Stored
 from salsa_cli.records import JSON, write_json
 from salsa_cli.runs import run_folder
 from salsa_cli.runs.events import DryRun, Note, Report, Result, Warned
@@ -34,15 +33,15 @@ from salsa_cli.weights import folders
 def run(config: EvalConfig, report: Report) -> Result:
     """Read, count; write `config.output`."""
     began = time.monotonic()
-    if (done := eval_results.finished(config, report)) is not None:
+    if (done := eval_result.finished(config, report)) is not None:
         return done
     run_folder.check_output(config.output, config.force)
     questions = benchmarks.load(config.prompts) if config.prompts is not None else []
-    files = categorised(stored.read(config.judgments, config.baseline), questions)
+    files = categorised(formats.read(config.judgments, config.baseline), questions)
     check_baseline(files, config)
     for line in _contents(files):
         report(Note(line))
-    odd = stored.remarks(files)
+    odd = oddities.remarks(files)
     for line in odd:
         report(Warned(line))
     if config.baseline is None and (assumed := _assumed_baselines(files)):
@@ -57,13 +56,13 @@ def run(config: EvalConfig, report: Report) -> Result:
         )
     drawn = Resampling(config.seed, config.draws)
     rules = Rules(config.rule, config.failed, config.baseline)
-    answers = style.read(config.answers)
-    compared = findings.comparisons(files, rules)
+    answers = style_control.read(config.answers)
+    compared = win_rates.comparisons(files, rules)
     verdicts = [verdict for one in files for verdict in one.verdicts]
-    pairs = findings.pair_rows(compared, rules, drawn)
-    scores = findings.score_rows(verdicts, drawn)
+    pairs = win_rates.pair_rows(compared, rules, drawn)
+    scores = win_rates.score_rows(verdicts, drawn)
     if config.max_invalid is not None:
-        failures.refuse(pairs, scores, config.max_invalid, "Give a larger one to count the others")
+        invalid.refuse(pairs, scores, config.max_invalid, "Give a larger one to count the others")
     result = EvalResult(
         output=str(config.output),
         prompts=len({verdict.question for verdict in verdicts}),
@@ -71,23 +70,25 @@ def run(config: EvalConfig, report: Report) -> Result:
         scores=scores,
         answers=(),
         seconds=0.0,
-        categories=findings.category_rows(compared, rules, drawn),
-        lengths=style.length_rows(compared, rules, drawn, answers),
-        ratings=findings.ratings(compared, rules, drawn),
-        controlled=style.all_controls(files, answers, config.baseline, drawn) if answers else (),
-        agreements=trust.agreements(files, drawn),
-        accuracies=trust.accuracies(files, drawn),
+        categories=win_rates.category_rows(compared, rules, drawn),
+        lengths=style_control.length_rows(compared, rules, drawn, answers),
+        ratings=win_rates.ratings(compared, rules, drawn),
+        controlled=style_control.all_controls(files, answers, config.baseline, drawn)
+        if answers
+        else (),
+        agreements=judge_agreement.agreements(files, drawn),
+        accuracies=judge_agreement.accuracies(files, drawn),
         remarks=tuple(odd),
     )
     result = replace(result, seconds=time.monotonic() - began)
     with run_folder.draft(config.output, force=config.force) as folder:
         write(folder, config, result)
-        eval_page.write(
+        report_page.write(
             folder,
             result,
             verdicts,
             answers,
-            {**_prompts(answers), **eval_reading.asked(questions)},
+            {**_prompts(answers), **disputed.asked(questions)},
         )
     return result
 
@@ -140,8 +141,8 @@ def write(folder: Path, config: EvalConfig, result: EvalResult) -> None:
             for name in config.answers
         ],
     }
-    run_folder.write_record(folder, eval_results.RECORD, eval_results.made_by(config, inputs))
-    write_json(folder / eval_results.FILE, result.record())
+    run_folder.write_record(folder, eval_result.RECORD, eval_result.made_by(config, inputs))
+    write_json(folder / eval_result.FILE, result.record())
 
 
 def _prompts(answers: Answers) -> dict[str, tuple[str, ...]]:

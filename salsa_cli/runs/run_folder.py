@@ -14,7 +14,7 @@ from salsa_cli.config.options import record
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.records import JSON, to_json, write_json
 from salsa_cli.runs.checkpoints import latest_checkpoint
-from salsa_cli.version import versions
+from salsa_cli.runs.versions import versions
 
 PARTIAL = ".partial"
 _LOCK = ".lock"

@@ -11,10 +11,11 @@ from conftest import World
 from salsa_cli.data import Message
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
-from salsa_cli.evaluation import answer_files, answers
-from salsa_cli.evaluation.answer_files import Replies, Reply
+from salsa_cli.evaluation import answers
 from salsa_cli.evaluation.answers import Generation
-from salsa_cli.evaluation.benchmarks import Question
+from salsa_cli.evaluation.questions import answer_files
+from salsa_cli.evaluation.questions.answer_files import Replies, Reply
+from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.models.loading import loading
 from salsa_cli.runs.events import Advanced, Event, silent
 

@@ -12,11 +12,12 @@ from test_stored import OWN, PAIR, SINGLE, UNREAD, V01
 
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.errors import SalsaError, UsageError
-from salsa_cli.evaluation import failures, findings, recount
-from salsa_cli.evaluation.comparisons import Rules
-from salsa_cli.evaluation.eval_results import EvalResult
-from salsa_cli.evaluation.findings import Resampling
-from salsa_cli.evaluation.verdicts import Order, Verdict, to_row
+from salsa_cli.evaluation import recount
+from salsa_cli.evaluation.results import invalid, win_rates
+from salsa_cli.evaluation.results.comparisons import Rules
+from salsa_cli.evaluation.results.eval_result import EvalResult
+from salsa_cli.evaluation.results.win_rates import Resampling
+from salsa_cli.evaluation.verdicts.verdict import Order, Verdict, to_row
 from salsa_cli.records import to_json
 from salsa_cli.runs.events import DryRun, Event, Note, Warned, silent
 
@@ -117,9 +118,7 @@ def test_failures_by_reason(tmp_path: Path) -> None:
     (row,) = run(tmp_path, rows).pairs
     assert list(row.reasons.items()) == [("a", 3), ("b", 2), ("e", 1), ("c", 1), ("d", 1)]
     assert (row.judgements, row.invalid) == (9, 8)
-    assert (
-        failures.counted(row.reasons) == "3 times: a; 2 times: b; once: e; 2 times: other reasons"
-    )
+    assert invalid.counted(row.reasons) == "3 times: a; 2 times: b; once: e; 2 times: other reasons"
 
 
 def test_too_many_stored_failures_are_refused_if_that_is_asked_for(tmp_path: Path) -> None:
@@ -424,9 +423,9 @@ def test_our_own_verdicts_give_the_same_again(tmp_path: Path) -> None:
         for order, step in orders
     ]
     rules, drawn = Rules(), Resampling(0, 500)
-    compared = findings.comparisons([findings.as_stored(verdicts)], rules)
+    compared = win_rates.comparisons([win_rates.as_stored(verdicts)], rules)
     result = run(tmp_path, [dict(to_row(verdict)) for verdict in verdicts], draws=500)
-    assert result.pairs == findings.pair_rows(compared, rules, drawn)
+    assert result.pairs == win_rates.pair_rows(compared, rules, drawn)
 
 
 @pytest.mark.slow

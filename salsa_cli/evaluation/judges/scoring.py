@@ -8,10 +8,10 @@ import numpy as np
 
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
-from salsa_cli.evaluation.answer_files import Replies
-from salsa_cli.evaluation.benchmarks import Question
 from salsa_cli.evaluation.judges import JudgeSpec
-from salsa_cli.evaluation.verdicts import Verdict
+from salsa_cli.evaluation.questions.answer_files import Replies
+from salsa_cli.evaluation.questions.benchmarks import Question
+from salsa_cli.evaluation.verdicts.verdict import Verdict
 from salsa_cli.maths import statistics
 from salsa_cli.models.tokens import Answer
 from salsa_cli.reward_models import rewards

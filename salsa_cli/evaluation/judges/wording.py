@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from salsa_cli.errors import UsageError
-from salsa_cli.evaluation.benchmarks import Question
+from salsa_cli.evaluation.questions.benchmarks import Question
 
 PAIRWISE = """\
 Two AI assistants, A and B, have replied to the same user. Decide whose reply serves the user \

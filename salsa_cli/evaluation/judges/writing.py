@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from salsa_cli.errors import SalsaError
-from salsa_cli.evaluation import answer_files
-from salsa_cli.evaluation.answer_files import Replies
-from salsa_cli.evaluation.benchmarks import Question
 from salsa_cli.evaluation.judges import wording
-from salsa_cli.evaluation.verdicts import Order, Verdict
+from salsa_cli.evaluation.questions import answer_files
+from salsa_cli.evaluation.questions.answer_files import Replies
+from salsa_cli.evaluation.questions.benchmarks import Question
+from salsa_cli.evaluation.verdicts.verdict import Order, Verdict
 from salsa_cli.records import to_json
 from salsa_cli.runs.events import Advanced, Note, Report
 from salsa_cli.text import amount

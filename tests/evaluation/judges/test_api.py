@@ -23,7 +23,7 @@ from salsa_cli import evaluate
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.evaluate import EvalResult
-from salsa_cli.evaluation import eval_plan
+from salsa_cli.evaluation import planning
 from salsa_cli.evaluation.judges import wording
 from salsa_cli.evaluation.judges.api import Patience
 from salsa_cli.records import read_rows
@@ -53,7 +53,7 @@ def healthy(prompt: str, number: int) -> Answer:
 def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    monkeypatch.setattr(eval_plan, "Patience", partial(Patience, pause=0.01))
+    monkeypatch.setattr(planning, "Patience", partial(Patience, pause=0.01))
 
 
 @pytest.fixture

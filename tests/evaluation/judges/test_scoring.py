@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 
 from salsa_cli.data import Message, Prompt
-from salsa_cli.evaluation.answer_files import Reply
-from salsa_cli.evaluation.benchmarks import Question
 from salsa_cli.evaluation.judges import scoring
 from salsa_cli.evaluation.judges.scoring import Scored
+from salsa_cli.evaluation.questions.answer_files import Reply
+from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.models.tokens import Answer
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from salsa_cli.data import Message
 from salsa_cli.errors import UsageError
-from salsa_cli.evaluation.benchmarks import Question
 from salsa_cli.evaluation.judges import wording
 from salsa_cli.evaluation.judges.wording import Comparison
+from salsa_cli.evaluation.questions.benchmarks import Question
 
 TWO_TURNS = Question(
     "1", (Message("user", "Q1"),), ("Q2",), category="math", references=("R1", "R2")

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from salsa_cli.data import Message
-from salsa_cli.evaluation.answer_files import Reply
-from salsa_cli.evaluation.benchmarks import Question
 from salsa_cli.evaluation.judges import writing
 from salsa_cli.evaluation.judges.writing import Case, Request, Sampling, Written
+from salsa_cli.evaluation.questions.answer_files import Reply
+from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.runs.events import silent
 
 SAMPLING = Sampling(temperature=0.0, max_tokens=8, seed=0)

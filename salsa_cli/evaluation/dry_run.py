@@ -1,0 +1,96 @@
+"""What an evaluation would do and cost, for `--dry-run`; nothing is written."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from salsa_cli.config.eval import EvalConfig
+from salsa_cli.evaluation import planning
+from salsa_cli.evaluation.judges.writing import (
+    BYTES_A_TOKEN,
+    Forecast,
+    Request,
+    Sampling,
+    Written,
+)
+from salsa_cli.evaluation.planning import EvalPlan
+from salsa_cli.evaluation.questions.answer_files import Replies, Reply
+from salsa_cli.runs import run_folder
+from salsa_cli.runs.events import Value
+
+
+def facts(plan: EvalPlan, config: EvalConfig) -> dict[str, Value]:
+    """What would be done; of judges that write, with their calls, tokens and dollars.
+
+    Raises:
+        SalsaError: a judge needs more calls than `--max-calls`, as far as that is certain.
+    """
+    found: dict[str, Value] = {
+        "models": ", ".join(plan.names),
+        "judges": ", ".join(judge.name for judge in plan.judges),
+        "prompts": len(plan.questions),
+        "answers to generate": plan.turns * len(plan.models),
+    }
+    forecasts = _forecasts(plan, config)
+    if not forecasts:
+        return found
+    found["judgements to ask for"] = sum(one.calls for one in forecasts)
+    found["judgements stored"] = sum(one.stored for one in forecasts)
+    paid = [one for one in forecasts if one.judge in plan.apis]
+    if paid:
+        found["calls of the API"] = sum(one.calls for one in paid)
+        found["tokens in, about"] = sum(one.tokens_in for one in paid)
+        found["tokens out, at most"] = sum(one.tokens_out for one in paid)
+        costs = [one.cost for one in paid if one.cost is not None]
+        if costs:
+            found["dollars, about"] = round(sum(costs), 2)
+        found["estimate"] = _words(plan, config)
+    return found
+
+
+def _forecasts(plan: EvalPlan, config: EvalConfig) -> list[Forecast]:
+    store = planning.store(run_folder.partial_folder(config.output), config)
+    answered = {**{name: _longest(name, plan, config) for name in plan.models}, **plan.given}
+    found = []
+    for spec in plan.judges:
+        if not spec.scores:
+            writer = plan.apis.get(spec.name) or _Named(spec.name)
+            asked = planning.cases(writer, plan, answered, config)
+            found.append(planning.forecast(spec.name, asked, store, config))
+            if spec.name in plan.apis and not plan.models:
+                plan.apis[spec.name].check_budget(found[-1].calls)
+    return found
+
+
+def _longest(name: str, plan: EvalPlan, config: EvalConfig) -> Replies:
+    """Answers as long as they may be, in place of those that are yet to be generated."""
+    replies = {}
+    for question in plan.questions:
+        size = BYTES_A_TOKEN * (config.response_length or question.length)
+        # Of its own words: equal answers would tie without a call.
+        words = f"{name} {question.id} {question.copy} "
+        text = (words * (size // len(words) + 1))[: max(size, len(words))]
+        replies[question.id] = (Reply(text),) * question.turns
+    return replies
+
+
+def _words(plan: EvalPlan, config: EvalConfig) -> str:
+    parts = [f"{BYTES_A_TOKEN} bytes a token", f"judgements of {config.judge_tokens} tokens each"]
+    if plan.models:
+        parts.append("answers yet to be generated as long as they may be")
+    return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A judge on this machine before it is loaded: what it has stored is not known yet."""
+
+    name: str
+
+    @property
+    def identity(self) -> str:
+        """Its name, which no stored judgement is kept under."""
+        return self.name
+
+    def write(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Written]:
+        """It is not asked."""
+        raise NotImplementedError

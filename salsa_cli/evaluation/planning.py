@@ -1,0 +1,269 @@
+"""What an evaluation names, found and checked before anything is generated or paid for."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from salsa_cli import data
+from salsa_cli.config.eval import EvalConfig
+from salsa_cli.errors import UsageError
+from salsa_cli.evaluation import judges, landscape
+from salsa_cli.evaluation.judges import JudgeSpec, wording, writing
+from salsa_cli.evaluation.judges.api import ApiWriter, Budget, Patience
+from salsa_cli.evaluation.judges.writing import Case, Forecast, Sampling, Writer
+from salsa_cli.evaluation.questions import answer_files, benchmarks
+from salsa_cli.evaluation.questions.answer_files import Replies
+from salsa_cli.evaluation.questions.benchmarks import Question
+from salsa_cli.models.loading import find
+from salsa_cli.records import JSON
+from salsa_cli.weights import folders
+
+
+@dataclass(frozen=True)
+class EvalPlan:
+    """What the configuration names.
+
+    Attributes:
+        models: those that are run here, by name.
+        given: the answers of the others.
+        apis: the judges behind an API, by their name.
+        judge_prompt: the template for the judges that write.
+        line: two models of one base, or none.
+        plane: three models of one base, or none.
+    """
+
+    models: Mapping[str, Path]
+    given: Mapping[str, Replies]
+    judges: tuple[JudgeSpec, ...]
+    apis: Mapping[str, ApiWriter]
+    questions: tuple[Question, ...]
+    judge_prompt: str
+    anchors: Mapping[str, Path]
+    line: tuple[Path, ...]
+    plane: tuple[Path, ...]
+
+    @property
+    def read(self) -> tuple[Path, ...]:
+        """Every folder of a model that is read."""
+        judges = (Path(judge.source) for judge in self.judges)
+        return (*self.models.values(), *self.anchors.values(), *self.line, *self.plane, *judges)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The models that are compared."""
+        return (*self.models, *self.given)
+
+    @property
+    def turns(self) -> int:
+        """Answers that each model gives."""
+        return sum(question.turns for question in self.questions)
+
+
+def prepare(config: EvalConfig) -> EvalPlan:
+    """Find models, answers, judges and prompts.
+
+    Raises:
+        SalsaError: something is not there, does not fit, or cannot be reached.
+    """
+    assert config.prompts is not None
+    questions = benchmarks.load(config.prompts, config.max_prompts)
+    if config.references is not None:
+        questions = answer_files.with_references(questions, config.references)
+    models = _models(config.models)
+    given = _given(config.answers, questions, models)
+    specs = _judges(config, len(models) + len(given))
+    budget = Budget(config.max_calls)
+    plan = EvalPlan(
+        models,
+        given,
+        specs,
+        {spec.name: _api(spec, budget, config) for spec in specs if spec.kind == "openai"},
+        tuple(questions),
+        wording.template(config.grading, config.judge_prompt),
+        anchors=_anchors(config.anchors, models.values()),
+        line=_of_one_base(config.line or ()),
+        plane=_of_one_base(config.plane or ()),
+    )
+    if config.cache is not None:
+        _check_cache(config.cache)
+    for api in plan.apis.values():
+        api.check()
+    return plan
+
+
+def inputs(plan: EvalPlan, config: EvalConfig) -> dict[str, JSON]:
+    """The inputs for the record, with their digests."""
+    assert config.prompts is not None
+    return {
+        "models": {name: folders.describe(model) for name, model in plan.models.items()},
+        "answers": {
+            name: folders.describe_files(file, data.local_files(file))
+            for name, _, file in (given.partition("=") for given in config.answers)
+        },
+        "judges": [_description(judge) for judge in plan.judges],
+        "prompts": folders.describe_files(config.prompts, data.local_files(config.prompts)),
+        "landscape": [
+            folders.describe(path) for path in (*plan.anchors.values(), *plan.line, *plan.plane)
+        ],
+    }
+
+
+def sampling(config: EvalConfig) -> Sampling:
+    """How a judge writes."""
+    return Sampling(config.judge_temperature, config.judge_tokens, config.seed)
+
+
+def store(folder: Path, config: EvalConfig) -> Path:
+    """Where judgements are kept, if `folder` is where the evaluation works."""
+    return config.cache or folder / "judge_texts.jsonl"
+
+
+def cases(
+    writer: Writer, plan: EvalPlan, answered: Mapping[str, Replies], config: EvalConfig
+) -> list[Case]:
+    """All that a judge that writes is to be asked."""
+    return writing.cases(
+        writer,
+        plan.questions,
+        answered,
+        plan.judge_prompt,
+        sampling(config),
+        grading=config.grading,
+        orders=("ab", "ba") if config.orders == "both" else ("ab",),
+        baseline=config.baseline,
+    )
+
+
+def forecast(name: str, asked: Sequence[Case], store: Path, config: EvalConfig) -> Forecast:
+    """What a judge that writes will take, beside what `store` has."""
+    price = (config.price[0], config.price[1]) if config.price else None
+    return writing.forecast(name, asked, writing.read_store(store), sampling(config), price)
+
+
+def comparable(made: Mapping[str, JSON]) -> dict[str, JSON]:
+    """What must not change between the parts of a run; the batch size changes no answer."""
+    settings, found = made["settings"], made["inputs"]
+    assert isinstance(settings, dict) and isinstance(found, dict)
+    free = {"batch_size", "output", "max_invalid"}
+    fixed = {name: value for name, value in settings.items() if name not in free}
+    return {**fixed, **{f"the input {name}": value for name, value in found.items()}}
+
+
+def _models(names: Sequence[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for given in names:
+        name, path = _named(given)
+        if name in found:
+            raise UsageError(
+                f"two models are called '{name}'; tell them apart as NAME=MODEL, "
+                f"for example {name}-2={path}"
+            )
+        found[name] = find(path)
+    return found
+
+
+def _given(
+    names: Sequence[str], questions: Sequence[Question], models: Mapping[str, Path]
+) -> dict[str, Replies]:
+    found: dict[str, Replies] = {}
+    for given in names:
+        name, _, file = given.partition("=")
+        if not name or not file or "/" in name:
+            raise UsageError(f"--answers {given}: expected NAME=FILE")
+        if name in models or name in found:
+            raise UsageError(f"two models are called '{name}'; give --answers another NAME")
+        found[name] = answer_files.read(file, questions, f"--answers {name}={file}")
+    return found
+
+
+def _judges(config: EvalConfig, models: int) -> tuple[JudgeSpec, ...]:
+    """The judges, and whether they can do what they are asked."""
+    specs = tuple(judges.parse(name) for name in config.judge)
+    if twice := [spec.name for spec in specs if specs.count(spec) > 1]:
+        raise UsageError(f"--judge {twice[0]} is named twice")
+    writing = [spec for spec in specs if not spec.scores]
+    if (config.line or config.plane) and len(writing) == len(specs):
+        raise UsageError("--line and --plane need a judge that scores: rm:MODEL or python:...")
+    if writing and config.grading == "pairwise" and models < 2:
+        raise UsageError(
+            f"--judge {writing[0].name} compares two models; found {models}. "
+            "--grading single grades each model alone"
+        )
+    _refuse_useless(config, specs)
+    return specs
+
+
+def _refuse_useless(config: EvalConfig, specs: Sequence[JudgeSpec]) -> None:
+    """An option that would have no effect is a misunderstanding."""
+    of_api = {
+        "--base-url": config.base_url,
+        "--max-calls": config.max_calls,
+    }
+    of_writing = {
+        "--judge-prompt": config.judge_prompt,
+        "--references": config.references,
+        "--price": config.price,
+        "--cache": config.cache,
+    }
+    for options, kinds, words in (
+        (of_api, {"openai"}, "an openai: judge"),
+        (of_writing, {"openai", "hf"}, "an openai: or hf: judge"),
+    ):
+        useless = [name for name, value in options.items() if value is not None]
+        if useless and not any(spec.kind in kinds for spec in specs):
+            raise UsageError(f"{', '.join(useless)} has no effect without {words}")
+
+
+def _check_cache(file: Path) -> None:
+    """Find out before the first answer whether judgements can be kept there."""
+    if file.is_dir():
+        raise UsageError(f"--cache {file} is a folder; expected a file of judgements")
+    if not file.absolute().parent.is_dir():
+        raise UsageError(f"--cache {file}: {file.parent} is no folder; make it first")
+    writing.read_store(file)
+
+
+def _anchors(given: Sequence[str], answering: Iterable[Path]) -> dict[str, Path]:
+    """The anchors by name, from names that may be joined by commas."""
+    found: dict[str, Path] = {}
+    for one in given:
+        for part in [one] if Path(one).exists() else one.split(","):
+            name, path = _named(part)
+            found[name if name not in found else part] = find(path)
+    for anchor in found.values():
+        for model in answering:
+            landscape.check_anchor(model, anchor)
+    return found
+
+
+def _of_one_base(given: Sequence[str]) -> tuple[Path, ...]:
+    paths = tuple(folders.resolve(name) for name in given)
+    if paths:
+        landscape.check(paths)
+    return paths
+
+
+def _api(spec: JudgeSpec, budget: Budget, config: EvalConfig) -> ApiWriter:
+    return ApiWriter(
+        spec.name,
+        spec.source,
+        config.base_url,
+        concurrency=config.concurrency,
+        patience=Patience(tries=config.tries, timeout=config.timeout),
+        budget=budget,
+    )
+
+
+def _named(given: str) -> tuple[str, str]:
+    """`NAME=MODEL`, or the last part of the model's path as its name."""
+    match = re.match(r"^([\w.-]+)=(.+)$", given)
+    if match and not Path(given).exists():
+        return match[1], match[2]
+    return Path(given).resolve().name if Path(given).exists() else given.replace("/", "--"), given
+
+
+def _description(judge: JudgeSpec) -> JSON:
+    if judge.kind in ("python", "openai"):
+        return judge.name
+    return folders.describe(Path(judge.source))

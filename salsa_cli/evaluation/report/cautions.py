@@ -1,0 +1,88 @@
+"""What a reader should know before the figures: what is not proven, what failed, what is odd."""
+
+from salsa_cli import pages
+from salsa_cli.evaluation.results import invalid
+from salsa_cli.evaluation.results.eval_result import EvalResult
+from salsa_cli.evaluation.verdicts.verdict import short_name
+
+_MOST_CALLOUTS = 3
+
+
+def blocks(result: EvalResult) -> list[pages.Block]:
+    """What is not proven, what failed, and what is odd."""
+    others = [row for row in result.pairs if not row.of_itself]
+    open_pairs = [row for row in others if row.n and not row.decided]
+    found: list[pages.Block] = []
+    if open_pairs:
+        rows = [
+            (
+                row.a,
+                row.b,
+                short_name(row.judge),
+                f"{row.win_rate:.1%}",
+                f"{100 * row.detectable:.1f} points",
+            )
+            for row in open_pairs
+        ]
+        columns = ("a", "b", "judge", "a wins", "would show at 80 % power")
+        found.append(
+            pages.Callout(
+                "Not proven:",
+                f"{len(rows)} of {len(others)} win rates have an interval that holds 50 %.",
+            )
+        )
+        found.append(
+            pages.Details(
+                "Which, and what so many prompts could show", [pages.Table(columns, rows, names=3)]
+            )
+        )
+    found += _failures(result)
+    found += [pages.Callout("Note:", text) for text in result.remarks]
+    return found
+
+
+def _failures(result: EvalResult) -> list[pages.Block]:
+    """What has no valid verdict, and why; many of a kind in a table."""
+    pairs = [row for row in result.pairs if row.worst is not None and row.best is not None]
+    scores = [row for row in result.scores if row.invalid]
+    if len(pairs) + len(scores) <= _MOST_CALLOUTS:
+        texts = [
+            f"{row.invalid} of {row.n + row.invalid} comparisons of {row.a} and {row.b} by "
+            f"{short_name(row.judge)} have no valid verdict ({invalid.counted(row.reasons)}). "
+            f"Lost, they would make {row.worst:.1%}; won, {row.best:.1%}."
+            for row in pairs
+        ]
+        texts += [
+            f"{score.invalid} of {score.n + score.invalid} answers of {score.model} have no valid "
+            f"score by {short_name(score.judge)} ({invalid.counted(score.reasons)})."
+            for score in scores
+        ]
+        return [pages.Callout("Failures:", text) for text in texts]
+    table = [
+        (
+            row.a,
+            row.b,
+            short_name(row.judge),
+            invalid.counted(row.reasons),
+            str(row.invalid),
+            f"{row.worst:.1%} to {row.best:.1%}",
+        )
+        for row in pairs
+    ]
+    table += [
+        (
+            score.model,
+            "",
+            short_name(score.judge),
+            invalid.counted(score.reasons),
+            str(score.invalid),
+            "",
+        )
+        for score in scores
+    ]
+    failed = sum(row.invalid for row in pairs) + sum(row.invalid for row in scores)
+    columns = ("a", "b", "judge", "why", "failed", "a wins, if all were lost, or won")
+    return [
+        pages.Callout("Failures:", f"{failed:,} comparisons or scores have no valid verdict."),
+        pages.Details("Which, and why", [pages.Table(columns, table, names=4)]),
+    ]

@@ -1,0 +1,139 @@
+"""What to read oneself: disputed answers side by side, with what the judges say of them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from salsa_cli import pages
+from salsa_cli.data import Prompt
+from salsa_cli.evaluation.questions.benchmarks import Question
+from salsa_cli.evaluation.results.style_control import Answers
+from salsa_cli.evaluation.verdicts.verdict import Verdict, short_name
+
+_MOST_READ = 25
+_LONGEST_TEXT = 6000
+
+Prompts = Mapping[str, Sequence[str]]
+"""What the user says, by question and turn."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Two answers (or one, graded alone) to one turn of a question, and all verdicts on it."""
+
+    question: str
+    turn: int
+    a: str
+    b: str | None
+    verdicts: Sequence[Verdict]
+
+    @property
+    def disagreement(self) -> float:
+        """How far the verdicts are apart: the variance of the outcomes, or of the scores."""
+        values = [v.score_a if self.b is None else v.outcome for v in self.verdicts]
+        known = [value for value in values if value is not None]
+        if len(known) < 2:
+            return 0.0
+        mean = sum(known) / len(known)
+        return sum((value - mean) ** 2 for value in known) / len(known)
+
+
+def cases(verdicts: Iterable[Verdict]) -> list[Case]:
+    """What was judged, the most disputed first; what only one verdict exists on, last."""
+    groups: dict[tuple[str, int, str, str | None], list[Verdict]] = {}
+    for given in verdicts:
+        turned = given.b is not None and (given.question, given.turn, given.b, given.a) in groups
+        verdict = given.swapped if turned else given
+        key = (verdict.question, verdict.turn, verdict.a, verdict.b)
+        groups.setdefault(key, []).append(verdict)
+    found = [Case(*key, group) for key, group in groups.items()]
+    return sorted(found, key=lambda case: -case.disagreement)
+
+
+def asked(questions: Iterable[Question]) -> dict[str, tuple[str, ...]]:
+    """What the user says, by question and turn."""
+    return {one.id: (_opening(one.opening), *one.followups) for one in questions}
+
+
+def blocks(verdicts: Sequence[Verdict], answers: Answers, prompts: Prompts) -> list[pages.Block]:
+    """The cases that have something to read, the most disputed first."""
+    readable = [
+        case
+        for case in cases(verdicts)
+        if any(v.text for v in case.verdicts) or case.a in answers or case.b in answers
+    ][:_MOST_READ]
+    if not readable:
+        return []
+    return [
+        pages.Heading("To read"),
+        pages.Prose(
+            "What the verdicts disagree on most comes first. Each line says who a judge found "
+            "better: a is the model that is named first."
+        ),
+        *(_case(case, answers, prompts) for case in readable),
+    ]
+
+
+def _case(case: Case, answers: Answers, prompts: Prompts) -> pages.Block:
+    names = [name for name in (case.a, case.b) if name is not None]
+    quotes = [
+        pages.Quote(name, _cut(answer.turns[case.turn - 1]))
+        for name in names
+        if (answer := answers.get(name, {}).get(case.question)) is not None
+        and len(answer.turns) >= case.turn
+    ]
+    said = [
+        pages.Quote(f"{short_name(v.judge)}{_order(v)}", _cut(v.text), (("says", _word(v)),))
+        for v in case.verdicts
+        if v.text
+    ]
+    words = "; ".join(f"{judge}: {', '.join(said)}" for judge, said in _by_judge(case).items())
+    turn = f", turn {case.turn}" if case.turn > 1 else ""
+    asked = prompts.get(case.question, ())
+    prompt = asked[case.turn - 1] if len(asked) >= case.turn else f"question {case.question}{turn}"
+    title = f"question {case.question}{turn}, {' against '.join(names)}. {words}"
+    found: list[pages.Block] = [pages.Quotes(_cut(prompt), quotes)]
+    if said:
+        found.append(pages.Quotes("What the judges say", said, title="Judges"))
+    return pages.Details(title, found)
+
+
+def _by_judge(case: Case) -> dict[str, list[str]]:
+    """What each judge says, in short: a, b, tie, or a score."""
+    said: dict[str, list[str]] = {}
+    for verdict in case.verdicts:
+        word = {1.0: "a", 0.5: "tie", 0.0: "b", None: "no verdict"}[verdict.outcome]
+        if verdict.b is None and verdict.score_a is not None:
+            word = f"{verdict.score_a:g}"
+        said.setdefault(short_name(verdict.judge), []).append(word)
+    return said
+
+
+def _word(verdict: Verdict) -> str:
+    if verdict.invalid is not None:
+        return "no verdict"
+    if verdict.b is None:
+        return f"{verdict.score_a:g}"
+    strongly = " clearly" if verdict.strong else ""
+    if verdict.outcome == 0.5:
+        return "tie"
+    return f"{verdict.a if verdict.outcome == 1 else verdict.b} wins{strongly}"
+
+
+def _order(verdict: Verdict) -> str:
+    if verdict.order is None:
+        return ""
+    return f", {verdict.a if verdict.order == 'ab' else verdict.b} shown first"
+
+
+def _opening(prompt: Prompt) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1:
+        return prompt[0].content
+    return "\n".join(f"{message.role}: {message.content}" for message in prompt)
+
+
+def _cut(text: str | None) -> str:
+    """A text of any length, fit for a page."""
+    whole = text or ""
+    return whole if len(whole) <= _LONGEST_TEXT else f"{whole[:_LONGEST_TEXT]} ... (cut)"

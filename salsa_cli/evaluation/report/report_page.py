@@ -1,0 +1,304 @@
+"""`report.html` of an evaluation: who wins, how surely, where, and what to read oneself."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from salsa_cli import pages
+from salsa_cli.evaluation.report import cautions, disputed, landscape_charts
+from salsa_cli.evaluation.report.disputed import Prompts
+from salsa_cli.evaluation.results.eval_result import EvalResult, ranked, share
+from salsa_cli.evaluation.results.style_control import Answers
+from salsa_cli.evaluation.results.win_rates import PairRow
+from salsa_cli.evaluation.verdicts.verdict import Verdict, short_name
+from salsa_cli.pages.charts import Estimate, IntervalChart
+from salsa_cli.pages.scales import Axis
+from salsa_cli.records import write_text
+
+FILE = "report.html"
+
+_MOST_IN_CHART = 40
+
+
+def write(
+    folder: Path,
+    result: EvalResult,
+    verdicts: Sequence[Verdict],
+    answers: Answers,
+    prompts: Prompts,
+) -> None:
+    """Write the report into `folder`; `prompts` are what the user says, by question and turn."""
+    page = build(result, verdicts, answers, prompts)
+    write_text(folder / FILE, pages.render(page))
+
+
+def build(
+    result: EvalResult,
+    verdicts: Sequence[Verdict],
+    answers: Answers,
+    prompts: Prompts,
+) -> pages.Page:
+    """The page."""
+    blocks: list[pages.Block] = [
+        _figures(result),
+        *cautions.blocks(result),
+        *_rates(result),
+        *_scores(result),
+        *_parts("By category", result.categories),
+        *_parts("By length", result.lengths),
+        *_controlled(result),
+        *_orders(result),
+        *_trust(result),
+        *landscape_charts.blocks(result),
+        *disputed.blocks(verdicts, answers, prompts),
+    ]
+    return pages.Page(f"salsa eval: {Path(result.output).name}", blocks, subtitle=_subtitle(result))
+
+
+def _subtitle(result: EvalResult) -> str:
+    names = [*(row.judge for row in result.pairs), *(row.judge for row in result.scores)]
+    judges = dict.fromkeys(map(short_name, names))
+    return f"{result.prompts:,} prompts, judged by {', '.join(judges) or 'nobody'}"
+
+
+def _figures(result: EvalResult) -> pages.KeyFigures:
+    figures: list[pages.KeyFigure] = []
+    if len(result.pairs) == 1:
+        (row,) = result.pairs
+        figures = [
+            pages.KeyFigure(
+                f"{row.a} beats {row.b}", share(row.win_rate), f"{row.low:.1%} to {row.high:.1%}"
+            ),
+            pages.KeyFigure("p of the sign test", _p(row.p_value)),
+        ]
+    elif result.pairs:
+        others = [row for row in result.pairs if not row.of_itself]
+        decided = sum(row.decided for row in others)
+        figures = [pages.KeyFigure("pairs told apart", f"{decided} of {len(others)}")]
+    elif scored := [row for row in result.scores if row.n]:
+        best = max(scored, key=lambda row: row.score)
+        interval = f"{best.low:.2f} to {best.high:.2f}"
+        figures = [pages.KeyFigure(f"best score: {best.model}", f"{best.score:.2f}", interval)]
+    failed = sum(row.invalid for row in result.pairs)
+    failed += sum(row.invalid for row in result.scores)
+    figures += [
+        pages.KeyFigure("prompts", f"{result.prompts:,}"),
+        pages.KeyFigure("without a valid verdict", f"{failed:,}"),
+    ]
+    return pages.KeyFigures(figures)
+
+
+def _rates(result: EvalResult) -> list[pages.Block]:
+    if not result.pairs:
+        return []
+    rows = [
+        (
+            row.a,
+            row.b,
+            short_name(row.judge),
+            share(row.win_rate),
+            f"{row.low:.1%} to {row.high:.1%}",
+            f"{row.t_low:.1%} to {row.t_high:.1%}" if row.n else "",
+            f"{row.wins} / {row.ties} / {row.losses}",
+            str(row.invalid),
+            _p(row.p_value),
+            _p(row.p_holm),
+        )
+        for row in ranked(result.pairs)
+    ]
+    columns = ("a", "b", "judge", "a wins", "95 % bootstrap", "95 % t", "w / t / l")
+    note = "95 % intervals by bootstrap over the prompts; at 50 % nothing is proven"
+    blocks: list[pages.Block] = [pages.Heading("Who wins")]
+    blocks += _charts("Win rates", result.pairs, note)
+    blocks.append(pages.Table((*columns, "failed", "p", "p (Holm)"), rows, names=3))
+    if result.ratings:
+        ratings = [
+            (
+                row.model,
+                short_name(row.judge),
+                f"{row.strength:+.2f}",
+                share(row.win_rate),
+                f"{row.low:.1%} to {row.high:.1%}",
+            )
+            for row in result.ratings
+        ]
+        caption = "All pairs together: a Bradley-Terry fit, in each bootstrap draw"
+        names = ("model", "judge", "log-odds", "win rate", "95 % interval")
+        blocks.append(pages.Table(names, ratings, names=2, caption=caption))
+    return blocks
+
+
+def _charts(title: str, rows: Sequence[PairRow], note: str) -> list[pages.Block]:
+    """Win rates as dots with whiskers, the best first; a chart for each judge if there are many."""
+    shown = [row for row in rows if row.n]
+    judges = list(dict.fromkeys(row.judge for row in shown))
+    groups = (
+        [shown]
+        if len(shown) <= _MOST_IN_CHART
+        else [[row for row in shown if row.judge == judge] for judge in judges]
+    )
+    one_rival = len({row.b for row in shown}) == 1
+    ranking = one_rival and not any(row.category for row in shown)
+    charts: list[pages.Block] = []
+    for group in groups:
+        ordered = sorted(group, key=lambda row: -row.win_rate) if ranking else group
+        estimates = [
+            Estimate(_label(row, one_rival), row.win_rate, row.low, row.high, short_name(row.judge))
+            for row in ordered[:_MOST_IN_CHART]
+        ]
+        label = f"win rate against {group[0].b}" if one_rival else "win rate of the first"
+        axis = Axis(label, unit="percent", low=0.0, high=1.0)
+        charts.append(IntervalChart(title, axis, estimates, reference=0.5, note=note))
+    return charts
+
+
+def _label(row: PairRow, one_rival: bool) -> str:
+    name = row.a if one_rival else f"{row.a} / {row.b}"
+    return f"{name} ({row.category})" if row.category else name
+
+
+def _scores(result: EvalResult) -> list[pages.Block]:
+    if not result.scores:
+        return []
+    blocks: list[pages.Block] = [pages.Heading("Scores")]
+    for judge in dict.fromkeys(row.judge for row in result.scores):
+        rows = sorted(
+            (r for r in result.scores if r.judge == judge and r.n), key=lambda r: -r.score
+        )
+        estimates = [Estimate(r.model, r.score, r.low, r.high) for r in rows]
+        blocks.append(IntervalChart(short_name(judge), Axis("mean score"), estimates))
+    most = max(len(row.turns) for row in result.scores)
+    table = [
+        (
+            row.model,
+            short_name(row.judge),
+            f"{row.score:.3f}" if row.n else "none",
+            f"{row.low:.3f} to {row.high:.3f}" if row.n else "",
+            *(f"{turn:.3f}" for turn in row.turns),
+            *("" for _ in range(most - len(row.turns))),
+            str(row.n),
+            str(row.invalid),
+        )
+        for row in result.scores
+    ]
+    turns = [f"turn {number}" for number in range(1, most + 1)]
+    columns = ("model", "judge", "score", "95 % interval", *turns, "n", "failed")
+    blocks.append(pages.Table(columns, table, names=2))
+    return blocks
+
+
+def _parts(title: str, rows: Sequence[PairRow]) -> list[pages.Block]:
+    if not rows:
+        return []
+    table = [
+        (
+            row.a,
+            row.b,
+            short_name(row.judge),
+            str(row.category),
+            share(row.win_rate),
+            f"{row.low:.1%} to {row.high:.1%}",
+            str(row.n),
+        )
+        for row in rows
+    ]
+    columns = ("a", "b", "judge", "part", "a wins", "95 % interval", "n")
+    blocks: list[pages.Block] = [pages.Heading(title)]
+    if len(rows) <= _MOST_IN_CHART:
+        blocks += _charts(title, rows, "")
+    blocks.append(pages.Details("The numbers", [pages.Table(columns, table, names=4)]))
+    return blocks
+
+
+def _controlled(result: EvalResult) -> list[pages.Block]:
+    rows = [row for one in result.controlled for row in one.rows]
+    left_out: list[pages.Block] = [
+        pages.Callout("No rate:", one.separated)
+        for one in result.controlled
+        if one.separated is not None
+    ]
+    if not rows:
+        return [pages.Heading("At equal length and style"), *left_out] if left_out else []
+    table = [
+        (
+            row.model,
+            row.baseline,
+            short_name(row.judge),
+            row.control,
+            share(row.win_rate),
+            f"{row.low:.1%} to {row.high:.1%}",
+        )
+        for row in rows
+    ]
+    columns = ("model", "against", "judge", "at equal", "wins", "95 % interval")
+    return [
+        pages.Heading("At equal length and style"),
+        pages.Prose(
+            "A joint fit of strengths and of what the judge pays for length, headers, "
+            "lists and bold text."
+        ),
+        pages.Table(columns, table, names=4),
+        *left_out,
+    ]
+
+
+def _orders(result: EvalResult) -> list[pages.Block]:
+    rows = [
+        (
+            row.a,
+            row.b,
+            short_name(row.judge),
+            f"{row.consistency:.1%}",
+            f"{row.first_position:.1%}",
+        )
+        for row in result.pairs
+        if row.consistency is not None and row.first_position is not None
+    ]
+    if not rows:
+        return []
+    columns = ("a", "b", "judge", "same verdict in both orders", "wins of the first answer")
+    return [pages.Heading("Both orders"), pages.Table(columns, rows, names=3)]
+
+
+def _trust(result: EvalResult) -> list[pages.Block]:
+    blocks: list[pages.Block] = []
+    if result.accuracies:
+        rows = [
+            (
+                short_name(row.judge),
+                f"{row.accuracy:.1%}",
+                f"{row.low:.1%} to {row.high:.1%}",
+                f"{row.alike} of {row.n}",
+                str(row.invalid),
+            )
+            for row in result.accuracies
+        ]
+        columns = (
+            "judge",
+            "agrees with the label",
+            "95 % interval",
+            "same in both orders",
+            "failed",
+        )
+        blocks += [pages.Heading("Judges against labels"), pages.Table(columns, rows)]
+    if result.agreements:
+        pairs = [
+            (
+                ", ".join(map(short_name, row.judges)),
+                str(row.n),
+                "" if row.raw is None else f"{row.raw:.1%}",
+                _estimate(row.kappa, row.kappa_low, row.kappa_high),
+                _estimate(row.alpha, row.alpha_low, row.alpha_high),
+            )
+            for row in result.agreements
+        ]
+        columns = ("judges", "n", "agree on", "Cohen's kappa", "Krippendorff's alpha")
+        blocks += [pages.Heading("Judges against one another"), pages.Table(columns, pairs)]
+    return blocks
+
+
+def _p(value: float) -> str:
+    return f"{value:.4f}" if value >= 1e-4 else "< 0.0001"
+
+
+def _estimate(value: float | None, low: float | None, high: float | None) -> str:
+    return "" if value is None else f"{value:.2f} ({low:.2f} to {high:.2f})"

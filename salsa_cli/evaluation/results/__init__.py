@@ -1,0 +1,1 @@
+"""Figures made from verdicts: win rates, ratings, style control, agreement of judges."""

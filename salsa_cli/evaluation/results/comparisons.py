@@ -1,0 +1,267 @@
+"""Verdicts gathered by pair of models, judge and question: what a rate is computed from."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from salsa_cli.evaluation.verdicts.formats import Convention
+from salsa_cli.evaluation.verdicts.verdict import Verdict
+
+Array = NDArray[np.float64]
+Rule = Literal["half", "both-agree"]
+Failed = Literal["drop", "tie"]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How verdicts are counted.
+
+    Attributes:
+        rule: `half`: ties are half a win, and a question's score is the mean over its games.
+            `both-agree`: a win in both orders is a win, all else is a tie (FastChat).
+        failed: a comparison with a failed game is left out, or is a tie.
+        baseline: the model that stands second in every pair it is part of.
+    """
+
+    rule: Rule = "half"
+    failed: Failed = "drop"
+    baseline: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Game:
+    """One verdict as it counts: its outcome for `a`, and how often; None where it failed.
+
+    `invalid` is why it failed.
+    """
+
+    outcome: float | None
+    weight: float = 1.0
+    invalid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """Two answers to one turn of a question, judged in one order or in both."""
+
+    question: str
+    turn: int
+    category: str | None
+    forward: Game | None
+    backward: Game | None
+    unordered: Game | None
+
+    @property
+    def games(self) -> tuple[Game, ...]:
+        """The games that were played."""
+        three = (self.forward, self.backward, self.unordered)
+        return tuple(game for game in three if game is not None)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a game has no outcome."""
+        return any(game.outcome is None for game in self.games)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One model against another by one judge."""
+
+    a: str
+    b: str
+    judge: str
+    convention: Convention
+    meetings: Sequence[Meeting]
+
+    @property
+    def of_itself(self) -> bool:
+        """Whether it is of a model with itself: even, whatever the judge says of either side."""
+        return self.a == self.b
+
+    @property
+    def games(self) -> list[Game]:
+        """All games that were played, failed ones included."""
+        return [game for meeting in self.meetings for game in meeting.games]
+
+    def filled(self, outcome: float) -> "Comparison":
+        """The same, had every failed game ended with `outcome` for `a`."""
+
+        return self._each(lambda game: Game(outcome) if game.outcome is None else game)
+
+    def even(self) -> "Comparison":
+        """The same, had every game that was decided ended in a tie."""
+        return self._each(lambda game: game if game.outcome is None else replace(game, outcome=0.5))
+
+    def _each(self, change: Callable[[Game], Game]) -> "Comparison":
+        def changed(game: Game | None) -> Game | None:
+            return None if game is None else change(game)
+
+        return replace(
+            self,
+            meetings=[
+                replace(
+                    meeting,
+                    forward=changed(meeting.forward),
+                    backward=changed(meeting.backward),
+                    unordered=changed(meeting.unordered),
+                )
+                for meeting in self.meetings
+            ],
+        )
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a comparison comes to, question by question.
+
+    The rate is sum(points) / sum(weights), and that of b over a is 1 minus it, exactly. Under the
+    rule `half`, wins, losses and ties count questions; under `both-agree` they count comparisons
+    of two answers, as FastChat does. `invalid` counts comparisons with a failed game.
+    """
+
+    rate: float
+    questions: tuple[str, ...]
+    points: Array
+    weights: Array
+    wins: int
+    losses: int
+    ties: int
+    invalid: int
+
+    @property
+    def n(self) -> int:
+        """What wins, losses and ties sum to."""
+        return self.wins + self.losses + self.ties
+
+
+def gather(
+    verdicts: Iterable[tuple[Verdict, Convention]], baseline: str | None
+) -> list[Comparison]:
+    """Comparisons in the order of their first verdict.
+
+    Each pair of models has one direction: that of its first verdict, but a baseline stands second.
+    """
+    found: dict[tuple[str, str, str], tuple[Convention, dict[tuple[str, int], _Turn]]] = {}
+    for given, convention in verdicts:
+        if given.b is None:
+            continue
+        turned = given.a == baseline or (given.b, given.a, given.judge) in found
+        verdict = given.swapped if turned and given.a != given.b else given
+        key = (verdict.a, str(verdict.b), verdict.judge)
+        kept, turns = found.setdefault(key, (convention, {}))
+        turn = turns.setdefault((verdict.question, verdict.turn), _Turn({}, verdict.category))
+        weight = kept.strong_weight if verdict.strong else 1
+        turn.games.setdefault(verdict.order, []).append(
+            Game(verdict.outcome, weight, verdict.invalid)
+        )
+    return [
+        Comparison(*key, convention, tuple(_meetings(turns)))
+        for key, (convention, turns) in found.items()
+    ]
+
+
+def tally(comparison: Comparison, rules: Rules) -> Tally:
+    """Points and weights of every question.
+
+    The two sides of a model that meets itself are told apart by nothing: each of its games counts
+    as what it is from both sides together, which is half a win.
+    """
+    if comparison.of_itself:
+        comparison = comparison.even()
+    counted = [
+        (meeting.question, scored)
+        for meeting in comparison.meetings
+        if (scored := _score(meeting, comparison.convention, rules))
+    ]
+    by_question: dict[str, list[Game]] = {}
+    for question, games in counted:
+        by_question.setdefault(question, []).extend(games)
+    points = np.array([sum(_points(game) for game in games) for games in by_question.values()])
+    weights = np.array([sum(game.weight for game in games) for games in by_question.values()])
+    if rules.rule == "both-agree":
+        outcomes = np.array([game.outcome for _, games in counted for game in games])
+    else:
+        outcomes = points / weights if len(points) else points
+    per_question = comparison.convention.rate == "questions" and rules.rule == "half"
+    rate = _exact_rate(points, weights, per_question)
+    if per_question:
+        points, weights = outcomes, np.ones_like(weights)
+    return Tally(
+        rate,
+        tuple(by_question),
+        points,
+        weights,
+        wins=int((outcomes > 0.5).sum()),
+        losses=int((outcomes < 0.5).sum()),
+        ties=int((outcomes == 0.5).sum()),
+        invalid=sum(meeting.failed for meeting in comparison.meetings),
+    )
+
+
+@dataclass(frozen=True)
+class _Turn:
+    games: dict[str | None, list[Game]]
+    category: str | None
+
+
+def _meetings(turns: Mapping[tuple[str, int], _Turn]) -> Iterator[Meeting]:
+    """Pair the games of the two orders as they come; a question may be judged more than once."""
+    for (question, number), turn in turns.items():
+        orders = [turn.games.get(order, []) for order in ("ab", "ba", None)]
+        for forward, backward in _pairs(orders[0], orders[1]):
+            yield Meeting(question, number, turn.category, forward, backward, None)
+        for game in orders[2]:
+            yield Meeting(question, number, turn.category, None, None, game)
+
+
+def _pairs(first: list[Game], second: list[Game]) -> Iterator[tuple[Game | None, Game | None]]:
+    for index in range(max(len(first), len(second))):
+        yield (
+            first[index] if index < len(first) else None,
+            second[index] if index < len(second) else None,
+        )
+
+
+def _score(meeting: Meeting, convention: Convention, rules: Rules) -> list[Game]:
+    """The games of a meeting as they count; none where it does not."""
+    games = meeting.games
+    if rules.rule == "both-agree":
+        if meeting.failed:
+            return [Game(0.5)] if rules.failed == "tie" else []
+        outcomes = {game.outcome for game in games}
+        lone = len(games) == 1 and meeting.unordered is None
+        return [Game(outcomes.pop() if len(outcomes) == 1 and not lone else 0.5)]
+    if rules.failed == "tie":
+        return [Game(0.5) if game.outcome is None else game for game in games]
+    if meeting.failed and convention.dropped == "both":
+        return []
+    return [game for game in games if game.outcome is not None]
+
+
+def _exact_rate(points: Array, weights: Array, per_question: bool) -> float:
+    """The mean over questions, or over verdicts, rounded so that both sides' rates sum to 1.
+
+    Points are halves of whole numbers, so the sum is a fraction of whole numbers; the smaller rate
+    is 1 minus the larger (see `statistics.win_rate`). NaN where nothing counts.
+    """
+    if not len(points):
+        return float("nan")
+    halves, whole = (2 * points).astype(np.int64), weights.astype(np.int64)
+    if per_question:
+        sums = (
+            Fraction(int(halves[whole == weight].sum()), 2 * int(weight))
+            for weight in np.unique(whole)
+        )
+        rate = sum(sums, Fraction(0)) / len(points)
+    else:
+        rate = Fraction(int(halves.sum()), 2 * int(whole.sum()))
+    return float(rate) if 2 * rate >= 1 else 1.0 - float(1 - rate)
+
+
+def _points(game: Game) -> float:
+    assert game.outcome is not None
+    return game.outcome * game.weight

@@ -1,0 +1,354 @@
+"""The result of `eval`: what was found, as one record and as words for a person."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from salsa_cli.config.eval import EvalConfig
+from salsa_cli.evaluation.results import invalid
+from salsa_cli.evaluation.results.judge_agreement import AccuracyRow, AgreementRow
+from salsa_cli.evaluation.results.style_control import Controlled, ControlledRow
+from salsa_cli.evaluation.results.win_rates import PairRow, RatingRow, ScoreRow
+from salsa_cli.evaluation.verdicts.verdict import short_name
+from salsa_cli.records import JSON, read_json
+from salsa_cli.runs import run_folder
+from salsa_cli.runs.events import Note, Report, Table
+from salsa_cli.text import duration, figure
+
+_MOST_LINES = 4
+
+
+FILE, RECORD = "results.json", "salsa.json"
+
+# They change no figure of a complete result.
+_MANNER = frozenset({"batch_size", "output"})
+
+
+@dataclass(frozen=True)
+class AnswerRow:
+    """The answers of one model: mean length in tokens, and the share that came to an end.
+
+    The length is None for answers from a file that does not tell.
+    """
+
+    model: str
+    length: float | None
+    finished: float
+
+
+@dataclass(frozen=True)
+class KLRow:
+    """KL in nats from a model's answers to an anchor, a mean over `n` prompts with its interval."""
+
+    model: str
+    anchor: str
+    kl: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class SoupRow:
+    """The mean reward of one soup's answers to `n` prompts, with its interval.
+
+    `gain` is its reward less the mean of its models' own, in the same weights, prompt by
+    prompt: above 0 where the way between the models bends upwards.
+    """
+
+    models: tuple[str, ...]
+    weights: tuple[float, ...]
+    judge: str
+    score: float
+    low: float
+    high: float
+    n: int
+    gain: float = 0.0
+    gain_low: float = 0.0
+    gain_high: float = 0.0
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """Everything that was found; `remarks` are what is odd in it, a sentence or two each."""
+
+    output: str
+    prompts: int
+    pairs: tuple[PairRow, ...]
+    scores: tuple[ScoreRow, ...]
+    answers: tuple[AnswerRow, ...]
+    seconds: float
+    categories: tuple[PairRow, ...] = ()
+    lengths: tuple[PairRow, ...] = ()
+    ratings: tuple[RatingRow, ...] = ()
+    controlled: tuple[Controlled, ...] = ()
+    agreements: tuple[AgreementRow, ...] = ()
+    accuracies: tuple[AccuracyRow, ...] = ()
+    kl: tuple[KLRow, ...] = ()
+    line: tuple[SoupRow, ...] = ()
+    plane: tuple[SoupRow, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    def record(self) -> Mapping[str, object]:
+        """The object that `--json` prints, and that results.json holds."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "EvalResult":
+        """The result that a record, read from results.json, is of."""
+        rows = {
+            name: tuple(_row(kind, one) for one in record[name]) for name, kind in _ROWS.items()
+        }
+        controlled = tuple(
+            Controlled(
+                tuple(_row(ControlledRow, row) for row in one["rows"]),
+                one["coefficients"],
+                one["separated"],
+            )
+            for one in record["controlled"]
+        )
+        whole = {**record, **rows, "controlled": controlled, "remarks": tuple(record["remarks"])}
+        return cls(**whole)
+
+    def summary(self) -> tuple[str, Table | None]:
+        """Win rates where models were compared, else mean scores; and how surely."""
+        lines = [line for row in self.answers if (line := self._describe(row))]
+        others = [row for row in self.pairs if not row.of_itself]
+        lines += _few([_undecided(row) for row in others if row.n and not row.decided])
+        lines += _few([_even(row) for row in self.pairs if row.of_itself])
+        lines += _few([_failures(row) for row in self.pairs if row.invalid])
+        lines += _few([_no_scores(row) for row in self.scores if row.invalid])
+        lines += _few(_ratings(self.ratings))
+        lines += _few([_controlled(one) for one in self.controlled if one.rows])
+        lines += _few([one.separated for one in self.controlled if one.separated is not None])
+        lines += _few([_accuracy(row) for row in self.accuracies])
+        lines += _few([_agreement(row) for row in self.agreements])
+        lines += [_distance(row) for row in self.kl]
+        lines += _peaks("line", self.line) + _peaks("plane", self.plane)
+        lines.append(f"{self.output}: {self.prompts} prompts in {duration(self.seconds)}")
+        return "\n".join(lines), self._table()
+
+    def _describe(self, row: AnswerRow) -> str | None:
+        means = [
+            f"{short_name(score.judge)} {figure(score.score)}"
+            for score in self.scores
+            if score.model == row.model
+        ]
+        facts = [f"mean score {', '.join(means)}"] if means else []
+        facts += [f"{row.length:.1f} tokens an answer"] if row.length is not None else []
+        if not facts:
+            return None
+        return f"{row.model}: {'; '.join([*facts, f'{row.finished:.0%} finished'])}"
+
+    def _table(self) -> Table:
+        if not self.pairs:
+            return Table(
+                ("model", "judge", "score", "95 % interval", "n"),
+                [
+                    (
+                        row.model,
+                        short_name(row.judge),
+                        figure(row.score) if row.n else "none",
+                        f"{figure(row.low)} to {figure(row.high)}" if row.n else "",
+                        str(row.n),
+                    )
+                    for row in self.scores
+                ],
+                names=2,
+            )
+        return Table(
+            ("a", "b", "judge", "a wins", "95 % interval", "wins", "ties", "losses"),
+            [
+                (
+                    row.a,
+                    row.b,
+                    short_name(row.judge),
+                    share(row.win_rate),
+                    f"{row.low:.1%} to {row.high:.1%}" if row.n else "",
+                    str(row.wins),
+                    str(row.ties),
+                    str(row.losses),
+                )
+                for row in ranked(self.pairs)
+            ],
+            names=3,
+        )
+
+
+def made_by(config: EvalConfig, inputs: Mapping[str, JSON]) -> dict[str, JSON]:
+    """How a result was made; the result itself is in a file beside it."""
+    return run_folder.made_by("eval", config, inputs, result={"file": FILE})
+
+
+def finished(config: EvalConfig, report: Report) -> EvalResult | None:
+    """What an evaluation that is complete found, where it is to be continued.
+
+    Raises:
+        SalsaError: it had other settings.
+    """
+    if not config.resume or config.force:
+        return None
+    recorded = run_folder.finished(config.output, RECORD, config, _MANNER)
+    if recorded is None:
+        return None
+    report(Note(f"{config.output} is complete; nothing is left to do"))
+    return EvalResult.of(read_json(config.output / recorded["file"]))
+
+
+_ROWS: Mapping[str, type[Any]] = {
+    "pairs": PairRow,
+    "scores": ScoreRow,
+    "answers": AnswerRow,
+    "categories": PairRow,
+    "lengths": PairRow,
+    "ratings": RatingRow,
+    "agreements": AgreementRow,
+    "accuracies": AccuracyRow,
+    "kl": KLRow,
+    "line": SoupRow,
+    "plane": SoupRow,
+}
+
+
+def _row(kind: type[Any], record: Mapping[str, Any]) -> Any:
+    """One row of a record: JSON has lists for tuples, and null for a number that is none (NaN)."""
+    numbers = {one.name for one in fields(kind) if one.type is float}
+    values = {
+        name: float("nan")
+        if value is None and name in numbers
+        else tuple(value)
+        if isinstance(value, list)
+        else value
+        for name, value in record.items()
+    }
+    return kind(**values)
+
+
+def ranked(rows: tuple[PairRow, ...]) -> list[PairRow]:
+    """The best first where all are compared with one model, else as they come."""
+    if len({row.b for row in rows}) > 1:
+        return list(rows)
+    judges = list(dict.fromkeys(row.judge for row in rows))
+    return sorted(rows, key=lambda row: (judges.index(row.judge), -row.win_rate))
+
+
+def share(value: float) -> str:
+    """A rate for a person; none where nothing was counted."""
+    return f"{value:.1%}" if value == value else "none"
+
+
+def _undecided(row: PairRow) -> str:
+    if not row.detectable:
+        return (
+            f"By {short_name(row.judge)}, all {row.n} prompts came out alike between {row.a} and "
+            f"{row.b}: nothing can be said."
+        )
+    return (
+        f"By {short_name(row.judge)}, {row.n} prompts do not tell {row.a} from {row.b}: "
+        f"{row.win_rate:.1%} proves nothing. At 80 % power they show a difference of "
+        f"{100 * row.detectable:.1f} points or more."
+    )
+
+
+def _even(row: PairRow) -> str:
+    seen = (
+        ""
+        if row.first_position is None
+        else f"; the answer shown first won {row.first_position:.1%}"
+    )
+    return f"By {short_name(row.judge)}, {row.a} met itself, which is even{seen}."
+
+
+def _failures(row: PairRow) -> str:
+    assert row.worst is not None and row.best is not None
+    return (
+        f"By {short_name(row.judge)}, {_comparisons(row.invalid)} of {row.a} and {row.b} without "
+        f"a valid verdict ({invalid.counted(row.reasons)}); whatever they were, {row.a} would win "
+        f"{row.worst:.1%} to {row.best:.1%}."
+    )
+
+
+def _comparisons(count: int) -> str:
+    return "1 comparison" if count == 1 else f"{count:,} comparisons"
+
+
+def _no_scores(row: ScoreRow) -> str:
+    return (
+        f"By {short_name(row.judge)}, {row.invalid} of {row.n + row.invalid} answers of "
+        f"{row.model} have no valid score ({invalid.counted(row.reasons)})."
+    )
+
+
+def _ratings(rows: Sequence[RatingRow]) -> list[str]:
+    judges: dict[str, list[str]] = {}
+    for row in rows:
+        rate = f"{row.model} {row.win_rate:.1%} ({row.low:.1%} to {row.high:.1%})"
+        judges.setdefault(short_name(row.judge), []).append(rate)
+    return [
+        f"By {judge}, a Bradley-Terry fit of all pairs: {', '.join(rates)}."
+        for judge, rates in judges.items()
+    ]
+
+
+def _controlled(one: Controlled) -> str:
+    first = one.rows[0]
+    ranked = sorted(one.rows, key=lambda row: -row.win_rate)
+    rates = [f"{row.model} {row.win_rate:.1%} ({row.low:.1%} to {row.high:.1%})" for row in ranked]
+    return (
+        f"By {short_name(first.judge)}, at equal {first.control}, against {first.baseline}: "
+        f"{', '.join(rates)}."
+    )
+
+
+def _few(lines: Sequence[str]) -> list[str]:
+    """The first of many lines of a kind; results.json holds them all."""
+    if len(lines) <= _MOST_LINES:
+        return list(lines)
+    rest = len(lines) - _MOST_LINES
+    return [*lines[:_MOST_LINES], f"... and {rest} more of the kind in results.json."]
+
+
+def _accuracy(row: AccuracyRow) -> str:
+    return (
+        f"{short_name(row.judge)} agrees with the labels in {row.accuracy:.1%} of its verdicts "
+        f"({row.low:.1%} to {row.high:.1%}), and with itself in both orders on {row.alike} of "
+        f"{row.n} questions."
+    )
+
+
+def _agreement(row: AgreementRow) -> str:
+    names = ", ".join(map(short_name, row.judges))
+    alpha = f"Krippendorff's alpha {row.alpha:.2f} ({row.alpha_low:.2f} to {row.alpha_high:.2f})"
+    if row.raw is None or row.kappa is None:
+        return f"{names} on {row.n} {row.kind}s: {alpha}."
+    return (
+        f"{names} on {row.n} {row.kind}s: agree on {row.raw:.1%}, Cohen's kappa {row.kappa:.2f} "
+        f"({row.kappa_low:.2f} to {row.kappa_high:.2f}), {alpha}."
+    )
+
+
+def _distance(row: KLRow) -> str:
+    return (
+        f"KL of {row.model} to {row.anchor}: {figure(row.kl)} nats an answer "
+        f"({figure(row.low)} to {figure(row.high)})"
+    )
+
+
+def _peaks(name: str, rows: Sequence[SoupRow]) -> list[str]:
+    """For each judge: the soup nearest the middle against its models, and where the peak is."""
+    lines = []
+    for judge in dict.fromkeys(row.judge for row in rows):
+        soups = [row for row in rows if row.judge == judge]
+        middle = min(soups, key=lambda row: max(row.weights))
+        peak = max(soups, key=lambda row: row.score)
+        lines.append(
+            f"By {short_name(judge)}, the soup {_weights(middle)} of the {name} scores "
+            f"{middle.gain:+.3f} beside the mean of its models "
+            f"({middle.gain_low:+.3f} to {middle.gain_high:+.3f}); "
+            f"the highest of {len(soups)} is {figure(peak.score)} at {_weights(peak)}."
+        )
+    return lines
+
+
+def _weights(row: SoupRow) -> str:
+    return "/".join(f"{weight:.3g}" for weight in row.weights)

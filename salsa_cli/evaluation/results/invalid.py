@@ -1,0 +1,63 @@
+"""When a judge has failed too often for its verdicts to stand, and why it did."""
+
+from collections.abc import Mapping, Sequence
+
+from salsa_cli.errors import SalsaError
+from salsa_cli.evaluation.results.win_rates import PairRow, ScoreRow
+
+_MOST_REASONS = 3
+_LOWEST_GRADE, _HIGHEST_GRADE = 1.0, 10.0
+
+
+def refuse(pairs: Sequence[PairRow], scores: Sequence[ScoreRow], most: float, remedy: str) -> None:
+    """Fail where a judge failed too often, and say within which bounds the truth lies.
+
+    Args:
+        most: the largest share of a judge's judgements on a pair, or of its grades of a model,
+            that may be invalid.
+        remedy: what to do about it.
+
+    Raises:
+        SalsaError: names every pair or model above that share, and the reasons.
+    """
+    lines = [_pair(row) for row in pairs if _failed(row.reasons) > most * row.judgements]
+    lines += [_grades(row) for row in scores if row.invalid > most * (row.n + row.invalid)]
+    if lines:
+        raise SalsaError("\n".join([*lines, f"That is more than --max-invalid {most:g}. {remedy}"]))
+
+
+def counted(reasons: Mapping[str, int]) -> str:
+    """How often each reason occurs, in words; the rarest together."""
+    parts = [f"{_times(n)}: {reason}" for reason, n in list(reasons.items())[:_MOST_REASONS]]
+    if rest := sum(list(reasons.values())[_MOST_REASONS:]):
+        parts.append(f"{_times(rest)}: other reasons")
+    return "; ".join(parts)
+
+
+def _pair(row: PairRow) -> str:
+    assert row.worst is not None and row.best is not None
+    return (
+        f"{row.judge}: {_failed(row.reasons)} of {row.judgements} judgements of {row.a} against "
+        f"{row.b} are invalid ({counted(row.reasons)}); the win rate lies between "
+        f"{row.worst:.1%} and {row.best:.1%}"
+    )
+
+
+def _grades(row: ScoreRow) -> str:
+    known = row.score * row.n if row.n else 0.0
+    low, high = (
+        (known + row.invalid * grade) / (row.n + row.invalid)
+        for grade in (_LOWEST_GRADE, _HIGHEST_GRADE)
+    )
+    return (
+        f"{row.judge}: {row.invalid} of {row.n + row.invalid} judgements of {row.model} are "
+        f"invalid ({counted(row.reasons)}); the mean grade lies between {low:.2f} and {high:.2f}"
+    )
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count:,} times"
+
+
+def _failed(reasons: Mapping[str, int]) -> int:
+    return sum(reasons.values())

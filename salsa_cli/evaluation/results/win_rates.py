@@ -1,0 +1,365 @@
+"""What verdicts show: win rates, scores, how surely, and how far the judges can be trusted."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from salsa_cli.evaluation.results.comparisons import (
+    Comparison,
+    Meeting,
+    Rules,
+    Tally,
+    gather,
+    tally,
+)
+from salsa_cli.evaluation.verdicts.formats import Convention, Stored
+from salsa_cli.evaluation.verdicts.verdict import Verdict
+from salsa_cli.maths import bradley_terry, resampling, significance, statistics
+
+LEVEL = 0.95
+
+# Joint fits take models^3 each: fewer draws where there are many models, but not too few.
+_FIT_COST = 500_000_000
+_FEWEST_FITS = 500
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """The bootstrap over questions: its seed and number of draws."""
+
+    seed: int
+    draws: int
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """One model against another by one judge; `win_rate` is of `a` over `b`, ties as half.
+
+    A model against itself is even, and shows what the judge thinks of orders (`first_position`).
+
+    `low` and `high` bound it by a 95 % bootstrap over questions (Wilson's interval where one side
+    won all), `t_low` and `t_high` by Student's t over questions. `p_value` is that of the exact
+    sign test, `p_holm` the same for all pairs of the judge together. `detectable` is the smallest
+    distance from one half that so many questions would find with 80 % power. `consistency` is the
+    share of comparisons with the same outcome in both orders, `first_position` the win rate of the
+    answer shown first; both None where no comparison was judged in both orders. `invalid` counts
+    comparisons with a failed game; `worst` and `best` are the rates if all of these were lost, won.
+    `judgements` counts all that was judged, a comparison in both orders twice, and `reasons` the
+    failed ones among them by reason, the most frequent first.
+    """
+
+    a: str
+    b: str
+    judge: str
+    win_rate: float
+    low: float
+    high: float
+    n: int
+    wins: int
+    losses: int
+    ties: int
+    invalid: int
+    t_low: float = float("nan")
+    t_high: float = float("nan")
+    p_value: float = 1.0
+    p_holm: float = 1.0
+    detectable: float = 0.0
+    consistency: float | None = None
+    first_position: float | None = None
+    worst: float | None = None
+    best: float | None = None
+    category: str | None = None
+    judgements: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def decided(self) -> bool:
+        """Whether the interval leaves out one half."""
+        return not self.low <= 0.5 <= self.high
+
+    @property
+    def of_itself(self) -> bool:
+        """Whether it is of a model with itself, which is even and proves nothing of the model."""
+        return self.a == self.b
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """The mean score of one model by one judge, with a 95 % bootstrap interval over questions.
+
+    The mean is over all `n` valid scores alike, as FastChat has it; `turns` are the means of each
+    turn, in order. `reasons` counts the invalid scores by reason, the most frequent first.
+    """
+
+    model: str
+    judge: str
+    score: float
+    low: float
+    high: float
+    turns: tuple[float, ...]
+    n: int
+    invalid: int
+    reasons: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RatingRow:
+    """The strength of one model among three or more, by a joint Bradley-Terry fit.
+
+    `strength` is in log-odds, 0 on the average of the models. `win_rate` is what it implies over
+    the baseline, or over the mean opponent where there is no baseline; its 95 % interval is of the
+    same fit in each bootstrap draw over questions.
+    """
+
+    model: str
+    judge: str
+    strength: float
+    win_rate: float
+    low: float
+    high: float
+
+
+def pair_rows(found: Sequence[Comparison], rules: Rules, drawn: Resampling) -> tuple[PairRow, ...]:
+    """Every pair of models by every judge; p-values adjusted for all pairs of a judge (Holm)."""
+    return _adjusted([_pair_row(one, rules, drawn) for one in found])
+
+
+def ratings(found: Sequence[Comparison], rules: Rules, drawn: Resampling) -> tuple[RatingRow, ...]:
+    """Strengths of three models or more by every judge, fitted to all their pairs together.
+
+    None for a judge whose pairs all share one model: there the fit is each pair's own rate.
+    """
+    by_judge: dict[str, list[Comparison]] = {}
+    for one in found:
+        if not one.of_itself:
+            by_judge.setdefault(one.judge, []).append(one)
+    return tuple(
+        row
+        for judge, group in by_judge.items()
+        if not set.intersection(*({one.a, one.b} for one in group))
+        for row in _ratings(judge, group, rules, drawn)
+    )
+
+
+def _ratings(
+    judge: str, group: Sequence[Comparison], rules: Rules, drawn: Resampling
+) -> list[RatingRow]:
+    models = list(dict.fromkeys(name for one in group for name in (one.a, one.b)))
+    tallies = [tally(one, rules) for one in group]
+    numbers = {q: n for n, q in enumerate(dict.fromkeys(q for t in tallies for q in t.questions))}
+    if not numbers:
+        return []
+    # Columns 2p and 2p + 1: what the first and the second model of pair p won on each question.
+    table = np.zeros((len(numbers), 2 * len(group)))
+    for pair, counted in enumerate(tallies):
+        rows = [numbers[question] for question in counted.questions]
+        table[rows, 2 * pair] = counted.points
+        table[rows, 2 * pair + 1] = counted.weights - counted.points
+    draws = max(_FEWEST_FITS, min(drawn.draws, _FIT_COST // len(models) ** 3))
+    sums = np.vstack([table.sum(axis=0), resampling.resampled_sums(table, drawn.seed, draws)])
+    won = np.zeros((len(sums), len(models), len(models)))
+    for pair, one in enumerate(group):
+        a, b = models.index(one.a), models.index(one.b)
+        won[:, a, b], won[:, b, a] = sums[:, 2 * pair], sums[:, 2 * pair + 1]
+    strengths = bradley_terry.bradley_terry(won)
+    base = models.index(rules.baseline) if rules.baseline in models else None
+    found = []
+    for index, model in enumerate(models):
+        others = [n for n in range(len(models)) if n != index] if base is None else [base]
+        against = bradley_terry.expected_rate(strengths[:, [index]], strengths[:, others])
+        rates = against.mean(axis=1)
+        low, high = resampling.percentiles(rates[1:], LEVEL)
+        found.append(
+            RatingRow(model, judge, float(strengths[0, index]), float(rates[0]), low, high)
+        )
+    return sorted(found, key=lambda row: -row.strength)
+
+
+def comparisons(stored: Sequence[Stored], rules: Rules) -> list[Comparison]:
+    """The comparisons in some files; those of a gold judge are no comparison of models."""
+    return gather(
+        (
+            (verdict, one.convention)
+            for one in stored
+            for verdict in one.verdicts
+            if verdict.judge != one.gold
+        ),
+        rules.baseline,
+    )
+
+
+def category_rows(
+    found: Sequence[Comparison], rules: Rules, drawn: Resampling
+) -> tuple[PairRow, ...]:
+    """The same within each category of questions, where there are several."""
+    return parted_rows(found, rules, drawn, lambda _, meeting: meeting.category)
+
+
+def parted_rows(
+    found: Sequence[Comparison],
+    rules: Rules,
+    drawn: Resampling,
+    part: Callable[[Comparison, Meeting], str | None],
+) -> tuple[PairRow, ...]:
+    """Win rates within parts of each comparison, the parts in the order of their first meeting.
+
+    None for a comparison of one part, of a model with itself, or with a meeting that belongs to
+    no part.
+    """
+    rows: list[PairRow] = []
+    for comparison in found:
+        if comparison.of_itself:
+            continue
+        parts: dict[str | None, list[Meeting]] = {}
+        for meeting in comparison.meetings:
+            parts.setdefault(part(comparison, meeting), []).append(meeting)
+        if len(parts) > 1 and None not in parts:
+            rows += [
+                replace(_pair_row(replace(comparison, meetings=some), rules, drawn), category=name)
+                for name, some in parts.items()
+            ]
+    return tuple(rows)
+
+
+def score_rows(verdicts: Sequence[Verdict], drawn: Resampling) -> tuple[ScoreRow, ...]:
+    """Mean scores of every model that a judge graded alone."""
+    groups: dict[tuple[str, str], list[Verdict]] = {}
+    for verdict in verdicts:
+        if verdict.b is None:
+            groups.setdefault((verdict.a, verdict.judge), []).append(verdict)
+    return tuple(_score_row(*key, group, drawn) for key, group in groups.items())
+
+
+def _score_row(model: str, judge: str, verdicts: Sequence[Verdict], drawn: Resampling) -> ScoreRow:
+    valid = [(v.question, v.turn, v.score_a) for v in verdicts if v.score_a is not None]
+    invalid = len(verdicts) - len(valid)
+    reasons = _reasons(verdict.invalid for verdict in verdicts)
+    nan = float("nan")
+    if not valid:
+        return ScoreRow(model, judge, nan, nan, nan, (), 0, invalid, reasons)
+    sums: dict[str, list[float]] = {}
+    turns: dict[int, list[float]] = {}
+    for question, turn, score in valid:
+        sums.setdefault(question, []).append(score)
+        turns.setdefault(turn, []).append(score)
+    interval = resampling.ratio_interval(
+        [sum(scores) for scores in sums.values()],
+        [len(scores) for scores in sums.values()],
+        drawn.seed,
+        drawn.draws,
+        LEVEL,
+    )
+    return ScoreRow(
+        model,
+        judge,
+        interval.estimate,
+        interval.low,
+        interval.high,
+        tuple(sum(turns[turn]) / len(turns[turn]) for turn in sorted(turns)),
+        len(valid),
+        invalid,
+        reasons,
+    )
+
+
+def _pair_row(comparison: Comparison, rules: Rules, drawn: Resampling) -> PairRow:
+    counted = tally(comparison, rules)
+    consistency, first_position = _orders(comparison)
+    worst, best = _bounds(comparison, counted, rules)
+    row = PairRow(
+        comparison.a,
+        comparison.b,
+        comparison.judge,
+        win_rate=counted.rate,
+        low=0.0,
+        high=1.0,
+        n=counted.n,
+        wins=counted.wins,
+        losses=counted.losses,
+        ties=counted.ties,
+        invalid=counted.invalid,
+        consistency=consistency,
+        first_position=first_position,
+        worst=worst,
+        best=best,
+        judgements=len(comparison.games),
+        reasons=_reasons(game.invalid for game in comparison.games),
+    )
+    if not counted.n:
+        return row
+    interval = _interval(counted, drawn)
+    student = significance.t_interval(counted.points, counted.weights, LEVEL)
+    error = significance.standard_error(counted.points, counted.weights)
+    return replace(
+        row,
+        low=interval.low,
+        high=interval.high,
+        t_low=student.low,
+        t_high=student.high,
+        p_value=significance.sign_test(*_signs(counted)),
+        detectable=significance.detectable_difference(error, LEVEL),
+    )
+
+
+def _reasons(found: Iterable[str | None]) -> dict[str, int]:
+    """How often each reason occurs, the most frequent first."""
+    return dict(Counter(reason for reason in found if reason is not None).most_common())
+
+
+def _interval(counted: Tally, drawn: Resampling) -> statistics.Interval:
+    if counted.rate in (0.0, 1.0):
+        # All resamples of a clean sweep are the same, which would feign certainty.
+        questions = len(counted.questions)
+        return statistics.wilson_interval(counted.rate * questions, questions, LEVEL)
+    return resampling.ratio_interval(
+        counted.points, counted.weights, drawn.seed, drawn.draws, LEVEL
+    )
+
+
+def _signs(counted: Tally) -> tuple[int, int]:
+    """Questions won and lost: the independent trials of the sign test."""
+    doubled = 2 * counted.points
+    return int((doubled > counted.weights).sum()), int((doubled < counted.weights).sum())
+
+
+def _orders(comparison: Comparison) -> tuple[float | None, float | None]:
+    """Share of comparisons alike in both orders, and the win rate of the answer shown first."""
+    both = [
+        (m.forward.outcome, m.backward.outcome)
+        for m in comparison.meetings
+        if m.forward is not None and m.backward is not None
+    ]
+    valid = [(f, b) for f, b in both if f is not None and b is not None]
+    if not valid:
+        return None, None
+    alike = sum(f == b for f, b in valid) / len(valid)
+    return alike, sum(f + 1.0 - b for f, b in valid) / (2 * len(valid))
+
+
+def _bounds(
+    comparison: Comparison, counted: Tally, rules: Rules
+) -> tuple[float | None, float | None]:
+    """The rates if every failed game had been lost, and had been won; None where none failed."""
+    if not counted.invalid:
+        return None, None
+    worst, best = (tally(comparison.filled(outcome), rules).rate for outcome in (0.0, 1.0))
+    return worst, best
+
+
+def _adjusted(rows: Sequence[PairRow]) -> tuple[PairRow, ...]:
+    by_judge: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        if not row.of_itself:
+            by_judge.setdefault(row.judge, []).append(index)
+    adjusted: dict[int, float] = {}
+    for places in by_judge.values():
+        values = significance.holm([rows[index].p_value for index in places])
+        adjusted |= dict(zip(places, values, strict=True))
+    return tuple(replace(row, p_holm=adjusted.get(index, 1.0)) for index, row in enumerate(rows))
+
+
+def as_stored(verdicts: Sequence[Verdict], source: str = "this run") -> Stored:
+    """Verdicts of this run, as if they had been read from a file of salsa's own."""
+    return Stored(source, "salsa", Convention(), verdicts)

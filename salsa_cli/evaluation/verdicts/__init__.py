@@ -1,0 +1,1 @@
+"""Verdicts of judges: ours, and the formats in which publishers store theirs."""

@@ -1,0 +1,162 @@
+"""Which format a file of stored verdicts has, and what is customary there."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from salsa_cli import data
+from salsa_cli.data import Source
+from salsa_cli.errors import SalsaError, UsageError
+from salsa_cli.evaluation.verdicts import arena_hard, fastchat, llmbar, pandalm
+from salsa_cli.evaluation.verdicts.rows import StoredRow
+from salsa_cli.evaluation.verdicts.verdict import Verdict, from_row
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How a benchmark makes one rate of many verdicts.
+
+    Attributes:
+        rate: the mean of one score a question, or of all verdicts alike (`pooled`).
+        strong_weight: how many verdicts a strong one counts for.
+        dropped: what a failed game takes with it: only itself, or the game in the other order too.
+        style_origin: the difference in style at which rates are controlled: none, or the mean one.
+    """
+
+    rate: Literal["questions", "pooled"] = "questions"
+    strong_weight: int = 1
+    dropped: Literal["game", "both"] = "both"
+    style_origin: Literal["zero", "mean"] = "zero"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The verdicts of one file; `gold` is the judge among them whose word is the truth.
+
+    `rows` has the row of the file, from 0, that each verdict is from; it is empty for verdicts that
+    are from no file.
+    """
+
+    source: str
+    format: str
+    convention: Convention
+    verdicts: Sequence[Verdict]
+    gold: str | None = None
+    rows: Sequence[int] = ()
+
+    def by_judge(self, name: str) -> "Stored":
+        """The verdicts of one judge alone."""
+        return replace(self, verdicts=[v for v in self.verdicts if v.judge == name], rows=())
+
+
+@dataclass(frozen=True)
+class _Context:
+    baseline: str | None
+    sides: pandalm.Sides
+
+
+@dataclass(frozen=True)
+class _Format:
+    name: str
+    columns: frozenset[str]
+    read: Callable[[StoredRow, _Context], list[Verdict]]
+    convention: Convention = Convention()
+    gold: str | None = None
+
+
+def _own(row: StoredRow, context: _Context) -> list[Verdict]:
+    try:
+        return [from_row(row.source.rows[row.index])]
+    except SalsaError as error:
+        raise row.error(str(error)) from error
+
+
+_PANDALM_TESTSET = _Format("PandaLM", pandalm.TESTSET, lambda row, _: pandalm.annotators(row))
+_FORMATS = (
+    _Format("FastChat pairwise", fastchat.PAIR, lambda row, _: fastchat.pair(row)),
+    _Format(
+        "FastChat single",
+        fastchat.SINGLE,
+        lambda row, _: fastchat.single(row),
+        Convention(rate="pooled"),
+    ),
+    _Format("FastChat votes", fastchat.VOTE, lambda row, _: fastchat.vote(row)),
+    _Format(
+        "Arena-Hard v2.0",
+        arena_hard.V20,
+        lambda row, context: arena_hard.v20(row, context.baseline),
+        Convention(rate="pooled", strong_weight=3, style_origin="mean"),
+    ),
+    _Format(
+        "Arena-Hard v0.1",
+        arena_hard.V01,
+        lambda row, context: arena_hard.v01(row, context.baseline),
+        Convention(rate="pooled", strong_weight=3, dropped="game", style_origin="mean"),
+    ),
+    _Format("LLMBar", llmbar.COLUMNS, lambda row, _: llmbar.games(row), gold=llmbar.GOLD),
+    _PANDALM_TESTSET,
+    _Format(
+        "PandaLM verdicts",
+        pandalm.VERDICTS,
+        lambda row, context: pandalm.model(row, context.sides),
+    ),
+    _Format("salsa", frozenset({"question", "judge", "a"}), _own),
+    _Format("salsa", frozenset({"prompt", "judge", "a", "b", "outcome"}), _own),
+)
+
+
+def read(names: Sequence[str], baseline: str | None = None) -> list[Stored]:
+    """The verdicts of files and folders, each in whichever format it has.
+
+    Args:
+        names: files that `data.read` reads, or folders of them.
+        baseline: the model that Arena-Hard's games are against, where the file does not name it.
+
+    Raises:
+        SalsaError: a file cannot be read, is named twice, has a format that is not known, or a row
+            that does not fit it; names file and row.
+    """
+    files = [str(file) for name in names for file in data.local_files(name) or (name,)]
+    places = Counter(str(Path(file).resolve()) for file in files)
+    if twice := [file for file, times in places.items() if times > 1]:
+        raise UsageError(f"{twice[0]} is named {places[twice[0]]} times; name it once")
+    sources = [data.read(file) for file in files]
+    known = [(source, _format(source)) for source in sources]
+    context = _Context(baseline, _sides(known))
+    return [_read(source, kind, context) for source, kind in known]
+
+
+def _format(source: Source) -> _Format:
+    row = source.rows[0]
+    for kind in _FORMATS:
+        if kind.columns <= set(row):
+            return kind
+    raise SalsaError(
+        f"{source.name}: no stored verdicts that salsa knows; the first row has the columns "
+        f"{', '.join(row) or 'none'}; expected a file of "
+        f"{', '.join(dict.fromkeys(kind.name for kind in _FORMATS))}"
+    )
+
+
+def _sides(known: Sequence[tuple[Source, _Format]]) -> Mapping[str, tuple[str, str]]:
+    rows = [
+        StoredRow(source, index)
+        for source, kind in known
+        if kind is _PANDALM_TESTSET
+        for index in range(len(source.rows))
+    ]
+    return {row.identifier("idx"): pandalm.sides(row) for row in rows}
+
+
+def _read(source: Source, kind: _Format, context: _Context) -> Stored:
+    verdicts: list[Verdict] = []
+    rows: list[int] = []
+    for index, row in enumerate(source.rows):
+        if not kind.columns <= set(row):
+            missing = ", ".join(sorted(kind.columns - set(row)))
+            raise source.error(index, f"no column {missing}, which {kind.name} has")
+        verdicts += kind.read(StoredRow(source, index), context)
+        rows += [index] * (len(verdicts) - len(rows))
+    return Stored(source.name, kind.name, kind.convention, verdicts, kind.gold, rows)

@@ -1,0 +1,69 @@
+"""What is odd in stored verdicts and yet no error: said once, with the place of the first."""
+
+from collections.abc import Iterator, Sequence
+
+from salsa_cli.evaluation.verdicts import arena_hard
+from salsa_cli.evaluation.verdicts.formats import Stored
+from salsa_cli.evaluation.verdicts.verdict import Verdict
+
+Place = tuple[str, int]
+"""A file, and a row of it, from 0."""
+
+
+def remarks(files: Sequence[Stored]) -> list[str]:
+    """Labels that the benchmark does not know, and verdicts that repeat an earlier one."""
+    return [*_unknown_labels(files), *_repetitions(files)]
+
+
+def _unknown_labels(files: Sequence[Stored]) -> list[str]:
+    found: dict[str, list[Place]] = {}
+    for verdict, place in _placed(files):
+        if verdict.invalid is not None and verdict.invalid.startswith(arena_hard.UNKNOWN):
+            found.setdefault(verdict.invalid, []).append(place)
+    return [
+        f"{_at(places[0])}: {reason}; {_games(len(places))} with it "
+        f"{'is' if len(places) == 1 else 'are'} counted as invalid"
+        for reason, places in found.items()
+    ]
+
+
+def _repetitions(files: Sequence[Stored]) -> list[str]:
+    """One remark on all verdicts of one judge on the same answers in the same order."""
+    seen: dict[tuple[object, ...], tuple[Verdict, Place]] = {}
+    repeated: list[tuple[Place, Place]] = []
+    copies = 0
+    for given, place in _placed(files):
+        verdict = given.swapped if given.b is not None and given.b < given.a else given
+        key = (*_answers(verdict), verdict.order, verdict.judge)
+        first, earlier = seen.setdefault(key, (verdict, place))
+        if earlier is not place:
+            repeated.append((place, earlier))
+            copies += verdict == first
+    if not repeated:
+        return []
+    place, earlier = repeated[0]
+    count = "1 verdict has" if len(repeated) == 1 else f"{len(repeated):,} verdicts have"
+    return [
+        f"{_at(place)}: the same question, models, order and judge as {_at(earlier)}. {count} an "
+        f"earlier one like that, {copies:,} of them a copy of it; each is counted"
+    ]
+
+
+def _answers(verdict: Verdict) -> tuple[object, ...]:
+    return verdict.question, verdict.turn, verdict.a, verdict.b
+
+
+def _placed(files: Sequence[Stored]) -> Iterator[tuple[Verdict, Place]]:
+    """Every verdict on models with its place; a gold label may stand beside every judge's."""
+    for one in files:
+        for verdict, row in zip(one.verdicts, one.rows, strict=True):
+            if verdict.judge != one.gold:
+                yield verdict, (one.source, row)
+
+
+def _at(place: Place) -> str:
+    return f"{place[0]}, row {place[1] + 1}"
+
+
+def _games(count: int) -> str:
+    return "1 game" if count == 1 else f"{count:,} games"

@@ -1,0 +1,56 @@
+"""PandaLM's test set with the verdicts of three people, and files with those of a model."""
+
+from collections.abc import Mapping
+
+from salsa_cli.evaluation.verdicts.rows import StoredRow, stem
+from salsa_cli.evaluation.verdicts.verdict import Verdict
+
+TESTSET = frozenset({"idx", "cmp_key", "annotator1", "annotator2", "annotator3"})
+VERDICTS = frozenset({"idx", "gpt_result"})
+
+Sides = Mapping[str, tuple[str, str]]
+"""The two models of each item, by its id."""
+
+_HUMAN = {0: 0.5, 1: 1.0, 2: 0.0}
+_MODEL = {"1": 1.0, "2": 0.0, "Tie": 0.5}
+
+
+def sides(row: StoredRow) -> tuple[str, str]:
+    """The models of `response1` and `response2`."""
+    names = row.text("cmp_key").split("_")
+    if len(names) != 2 or not all(names):
+        raise row.error(f"column 'cmp_key' is '{row.get('cmp_key')}'; expected MODEL_MODEL")
+    return names[0], names[1]
+
+
+def annotators(row: StoredRow) -> list[Verdict]:
+    """What three people said: 1 or 2 for a response, 0 for a tie."""
+    a, b = sides(row)
+    return [
+        Verdict(
+            question=row.identifier("idx"),
+            judge=name,
+            a=a,
+            b=b,
+            outcome=_HUMAN[row.choice(name, _HUMAN)],
+            category=row.optional_text("motivation_app"),
+        )
+        for name in ("annotator1", "annotator2", "annotator3")
+    ]
+
+
+def model(row: StoredRow, known: Sides) -> list[Verdict]:
+    """What a model said; where the test set is not read as well, the responses have no names."""
+    question = row.identifier("idx")
+    a, b = known.get(question, ("response1", "response2"))
+    outcome = _MODEL.get(row.text("gpt_result"))
+    return [
+        Verdict(
+            question=question,
+            judge=stem(row.source).removesuffix("_verdicts"),
+            a=a,
+            b=b,
+            outcome=outcome,
+            invalid=None if outcome is not None else f"no verdict: {row.get('gpt_result')!r:.20}",
+        )
+    ]
