@@ -2,10 +2,9 @@
 
     python tests/structure.py [FOLDER]
 
-A room is a package, or a module that lies loose in FOLDER (`salsa_cli` by default). An arrow is a
-room that imports another. The floor of a room is the length of the longest chain of imports below
-it; rooms that import one another in a circle share a floor, and each arrow that closes a circle is
-an upward import. `__init__.py` and `__main__.py` of FOLDER itself are no rooms.
+A room is a package with all that it holds, or a module that lies loose in FOLDER (`salsa_cli` by
+default). An arrow is a room that imports another. The floor of a room is the number of rooms in the
+longest chain of imports that begins there. An arrow that closes a circle is an upward import.
 """
 
 import argparse
@@ -38,14 +37,12 @@ def main() -> None:
 
 def rooms(folder: Path) -> dict[str, set[str]]:
     """Every room, and the rooms that its modules import."""
-    paths = [path for path in sorted(folder.rglob("*.py")) if path.name != "__main__.py"]
-    modules = {_dotted(path, folder): _room(path, folder) for path in paths}
-    modules.pop(folder.name, None)
+    paths = [path for path in sorted(folder.rglob("*.py")) if path != folder / "__init__.py"]
+    modules = {_dotted(path, folder): path.relative_to(folder).parts[0] for path in paths}
+    modules = {name: room.removesuffix(".py") for name, room in modules.items()}
     arrows: dict[str, set[str]] = {room: set() for room in modules.values()}
     for path in paths:
-        room = modules.get(_dotted(path, folder))
-        if room is None:
-            continue
+        room = modules[_dotted(path, folder)]
         for names in _imported(path):
             target = next((modules[name] for name in names if name in modules), room)
             if target != room:
@@ -77,11 +74,6 @@ def floors(
     for room in sorted(arrows):
         height(room)
     return heights, upward
-
-
-def _room(path: Path, folder: Path) -> str:
-    inside = path.relative_to(folder)
-    return inside.stem if len(inside.parts) == 1 else inside.parent.as_posix()
 
 
 def _dotted(path: Path, folder: Path) -> str:
