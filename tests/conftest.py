@@ -14,7 +14,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 # Test files use one another's makers of worlds and runs, whichever folder they are in.
 _HERE = Path(__file__).parent
-sys.path[:0] = [str(path) for path in (_HERE, *_HERE.iterdir()) if path.is_dir()]
+sys.path[:0] = [str(path) for path in (_HERE, *_HERE.rglob("*")) if path.is_dir()]
 
 SHARED = Path(os.environ.get("SALSA_TEST_DATA", Path(__file__).parents[2] / "shared"))
 

@@ -20,8 +20,9 @@ from salsa_cli import data
 from salsa_cli.evaluation.results import judge_agreement, style_control, win_rates
 from salsa_cli.evaluation.results.comparisons import Rules
 from salsa_cli.evaluation.results.win_rates import PairRow, Resampling
+from salsa_cli.evaluation.verdicts import formats
 from salsa_cli.evaluation.verdicts.formats import Stored
-from salsa_cli.evaluation.verdicts.verdict import Verdict, formats
+from salsa_cli.evaluation.verdicts.verdict import Verdict
 
 FEW = Resampling(seed=0, draws=100)
 

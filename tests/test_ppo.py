@@ -18,13 +18,13 @@ from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.generation import rollouts
-from salsa_cli.models.loading import loading
+from salsa_cli.models import loading
 from salsa_cli.records import read_rows
 from salsa_cli.rl import batching, experience, learning, preflight
 from salsa_cli.rl.actors import load_actors
 from salsa_cli.rl.metrics import UpdateMetrics
+from salsa_cli.runs import run_folder
 from salsa_cli.runs.events import Event, Measured, Note, Report, Warned, silent
-from salsa_cli.runs.run_folder import run_folder
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -20,12 +20,12 @@ from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
+from salsa_cli.models import backbones, loading, lora, saving
 from salsa_cli.models.backbones import Backbones
-from salsa_cli.models.loading import backbones, loading, lora, saving
 from salsa_cli.records import read_rows
 from salsa_cli.rl.actors import Actors, load_actors
+from salsa_cli.runs import checkpoints, run_folder
 from salsa_cli.runs.events import Event, Measured, Note, silent
-from salsa_cli.runs.run_folder import checkpoints, run_folder
 
 
 @pytest.fixture(scope="module")

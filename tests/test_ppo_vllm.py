@@ -25,11 +25,11 @@ from salsa_cli import ppo
 from salsa_cli.devices import processes
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError, UsageError
-from salsa_cli.models.loading import assembly, loading, lora, saving
+from salsa_cli.models import assembly, loading, lora, saving
 from salsa_cli.rl import preflight
 from salsa_cli.rl.metrics import UpdateMetrics
+from salsa_cli.runs import run_folder
 from salsa_cli.runs.events import silent
-from salsa_cli.runs.run_folder import run_folder
 
 HERE = Path(__file__).parent
 

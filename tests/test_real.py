@@ -28,7 +28,7 @@ from salsa_cli.config.soup import SoupConfig
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.generation import rollouts
-from salsa_cli.models.loading import loading, tokens
+from salsa_cli.models import loading, tokens
 from salsa_cli.records import read_rows
 from salsa_cli.runs.events import silent
 

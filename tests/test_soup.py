@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from salsa_cli import soup
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError
+from salsa_cli.runs import run_folder
 from salsa_cli.runs.events import Event, Warned, silent
-from salsa_cli.runs.run_folder import run_folder
 
 Tensors = dict[str, torch.Tensor]
 

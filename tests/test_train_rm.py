@@ -21,11 +21,11 @@ from salsa_cli import train_rm
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError, UsageError
-from salsa_cli.models.loading import loading, saving
+from salsa_cli.models import loading, saving
 from salsa_cli.models.tokens import Answer
 from salsa_cli.records import read_rows
+from salsa_cli.runs import checkpoints, run_folder
 from salsa_cli.runs.events import Event, Measured, Warned, silent
-from salsa_cli.runs.run_folder import checkpoints, run_folder
 
 
 def configure(world: World, output: Path, **changes: Any) -> TrainRMConfig:

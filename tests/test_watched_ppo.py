@@ -19,8 +19,8 @@ from salsa_cli.config.ppo import WARNINGS
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.records import read_rows
 from salsa_cli.rl import monitors
+from salsa_cli.runs import checkpoints, run_folder, tracking
 from salsa_cli.runs.events import Event, Said, Warned, silent
-from salsa_cli.runs.run_folder import checkpoints, run_folder, tracking
 
 
 def warnings(events: list[Event]) -> list[str]:

@@ -11,7 +11,6 @@ from typing import Protocol
 
 from salsa_cli.errors import os_errors
 from salsa_cli.records import to_json
-from salsa_cli.runs.terminal import _key
 
 Value = float | int | str | bool | None
 
@@ -125,3 +124,7 @@ def metrics_file(path: Path) -> Report:
                 file.write(to_json(event.values) + "\n")
 
     return write
+
+
+def _key(name: str) -> str:
+    return name.replace(",", "").replace("-", "_").replace(" ", "_")

@@ -210,10 +210,6 @@ def print_error(text: str) -> None:
     console.print(f"[red]error:[/] {escape(text)}")
 
 
-def _key(name: str) -> str:
-    return name.replace(",", "").replace("-", "_").replace(" ", "_")
-
-
 def _rich_table(table: Table) -> RichTable:
     drawn = RichTable(box=None, padding=(0, 2, 0, 0))
     for position, name in enumerate(table.columns):

@@ -17,7 +17,7 @@ import torch
 
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.generation import rollouts
-from salsa_cli.models.loading import loading, tokens
+from salsa_cli.models import loading, tokens
 from salsa_cli.models.tokens import Answer
 
 GOLD = Path(__file__).parents[2] / "examples" / "gold.py"

@@ -33,8 +33,9 @@ from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.errors import SalsaError, one_line
 from salsa_cli.generation import rollouts
 from salsa_cli.generation.rollouts import Sampled
+from salsa_cli.models import forward
 from salsa_cli.models.learners import Learner
-from salsa_cli.models.loading import LanguageModel, forward
+from salsa_cli.models.loading import LanguageModel
 from salsa_cli.models.tokens import Tokens
 from salsa_cli.reward_models.rewards import Ensemble
 from salsa_cli.rl import experience, learning

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from salsa_cli.data import Source, read
-from salsa_cli.models.loading import loading
+from salsa_cli.models import loading
 from salsa_cli.records import read_rows
 from salsa_cli.reward_models import pairs, preferences
 

@@ -193,8 +193,8 @@ def train(given: argparse.Namespace) -> None:
 
     from salsa_cli import ppo
     from salsa_cli.config.ppo import PPOConfig
+    from salsa_cli.models import backbones
     from salsa_cli.models.backbones import Backbones
-    from salsa_cli.models.loading import backbones
     from salsa_cli.runs.events import silent
 
     if given.run == "apart":

@@ -16,7 +16,7 @@ from salsa_cli.evaluation.answers import Generation
 from salsa_cli.evaluation.questions import answer_files
 from salsa_cli.evaluation.questions.answer_files import Replies, Reply
 from salsa_cli.evaluation.questions.benchmarks import Question
-from salsa_cli.models.loading import loading
+from salsa_cli.models import loading
 from salsa_cli.runs.events import Advanced, Event, silent
 
 HOW = Generation(seed=0, batch_size=4, length=6)

@@ -24,7 +24,7 @@ from salsa_cli.evaluation import landscape
 from salsa_cli.evaluation.answers import Generation
 from salsa_cli.evaluation.questions.answer_files import Reply
 from salsa_cli.evaluation.questions.benchmarks import Question
-from salsa_cli.models.loading import loading
+from salsa_cli.models import loading
 from salsa_cli.records import read_rows
 from salsa_cli.runs.events import Advanced, Event, silent
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tiny
-from test_stored import OWN, PAIR, SINGLE, UNREAD, V01
+from test_formats import OWN, PAIR, SINGLE, UNREAD, V01
 
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.errors import SalsaError, UsageError

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.generation import rollouts
 from salsa_cli.generation.rollouts import Sampled
-from salsa_cli.models.loading import LanguageModel, loading
+from salsa_cli.models import loading
+from salsa_cli.models.loading import LanguageModel
 
 PROMPTS = [[4, 6, 9], [5], [7, 8], [4, 7, 10, 11, 12], [6, 6], [13]]
 

@@ -14,7 +14,8 @@ from stand_in import Reply, StandIn, told
 
 from salsa_cli.errors import SalsaError
 from salsa_cli.generation import vllm
-from salsa_cli.models.loading import LanguageModel, loading
+from salsa_cli.models import loading
+from salsa_cli.models.loading import LanguageModel
 
 PROMPTS = [[4, 6, 9], [5], [7, 8], [4, 7, 10, 11, 12]]
 SEEDS = [3, 2**63 - 1, 0, 17]

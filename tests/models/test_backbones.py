@@ -18,8 +18,8 @@ from salsa_cli import soup
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
+from salsa_cli.models import assembly, backbones, loading
 from salsa_cli.models.backbones import Backbones
-from salsa_cli.models.loading import assembly, backbones, loading
 from salsa_cli.reward_models import rewards
 from salsa_cli.runs.events import Event, Warned, silent
 from salsa_cli.weights import folders

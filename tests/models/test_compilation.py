@@ -16,7 +16,7 @@ from salsa_cli.devices.runtime import Runtime
 from salsa_cli.devices.sharding import Sharding
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.generation import rollouts
-from salsa_cli.models.loading import compilation
+from salsa_cli.models import compilation
 from salsa_cli.records import read_rows
 from salsa_cli.rl import experience, learning, preflight
 from salsa_cli.runs.events import Event, Note, silent

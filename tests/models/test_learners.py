@@ -9,8 +9,8 @@ import torch
 
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
+from salsa_cli.models import learners
 from salsa_cli.models.learners import Learner
-from salsa_cli.models.loading import learners
 
 RATE = 0.1
 

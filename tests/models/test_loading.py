@@ -11,7 +11,7 @@ from conftest import World
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from salsa_cli.errors import SalsaError
-from salsa_cli.models.loading import forward, loading, saving
+from salsa_cli.models import forward, loading, saving
 from salsa_cli.models.sequences import Sequences
 from salsa_cli.models.tokens import Answer, pad_left, pad_right
 

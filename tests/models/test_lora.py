@@ -18,8 +18,9 @@ from salsa_cli.config.eval import EvalConfig
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError, UsageError
+from salsa_cli.models import loading, lora, shapes
 from salsa_cli.models.forward import last_scores
-from salsa_cli.models.loading import RewardModel, loading, lora, shapes
+from salsa_cli.models.loading import RewardModel
 from salsa_cli.models.tokens import Answer
 from salsa_cli.records import read_rows
 from salsa_cli.reward_models import fitting, rewards

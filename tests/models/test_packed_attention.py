@@ -3,9 +3,9 @@
 import kinds
 import pytest
 import torch
-from test_passes import ANSWERS, PROMPTS, build, read
+from test_forward import ANSWERS, PROMPTS, build, read
 
-from salsa_cli.models.loading import forward, packed_attention
+from salsa_cli.models import forward, packed_attention
 from salsa_cli.models.sequences import Packed, Sequences
 
 ROWS = [prompt + answer for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]
@@ -95,7 +95,7 @@ def test_a_pass_that_is_computed_again_reads_packed_rows_again() -> None:
     model = build("Llama")
     parameters = list(model.parameters())
     plain = torch.autograd.grad(forward.answer_logprobs(model, read(), 0.7).sum(), parameters)
-    from salsa_cli.models.loading import loading
+    from salsa_cli.models import loading
 
     with loading.checkpointed(model), packed_attention.attention(model):
         again = torch.autograd.grad(forward.answer_logprobs(model, read(), 0.7).sum(), parameters)

@@ -8,7 +8,7 @@ import torch
 
 from salsa_cli.data import Message
 from salsa_cli.errors import SalsaError
-from salsa_cli.models.loading import loading, tokens
+from salsa_cli.models import loading, tokens
 from salsa_cli.models.tokens import Answer, Tokenizer
 
 TEMPLATE = (

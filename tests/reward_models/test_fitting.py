@@ -14,7 +14,8 @@ from conftest import World
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
-from salsa_cli.models.loading import RewardModel, forward, loading
+from salsa_cli.models import forward, loading
+from salsa_cli.models.loading import RewardModel
 from salsa_cli.reward_models import fitting
 from salsa_cli.reward_models.pairs import EncodedPair
 from salsa_cli.runs.events import silent

@@ -10,7 +10,7 @@ from conftest import World
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
-from salsa_cli.models.loading import loading
+from salsa_cli.models import loading
 from salsa_cli.reward_models import forecast
 from salsa_cli.reward_models.pairs import EncodedPair
 

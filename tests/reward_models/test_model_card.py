@@ -13,7 +13,8 @@ from conftest import World
 
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.data import Message, Prompt
-from salsa_cli.models.loading import RewardModel, loading
+from salsa_cli.models import loading
+from salsa_cli.models.loading import RewardModel
 from salsa_cli.models.tokens import Answer
 from salsa_cli.reward_models import held_out, model_card
 from salsa_cli.reward_models.assessment import PairScores

@@ -17,8 +17,8 @@ from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.generation.rollouts import Rollout, Sampled
 from salsa_cli.maths import advantages as adv
 from salsa_cli.maths import categorical, masked, ppo_loss
+from salsa_cli.models import forward, loading
 from salsa_cli.models.learners import Learner
-from salsa_cli.models.loading import forward, loading
 from salsa_cli.models.tokens import Tokens, pad_left
 from salsa_cli.reward_models.rewards import Ensemble
 from salsa_cli.rl import experience, learning

@@ -18,9 +18,8 @@ from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.devices import runtime
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
-from salsa_cli.models import activation_memory
+from salsa_cli.models import activation_memory, loading, shapes
 from salsa_cli.models.activation_memory import Machine
-from salsa_cli.models.loading import loading, shapes
 from salsa_cli.rl import memory, preflight
 from salsa_cli.rl.memory import Demand, Held
 from salsa_cli.runs.events import DryRun, Event, Note, silent

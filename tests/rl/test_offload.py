@@ -17,7 +17,7 @@ from test_references import configure
 from salsa_cli import ppo
 from salsa_cli.errors import UsageError
 from salsa_cli.generation import rollouts
-from salsa_cli.models.loading import loading
+from salsa_cli.models import loading
 from salsa_cli.rl import offload
 from salsa_cli.rl.offload import Parked
 from salsa_cli.runs.events import silent

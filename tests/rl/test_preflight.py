@@ -13,7 +13,7 @@ from test_references import configure
 from salsa_cli import ppo
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.errors import SalsaError, UsageError
-from salsa_cli.models.loading import assembly, loading
+from salsa_cli.models import assembly, loading
 from salsa_cli.rl import preflight
 from salsa_cli.runs.events import Event, Note, Warned, silent
 

@@ -8,7 +8,7 @@ import tiny
 import torch
 from test_backbones import CPU, AdapterWorld, make
 
-from salsa_cli.models.loading import loading, lora
+from salsa_cli.models import loading, lora
 from salsa_cli.rl import references, weight_sharing
 from salsa_cli.rl.weight_sharing import Role
 

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from salsa_cli.runs.run_folder.signals import Terminated
 
 from salsa_cli.devices.runtime import Runtime, start_runtime
+from salsa_cli.runs import interrupts
 from salsa_cli.runs.events import Event, Note, silent
-from salsa_cli.runs.run_folder import interrupts
+from salsa_cli.runs.signals import Terminated
 
 
 @pytest.mark.parametrize(

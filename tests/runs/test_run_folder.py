@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from salsa_cli.errors import SalsaError, UsageError
-from salsa_cli.runs.run_folder import checkpoints, run_folder
+from salsa_cli.runs import checkpoints, run_folder
 
 
 def test_a_draft_becomes_the_result_when_it_is_complete(tmp_path: Path) -> None:

@@ -2,11 +2,11 @@
 
 import io
 import json
+import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
-from salsa_cli.runs.run_folder.terminal import LiveView, PlainLines, print_error, print_result
 
 from salsa_cli.runs.events import (
     Advanced,
@@ -18,8 +18,8 @@ from salsa_cli.runs.events import (
     Warned,
     both,
     metrics_file,
-    time,
 )
+from salsa_cli.runs.terminal import LiveView, PlainLines, print_error, print_result
 from salsa_cli.text import amount, duration, figure, plain
 
 

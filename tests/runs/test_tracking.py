@@ -7,8 +7,8 @@ import pytest
 
 from salsa_cli.errors import SalsaError
 from salsa_cli.records import JSON
+from salsa_cli.runs import tracking
 from salsa_cli.runs.events import Event, Measured, Note, Warned, silent
-from salsa_cli.runs.run_folder import tracking
 from salsa_cli.runs.tracking import TrackedRun
 
 

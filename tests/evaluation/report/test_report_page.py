@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import tiny
+from test_formats import SINGLE
 from test_recount import pairs, run
-from test_stored import SINGLE
 
 from salsa_cli import pages
 from salsa_cli.data import Message

@@ -9,8 +9,9 @@ from files import failure
 
 from salsa_cli.evaluation.results import style_control
 from salsa_cli.evaluation.results.style_control import AnswerStyle, StoredAnswer
+from salsa_cli.evaluation.verdicts import formats, oddities
 from salsa_cli.evaluation.verdicts.formats import Stored
-from salsa_cli.evaluation.verdicts.verdict import Verdict, formats, oddities
+from salsa_cli.evaluation.verdicts.verdict import Verdict
 
 SINGLE = {"question_id": 81, "model": "x", "judge": ["gpt-4", "single-v1"], "score": 7, "turn": 2}
 PAIR = {
