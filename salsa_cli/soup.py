@@ -34,7 +34,7 @@ from salsa_cli.weights.shards import Block, ShardWriter
 from salsa_cli.weights.weight_files import combined_digest, tensor_hash, weights_digest
 
 THREADS = 4  # more than cores, since most of them wait for the disk
-MANNER = ("output", "memory", "verify")  # settings that do not change the weights
+MANNER = ("output", "memory", "verify")  # settings that do not change the result
 LARGEST_BLOCK = 8 << 20  # beyond it the disk gets no faster
 
 
@@ -67,8 +67,8 @@ class SoupResult:
 
 
 @dataclass(frozen=True)
-class Written:
-    """Digests of the files that were written and of the ingredients, and the way of the bytes."""
+class WrittenWeights:
+    """Digests of the written files and of the ingredients, and how the bytes were transferred."""
 
     files: Mapping[str, str]
     ingredients: Sequence[str]
@@ -122,7 +122,7 @@ def run(config: SoupConfig, report: Report) -> Result:
 
 
 def dry_run(plan: SoupPlan, config: SoupConfig) -> DryRun:
-    """Sizes, and the time from how fast the first megabytes of the first model come."""
+    """Sizes, and the time estimated from reading the first megabytes of the first model."""
     blocks = ShardWriter(config.output, plan.shards, _block_size(config)).blocks
     with ExitStack() as stack:
         sources = [stack.enter_context(TensorSource(one)) for one in plan.streamed]
@@ -142,7 +142,7 @@ def dry_run(plan: SoupPlan, config: SoupConfig) -> DryRun:
 
 
 def check_room(plan: SoupPlan, config: SoupConfig) -> None:
-    """Refuse a disk that is too small; what a draft holds already need not fit again."""
+    """Refuse if the disk is too small; what a draft already holds counts as free."""
     there = sum(
         path.stat().st_blocks * 512
         for path in run_folder.partial_folder(config.output).glob("*.safetensors")
@@ -157,8 +157,8 @@ def check_room(plan: SoupPlan, config: SoupConfig) -> None:
 
 def write_weights(
     plan: SoupPlan, config: SoupConfig, folder: Path, notes: Journal, report: Report
-) -> Written:
-    """Stream every tensor through memory, block by block, and write the result's files."""
+) -> WrittenWeights:
+    """Stream all tensors block by block and write the weight files of the result."""
     with ExitStack() as stack:
         writer = stack.enter_context(
             ShardWriter(folder, plan.shards, _block_size(config), plan.weights_name)
@@ -166,13 +166,13 @@ def write_weights(
         files = [tensor_hash() for _ in writer.names]
         for file, header in zip(files, writer.headers, strict=True):
             file.update(header)
-        kept = take_over(writer, notes.entries, files, report)
+        kept = keep_finished(writer, notes.entries, files, report)
         notes.keep(len(kept))
         sources = [stack.enter_context(TensorSource(one)) for one in plan.streamed]
         following = writer.blocks[len(kept)].spans[0] if len(kept) < len(writer.blocks) else None
         for number, source in enumerate(sources):
             ended = {name: found for one in kept for name, found in one.tensors[number].items()}
-            source.take_up(ended, following)
+            source.resume_digests(ended, following)
 
         def then(block: Block, memory: Workspace) -> None:
             ended = tuple(
@@ -183,20 +183,20 @@ def write_weights(
             notes.add(Entry(files[block.shard].hexdigest(), ended))
 
         stream(plan, config, sources, writer.blocks[len(kept) :], writer.write, then, report)
-        digests = [combined_digest(source.checkpoint, source.all_digests()) for source in sources]
+        digests = [combined_digest(source.weights, source.all_digests()) for source in sources]
         way = "/".join(sorted({writer.way, *(source.way for source in sources)}))
     if plan.streamed != plan.ingredients:
         digests = [weights_digest(one) for one in plan.ingredients]
     by_file = {name: file.hexdigest() for name, file in zip(writer.names, files, strict=True)}
-    return Written(by_file, digests, way)
+    return WrittenWeights(by_file, digests, way)
 
 
-def take_over(
+def keep_finished(
     writer: ShardWriter, earlier: Sequence[Entry], files: list[xxhash.xxh3_128], report: Report
 ) -> list[Entry]:
-    """The finished blocks of an earlier merge that are on the disk as its journal says.
+    """The finished blocks of an interrupted soup whose bytes match its journal.
 
-    They are read back, kept by the writer, and taken into the digests of their `files`.
+    They are read back, marked as written, and added to the digests of their `files`.
     """
     kept: list[Entry] = []
     for block, entry in zip(writer.blocks, earlier, strict=False):
@@ -223,7 +223,7 @@ def take_over(
 
 
 def verify(plan: SoupPlan, config: SoupConfig, folder: Path, report: Report) -> None:
-    """Read the result back and compare every byte with a recomputation."""
+    """Read the result back and compare every byte with a second computation."""
     blocks = ShardWriter(folder, plan.shards, _block_size(config), plan.weights_name).blocks
     with ExitStack() as stack:
         stored = stack.enter_context(TensorSource(plan.open_result(folder)))
@@ -251,9 +251,9 @@ def stream(
     report: Report,
     stage: str = "soup",
 ) -> None:
-    """Compute the result block by block; `work` takes each one, `then` each one in order."""
+    """Compute the result block by block; `work` runs in any order, `then` in block order."""
     done = plan.nbytes - sum(block.nbytes for block in blocks)
-    # More threads than cores that compute would only wake one another up for Python's lock.
+    # More computing threads than cores would only contend for the GIL.
     cores = Semaphore(os.cpu_count() or 1)
 
     def compute(block: Block, memory: Workspace) -> None:
@@ -279,10 +279,10 @@ def write_companions(
     plan: SoupPlan,
     config: SoupConfig,
     folder: Path,
-    written: Written,
+    written: WrittenWeights,
     result: SoupResult,
 ) -> None:
-    """Tokenizer, model card and record; the configuration, by which a folder loads, comes last."""
+    """Write tokenizer, model card and record; config.json, without which nothing loads, last."""
     folders.copy_tokenizer(plan.tokenizer, folder)
     folders.copy_if_present(plan.template / "generation_config.json", folder)
     ingredients: list[JSON] = [
@@ -309,7 +309,7 @@ def write_companions(
 
 
 def _identity(plan: SoupPlan, config: SoupConfig) -> dict[str, JSON]:
-    """What a merge must share with the one that it continues."""
+    """What must be unchanged for an interrupted soup to be continued."""
     files: dict[str, JSON] = {
         str(path): asdict(found)
         for one in (*plan.streamed, *plan.ingredients)
@@ -322,7 +322,7 @@ def _identity(plan: SoupPlan, config: SoupConfig) -> dict[str, JSON]:
 
 
 def _without_files(config: SoupConfig, report: Report) -> SoupConfig:
-    """Leave out the files that a pattern like `OUT/*` names beside the models of an ensemble."""
+    """Drop files that a shell pattern like `OUT/*` matched in addition to model folders."""
     parents = {Path(m).parent for m in config.models if (Path(m) / "config.json").is_file()}
     extra = [m for m in config.models if Path(m).is_file() and Path(m).parent in parents]
     if not extra:
@@ -332,17 +332,17 @@ def _without_files(config: SoupConfig, report: Report) -> SoupConfig:
 
 
 def _block_size(config: SoupConfig) -> int:
-    """Bytes of the result that a thread has in hand, so that all together keep to --memory.
+    """Bytes of the result per block, chosen so that all threads together stay within --memory.
 
-    A thread holds a block of the result and one of each ingredient, which may be of a type four
-    times as wide, and once more where a layout differs.
+    A thread holds a block of the result, one of each ingredient, whose dtype may be four times as
+    wide, and one bounce buffer.
     """
     share = config.memory // (THREADS * (1 + 4 * (len(config.models) + 1)))
     return max(ALIGNMENT, min(LARGEST_BLOCK, share // ALIGNMENT * ALIGNMENT))
 
 
 def _read_rate(plan: SoupPlan) -> float:
-    """Bytes a second at which the first weight file comes from the disk, from a taste of it."""
+    """Read rate in bytes per second, measured on the start of the first weight file."""
     path, found = next(iter(plan.ingredients[0].files.items()))
     count = min(found.size, 64 << 20)
     memory = aligned(count + 2 * ALIGNMENT)

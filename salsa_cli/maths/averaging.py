@@ -4,8 +4,8 @@ A stored tensor is a NumPy array of *storage elements* together with the name it
 safetensors format. NumPy has no bfloat16, so the bits of a `BF16` tensor are held as `uint16`;
 `F16`, `F32` and `F64` are NumPy's own floats.
 
-Everything here is pure, works on blocks that fit the processor's cache, and needs no more memory
-beyond its result than a few of those blocks.
+Everything here is pure and works on blocks that fit the processor's cache, so that it needs only a
+few blocks of memory in addition to the result.
 """
 
 import math
@@ -39,11 +39,11 @@ INTEGERS: Mapping[str, np.dtype[Any]] = MappingProxyType(
         for width in (1, 2, 4, 8)
     }
 )
-"""The NumPy dtypes of whole numbers."""
+"""The NumPy dtypes of integers and booleans."""
 
 
 def _eight_bits(exponent: int, bias: int, special: str) -> npt.NDArray[np.float64]:
-    """The 256 values of an 8-bit float of `exponent` bits; `special` says which are no numbers."""
+    """The 256 values of an 8-bit float of `exponent` bits; `special` says how NaN is coded."""
     codes = np.arange(256)
     mantissa_bits = 7 - exponent
     power = (codes >> mantissa_bits & (1 << exponent) - 1).astype(np.float64)
@@ -71,7 +71,7 @@ EIGHT_BITS: Mapping[str, npt.NDArray[np.float64]] = MappingProxyType(
         "F8_E8M0": np.array([*(2.0 ** np.arange(-127.0, 128.0)), np.nan]),
     }
 )
-"""What each byte of an 8-bit float stands for: such tensors can be averaged, but not written."""
+"""The value of each byte of an 8-bit float. Such tensors can be averaged but not written."""
 
 _BLOCK = 1 << 16
 _EXPONENT = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000, "F64": 0x7FF0 << 48}
@@ -86,7 +86,7 @@ def widen(bits: Array, dtype: str) -> npt.NDArray[np.float64]:
     NaN becomes a quiet one.
 
     Raises:
-        ValueError: `bits` is no storage of `dtype`.
+        ValueError: `bits` has the wrong dtype for `dtype`.
     """
     flat = _flat(bits, dtype)
     result = np.empty(flat.size, np.float64)
@@ -100,8 +100,8 @@ def widen(bits: Array, dtype: str) -> npt.NDArray[np.float64]:
 def narrow(values: npt.NDArray[np.float64], dtype: str) -> Array:
     """float64 values as storage elements of `dtype`, rounded once, to nearest, ties to even.
 
-    Holds for subnormal results too. What is too large becomes an infinity, a zero keeps its sign,
-    a NaN stays a NaN (its payload may change). `values` has any shape; the result has that shape.
+    Subnormal results are rounded correctly too. Values that are too large become infinite, zeros
+    keep their sign, NaNs stay NaNs (the payload may change). The result has the shape of `values`.
 
     Raises:
         ValueError: `dtype` is unknown, or `values` is not float64.
@@ -122,9 +122,9 @@ def average(
 
     Piece i holds storage elements of `dtypes[i]`. The result, of the same shape, is
     `w[0] * x[0] + w[1] * x[1] + ...`, every product and every sum rounded to float64, from left to
-    right, and the last sum rounded once to `dtype`. Besides:
+    right, and the last sum rounded once to `dtype`. In addition:
 
-    - a piece of weight 0 is not looked at, so its NaN or Inf does not spread;
+    - a piece of weight 0 is ignored, so its NaN or Inf does not spread;
     - where all other pieces hold the same bits in `dtype`, and the weights sum to 1 (up to their
       own rounding), those bits are the result, NaN payloads included. The sum alone would not do
       that: in float64, 0.7 * x + 0.3 * x may miss x by one unit in the last place.
@@ -132,8 +132,8 @@ def average(
     So a weight of 1 among zeros returns that piece's bytes, if its dtype is `dtype`.
 
     Raises:
-        ValueError: the lengths or the shapes disagree, a piece is no storage of its dtype, a weight
-            is not finite, or all are 0.
+        ValueError: the lengths or the shapes differ, a piece has the wrong dtype, a weight is not
+            finite, or all weights are 0.
     """
     shape = pieces[0].shape if pieces else ()
     result = np.empty(math.prod(shape), _storage(dtype))
@@ -148,7 +148,7 @@ def average_into(
     weights: Sequence[float],
     dtype: str,
 ) -> None:
-    """`average`, written into memory that is there: `result`, flat storage elements of `dtype`."""
+    """Like `average`, but writes into `result`, flat storage elements of `dtype`."""
     counted = _counted(pieces, dtypes, weights)
     flats = [_flat(piece, name) for piece, name, _ in counted]
     names = [name for _, name, _ in counted]
@@ -168,21 +168,21 @@ def average_into(
             else:
                 total = _sum_in_float64(parts, names, factors, scratch)
                 _narrow_into(total, dtype, result[block], scratch)
-            # Of equal values a sum in float64 may miss them by a unit in the last place, which
-            # rounding to a narrower type takes back; a NaN may lose its payload in any type.
+            # A float64 sum of equal values may be off by one unit in the last place, which rounding
+            # to a narrower dtype undoes; a NaN may lose its payload in any dtype.
             if keeps_equal and (dtype == "F64" or np.isnan(total.max())):
                 _keep_equal(parts, dtype, result[block])
 
 
 def average_integers(pieces: Sequence[Array], dtype: str, weights: Sequence[float]) -> Array:
-    """The weighted mean of whole numbers, rounded to the nearest one, ties to even.
+    """The weighted mean of integers, rounded to nearest, ties to even.
 
     `pieces` are equally shaped storage of `dtype`, unsigned words of its width, and so is the
-    result. The sum is one of float64, which holds integers up to 2^53; what the weights make too
-    large for `dtype` becomes its largest or smallest value.
+    result. The sum is computed in float64, which is exact for integers up to 2^53. Values outside
+    the range of `dtype` are clipped.
 
     Raises:
-        ValueError: `dtype` is no type of `INTEGERS`.
+        ValueError: `dtype` is not in `INTEGERS`.
     """
     if dtype not in INTEGERS:
         raise ValueError(f"{dtype} is not one of {', '.join(INTEGERS)}")
@@ -207,7 +207,7 @@ def count_nonfinite(bits: Array, dtype: str) -> int:
     `bits` has any shape.
 
     Raises:
-        ValueError: `bits` is no storage of `dtype`.
+        ValueError: `bits` has the wrong dtype for `dtype`.
     """
     words = _words(_flat(bits, dtype))
     if dtype in EIGHT_BITS:
@@ -219,7 +219,7 @@ def count_nonfinite(bits: Array, dtype: str) -> int:
 
 
 class _Scratch:
-    """Working memory for one block, reused from block to block."""
+    """Scratch buffers for one block, reused for every block."""
 
     def __init__(self, size: int) -> None:
         size = min(size, _BLOCK)
@@ -250,14 +250,14 @@ def _flat(bits: Array, dtype: str) -> Array:
 
 
 def _words(bits: Array) -> Array:
-    """The same memory as unsigned integers."""
+    """A view of the same memory as unsigned integers."""
     return bits.view(np.dtype(f"u{bits.dtype.itemsize}"))
 
 
 def _counted(
     pieces: Sequence[Array], dtypes: Sequence[str], weights: Sequence[float]
 ) -> list[tuple[Array, str, float]]:
-    """The inputs whose weight is not 0, checked."""
+    """The checked inputs whose weight is not 0."""
     if not len(pieces) == len(dtypes) == len(weights):
         raise ValueError(f"{len(pieces)} pieces, {len(dtypes)} dtypes, {len(weights)} weights")
     if not all(map(math.isfinite, weights)):
@@ -275,7 +275,7 @@ def _counted(
 
 
 def _sum_to_one(weights: Sequence[float]) -> bool:
-    """Whether the weights were meant to sum to 1: each may be off by its own rounding."""
+    """Whether the weights sum to 1 up to the rounding of each."""
     return abs(math.fsum(weights) - 1.0) <= len(weights) * 2.0**-53
 
 
@@ -289,7 +289,7 @@ def _widen_into(
 
 
 def _bf16_singles(bits: Array, memory: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """bfloat16 bits as float32: they are its upper half."""
+    """bfloat16 bits as float32: a bfloat16 is the upper half of a float32."""
     singles = memory[: bits.size]
     words = _words(singles)
     words[...] = bits
@@ -322,11 +322,11 @@ def _narrow_into(
 def _narrow_to_bf16(values: npt.NDArray[np.float64], result: Array, scratch: _Scratch) -> None:
     """Round float64 to bfloat16 in one step.
 
-    By way of a rounded float32 it would be two: 1 + 2^-8 + 2^-40 lies above the middle of two
-    bfloat16 numbers, as a float32 it lies on it, and ties to the wrong one. So the significand is
-    cut to bfloat16's 8 bits while it is still a float64, in integer arithmetic (a carry into the
-    exponent is right as it is); after that float32 holds it exactly, or overflows as it should.
-    Results below the smallest normal number have fewer bits, and NaNs no value: both apart.
+    Going through float32 would round twice: 1 + 2^-8 + 2^-40 lies just above the midpoint of two
+    bfloat16 numbers, becomes that midpoint in float32, and the tie goes the wrong way. So the
+    significand is rounded to bfloat16's 8 bits in integer arithmetic on the float64 (a carry into
+    the exponent is correct); the result then is exact in float32 or overflows as it should.
+    Subnormal results, which have fewer bits, and NaNs are handled separately.
     """
     size = values.size
     rounded, singles = scratch.term[:size], scratch.singles[:size]
@@ -339,8 +339,8 @@ def _narrow_to_bf16(values: npt.NDArray[np.float64], result: Array, scratch: _Sc
     words &= ~((one << _DROPPED) - one)
     singles[...] = rounded
     np.right_shift(_words(singles), 16, out=result, casting="unsafe")
-    # One comparison finds what may need care: results up to the smallest normal number, 0x0080,
-    # and from infinity on, 0x7F80. There are few (a sum that is 0), so they are looked at alone.
+    # One comparison finds the special cases: results up to the smallest normal number, 0x0080, and
+    # from infinity on, 0x7F80. There are few, so they are processed separately.
     magnitude = np.bitwise_and(result, np.uint16(0x7FFF), out=scratch.halves[:size])
     magnitude -= np.uint16(0x0081)
     (rare,) = np.nonzero(magnitude >= 0x7F80 - 0x0081)
@@ -378,7 +378,7 @@ def _float32_suffices(dtypes: Sequence[str], weights: Sequence[float]) -> bool:
 def _sum_in_float32(
     parts: Sequence[Array], weights: Sequence[float], result: Array, scratch: _Scratch
 ) -> npt.NDArray[np.float32]:
-    """The bfloat16 sum where float32 suffices, in half the time; returns it unrounded."""
+    """The bfloat16 sum where float32 is exact enough, in half the time; returns it unrounded."""
     total = _bf16_singles(parts[0], scratch.singles)
     total *= np.float32(weights[0])
     for part, weight in zip(parts[1:], weights[1:], strict=True):
@@ -396,7 +396,7 @@ def _sum_in_float32(
 
 
 def _keep_equal(parts: Sequence[Array], dtype: str, result: Array) -> None:
-    """Where all parts hold the same bits, put those bits into the result."""
+    """Where all parts hold the same bits, copy those bits to the result."""
     first = _words(parts[0])
     equal = np.ones(first.size, np.bool_)
     for part in parts[1:]:

@@ -1,4 +1,4 @@
-"""A block of a soup: the weighted average of the same tensors of several models."""
+"""One block of a soup: the weighted average of the same tensors of several models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from salsa_cli.weights.shards import Block
 
 @dataclass(frozen=True)
 class WeightedAverage:
-    """What is done with the tensors of `models`, whose weights are `mixing`.
+    """Averages the tensors of `models` with the weights `mixing`.
 
-    Tensors of integers must be equal in all models, unless `integers_too`: then they are averaged
-    and rounded to integers. So must those of 8-bit floats, where the result keeps their type.
+    Integer tensors must be equal in all models unless `integers_too` is set; then they are averaged
+    and rounded. 8-bit float tensors must be equal if the result keeps their dtype.
     """
 
     models: tuple[str, ...]
@@ -33,7 +33,7 @@ class WeightedAverage:
         gathered: Sequence[Bytes],
         output: Bytes,
     ) -> None:
-        """Compute the result's block from those of the sources, one for each model.
+        """Compute a block of the result from the blocks of the sources, one per model.
 
         Raises:
             SalsaError: NaN or Inf in a model, or integers that differ; it names the tensor.
@@ -53,8 +53,8 @@ class WeightedAverage:
         if tensor.dtype in averaging.FLOATS:
             result = target.view(averaging.STORAGE[tensor.dtype])
             averaging.average_into(result, values, dtypes, self.mixing, tensor.dtype)
-            # What is not finite in a model is not finite in the result, unless it has no weight or
-            # the result's type is a narrower one; so one look mostly spares a look at each model.
+            # A non-finite input makes the result non-finite unless its weight is 0, so checking the
+            # result usually saves checking every model.
             if self.allow_nonfinite:
                 return
             beyond = averaging.count_nonfinite(result, tensor.dtype)

@@ -1,8 +1,8 @@
-"""The journal of a merge: which blocks are finished, so that a killed one can be continued.
+"""The journal of a soup: which blocks are finished, so that an interrupted run can continue.
 
-A line says what the merge is of; then each finished block has a line, in the order of the blocks,
-with the digest of its file up to its end and the digests of the input tensors that end in it. The
-block itself may not have reached the disk: who continues reads it back and compares.
+The first line identifies inputs and settings. Then there is one line per finished block, in block
+order, with the digest of the file up to the end of the block and the digests of the input tensors
+that end in it. A block may not have reached the disk, so a resumed run reads it back and compares.
 """
 
 import json
@@ -22,8 +22,8 @@ NAME = "journal.jsonl"
 class Entry:
     """A finished block.
 
-    `file` is the digest of the block's file from its beginning to the end of the block,
-    `tensors` for each input the digests of its tensors that end in the block.
+    `file` is the digest of the block's file from its start to the end of the block; `tensors`
+    holds, for each input, the digests of the tensors that end in the block.
     """
 
     file: str
@@ -31,7 +31,7 @@ class Entry:
 
 
 def progress(folder: Path) -> str | None:
-    """What a draft holds, in words; None where no block is finished."""
+    """The progress of a draft in words; None if no block is finished."""
     path = folder / NAME
     lines = path.read_bytes().count(b"\n") if path.is_file() else 0
     if lines < 2:
@@ -40,10 +40,10 @@ def progress(folder: Path) -> str | None:
 
 
 def read(folder: Path, identity: Mapping[str, JSON]) -> list[Entry]:
-    """The finished blocks of an earlier merge in this folder; none if there was none.
+    """The finished blocks of an interrupted soup in this folder; empty if there is none.
 
     Raises:
-        SalsaError: that merge was of something else; it names what differs.
+        SalsaError: it had other inputs or settings; the message names them.
     """
     path = folder / NAME
     if not path.is_file():
@@ -68,7 +68,7 @@ def read(folder: Path, identity: Mapping[str, JSON]) -> list[Entry]:
 
 
 class Journal:
-    """The journal of a merge, of `earlier` entries and those that are added."""
+    """The journal of a running soup: `earlier` entries and those added."""
 
     def __init__(
         self, folder: Path, identity: Mapping[str, JSON], earlier: Sequence[Entry]
@@ -89,10 +89,10 @@ class Journal:
     ) -> None:
         self._file.close()
         if isinstance(error, SalsaError) and not isinstance(error, StorageError):
-            self._path.unlink()  # inputs that cannot be averaged: going on would lead nowhere
+            self._path.unlink()  # the inputs cannot be averaged: there is nothing to resume
 
     def add(self, entry: Entry) -> None:
-        """Note a finished block.
+        """Record a finished block.
 
         Raises:
             StorageError: the disk is full.
@@ -102,7 +102,7 @@ class Journal:
             self._file.flush()
 
     def keep(self, count: int) -> None:
-        """Strike out all but the first entries, which alone have stood the test."""
+        """Keep only the first `count` entries, whose blocks were verified."""
         self.entries = self.entries[:count]
         self._file.close()
         self._file = self._open()

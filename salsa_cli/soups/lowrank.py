@@ -1,4 +1,4 @@
-"""A block of a sum of LoRA adapters, or of their base model with the sum merged into it."""
+"""One block of a base model with the weighted sum of LoRA adapters merged into it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ _PIECE = 1 << 18  # elements of an update that are in memory as float64
 
 @dataclass(frozen=True)
 class MergedAdapters:
-    """The tensors of a base model, W + sum_i w_i s_i B_i A_i where a module has updates.
+    """The tensors of a base model: W + sum_i w_i s_i B_i A_i for modules with updates.
 
-    `modules` maps the base's tensors to the adapters' modules, `wholes` its tensors to those that
-    the adapters hold in place of them.
+    `modules` maps tensors of the base to modules of the adapters, `wholes` maps tensors of the base
+    to the full tensors with which the adapters replace them.
     """
 
     adapters: tuple[Adapter, ...]
@@ -39,7 +39,7 @@ class MergedAdapters:
         gathered: Sequence[Bytes],
         output: Bytes,
     ) -> None:
-        """Compute a block from that of the base, the one source.
+        """Compute a block from the base's block; the base is the only source.
 
         Raises:
             SalsaError: a file cannot be read, or the result holds NaN or Inf.
@@ -77,7 +77,7 @@ class MergedAdapters:
 def _update(
     factors: Factors, spec: TensorSpec, begin: int, count: int, reader: TensorReader
 ) -> Floats:
-    """Elements `[begin, begin + count)` of B A, as they lie in the weight `spec`, in float64."""
+    """Elements `[begin, begin + count)` of B A in the layout of the weight `spec`, in float64."""
     columns = prod(spec.shape[1:])
     first, last = begin // columns, -(-(begin + count) // columns)
     if factors.transposed:

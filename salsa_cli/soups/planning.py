@@ -1,4 +1,4 @@
-"""What a soup is made of: its ingredients found and compared, and what becomes of each tensor."""
+"""Plan a soup: find and compare the ingredients, and decide how each tensor is computed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,10 +38,10 @@ Fill = Callable[[Block, Sequence[TensorSource], Sequence[Bytes], Bytes], None]
 class SoupPlan:
     """Everything that is known before the first weight is read.
 
-    `ingredients` are the weights of the models as they were named, `folders` where they lie.
-    `streamed` are read block by block, and `fill` makes a block of the result from theirs. The
-    result's own configuration, `config`, is written last, under the name `config_name`; its
-    companions come from the folders `template` and `tokenizer`. `base` is what adapters name so.
+    `ingredients` are the weight files of the models in the order given, `folders` their folders.
+    `streamed` are read block by block, and `fill` computes a block of the result from them. The
+    configuration of the result, `config`, is written last as `config_name`; its other files come
+    from the folders `template` and `tokenizer`. `base` is the base model that adapters name.
     """
 
     folders: tuple[Path, ...]
@@ -72,7 +72,7 @@ class SoupPlan:
         return sum(tensor.nbytes for tensor in self.tensors)
 
     def open_result(self, folder: Path) -> WeightFiles:
-        """The weights that were written."""
+        """Open the weights of the result."""
         if self.weights_name == WEIGHTS:
             return weight_files.open_weight_files(folder)
         return weight_files.open_adapter_weights(folder)
@@ -85,7 +85,7 @@ class SoupPlan:
 
 
 def prepare(config: SoupConfig, report: Report) -> SoupPlan:
-    """Find the ingredients and refuse, all reasons at once, what cannot be averaged.
+    """Find the ingredients, and refuse with all reasons at once what cannot be averaged.
 
     Raises:
         SalsaError: an ingredient cannot be read, or they do not fit together.
@@ -206,7 +206,7 @@ def _misfits(
     modules: Mapping[str, str],
     wholes: Mapping[str, str],
 ) -> list[str]:
-    """Why adapters cannot be merged into a base: modules it lacks, or of other shapes."""
+    """Why adapters cannot be merged into a base: missing modules or other shapes."""
     found = [
         f"{one_line(name)} is not a module of {base.folder}"
         for name in dict.fromkeys(name for one in adapters for name in one.factors)
@@ -238,7 +238,7 @@ def _misfits(
 
 
 def _shards(first: WeightFiles, config: SoupConfig) -> Shards:
-    """The result's files: as the first model has them, or of a size."""
+    """The files of the result: sharded like the first model, or by size."""
     if config.max_shard_size is not None:
         specs = [_new(spec, config) for spec in first.tensors.values()]
         return shards.plan_shards(specs, config.max_shard_size)
@@ -260,7 +260,7 @@ def _with_dtype(settings: dict[str, JSON], config: SoupConfig) -> dict[str, JSON
 
 
 def _with_base(settings: Mapping[str, JSON], first: Path) -> dict[str, JSON]:
-    """Name the base so that it is found from here, where the first adapter has it beside itself."""
+    """Name the base so that it is found from here if the first adapter names it relatively."""
     if not isinstance(settings.get("base_model_name_or_path"), str):
         return dict(settings)
     return {**settings, "base_model_name_or_path": folders.base_name(first)}
@@ -269,9 +269,9 @@ def _with_base(settings: Mapping[str, JSON], first: Path) -> dict[str, JSON]:
 def _without_scale(
     settings: dict[str, JSON], paths: tuple[Path, ...], config: SoupConfig, report: Report
 ) -> dict[str, JSON]:
-    """Leave out the scale of a reward model's scores: that of an average is not known.
+    """Drop the normalisation of a reward model's scores, which is unknown for an average.
 
-    Nothing follows for it from the scales of the ingredients, whose errors partly cancel.
+    It cannot be derived from those of the ingredients, whose errors partly cancel.
     """
     if any(folders.reward_scale(path) for path in paths):
         report(
@@ -285,7 +285,7 @@ def _without_scale(
 
 
 def _tokenizer(paths: Sequence[Path], config: SoupConfig, report: Report) -> Path:
-    """The folder whose tokenizer the result gets; that of another model must fit as well."""
+    """The folder whose tokenizer the result gets; it must be compatible with the first model."""
     if config.tokenizer is not None:
         chosen = folders.resolve_any(config.tokenizer)
         if not compatibility.has_tokenizer(chosen):
@@ -299,14 +299,14 @@ def _tokenizer(paths: Sequence[Path], config: SoupConfig, report: Report) -> Pat
 
 
 def _check_base(adapter: Adapter, name: str, base: Path, report: Report) -> None:
-    """A base of fitting shapes may still be another one; only its name can tell."""
+    """Warn if the adapters name another base: equal shapes do not prove that it is the same."""
     said = str(adapter.config.get("base_model_name_or_path"))
     if said != name and not (Path(said).is_dir() and Path(said).samefile(base)):
         report(Warned(f"the adapters say that their base is {said}; they are merged into {name}"))
 
 
 def _refuse(reasons: Sequence[str], minor: Sequence[str], expected: str) -> None:
-    """Name all reasons, and what would only have been a warning."""
+    """Raise with all reasons, followed by the differences that alone would only be warnings."""
     if reasons:
         listed = "\n".join(f"  - {reason}" for reason in (*reasons, *minor))
         raise SalsaError(f"these models cannot be averaged; expected {expected}:\n{listed}")

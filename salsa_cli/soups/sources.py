@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint as blocks need them: gathered, in order, from wherever they lie."""
+"""The stored tensors of one model, gathered into the blocks of the result."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,8 +16,8 @@ from salsa_cli.weights.weight_files import PIECE, TensorReader, WeightFiles, ten
 
 
 @dataclass(frozen=True)
-class Run:
-    """`nbytes` bytes that lie one behind the other, from `start` of a file."""
+class ByteRange:
+    """`nbytes` contiguous bytes of a file, from offset `start`."""
 
     spec: TensorSpec
     start: int
@@ -25,10 +25,10 @@ class Run:
 
 
 class TensorSource:
-    """One checkpoint, open for reading by several threads."""
+    """The weight files of one model, open for reading from several threads."""
 
-    def __init__(self, checkpoint: WeightFiles) -> None:
-        self.checkpoint = checkpoint
+    def __init__(self, weights: WeightFiles) -> None:
+        self.weights = weights
         self._stack = ExitStack()
         self._files: dict[object, InputFile] = {}
         self._hashes: dict[str, str] = {}
@@ -36,7 +36,7 @@ class TensorSource:
 
     def __enter__(self) -> Self:
         try:
-            for path in self.checkpoint.files:
+            for path in self.weights.files:
                 self._files[path] = self._stack.enter_context(InputFile(path))
         except BaseException:
             self._stack.close()
@@ -53,33 +53,33 @@ class TensorSource:
 
     @property
     def way(self) -> Way:
-        """How the bytes come from the disk."""
+        """How the bytes are read from the disk."""
         return next(iter(self._files.values())).way
 
     def block_bytes(self, block: Block) -> int:
-        """Bytes that the block's elements take in this checkpoint."""
+        """Bytes that the block's elements occupy in this model."""
         return sum(_nbytes(self._spec(span), span) for span in block.spans)
 
     def gather(self, block: Block, memory: Bytes, bounce: Bytes) -> Bytes:
-        """The block's elements in this checkpoint's own types, one behind the other.
+        """The block's elements in this model's own dtypes, back to back.
 
-        Both memories are `aligned` and hold two blocks more than `block_bytes`. In the usual case,
-        where the checkpoint is laid out as the result is, one read brings them all.
+        `memory` and `bounce` are `aligned` and hold two disk blocks more than `block_bytes`. If the
+        model is laid out like the result, which is the usual case, this takes one read.
 
         Raises:
             SalsaError: a file cannot be read, or ends too early.
         """
-        runs = list(self._runs(block))
-        if len(runs) == 1:
-            return self._read(runs[0], memory)
+        ranges = list(self.ranges(block))
+        if len(ranges) == 1:
+            return self._read(ranges[0], memory)
         filled = 0
-        for run in runs:
-            memory[filled : filled + run.nbytes] = self._read(run, bounce)
-            filled += run.nbytes
+        for current in ranges:
+            memory[filled : filled + current.nbytes] = self._read(current, bounce)
+            filled += current.nbytes
         return memory[:filled]
 
     def parts(self, block: Block, gathered: Bytes) -> Iterator[tuple[Span, TensorSpec, Array]]:
-        """The gathered bytes tensor by tensor: span, where it came from, its storage elements."""
+        """The gathered bytes by tensor: span, stored tensor, storage elements."""
         begin = 0
         for span in block.spans:
             spec = self._spec(span)
@@ -90,9 +90,9 @@ class TensorSource:
             begin = end
 
     def digest(self, block: Block, gathered: Bytes) -> dict[str, str]:
-        """Take the block into the digests of its tensors; blocks come in their order.
+        """Update the digests of the block's tensors; blocks must come in order.
 
-        Returns the digests of the tensors that end in it.
+        Returns the digests of the tensors that end in this block.
         """
         ended = {}
         for span, spec, part in self.parts(block, gathered):
@@ -104,11 +104,11 @@ class TensorSource:
         self._hashes |= ended
         return ended
 
-    def take_up(self, digests: Mapping[str, str], following: Span | None) -> None:
-        """Go on with the digests of an interrupted pass: those of ended tensors, and an open one.
+    def resume_digests(self, digests: Mapping[str, str], following: Span | None) -> None:
+        """Continue the digests of an interrupted pass.
 
-        `following` is the next span to come, if any; what lies before it in its tensor is read
-        again.
+        `digests` are those of finished tensors. `following` is the next span to process, if any;
+        the part of its tensor before it is read again.
         """
         self._hashes |= digests
         if following is None:
@@ -121,39 +121,43 @@ class TensorSource:
                 self._open_hash.update(reader.read(spec, begin, count).data)
 
     def all_digests(self) -> dict[str, str]:
-        """Digests by name, when all blocks were taken; a tensor without elements has one too."""
+        """Digests by tensor name once all blocks were processed, empty tensors included."""
         empty = tensor_hash().hexdigest()
-        return {name: self._hashes.get(name, empty) for name in self.checkpoint.tensors}
+        return {name: self._hashes.get(name, empty) for name in self.weights.tensors}
 
     def _spec(self, span: Span) -> TensorSpec:
-        return self.checkpoint.tensors[span.tensor.name]
+        return self.weights.tensors[span.tensor.name]
 
-    def _runs(self, block: Block) -> Iterator[Run]:
-        """The block's bytes as runs, as few as there are."""
-        run: Run | None = None
+    def ranges(self, block: Block) -> Iterator[ByteRange]:
+        """The block's bytes as as few contiguous ranges as possible."""
+        current: ByteRange | None = None
         for span in block.spans:
             spec = self._spec(span)
             start = spec.start + span.begin * BITS[spec.dtype] // 8
             nbytes = _nbytes(spec, span)
-            if run is not None and run.spec.file == spec.file and run.start + run.nbytes == start:
-                run = Run(run.spec, run.start, run.nbytes + nbytes)
+            if (
+                current is not None
+                and current.spec.file == spec.file
+                and current.start + current.nbytes == start
+            ):
+                current = ByteRange(current.spec, current.start, current.nbytes + nbytes)
                 continue
-            if run is not None:
-                yield run
-            run = Run(spec, start, nbytes)
-        if run is not None:
-            yield run
+            if current is not None:
+                yield current
+            current = ByteRange(spec, start, nbytes)
+        if current is not None:
+            yield current
 
-    def _read(self, run: Run, memory: Bytes) -> Bytes:
+    def _read(self, current: ByteRange, memory: Bytes) -> Bytes:
         try:
-            return self._files[run.spec.file].read(run.start, run.nbytes, memory)
+            return self._files[current.spec.file].read(current.start, current.nbytes, memory)
         except SalsaError as error:
-            raise type(error)(f"{error} (at tensor {one_line(run.spec.name)})") from error
+            raise type(error)(f"{error} (at tensor {one_line(current.spec.name)})") from error
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """The memory of one thread: a block of each source, and the result's; `gathered` are views."""
+    """Buffers of one thread: a block of each source and of the result; `gathered` are views."""
 
     inputs: tuple[Bytes, ...]
     bounce: Bytes
@@ -162,19 +166,19 @@ class Workspace:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all of it."""
+        """Bytes of all buffers."""
         return sum(memory.nbytes for memory in (*self.inputs, self.bounce, self.output))
 
 
 def workspaces(
     sources: Sequence[TensorSource], blocks: Sequence[Block], block_size: int, count: int
 ) -> list[Workspace]:
-    """Memory for `count` threads; `bounce` only where a checkpoint is laid out otherwise."""
+    """Buffers for `count` threads; `bounce` is empty if every model is laid out like the result."""
     sizes = [
         max((source.block_bytes(block) for block in blocks), default=0) + 2 * ALIGNMENT
         for source in sources
     ]
-    scattered = any(len(list(source._runs(block))) > 1 for source in sources for block in blocks)
+    scattered = any(len(list(source.ranges(block))) > 1 for source in sources for block in blocks)
     return [
         Workspace(
             inputs=tuple(aligned(size) for size in sizes),

@@ -1,7 +1,7 @@
-"""Blocks of work on a few threads, each with memory of its own.
+"""Process blocks on a few threads, each with its own buffers.
 
-Reading, computing and writing overlap because the threads are at different blocks. What has an
-order (digests, progress) is done block after block, however the threads overtake one another.
+Reading, computing and writing overlap because the threads work on different blocks. Ordered work
+(digests, progress) runs in block order no matter which thread finishes first.
 """
 
 import threading
@@ -14,11 +14,11 @@ Memory = TypeVar("Memory")
 
 
 class _Stopped(Exception):
-    """Another thread has failed; this one gives up without a word."""
+    """Another thread has failed; this one stops silently."""
 
 
 class _Turns:
-    """Hands out items, and lets their threads go on one by one in the items' order."""
+    """Hands out item numbers and serialises the threads in item order."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -28,7 +28,7 @@ class _Turns:
         self._changed = threading.Condition()
 
     def take(self) -> int | None:
-        """The next item's number; None where there is none, or no need."""
+        """The number of the next item; None if there is none or the work was stopped."""
         with self._changed:
             if self._stopped or self._taken == self._count:
                 return None
@@ -36,7 +36,7 @@ class _Turns:
             return self._taken - 1
 
     def in_turn(self, number: int, act: Callable[[], None]) -> None:
-        """Run `act` when those of all smaller numbers have run."""
+        """Run `act` after the acts of all smaller numbers."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._turn == number)
             if self._stopped:
@@ -46,7 +46,7 @@ class _Turns:
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Wake everybody up to give up."""
+        """Wake up all threads and make them stop."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -58,9 +58,9 @@ def in_blocks(
     work: Callable[[Item, Memory], None],
     then: Callable[[Item, Memory], None],
 ) -> None:
-    """`work` on every item, as many at a time as there are memories; `then` in their order.
+    """Run `work` on every item, one thread per memory, and `then` in item order.
 
-    The first exception of any thread, or an interrupt, stops all of them and is raised.
+    The first exception in any thread, or an interrupt, stops all of them and is raised.
     """
     turns = _Turns(len(items))
 

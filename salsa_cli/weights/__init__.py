@@ -1,1 +1,1 @@
-"""Weight files: read and checked, streamed past the page cache, averaged, written."""
+"""Weight files: formats, headers, shards, adapters and direct disk I/O."""

@@ -1,4 +1,4 @@
-"""The weighted sum of LoRA adapters, in its low-rank form: factors stacked side by side."""
+"""The weighted sum of LoRA adapters in low-rank form: concatenated factors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SummedAdapters:
-    """The tensors of an adapter that is the sum of `adapters`, weighted by `mixing`."""
+    """Computes the tensors of the sum of `adapters`, weighted by `mixing`."""
 
     adapters: tuple[Adapter, ...]
     mixing: tuple[float, ...]
@@ -34,7 +34,7 @@ class SummedAdapters:
         gathered: Sequence[Bytes],
         output: Bytes,
     ) -> None:
-        """Compute a block; the adapters' tensors are small and read as they are needed.
+        """Compute a block; the adapters' tensors are small and read on demand.
 
         Raises:
             SalsaError: a file cannot be read, or the result holds NaN or Inf.
@@ -63,7 +63,7 @@ def whole_tensor(filler: SummedAdapters, tensor: NewTensor) -> Array:
 
 
 def _stacked(factor: FactorSum, span: Span, reader: TensorReader) -> Floats:
-    """Elements of A: those of the adapters one behind the other."""
+    """Elements of A: the rows of all adapters, concatenated."""
     found, passed = [], 0
     for spec, _ in factor.parts:
         begin = max(span.begin - passed, 0)
@@ -75,7 +75,7 @@ def _stacked(factor: FactorSum, span: Span, reader: TensorReader) -> Floats:
 
 
 def _side_by_side(factor: FactorSum, span: Span, reader: TensorReader) -> Floats:
-    """Elements of B: in each row those of the adapters one behind the other."""
+    """Elements of B: the scaled columns of all adapters, concatenated."""
     columns = prod(span.tensor.shape[1:])
     first, last = span.begin // columns, -(-(span.begin + span.count) // columns)
     rows = np.hstack([scale * read_rows(spec, first, last, reader) for spec, scale in factor.parts])
@@ -89,7 +89,7 @@ def average_tensors(
     count: int,
     reader: TensorReader,
 ) -> Floats:
-    """A tensor that adapters hold as a whole: its weighted average, to be rounded."""
+    """The weighted average of a tensor that the adapters store in full, in float64."""
     parts = [reader.read(spec, begin, count).copy() for spec in specs]
     return averaging.average(
         [averaging.widen(part, spec.dtype) for part, spec in zip(parts, specs, strict=True)],
@@ -100,7 +100,7 @@ def average_tensors(
 
 
 def store_values(values: Floats, span: Span, output: Bytes, allow_nonfinite: bool) -> None:
-    """Round `values` to the type of the span's tensor, into `output` at the span's place.
+    """Round `values` to the dtype of the span's tensor and store them in `output`.
 
     Raises:
         SalsaError: a value is NaN or Inf there and `allow_nonfinite` is not set.

@@ -1,12 +1,12 @@
-"""LoRA adapters: what their folders say, and the exact sum of several as one adapter.
+"""LoRA adapters: reading them, and the exact weighted sum of several as one adapter.
 
 A module's update is s B A, with A [r, in], B [out, r] and s = lora_alpha / r (Hu et al. 2021), or
-lora_alpha / sqrt(r) for rank-stabilised LoRA (Kalajdzievski 2023). The weighted sum of updates is
-again of that form, with the ranks added up: A stacked, and the scaled B side by side,
+lora_alpha / sqrt(r) for rank-stabilised LoRA (Kalajdzievski 2023). The weighted sum of updates has
+the same form, and its rank is the sum of the ranks: the A stacked, the scaled B concatenated,
 
     sum_i w_i s_i B_i A_i = [w_1 s_1 B_1, w_2 s_2 B_2, ...] [A_1; A_2; ...].
 
-The average of the As times the average of the Bs is something else: it has cross terms B_i A_j.
+Averaging the A and the B separately is not the same: it adds cross terms B_i A_j.
 """
 
 import math
@@ -29,7 +29,7 @@ _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[
 
 _COPY = ".base_layer."
 
-# Kinds of LoRA whose update is not s B A, or not one of a single weight matrix.
+# Variants of LoRA whose update is not s B A of a single weight matrix.
 _UNSUPPORTED = (
     "use_dora",
     "use_qalora",
@@ -40,7 +40,7 @@ _UNSUPPORTED = (
     "alora_invocation_tokens",
     "arrow_config",
 )
-# Initialisations that subtract from the base model what they put into the adapter.
+# Initialisations that change the base model as well.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _MUST_AGREE = ("base_model_name_or_path", "revision", "task_type", "bias", "fan_in_fan_out")
 
@@ -49,7 +49,7 @@ Side = Literal["A", "B"]
 
 @dataclass(frozen=True)
 class Factors:
-    """The two factors of a module's update [out, in], and what their product is scaled by.
+    """The two factors of a module's update [out, in], and the scale of their product.
 
     The weight of a `transposed` module is [in, out]: embeddings, and GPT-2's Conv1D.
     """
@@ -74,7 +74,7 @@ class Factors:
 
 @dataclass(frozen=True)
 class Adapter:
-    """One adapter: its factors by the module's name, and tensors trained as a whole (`others`)."""
+    """One adapter: factors by module name, and tensors stored in full (`others`)."""
 
     folder: Path
     config: Mapping[str, Any]
@@ -85,9 +85,9 @@ class Adapter:
 
 @dataclass(frozen=True)
 class FactorSum:
-    """The factor of one side of a module's sum: which adapters have a part in it, in order.
+    """One factor of a module's summed update: the adapters' tensors and their multipliers.
 
-    `parts` are the adapters' tensors with what they are multiplied by.
+    `parts` are in the order of the adapters.
     """
 
     side: Side
@@ -96,8 +96,10 @@ class FactorSum:
 
 @dataclass(frozen=True)
 class AdapterSum:
-    """The weighted sum of adapters as an adapter: its configuration, and where its tensors come
-    from: `factors` by tensor name, all `others` being averages."""
+    """The weighted sum of adapters as one adapter.
+
+    `factors` says for each low-rank tensor what it is made of; all other tensors are averages.
+    """
 
     config: Mapping[str, JSON]
     tensors: tuple[NewTensor, ...]
@@ -135,9 +137,9 @@ def open_adapter(folder: Path) -> Adapter:
 
 
 def without_copies(adapters: Sequence[Adapter]) -> tuple[Adapter, ...]:
-    """The adapters without what only some of them hold a copy of: weights of the base itself.
+    """Drop copies of base weights that only some of the adapters store.
 
-    peft saves an embedding that has an adapter along with it.
+    peft saves an embedding layer along with its adapter.
     """
     spare = {
         name
@@ -152,7 +154,7 @@ def without_copies(adapters: Sequence[Adapter]) -> tuple[Adapter, ...]:
 
 
 def disagreements(adapters: Sequence[Adapter]) -> tuple[str, ...]:
-    """Why adapters cannot be added up, a line each: other bases, shapes, or whole tensors."""
+    """Why adapters cannot be summed, one line each: other bases, shapes or full tensors."""
     first = adapters[0]
     found = [
         f"{ADAPTER_CONFIG} {key}: {first.config.get(key)!r} in {first.folder}, "
@@ -173,9 +175,9 @@ def disagreements(adapters: Sequence[Adapter]) -> tuple[str, ...]:
 def add_up(adapters: Sequence[Adapter], mixing: Sequence[float], dtype: str | None) -> AdapterSum:
     """The sum of the adapters' updates, times `mixing`, as one adapter.
 
-    The scales go into B, so that the sum's own scale is 1 (lora_alpha = r). An adapter of weight 0
-    takes no part. `dtype` is that of all tensors, by default that of the first adapter that has
-    them.
+    The scales go into B, so that the scale of the sum is 1 (lora_alpha = r). Adapters of weight 0
+    are left out. `dtype` applies to all tensors; by default each keeps the dtype it has in the
+    first adapter that has it.
     """
     tensors: list[NewTensor] = []
     factors: dict[str, FactorSum] = {}
@@ -205,9 +207,9 @@ def add_up(adapters: Sequence[Adapter], mixing: Sequence[float], dtype: str | No
 
 
 def module_of(tensor: str, factors: Iterable[str]) -> str | None:
-    """The adapter's name of the module whose weight a base model calls `tensor`; None without one.
+    """The adapter's module for the tensor `tensor` of a base model; None if there is none.
 
-    Base models of some families are stored without their first prefix (`transformer.`, `model.`).
+    Some base models are stored without the first part of the name (`transformer.`, `model.`).
     """
     module = PREFIX + tensor.removesuffix(".weight")
     known = set(factors)
@@ -221,7 +223,7 @@ def module_of(tensor: str, factors: Iterable[str]) -> str | None:
 
 
 def base_name(tensor: str) -> str:
-    """What the base model calls a tensor that an adapter holds as a whole."""
+    """The base model's name of a tensor that an adapter stores in full."""
     return tensor.removeprefix(PREFIX).replace(_COPY, ".")
 
 
@@ -264,7 +266,7 @@ def _factors(
 
 
 def _by_pattern(patterns: object, name: str, default: object) -> object:
-    """What peft takes for a module: the first pattern that matches the end of its name."""
+    """peft's rule: the value of the first pattern that matches the end of the module's name."""
     for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
         if re.match(rf"(.*\.)?({pattern})$", name):
             return value
@@ -286,7 +288,7 @@ def _dtype(spec: TensorSpec, dtype: str | None) -> str:
 def _sum_config(
     first: Adapter, ranks: Mapping[str, int], adapters: Sequence[Adapter]
 ) -> dict[str, JSON]:
-    """The configuration of the first, with ranks of its own, and for exactly these modules."""
+    """The first adapter's configuration with the ranks and the modules of the sum."""
     common = Counter(ranks.values()).most_common(1)[0][0]
     apart: dict[str, JSON] = {
         re.escape(module.removeprefix(PREFIX)): rank
@@ -302,18 +304,18 @@ def _sum_config(
         "init_lora_weights": True,
         "inference_mode": True,
     }
-    aims = ("target_modules", "layers_to_transform", "layers_pattern", "exclude_modules")
+    targets = ("target_modules", "layers_to_transform", "layers_pattern", "exclude_modules")
     same = all(
-        _aims(one.config, aims) == _aims(first.config, aims)
+        _targets(one.config, targets) == _targets(first.config, targets)
         and one.factors.keys() == first.factors.keys()
         for one in adapters
     )
     if not same:
-        config |= dict.fromkeys(aims[1:])
+        config |= dict.fromkeys(targets[1:])
         config["target_modules"] = [module.removeprefix(PREFIX) for module in ranks]
     return config
 
 
-def _aims(config: Mapping[str, Any], keys: Iterable[str]) -> list[object]:
+def _targets(config: Mapping[str, Any], keys: Iterable[str]) -> list[object]:
     found = [config.get(key) for key in keys]
     return [sorted(one) if isinstance(one, list) else one for one in found]

@@ -1,4 +1,4 @@
-"""Whether models are of one base: every way in which their folders disagree, all at once."""
+"""Whether models can be combined: every way in which their folders differ, all at once."""
 
 import json
 import re
@@ -13,13 +13,14 @@ from salsa_cli.records import read_json
 from salsa_cli.weights.layout import TensorSpec
 from salsa_cli.weights.weight_files import PIECE, TensorReader, WeightFiles
 
-# What old versions of transformers stored, and newer ones compute: positions' frequencies, masks.
+# Buffers that old versions of transformers stored and newer ones compute: rotary frequencies and
+# causal masks.
 _COMPUTED = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)")
 _OUTPUT_EMBEDDING = re.compile(r"(lm_head|embed_out)\.weight")
 _INPUT_EMBEDDING = re.compile(r"(.*\.)?(embed_tokens|wte|word_embeddings|embed_in)\.weight")
 
-# Fields of config.json that say where a model comes from or how it is stored or run, not what
-# function it computes.
+# Keys of config.json that describe where a model comes from or how it is stored, not the function
+# that it computes.
 _HARMLESS = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"} | {
     "bos_token_id",
     "eos_token_id",
@@ -30,22 +31,22 @@ _SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 @dataclass(frozen=True)
-class Disagreement:
-    """What differs: `fatal` forbids to combine the models, `minor` is worth a line."""
+class Mismatches:
+    """How models differ: `fatal` rules out combining them, `minor` only deserves a warning."""
 
     fatal: tuple[str, ...]
     minor: tuple[str, ...]
 
 
-def compare(folders: Sequence[Path]) -> Disagreement:
-    """Hold the configuration and the tokenizer of every folder against those of the first."""
+def compare(folders: Sequence[Path]) -> Mismatches:
+    """Compare the configuration and the tokenizer of every folder with those of the first."""
     configs = [line for other in folders[1:] for line in _config(folders[0], other)]
     found = compare_tokenizers(folders)
-    return Disagreement((*configs, *found.fatal), found.minor)
+    return Mismatches((*configs, *found.fatal), found.minor)
 
 
-def compare_tokenizers(folders: Sequence[Path]) -> Disagreement:
-    """Hold vocabulary, special tokens and chat template against those of the first."""
+def compare_tokenizers(folders: Sequence[Path]) -> Mismatches:
+    """Compare vocabulary, special tokens and chat template with those of the first folder."""
     first, *others = folders
     fatal = [line for other in others for line in tokenizers(first, other)]
     minor = [
@@ -53,26 +54,26 @@ def compare_tokenizers(folders: Sequence[Path]) -> Disagreement:
         for other in others
         if _chat_template(first) != _chat_template(other)
     ]
-    return Disagreement(tuple(fatal), tuple(minor))
+    return Mismatches(tuple(fatal), tuple(minor))
 
 
 def common_tensors(
-    checkpoints: Sequence[WeightFiles],
+    models: Sequence[WeightFiles],
 ) -> tuple[tuple[WeightFiles, ...], tuple[str, ...]]:
-    """The checkpoints without what only some of them store and none of them needs, and notes on it.
+    """Drop tensors that only some models store and none needs; returns the models and notes.
 
-    That is what newer versions compute anew (rotary frequencies, causal masks), and an output
-    embedding that is stored again although it equals the input embedding to which others tie it.
+    These are buffers that newer versions compute (rotary frequencies, causal masks), and an output
+    embedding stored as a copy of the input embedding to which the other models tie it.
 
     Raises:
         SalsaError: a file cannot be read.
     """
     notes = []
     spare = set()
-    names = dict.fromkeys(name for one in checkpoints for name in one.tensors)
+    names = dict.fromkeys(name for one in models for name in one.tensors)
     for name in names:
-        holders = [one for one in checkpoints if name in one.tensors]
-        if len(holders) == len(checkpoints):
+        holders = [one for one in models if name in one.tensors]
+        if len(holders) == len(models):
             continue
         if _is_computed(holders[0].tensors[name]):
             spare.add(name)
@@ -81,11 +82,11 @@ def common_tensors(
             spare.add(name)
             notes.append(
                 f"{name} is left out: it equals the input embedding, to which "
-                f"{len(checkpoints) - len(holders)} of the models tie it"
+                f"{len(models) - len(holders)} of the models tie it"
             )
     kept = tuple(
         replace(one, tensors={name: s for name, s in one.tensors.items() if name not in spare})
-        for one in checkpoints
+        for one in models
     )
     return kept, tuple(notes)
 
@@ -97,10 +98,10 @@ def _is_computed(spec: TensorSpec) -> bool:
     )
 
 
-def _is_tied(checkpoint: WeightFiles, name: str) -> bool:
-    """Whether a tensor is stored with the same bytes as the input embedding."""
-    output = checkpoint.tensors[name]
-    inputs = [spec for key, spec in checkpoint.tensors.items() if _INPUT_EMBEDDING.fullmatch(key)]
+def _is_tied(weights: WeightFiles, name: str) -> bool:
+    """Whether a tensor holds the same bytes as the input embedding."""
+    output = weights.tensors[name]
+    inputs = [spec for key, spec in weights.tensors.items() if _INPUT_EMBEDDING.fullmatch(key)]
     if len(inputs) != 1 or (inputs[0].dtype, inputs[0].shape) != (output.dtype, output.shape):
         return False
     with TensorReader() as one, TensorReader() as other:
@@ -114,7 +115,7 @@ def _is_tied(checkpoint: WeightFiles, name: str) -> bool:
 
 
 def tokenizers(first: Path, other: Path) -> list[str]:
-    """Differences in vocabulary and special tokens; none where a folder brings no tokenizer."""
+    """Differences in vocabulary and special tokens; none if a folder has no tokenizer."""
     found = []
     ours, theirs = _vocabulary(first), _vocabulary(other)
     if ours is not None and theirs is not None and ours != theirs:
@@ -134,7 +135,7 @@ def tokenizers(first: Path, other: Path) -> list[str]:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder brings a tokenizer, of any kind."""
+    """Whether a folder holds a tokenizer of any kind."""
     names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.*", "*.tiktoken")
     return any(any(folder.glob(name)) for name in names)
 
@@ -154,7 +155,7 @@ def _vocabulary(folder: Path) -> dict[str, int] | None:
         return None
     content = read_json(path)
     vocab = content.get("model", {}).get("vocab", {})
-    # Unigram models list [token, log-probability] in the order of their ids.
+    # Unigram models list [token, log-probability] in order of the ids.
     tokens = (
         dict(vocab)
         if isinstance(vocab, Mapping)

@@ -1,10 +1,10 @@
-"""Large files read and written past the page cache, where the file system lets us.
+"""Direct I/O: read and write large files without the page cache where the file system allows it.
 
-Copying through the page cache costs more time than the disk does: with tens of gigabytes that are
-touched once, the kernel mostly finds, fills and evicts pages. So files are opened with O_DIRECT,
-for which offset, length and memory must be multiples of a block. Where that is refused (tmpfs,
-many network mounts, other systems than Linux) the same calls go through the cache, and the cache
-is told to forget what it will not be asked for again.
+Streaming tens of gigabytes through the page cache takes longer than the disk itself, because the
+kernel spends its time on allocating and evicting pages. So files are opened with O_DIRECT, which
+requires offset, length and memory to be multiples of a block. Where it is not supported (tmpfs,
+many network mounts, systems other than Linux) the same calls use the cache, and the pages are
+dropped with posix_fadvise.
 """
 
 import mmap
@@ -23,13 +23,13 @@ Bytes = npt.NDArray[np.uint8]
 Way = Literal["direct", "buffered"]
 
 ALIGNMENT = 4096
-"""What offsets, lengths and addresses are multiples of; no file system asks for more."""
+"""Alignment of offsets, lengths and addresses; no file system requires more."""
 
 _DIRECT = getattr(os, "O_DIRECT", 0)
 
 
 def aligned(nbytes: int) -> Bytes:
-    """Fresh memory of at least `nbytes`, whole blocks at the address of a page."""
+    """New page-aligned memory of at least `nbytes`, in whole blocks."""
     size = max(round_up(nbytes), ALIGNMENT)
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
@@ -44,7 +44,7 @@ def round_up(nbytes: int) -> int:
 
 
 class _File:
-    """An open file that any thread may use: every call names its own offset."""
+    """An open file. Thread-safe: every call passes its own offset."""
 
     def __init__(self, path: Path, flags: int, verb: str) -> None:
         self.path = path
@@ -59,7 +59,7 @@ class _File:
 
     @property
     def way(self) -> Way:
-        """How bytes go to and from the disk."""
+        """Whether the file is read and written directly or through the page cache."""
         return "buffered" if self._direct < 0 else "direct"
 
     def __enter__(self) -> Self:
@@ -74,13 +74,13 @@ class _File:
         self.close()
 
     def close(self) -> None:
-        """Close it; a second time does nothing."""
+        """Close the file; closing it twice is allowed."""
         for descriptor in {self._direct, self._buffered} - {-1}:
             os.close(descriptor)
         self._direct = self._buffered = -1
 
     def _transfer(self, call: Any, view: memoryview, offset: int) -> int:
-        """One system call, directly if possible; a refusal makes the file a buffered one."""
+        """One system call, direct if possible; falls back to buffered I/O on EINVAL."""
         if self._direct >= 0:
             try:
                 return int(call(self._direct, [view], offset))
@@ -95,7 +95,7 @@ class _File:
 
 
 class InputFile(_File):
-    """A file to read from."""
+    """A file opened for reading."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, os.O_RDONLY, "read")
@@ -103,10 +103,10 @@ class InputFile(_File):
     def read(self, offset: int, nbytes: int, memory: Bytes) -> Bytes:
         """The bytes `[offset, offset + nbytes)`, as a view into `memory`.
 
-        `memory` is `aligned` and holds two blocks more than `nbytes`, since whole blocks are read.
+        `memory` is `aligned` and two disk blocks larger than `nbytes`, since whole blocks are read.
 
         Raises:
-            SalsaError: the file ends before, or cannot be read.
+            SalsaError: the file ends early or cannot be read.
         """
         start = offset // ALIGNMENT * ALIGNMENT
         wanted = round_up(offset + nbytes) - start
@@ -127,7 +127,7 @@ class InputFile(_File):
 
 
 class OutputFile(_File):
-    """A new file of a known size to write into, in any order."""
+    """A file of known size, written in any order."""
 
     def __init__(self, path: Path, size: int) -> None:
         super().__init__(path, os.O_RDWR | os.O_CREAT, "write")
@@ -138,10 +138,10 @@ class OutputFile(_File):
     def write(self, offset: int, data: Bytes) -> None:
         """Write whole blocks of `aligned` memory at a multiple of a block.
 
-        The last block of the file may reach beyond its size; `finish` cuts it.
+        The last block may extend past the end of the file; `finish` truncates it.
 
         Raises:
-            SalsaError: the disk does not take it.
+            SalsaError: writing fails, for example because the disk is full.
         """
         view = data.data
         done = 0
@@ -150,7 +150,7 @@ class OutputFile(_File):
                 done += self._transfer(os.pwritev, view[done:], offset + done)
 
     def finish(self) -> None:
-        """Cut the file to its size and see it safely on the disk."""
+        """Truncate the file to its size and flush it to the disk."""
         with os_errors(self.path, "write"):
             os.ftruncate(self._buffered, self._size)
             os.fsync(self._buffered)

@@ -1,4 +1,4 @@
-"""Model folders: found here or on the hub, described for the record, their companions copied."""
+"""Model folders: find them locally or on the hub, describe them, copy their other files."""
 
 import re
 import shutil
@@ -18,14 +18,14 @@ from salsa_cli.weights.weight_files import (
 )
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
-_PICKLED = ["pytorch_model*.bin", "adapter_model.bin"]  # read with care, where there is no other
+_PICKLED = ["pytorch_model*.bin", "adapter_model.bin"]  # only if there are no safetensors
 _FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-# The same weights again, for other programs: in subfolders, or in Mistral's own layout.
+# Copies of the weights for other programs: in subfolders, or in Mistral's own layout.
 _NOT_FETCHED = ["*/*.safetensors", "consolidated*"]
 
 SOUP_RECORD = "soup.json"
 
-# Everything that a tokenizer may consist of; patterns, because the names differ between families.
+# All files a tokenizer may consist of; the names differ between families.
 _TOKENIZER_FILES = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -41,14 +41,14 @@ _TOKENIZER_FILES = (
 ADAPTER_CONFIG = "adapter_config.json"
 
 REWARD_SCALE = "salsa_reward"
-"""The key, of an adapter the file, under which a reward model holds mean and deviation."""
+"""Key in config.json (file name for adapters) of a reward model's score mean and deviation."""
 
 
 def resolve(name: str) -> Path:
-    """The local folder of a model: `name` itself, or what the hub has under that id, fetched.
+    """The local folder of a model: the folder `name`, or else the hub model of that id, downloaded.
 
-    A folder of that name goes first. Of a hub model only configuration, tokenizer and weights are
-    fetched, `.bin` files only where there are no safetensors: nothing that runs.
+    Only configuration, tokenizer and weights are downloaded, never code; `.bin` files only if there
+    are no safetensors.
 
     Raises:
         SalsaError: there is no such folder or hub model, the hub cannot be reached, or the folder
@@ -61,7 +61,7 @@ def resolve(name: str) -> Path:
 
 
 def resolve_any(name: str) -> Path:
-    """Like `resolve`, for models and for LoRA adapters."""
+    """Like `resolve`, but also accepts LoRA adapters."""
     with os_errors(Path(name), "read"):
         folder = _existing_folder(name) or _fetch(name)
         if (folder / "config.json").is_file() or is_adapter(folder):
@@ -77,9 +77,9 @@ def is_adapter(folder: Path) -> bool:
 
 
 def base(folder: Path) -> Path:
-    """The whole model that an adapter is for; a whole model is its own.
+    """The base model of an adapter; of any other model, the model itself.
 
-    A relative path is meant from here, or else from where the adapter lies.
+    A relative path is looked up in the working directory first, then next to the adapter.
 
     Raises:
         SalsaError: the adapter does not name it, or it is not there.
@@ -105,20 +105,20 @@ def base(folder: Path) -> Path:
 
 
 def base_name(folder: Path) -> str:
-    """What an adapter calls its base, or where that lies if this is only true beside it."""
+    """The adapter's name for its base, or the full path if the name only works next to it."""
     name = str(read_json(folder / ADAPTER_CONFIG)["base_model_name_or_path"])
     beside = any((place / name).is_dir() for place in (folder.parent, folder))
     return str(base(folder)) if beside and not Path(name).is_dir() else name
 
 
 def tokenizer(folder: Path) -> Path:
-    """The folder that has the tokenizer of a model: an adapter may leave it to its base."""
+    """The folder with a model's tokenizer: an adapter without one uses that of its base."""
     own = any(any(folder.glob(pattern)) for pattern in ("tokenizer*", "vocab.*", "*.tiktoken"))
     return folder if own else base(folder)
 
 
 def reward_scale_file(folder: Path) -> Path:
-    """Where a reward model's scale stands: in its config.json, or in a file beside an adapter."""
+    """The file with a reward model's scale: config.json, or a separate one for an adapter."""
     return folder / (f"{REWARD_SCALE}.json" if is_adapter(folder) else "config.json")
 
 
@@ -139,9 +139,9 @@ def store_reward_scale(folder: Path, scale: Mapping[str, float]) -> None:
 
 
 def ingredients(folder: Path) -> tuple[str, ...]:
-    """The models that a soup's record names; none for a folder that is no soup.
+    """The models that a soup's record names; empty if the folder is not a soup.
 
-    A relative path is meant from where the soup was made, or else from beside the soup.
+    Relative paths are looked up in the working directory first, then next to the soup.
     """
     path = folder / SOUP_RECORD
     if not path.exists():
@@ -163,7 +163,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 
 def name_pad_token(folder: Path, token: str) -> None:
-    """Say in a copied tokenizer which token pads, where it does not say so itself."""
+    """Set the padding token of a copied tokenizer if it names another one or none."""
     path = folder / "tokenizer_config.json"
     settings = read_json(path) if path.exists() else {}
     given = settings.get("pad_token")
@@ -172,13 +172,13 @@ def name_pad_token(folder: Path, token: str) -> None:
 
 
 def copy_if_present(path: Path, target: Path) -> None:
-    """Copy a file into a folder, if there is such a file."""
+    """Copy a file into a folder if the file exists."""
     if path.is_file():
         shutil.copyfile(path, target / path.name)
 
 
 def members(folder: Path) -> tuple[Path, ...]:
-    """The models of an ensemble, which lie in its folder as 0, 1, 2 ...; none for a single model.
+    """The members of an ensemble, its subfolders 0, 1, 2 ...; empty for a single model.
 
     Raises:
         SalsaError: a number is missing among them.
@@ -199,9 +199,9 @@ def members(folder: Path) -> tuple[Path, ...]:
 
 
 def describe(folder: Path) -> dict[str, JSON]:
-    """A model, or an ensemble, for the record: where it lay, and the digests of its weights.
+    """A model or an ensemble for the record: its path and the digest of its weights.
 
-    Of an adapter also its base.
+    For an adapter, also its base.
     """
     if parts := members(folder):
         return {"path": str(folder), "members": [describe(part) for part in parts]}
@@ -212,12 +212,12 @@ def describe(folder: Path) -> dict[str, JSON]:
 
 
 def describe_files(name: str, files: tuple[Path, ...]) -> dict[str, JSON]:
-    """A data source for the record: what it was called, and the digests of its files."""
+    """A data source for the record: its name and the digests of its files."""
     return {"source": name, "sha256": {str(path): digest(path) for path in files}}
 
 
 def free_space(path: Path) -> int:
-    """Bytes free on the disk that `path` lies on or would lie on."""
+    """Free bytes on the disk of `path`, which need not exist."""
     place = path.absolute()
     while not place.exists():
         place = place.parent
@@ -225,7 +225,7 @@ def free_space(path: Path) -> int:
 
 
 def _existing_folder(name: str) -> Path | None:
-    """The folder of that name; None if there is none, but the name may be one on the hub."""
+    """The local folder of that name; None if it may be a hub id instead."""
     folder = Path(name)
     if name and folder.is_dir():
         return folder
@@ -239,7 +239,7 @@ def _existing_folder(name: str) -> Path | None:
 
 @cache
 def _fetched_base(name: str) -> Path:
-    """A base from the hub; asked for once, so that all models of a run see the same one."""
+    """A base from the hub, fetched once so that all models of a run use the same one."""
     return resolve(name)
 
 
@@ -266,7 +266,7 @@ def _fetch(name: str) -> Path:
             f"{name}: no such folder, and no such model on the Hugging Face hub; correct the name, "
             "or log in with `hf auth login` if the model is private"
         ) from error
-    except Exception as error:  # the hub's failures are of many libraries' types
+    except Exception as error:  # the hub client raises errors of many libraries
         reason = one_line(str(error).strip().partition("\n")[0] or type(error).__name__)
         raise SalsaError(
             f"{name}: no such folder, and it could not be fetched from the Hugging Face hub "

@@ -1,9 +1,9 @@
-"""The safetensors format: what a file's header says, and which headers are refused.
+"""The safetensors format: read and check headers, and write them.
 
-A safetensors file is 8 bytes of little-endian length N, N bytes of JSON that say for each tensor
-its dtype, shape and place, and then the tensors' bytes, without a gap. The parser here is stricter
-than the library's (no duplicate names, no leading spaces), because what it lets through is read
-piece by piece at the places the header claims, and written out again.
+A safetensors file is a little-endian 64-bit length N, N bytes of JSON with the dtype, shape and
+offsets of each tensor, and then the data of the tensors without gaps. This parser is stricter than
+the library's (no duplicate names, no leading spaces), because tensors are read in pieces at the
+offsets in the header and written out again.
 """
 
 import json
@@ -42,7 +42,7 @@ BROKEN = "; the file is damaged or was written wrongly: fetch or save the model 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Where a tensor lies: `nbytes` bytes from offset `start` of `file`.
+    """A stored tensor: `nbytes` bytes from offset `start` of `file`.
 
     `dtype` is its safetensors name, `shape` in elements.
     """
@@ -85,8 +85,8 @@ class NewTensor:
 def storage_dtype(dtype: str) -> np.dtype[Any] | None:
     """The NumPy dtype in which elements of a safetensors dtype are handled.
 
-    The averageable floats have their own (`averaging.STORAGE`); of all others only the bits are
-    kept, as unsigned integers of the same width. None where an element is no whole bytes.
+    Floats that can be averaged have their own (`averaging.STORAGE`); all others are handled as
+    unsigned integers of the same width. None if an element is smaller than a byte.
     """
     if dtype in STORAGE:
         return STORAGE[dtype]
@@ -94,7 +94,7 @@ def storage_dtype(dtype: str) -> np.dtype[Any] | None:
 
 
 def read_header(file: Path) -> tuple[list[TensorSpec], dict[str, str]]:
-    """The tensors of a file in the order of their bytes, and the file's metadata."""
+    """The tensors of a file by offset, and the file's metadata."""
     raw, size = _header_bytes(file)
     entries = parse_object(raw, f"{file}: header", strict=True)
     metadata = entries.pop(METADATA, {})
@@ -110,7 +110,7 @@ def read_header(file: Path) -> tuple[list[TensorSpec], dict[str, str]]:
 
 
 def encode_header(shard: Sequence[NewTensor], alignment: int = 8) -> bytes:
-    """Length and JSON, padded by blanks so that the data begins at a multiple of `alignment`."""
+    """Length and JSON, padded with spaces so that the data starts at a multiple of `alignment`."""
     entries: dict[str, Any] = {METADATA: {"format": "pt"}}
     offset = 0
     for spec in shard:
@@ -127,9 +127,9 @@ def encode_header(shard: Sequence[NewTensor], alignment: int = 8) -> bytes:
 
 
 def byte_count(dtype: str, shape: Iterable[int]) -> int | None:
-    """Bytes of a tensor; None where there is no such tensor."""
+    """Bytes of a tensor; None if no tensor can have this dtype and shape."""
     bits = BITS[dtype]
-    for size in shape:  # not math.prod: a long lie would make an endless integer
+    for size in shape:  # not math.prod: a malicious shape would make a huge integer
         bits *= size
         if bits > 8 * _LARGEST_SIZE:
             return None
@@ -156,7 +156,7 @@ def _header_bytes(file: Path) -> tuple[bytes, int]:
 
 
 def _spec(file: Path, name: str, entry: object, data: int) -> TensorSpec:
-    """One entry of the header, checked by itself; `data` is where the tensors begin."""
+    """One checked entry of the header; `data` is the offset of the data section."""
     where = f"{file}: tensor {one_line(name)}"
     if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or "\0" in name:
         raise SalsaError(f"{where}: its name is a path{BROKEN}")
@@ -179,7 +179,7 @@ def _spec(file: Path, name: str, entry: object, data: int) -> TensorSpec:
 
 
 def _check_cover(file: Path, specs: Sequence[TensorSpec], data: int, size: int) -> None:
-    """Sorted tensors lie one behind the other, from the end of the header to that of the file."""
+    """Check that the sorted tensors cover the data section without gaps or overlaps."""
     end = data
     for spec in specs:
         if spec.start != end:
@@ -196,7 +196,7 @@ def _check_cover(file: Path, specs: Sequence[TensorSpec], data: int, size: int) 
 
 
 def _are_sizes(value: object) -> TypeGuard[list[int]]:
-    """A JSON array of integers from 0 to 2^63 - 1; in Python a bool is an int."""
+    """Whether this is an array of integers from 0 to 2^63 - 1 (and not of bools)."""
     return isinstance(value, list) and all(
         type(size) is int and 0 <= size <= _LARGEST_SIZE for size in value
     )

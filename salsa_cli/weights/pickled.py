@@ -1,8 +1,8 @@
-"""PyTorch's own `.bin` files: where their tensors lie, without unpickling anything but tensors.
+"""PyTorch's `.bin` files: the offsets of their tensors, without unpickling arbitrary objects.
 
-Such a file is a ZIP archive of a pickle and of the tensors' bytes, uncompressed. torch reads the
-pickle, restricted to tensors and plain values (`weights_only`), and says at which offset each
-tensor's bytes begin; from there on they are read like those of any other file.
+Such a file is an uncompressed ZIP archive of a pickle and of the tensors' bytes. torch loads the
+pickle with `weights_only` and gives the offset of each tensor; the data is then read like that of
+any other file.
 """
 
 from pathlib import Path
@@ -18,13 +18,13 @@ _ADVICE = (
 
 
 def read_index(file: Path) -> list[TensorSpec]:
-    """The tensors of a `.bin` file in the order of their bytes; reads no weights.
+    """The tensors of a `.bin` file by offset; reads no weights.
 
-    Tensors that share their bytes (tied embeddings) have the same place.
+    Tensors that share memory (tied embeddings) have the same offset.
 
     Raises:
-        SalsaError: the file cannot be read, holds anything but tensors by name, is of a torch
-            older than 1.6, or holds a tensor that is no plain array.
+        SalsaError: the file cannot be read, holds anything but named tensors, was written
+            by a torch older than 1.6, or holds a tensor that is not contiguous.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.serialization import load
@@ -36,12 +36,12 @@ def read_index(file: Path) -> list[TensorSpec]:
             )
         size = file.stat().st_size
         try:
-            # Tensors without memory, which know where their bytes are.
+            # Fake tensors have no memory but know their offset in the file.
             with FakeTensorMode():
                 found = load(file, weights_only=True)
         except SalsaError:
             raise
-        except Exception as error:  # whatever a damaged pickle or archive provokes
+        except Exception as error:  # a damaged pickle or archive can raise anything
             reason = one_line(str(error).strip().partition("\n")[0])
             raise SalsaError(
                 f"{file}: torch cannot read it safely ({reason}); {_ADVICE}"
@@ -69,7 +69,7 @@ def _spec(file: Path, name: object, tensor: Any, size: int) -> TensorSpec:
 
 
 def _names() -> dict[object, str]:
-    """torch's dtypes by their safetensors names."""
+    """The safetensors names of torch's dtypes."""
     import torch
 
     return {

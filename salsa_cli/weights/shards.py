@@ -1,7 +1,7 @@
-"""Writing safetensors: tensors distributed over shards, shards cut into blocks, an index.
+"""Write safetensors: distribute tensors over shards, cut shards into blocks, write the index.
 
-A block is what one thread computes and writes at a time: whole blocks of the disk, at a place of
-its own in its file. So memory depends on the size of a block, and not on that of a tensor.
+A block is what one thread computes and writes at a time: a range of whole disk blocks in one file.
+So memory depends on the block size and not on the size of a tensor.
 """
 
 import json
@@ -24,7 +24,7 @@ from salsa_cli.weights.weight_files import INDEX, WEIGHTS
 
 @dataclass(frozen=True)
 class Span:
-    """Elements `[begin, begin + count)` of a tensor, `place` bytes after a block's start."""
+    """Elements `[begin, begin + count)` of a tensor, `place` bytes after the start of a block."""
 
     tensor: NewTensor
     begin: int
@@ -34,7 +34,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Block:
-    """`nbytes` bytes from `offset` of a shard's file, and the tensors that they are parts of."""
+    """`nbytes` bytes from `offset` of a shard's file, and the tensor elements they hold."""
 
     shard: int
     offset: int
@@ -43,13 +43,13 @@ class Block:
 
 
 Shards = tuple[tuple[NewTensor, ...], ...]
-"""The tensors of each file, in the order in which they lie there."""
+"""The tensors of each file in storage order."""
 
 
 def plan_shards(specs: Sequence[NewTensor], max_shard_size: int) -> Shards:
     """Distribute tensors over files of at most `max_shard_size` bytes of data, in order.
 
-    A larger tensor gets a file of its own. There is at least one file. See `arrange` for the rest.
+    A larger tensor gets its own file. There is at least one file. See `arrange` for the order.
 
     Raises:
         ValueError: a name occurs twice or is reserved, or a size is impossible.
@@ -68,10 +68,10 @@ def plan_shards(specs: Sequence[NewTensor], max_shard_size: int) -> Shards:
 
 
 def arrange(groups: Iterable[Sequence[NewTensor]]) -> Shards:
-    """Each group of tensors as a file.
+    """Make one file of each group of tensors.
 
-    Within a file wider elements go first: the format has no padding, and torch cannot load an
-    element that does not begin at a multiple of its width.
+    Within a file wider dtypes come first: the format has no padding, and torch can only load
+    elements that are aligned to their width.
 
     Raises:
         ValueError: a name occurs twice or is reserved.
@@ -86,10 +86,10 @@ def arrange(groups: Iterable[Sequence[NewTensor]]) -> Shards:
 
 
 def cut_blocks(shard: Sequence[NewTensor], number: int, start: int, size: int) -> Iterator[Block]:
-    """Cut the data of a shard, which begins at byte `start` of its file, into blocks.
+    """Cut the data of a shard, which starts at byte `start` of its file, into blocks.
 
-    `size` in bytes is a multiple of the disk's blocks, and so of every element's width: since wide
-    elements go first, no element lies across a cut.
+    `size` in bytes is a multiple of the disk's block size and so of every element's width. Since
+    wide dtypes come first, no element is split.
     """
     spans: list[Span] = []
     filled, offset = 0, start
@@ -109,7 +109,7 @@ def cut_blocks(shard: Sequence[NewTensor], number: int, start: int, size: int) -
 
 
 def write_file(path: Path, tensors: Mapping[NewTensor, Bytes]) -> None:
-    """Write a few small tensors, each as its bytes, as one safetensors file."""
+    """Write a few small tensors, given as bytes, as one safetensors file."""
     (shard,) = arrange([list(tensors)])
     with path.open("wb") as file:
         file.write(encode_header(shard))
@@ -120,9 +120,9 @@ def write_file(path: Path, tensors: Mapping[NewTensor, Bytes]) -> None:
 class ShardWriter:
     """Writes shards into a folder, as one file or as numbered files and an index.
 
-    Fill and `write` every one of `blocks`, in any order and from any thread; those that an earlier
-    writer of the same shards has finished can be taken over by `keep`. The end of a `with` block
-    finishes the files; after an exception in it they stay as they are, and are no model.
+    `write` every one of `blocks`, in any order and from any thread; `keep` marks those that an
+    earlier writer of the same shards has finished. Leaving the `with` block finishes the files;
+    after an exception they stay incomplete.
     """
 
     def __init__(
@@ -144,19 +144,19 @@ class ShardWriter:
 
     @property
     def way(self) -> Way:
-        """How the bytes go to the disk."""
+        """Whether the files are written directly or through the page cache."""
         return self._files[0].way
 
     @property
     def headers(self) -> tuple[bytes, ...]:
-        """What each file begins with."""
+        """The header of each file."""
         return tuple(self._headers)
 
     def __enter__(self) -> Self:
-        """Make the files, or open those of an earlier writer, and write their headers.
+        """Create the files, or open those of an earlier writer, and write their headers.
 
         Raises:
-            SalsaError: the folder has other weights already, or cannot be written to.
+            SalsaError: the folder already holds other weights, or cannot be written to.
         """
         if {path.name for path in self._folder.glob("*.safetensors*")} - {*self.names, INDEX}:
             raise SalsaError(f"{self._folder} holds weights already; choose an empty folder")
@@ -185,18 +185,18 @@ class ShardWriter:
             self._close()
 
     def path(self, block: Block) -> Path:
-        """The file that the block is a part of."""
+        """The file that holds the block."""
         return self._folder / self.names[block.shard]
 
     def keep(self, block: Block) -> None:
-        """Take over a block as it lies in the file."""
+        """Mark a block as written: the file holds it already."""
         self._missing.discard((block.shard, block.offset))
 
     def write(self, block: Block, memory: Bytes) -> None:
-        """Write a block, which fills the beginning of `aligned` memory.
+        """Write a block from the start of `aligned` memory.
 
         Raises:
-            SalsaError: the disk does not take it.
+            SalsaError: writing fails, for example because the disk is full.
         """
         self._files[block.shard].write(block.offset, memory[: round_up(block.nbytes)])
         self._missing.discard((block.shard, block.offset))

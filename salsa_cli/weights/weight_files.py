@@ -1,4 +1,4 @@
-"""The weights of a model folder: which tensors lie where, and their values, piece by piece."""
+"""The weight files of a model folder: where each tensor is stored, and its values in pieces."""
 
 import hashlib
 import os
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -27,7 +28,7 @@ _SHOWN = 8  # differences and file names named in one message
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a weight file looked like when it was opened: bytes, time of change, and its header."""
+    """State of a weight file when it was opened: size, modification time, and header digest."""
 
     size: int
     changed_ns: int
@@ -39,7 +40,7 @@ class Fingerprint:
 class WeightFiles:
     """The weights of a model folder: its tensors by name, in the order of files and offsets.
 
-    `metadata` is what the files' headers say of themselves, `files` the weight files in order.
+    `metadata` is the `__metadata__` of the files' headers, `files` the weight files in order.
     """
 
     folder: Path
@@ -61,31 +62,31 @@ class WeightFiles:
 def open_weight_files(folder: Path) -> WeightFiles:
     """Read and check the headers of a folder's weight files; reads no weights.
 
-    The layouts are transformers': `model.safetensors`, or `model.safetensors.index.json` and the
-    shards that it names, or the same of PyTorch's `.bin` files, which need torch to be read.
+    The layouts are those of transformers: `model.safetensors`, or `model.safetensors.index.json`
+    and the shards it names, or the same with PyTorch's `.bin` files, which need torch.
 
     Raises:
         SalsaError: there are no such files, one breaks a rule of the format, or index and shards
             disagree.
     """
     files, index = _layout(folder)
-    checkpoint = _open(folder, files)
+    weights = _open(folder, files)
     if index is not None:
-        _check_index(index, _weight_map(index), checkpoint.tensors)
-    return checkpoint
+        _check_index(index, _weight_map(index), weights.tensors)
+    return weights
 
 
 def open_adapter_weights(folder: Path) -> WeightFiles:
-    """Like `open_checkpoint`, for the one weight file of a LoRA adapter."""
+    """Like `open_weight_files`, for the one weight file of a LoRA adapter."""
     for name in ADAPTERS:
         if (folder / name).is_file():
             return _open(folder, (folder / name,))
     raise SalsaError(f"{folder}: no {ADAPTERS[0]} in it; expected a LoRA adapter {listing(folder)}")
 
 
-def check_unchanged(checkpoint: WeightFiles) -> None:
-    """Raise `SalsaError` for the first weight file that is not what was opened any more."""
-    for file, before in checkpoint.files.items():
+def check_unchanged(weights: WeightFiles) -> None:
+    """Raise `SalsaError` if a weight file has changed since it was opened."""
+    for file, before in weights.files.items():
         now = _fingerprint(file, before.header_bytes)
         if now != before:
             what = f"{before.size} bytes before, {now.size} now"
@@ -99,9 +100,9 @@ def check_unchanged(checkpoint: WeightFiles) -> None:
 
 
 class TensorReader:
-    """Reads pieces of tensors; opens a file when it is first needed, closes all at the end.
+    """Reads pieces of tensors. Files are opened on first use and closed at the end.
 
-    Not for use by two threads at once: all pieces pass through one buffer.
+    Not thread-safe: all pieces share one buffer.
     """
 
     def __init__(self) -> None:
@@ -111,7 +112,12 @@ class TensorReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -123,11 +129,11 @@ class TensorReader:
     def read(self, spec: TensorSpec, begin: int, count: int) -> Array:
         """Elements [begin, begin + count) of a tensor in row-major order, as storage elements.
 
-        The array, of shape (count,), is the reader's own buffer: the next read overwrites it.
+        The array, of shape (count,), is a view of the reader's buffer; the next read overwrites it.
 
         Raises:
-            SalsaError: the file ends too early or cannot be read, or the dtype packs elements into
-                parts of a byte.
+            SalsaError: the file ends too early or cannot be read, or the dtype packs
+                several elements into a byte.
             ValueError: the tensor has no such elements.
         """
         if not 0 <= begin <= begin + count <= spec.elements:
@@ -156,20 +162,20 @@ class TensorReader:
         return piece.view(dtype)
 
 
-def differences(checkpoints: Sequence[WeightFiles]) -> tuple[str, ...]:
-    """All differences in tensor names and shapes, a line each; empty if there are none.
+def differences(models: Sequence[WeightFiles]) -> tuple[str, ...]:
+    """All differences in tensor names and shapes, one line each.
 
-    Shapes are compared with the first checkpoint that has the tensor. dtypes are not compared.
-    More than eight lines of a kind are cut, with the number of the rest.
+    Shapes are compared with the first model that has the tensor; dtypes are not compared. More
+    than eight lines of a kind are cut, with the number of lines left out.
     """
-    names = dict.fromkeys(name for checkpoint in checkpoints for name in checkpoint.tensors)
+    names = dict.fromkeys(name for weights in models for name in weights.tensors)
     missing: list[str] = []
     reshaped: list[str] = []
     for name in names:
-        holders = [checkpoint for checkpoint in checkpoints if name in checkpoint.tensors]
+        holders = [weights for weights in models if name in weights.tensors]
         shape = holders[0].tensors[name].shape
         others = [holder for holder in holders if holder.tensors[name].shape != shape]
-        if len(holders) < len(checkpoints):
+        if len(holders) < len(models):
             missing.append(f"{one_line(name)}: only in {', '.join(map(_folder, holders))}")
         if others:
             shapes = [
@@ -184,7 +190,7 @@ def differences(checkpoints: Sequence[WeightFiles]) -> tuple[str, ...]:
 
 
 def digest(path: Path) -> str:
-    """The sha256 of a file's bytes, in hex; reads it piece by piece.
+    """The SHA-256 of a file in hex, read in pieces.
 
     Raises:
         SalsaError: the file cannot be read.
@@ -193,43 +199,43 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def weights_digest(checkpoint: WeightFiles) -> str:
-    """The digest of a model's weights: the same for the same tensors in any layout of files.
+def weights_digest(weights: WeightFiles) -> str:
+    """The digest of a model's weights; it does not depend on how they are sharded.
 
     Raises:
         SalsaError: a file cannot be read.
     """
     digests = {}
     with TensorReader() as reader:
-        for spec in checkpoint.tensors.values():
+        for spec in weights.tensors.values():
             found = tensor_hash()
             for begin in range(0, spec.elements, PIECE):
                 count = min(PIECE, spec.elements - begin)
                 found.update(reader.read(spec, begin, count).data)
             digests[spec.name] = found.hexdigest()
-    return combined_digest(checkpoint, digests)
+    return combined_digest(weights, digests)
 
 
 def tensor_hash() -> xxhash.xxh3_128:
     """A hash for the bytes of one tensor.
 
-    XXH3 tells contents apart, far faster than a disk delivers them; it is no defence against
-    somebody who makes a collision on purpose.
+    XXH3 detects accidental changes much faster than any disk reads; it does not protect against
+    deliberate collisions.
     """
     return xxhash.xxh3_128()
 
 
-def combined_digest(checkpoint: WeightFiles, digests: Mapping[str, str]) -> str:
-    """One digest from those of all tensors, over lines of name, dtype, shape and digest."""
+def combined_digest(weights: WeightFiles, digests: Mapping[str, str]) -> str:
+    """One digest over lines of name, dtype, shape and digest of every tensor."""
     lines = [
         f"{name} {spec.dtype} {list(spec.shape)} {digests[name]}\n"
-        for name, spec in sorted(checkpoint.tensors.items())
+        for name, spec in sorted(weights.tensors.items())
     ]
     return str(xxhash.xxh3_128("".join(lines).encode()).hexdigest())
 
 
-def _folder(checkpoint: WeightFiles) -> str:
-    return f"{checkpoint.folder}{os.sep}"
+def _folder(weights: WeightFiles) -> str:
+    return f"{weights.folder}{os.sep}"
 
 
 def _cut(lines: list[str], rest: str) -> list[str]:
@@ -263,7 +269,7 @@ def _read_specs(file: Path) -> tuple[list[TensorSpec], dict[str, str]]:
 
 
 def _fingerprint(file: Path, header_bytes: int) -> Fingerprint:
-    """The header is what lies before the first tensor."""
+    """Size, time and header digest; the header is everything before the first tensor."""
     with os_errors(file, "read"), file.open("rb") as handle:
         status = os.fstat(handle.fileno())
         header = xxhash.xxh3_128_hexdigest(handle.read(header_bytes))
@@ -271,7 +277,7 @@ def _fingerprint(file: Path, header_bytes: int) -> Fingerprint:
 
 
 def _layout(folder: Path) -> tuple[tuple[Path, ...], Path | None]:
-    """The weight files of a folder by name, and the index that names them, if one does."""
+    """The weight files of a folder in order, and the index that lists them, if there is one."""
     with os_errors(folder, "read"):
         for single, index in ((WEIGHTS, INDEX), (PICKLED, PICKLED_INDEX)):
             if (folder / single).is_file():
@@ -297,7 +303,7 @@ def _no_weights(folder: Path) -> str:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """The index's tensor name -> file name, whose files exist inside the folder."""
+    """The index's map from tensor to file name; every file exists in the folder."""
     weight_map = parse_object(read_bytes(index), str(index), strict=True).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise SalsaError(f"{index}: expected an object `weight_map` of tensor and file names")
@@ -336,7 +342,7 @@ def _check_index(
 
 
 def _read_into(handle: FileIO, view: memoryview) -> int:
-    """Fill `view`; returns the number of bytes, fewer only at the end of the file."""
+    """Fill `view`; returns the number of bytes read, fewer only at the end of the file."""
     got = 0
     while got < len(view):  # one system call transfers at most 2 GiB
         more = handle.readinto(view[got:])
@@ -347,7 +353,7 @@ def _read_into(handle: FileIO, view: memoryview) -> int:
 
 
 def adapter_message(folder: Path) -> str:
-    """What to say of a folder that holds an adapter where a model is expected."""
+    """The message for a folder that holds an adapter where a model is expected."""
     return (
         f"{folder} holds a LoRA adapter; expected a whole model: merge the adapter into its base "
         "first (`salsa soup --merge-into BASE` does it with two or more of them)"
@@ -355,7 +361,7 @@ def adapter_message(folder: Path) -> str:
 
 
 def listing(folder: Path) -> str:
-    """What a folder holds, in brackets, for a message."""
+    """The names in a folder, in brackets, for a message."""
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     shown = ", ".join(map(one_line, names[:_SHOWN])) or "nothing"
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
