@@ -280,7 +280,7 @@ def test_what_was_stored_wrongly_is_found(
 ) -> None:
     write_weights = soup.write_weights
 
-    def unreliable(plan: soup.Plan, config: SoupConfig, folder: Path, *rest: Any) -> Any:
+    def unreliable(plan: soup.SoupPlan, config: SoupConfig, folder: Path, *rest: Any) -> Any:
         files = write_weights(plan, config, folder, *rest)
         path = folder / "model.safetensors"
         data = bytearray(path.read_bytes())

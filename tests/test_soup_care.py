@@ -155,7 +155,7 @@ def test_inputs_that_change_are_noticed(
     gather = TensorSource.gather
 
     def meddle(self: TensorSource, *rest: Any) -> Any:
-        if self.checkpoint.folder == changed:
+        if self.weights.folder == changed:
             os.utime(changed / "model.safetensors", (1, 1))
         return gather(self, *rest)
 
