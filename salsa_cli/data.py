@@ -95,7 +95,7 @@ def prompts(source: Source) -> list[Prompt]:
     return [prompt(source, index) for index in range(len(source.rows))]
 
 
-def plain(prompt: Prompt) -> str | list[dict[str, str]]:
+def prompt_json(prompt: Prompt) -> str | list[dict[str, str]]:
     """A prompt as JSON has it: text, or a list of messages."""
     if isinstance(prompt, str):
         return prompt

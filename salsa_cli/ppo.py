@@ -239,7 +239,7 @@ def improve(
     penalty_sums = kl.per_answer(penalty, rollout.mask)
     if runtime.main:
         _write_samples(folder, update, answered, judged.trained, kl_sums)
-    prompt = report_page.prompt_text(data.plain(answered.prompts[0]))
+    prompt = report_page.prompt_text(data.prompt_json(answered.prompts[0]))
     oversight.hear(prompt, answered.answers[0].text)
     spent = [later - earlier for earlier, later in pairwise(clock)]
     return UpdateMetrics(
@@ -386,7 +386,7 @@ def _write_samples(
             place = index % len(answered.answers)
             row = {
                 "update": update + 1,
-                "prompt": data.plain(answered.prompts[place]),
+                "prompt": data.prompt_json(answered.prompts[place]),
                 "answer": answered.answers[place].text,
                 "finished": answered.answers[place].finished,
                 "reward": float(scores[place]),

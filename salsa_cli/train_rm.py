@@ -26,13 +26,13 @@ from salsa_cli.reward_models import (
     rewards,
 )
 from salsa_cli.reward_models.assessment import PairScores
-from salsa_cli.reward_models.fitting import Begun, Member
-from salsa_cli.reward_models.held_out import REFERENCE_PAIRS, SCORES, Found
+from salsa_cli.reward_models.fitting import Member, Progress
+from salsa_cli.reward_models.held_out import REFERENCE_PAIRS, SCORES, HeldOutAssessment
 from salsa_cli.reward_models.pair_data import SourcePairs
 from salsa_cli.reward_models.pairs import EncodedPair
-from salsa_cli.reward_models.report_page import Trained
+from salsa_cli.reward_models.report_page import TrainingReport
 from salsa_cli.reward_models.results import TrainRMResult, evaluated
-from salsa_cli.reward_models.rewards import Scale
+from salsa_cli.reward_models.rewards import RewardScale
 from salsa_cli.runs import checkpoints, run_folder, tracking
 from salsa_cli.runs.events import DryRun, Note, Report, Result, both, metrics_file, silent
 from salsa_cli.runs.tracking import TrackedRun
@@ -44,7 +44,7 @@ EVALUATION = "evaluation.json"
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """What the configuration names, found, checked and encoded."""
 
     model: Path
@@ -93,7 +93,7 @@ def run(config: TrainRMConfig, report: Report) -> Result:
             for member in fitting.members(config)[begun.member :]:
                 train(member, begun, plan, config, runtime, folder, both(report, track))
                 # All of the member is written: a run resumed from here starts the next one.
-                begun = Begun(member.number + 1)
+                begun = Progress(member.number + 1)
                 fitting.save(folder, begun, steps, config, runtime)
 
         def conclude() -> TrainRMResult:
@@ -105,7 +105,7 @@ def run(config: TrainRMConfig, report: Report) -> Result:
         return runtime.from_main(conclude)
 
 
-def prepare(config: TrainRMConfig, report: Report) -> Plan:
+def prepare(config: TrainRMConfig, report: Report) -> TrainingPlan:
     """Find the model, read the pairs, drop what teaches nothing, split and encode them.
 
     Raises:
@@ -124,13 +124,13 @@ def prepare(config: TrainRMConfig, report: Report) -> Plan:
     if limit < config.max_length:
         report(Note(f"{model} reads {limit} tokens; longer pairs count as too long"))
     given = pair_data.load(model, tokenizer, limit, config, report)
-    return Plan(model, given.training, given.held_out, given.sources, given.warnings)
+    return TrainingPlan(model, given.training, given.held_out, given.sources, given.warnings)
 
 
 def train(
     member: Member,
-    begun: Begun,
-    plan: Plan,
+    begun: Progress,
+    plan: TrainingPlan,
     config: TrainRMConfig,
     runtime: Runtime,
     folder: Path,
@@ -143,7 +143,7 @@ def train(
     fitting.fit(reward, plan.training, member, begun, config, runtime, folder, listen)
     if adapted is not None and config.lora_save == "merged":
         adapted.merge()
-    scores = fitting.score_all(reward, plan.held_out, "evaluation", config, runtime, report)
+    scores = fitting.score_pairs(reward, plan.held_out, "evaluation", config, runtime, report)
     scale = measure_scale(reward, plan, scores, config, runtime, report)
     runtime.from_main(lambda: write_member(member, reward, scores, scale, plan, config, folder))
 
@@ -152,8 +152,8 @@ def write_member(
     member: Member,
     reward: RewardModel,
     scores: PairScores,
-    scale: Scale,
-    plan: Plan,
+    scale: RewardScale,
+    plan: TrainingPlan,
     config: TrainRMConfig,
     folder: Path,
 ) -> None:
@@ -180,22 +180,22 @@ def _prepare_training(
 
 def measure_scale(
     reward: RewardModel,
-    plan: Plan,
+    plan: TrainingPlan,
     scores: PairScores,
     config: TrainRMConfig,
     runtime: Runtime,
     report: Report,
-) -> Scale:
+) -> RewardScale:
     """Mean and spread of the scores of answers, held-out ones first, training ones if few."""
     missing = plan.training[: max(0, REFERENCE_PAIRS - len(plan.held_out))]
     if not missing:
         return held_out.scale_of(scores)
-    more = fitting.score_all(reward, missing, "normalisation", config, runtime, report)
+    more = fitting.score_pairs(reward, missing, "normalisation", config, runtime, report)
     return held_out.scale_of(scores, more)
 
 
 def save_model(
-    reward: RewardModel, scale: Scale, plan: Plan, folder: Path, config: TrainRMConfig
+    reward: RewardModel, scale: RewardScale, plan: TrainingPlan, folder: Path, config: TrainRMConfig
 ) -> None:
     """The model as an ordinary folder, or its adapter as one of PEFT's, with the scale."""
     folders.copy_tokenizer(plan.model, folder)
@@ -207,19 +207,19 @@ def save_model(
     folders.store_reward_scale(folder, asdict(scale))
 
 
-def evaluate(config: TrainRMConfig, plan: Plan, folder: Path) -> Found:
+def evaluate(config: TrainRMConfig, plan: TrainingPlan, folder: Path) -> HeldOutAssessment:
     """Assess the models by the scores that their training wrote."""
     places = [_place(folder, number, config) for number in range(config.ensemble)]
     scores = [held_out.read_scores(place / SCORES) for place in places]
-    scales = [rewards.stored_scale(place) or Scale(0.0, 1.0) for place in places]
+    scales = [rewards.stored_scale(place) or RewardScale(0.0, 1.0) for place in places]
     return held_out.assess(plan.held_out, scores, scales)
 
 
 def write(
     folder: Path,
     inputs: Mapping[str, JSON],
-    plan: Plan,
-    found: Found,
+    plan: TrainingPlan,
+    found: HeldOutAssessment,
     config: TrainRMConfig,
     result: TrainRMResult,
 ) -> None:
@@ -236,7 +236,7 @@ def write(
         cut={given.name: given.cut for given in plan.sources if given.cut},
         warnings=plan.warnings,
     )
-    trained = Trained(
+    trained = TrainingReport(
         config,
         len(plan.training),
         plan.sources,
@@ -247,7 +247,7 @@ def write(
     template = loading.load_tokenizer(plan.model).chat_template
     with os_errors(folder, "write"):
         write_json(folder / EVALUATION, evaluation)
-        write_text(folder / "report.html", report_page.report(trained))
+        write_text(folder / "report.html", report_page.training_report(trained))
         for number, (one, scale) in enumerate(zip(found.members, found.scales, strict=True)):
             name = str(_place(config.output, number, config))
             card = model_card.write(trained, one, scale, name, template)
@@ -261,7 +261,7 @@ def _place(folder: Path, number: int, config: TrainRMConfig) -> Path:
     return folder if config.ensemble == 1 else folder / str(number)
 
 
-def _inputs(config: TrainRMConfig, plan: Plan) -> dict[str, JSON]:
+def _inputs(config: TrainRMConfig, plan: TrainingPlan) -> dict[str, JSON]:
     inputs: dict[str, JSON] = {"model": folders.describe(plan.model)}
     for name, source in (("data", config.data), ("eval_data", config.eval_data)):
         if source is not None:
@@ -269,7 +269,9 @@ def _inputs(config: TrainRMConfig, plan: Plan) -> dict[str, JSON]:
     return inputs
 
 
-def _result(config: TrainRMConfig, plan: Plan, found: Found, seconds: float) -> TrainRMResult:
+def _result(
+    config: TrainRMConfig, plan: TrainingPlan, found: HeldOutAssessment, seconds: float
+) -> TrainRMResult:
     return TrainRMResult(
         output=str(config.output),
         pairs=len(plan.training),
@@ -281,7 +283,7 @@ def _result(config: TrainRMConfig, plan: Plan, found: Found, seconds: float) -> 
 
 
 def _dry_run(
-    config: TrainRMConfig, plan: Plan, parts: Mapping[str, int], runtime: Runtime
+    config: TrainRMConfig, plan: TrainingPlan, parts: Mapping[str, int], runtime: Runtime
 ) -> DryRun:
     """What would be done; the time is measured on the model itself, where it fits."""
     steps = fitting.step_count(plan.training, config)

@@ -107,8 +107,8 @@ def together(adapted: AdapterWorld, tmp_path_factory: pytest.TempPathFactory) ->
 def test_the_shared_backbone_computes_what_four_models_do(
     adapted: AdapterWorld, together: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("hold", "lend"):
-        monkeypatch.setattr(Backbones, name, staticmethod(backbones.alone))
+    for name in ("load", "borrow"):
+        monkeypatch.setattr(Backbones, name, staticmethod(backbones.unshared))
     apart = run(configure(adapted, tmp_path / "policy"))
     assert_same(together, apart, 1e-5)
     base = held_bytes(loading.load_language_model(adapted.base, torch.float32, CPU).model)

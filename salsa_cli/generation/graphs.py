@@ -23,7 +23,7 @@ from salsa_cli.generation.caches import GrowingCache
 from salsa_cli.generation.loop import Rows
 from salsa_cli.generation.ways import draw
 from salsa_cli.models import attention
-from salsa_cli.models.attention import OtherAttentionError
+from salsa_cli.models.attention import UnsupportedAttentionError
 from salsa_cli.models.forward import Module
 from salsa_cli.models.loading import LanguageModel
 
@@ -140,7 +140,7 @@ class _Reader:
     def read(self, tokens: torch.Tensor) -> torch.Tensor:
         """Logits `[b, V]` behind one more token `[b]` a row."""
         self._bias.index_fill_(3, self._column, 0.0)
-        with attention.used(self._model, NAME):
+        with attention.use_attention(self._model, NAME):
             logits: torch.Tensor = self._model(
                 input_ids=tokens.unsqueeze(-1),
                 attention_mask=self._bias,
@@ -242,7 +242,7 @@ def _attend(
         value: `[B, K, W, D]`.
         attention_mask: `[B, 1, 1, W]`, which is added.
     """
-    attention.refuse_bent(more)
+    attention.require_plain_attention(more)
     rows, heads, _, size = query.shape
     grouped = query.reshape(rows, key.shape[1], -1, size)
     found = functional.scaled_dot_product_attention(
@@ -271,7 +271,7 @@ def _agrees(model: Module) -> bool:
         found.append(reader.read(first))
         step = _captured(lambda: found.append(reader.read(second)), device)
         step()
-    except (OtherAttentionError, TypeError, RuntimeError):
+    except (UnsupportedAttentionError, TypeError, RuntimeError):
         return False
     for place, logits in enumerate(found[:2]):
         cut = [row[: len(row) - 1 + place] for row in whole]

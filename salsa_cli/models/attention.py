@@ -12,22 +12,22 @@ _BENT = ("sliding_window", "softcap", "s_aux", "position_bias")
 """Arguments by which transformers asks for attention that is not the plain one."""
 
 
-class OtherAttentionError(Exception):
+class UnsupportedAttentionError(Exception):
     """The model asks for attention of another kind."""
 
 
-def refuse_bent(arguments: Mapping[str, object]) -> None:
+def require_plain_attention(arguments: Mapping[str, object]) -> None:
     """Refuse what is not plain attention.
 
     Raises:
-        OtherAttentionError: an argument asks for something else.
+        UnsupportedAttentionError: an argument asks for something else.
     """
     if any(arguments.get(name) is not None for name in _BENT):
-        raise OtherAttentionError
+        raise UnsupportedAttentionError
 
 
 @contextmanager
-def used(model: Module, name: str) -> Iterator[None]:
+def use_attention(model: Module, name: str) -> Iterator[None]:
     """The block in which a model attends by the function that is registered as `name`."""
     config = body(model).config
     before = config._attn_implementation

@@ -18,14 +18,14 @@ BackboneSource = Callable[[Path, torch.dtype | None, torch.device, Callable[[], 
 """Where a frozen model of a folder comes from; the last argument loads it from there."""
 
 
-def alone(
+def unshared(
     folder: Path, dtype: torch.dtype | None, device: torch.device, load: Callable[[], Module]
 ) -> Module:
     """A model that shares nothing."""
     return load()
 
 
-def twin(model: Module) -> Module:
+def with_shared_tensors(model: Module) -> Module:
     """A second model with modules of its own and the same tensors, which must not be changed."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, shared)
@@ -42,7 +42,7 @@ class Backbones:
         self._same = same or {}
         self._held: dict[tuple[Path, torch.dtype | None, torch.device], Module] = {}
 
-    def hold(
+    def load(
         self,
         folder: Path,
         dtype: torch.dtype | None,
@@ -56,9 +56,9 @@ class Backbones:
         key = place, dtype, device
         if key not in self._held:
             self._held[key] = load()
-        return twin(self._held[key])
+        return with_shared_tensors(self._held[key])
 
-    def lend(
+    def borrow(
         self,
         folder: Path,
         dtype: torch.dtype | None,
@@ -68,7 +68,7 @@ class Backbones:
         """A model whose weights are shared if they are held already, and else go with it."""
         place = self._same.get(folder.resolve())
         held = None if place is None else self._held.get((place, dtype, device))
-        return load() if held is None else twin(held)
+        return load() if held is None else with_shared_tensors(held)
 
     @property
     def common(self) -> frozenset[int]:

@@ -38,8 +38,8 @@ def prepare(*models: Module) -> None:
     packed_attention.stay_uncompiled()
     for model in models:
         # Trials are made now, as written.
-        packed_attention.suits(model)
-        lm_head.of(model)
+        packed_attention.can_pack(model)
+        lm_head.find_head(model)
         for layer in _layers(model):
             layer.compile(dynamic=True)
 

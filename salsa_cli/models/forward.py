@@ -54,7 +54,7 @@ def answer_logprobs(model: Module, sequences: Sequences, temperature: float) -> 
     """
     places = sequences.real()
     tokens = sequences.answers.flatten()[places]
-    head = lm_head.of(model)
+    head = lm_head.find_head(model)
     if head is None:
         start, width = int(sequences.prompt_lengths.min()) - 1, sequences.ids.shape[1]
         logits = model(
@@ -107,7 +107,7 @@ def _hidden(model: Module, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tenso
 
 def _before_answers(model: Module, sequences: Sequences) -> torch.Tensor:
     """Final hidden states `[A, H]` of the tokens before each token of the answers."""
-    if packed_attention.suits(model):
+    if packed_attention.can_pack(model):
         packed = sequences.packed()
         return packed_attention.hidden_states(model, packed)[packed.predicting]
     body = getattr(model, model.base_model_prefix)

@@ -163,7 +163,7 @@ def _network(model: Module, compute: Callable[..., torch.Tensor], runtime: Runti
     network = Network(copy.deepcopy(model), compute)
     trainable(network.model)
     learned = {name for name, one in network.model.named_parameters() if one.requires_grad}
-    packed_attention.same(network.model, model)
+    packed_attention.copy_trial_result(network.model, model)
     runtime.sharding.spread(network, set(model._no_split_modules or ()), runtime.device)
     for name, parameter in model.named_parameters():
         if name in learned:

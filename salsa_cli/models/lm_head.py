@@ -49,7 +49,7 @@ class Head:
 _checked: WeakKeyDictionary[Module, bool] = WeakKeyDictionary()
 
 
-def of(model: Module) -> Head | None:
+def find_head(model: Module) -> Head | None:
     """The head of a causal language model; None where its logits are made in another way."""
     head = _read(model)
     if head is None:

@@ -24,7 +24,7 @@ from salsa_cli.errors import SalsaError
 from salsa_cli.models import assembly, backbones, lora
 from salsa_cli.models.backbones import BackboneSource
 from salsa_cli.models.forward import Module, last_scores
-from salsa_cli.models.shapes import _text_config
+from salsa_cli.models.shapes import text_config
 from salsa_cli.models.tokens import (
     Answer,
     Tokenizer,
@@ -115,7 +115,7 @@ def load_language_model(
     folder: Path,
     dtype: torch.dtype | None,
     device: torch.device,
-    source: BackboneSource = backbones.alone,
+    source: BackboneSource = backbones.unshared,
 ) -> LanguageModel:
     """A causal language model, frozen, in `dtype` or as it is stored; `trainable` thaws it.
 
@@ -142,12 +142,15 @@ def end_ids(folder: Path) -> tuple[int, ...]:
     try:
         habits = GenerationConfig.from_pretrained(_habits(folder))
     except OSError:  # without such a file, the model's own configuration says it
-        habits = GenerationConfig.from_model_config(_text_config(folder))
+        habits = GenerationConfig.from_model_config(text_config(folder))
     return _end_ids(folder, habits, load_tokenizer(folder))
 
 
 def load_reward_model(
-    folder: Path, dtype: torch.dtype, device: torch.device, source: BackboneSource = backbones.alone
+    folder: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    source: BackboneSource = backbones.unshared,
 ) -> RewardModel:
     """A trained reward model, or the adapter of one, frozen.
 
@@ -191,7 +194,7 @@ def load_critic(
     folder: Path,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
-    source: BackboneSource = backbones.alone,
+    source: BackboneSource = backbones.unshared,
 ) -> Module:
     """A value network in the scale of the rewards, its head in float32.
 

@@ -15,7 +15,12 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from salsa_cli.models.attention import OtherAttentionError, body, refuse_bent, used
+from salsa_cli.models.attention import (
+    UnsupportedAttentionError,
+    body,
+    require_plain_attention,
+    use_attention,
+)
 from salsa_cli.models.lm_head import Module
 from salsa_cli.models.sequences import Packed, Sequences
 
@@ -27,7 +32,7 @@ _PROBE = (5, 3, 4)  # tokens of the rows of the trial, of which the first ones a
 _checked: WeakKeyDictionary[Module, bool] = WeakKeyDictionary()
 
 
-def suits(model: Module) -> bool:
+def can_pack(model: Module) -> bool:
     """Whether a causal model computes the same of packed rows as of padded ones.
 
     A trial tells, once for every model.
@@ -38,9 +43,9 @@ def suits(model: Module) -> bool:
     return _checked[model]
 
 
-def same(copy: Module, model: Module) -> None:
+def copy_trial_result(copy: Module, model: Module) -> None:
     """Let what `model` is found to do hold of a copy, whose weights may be spread then."""
-    _checked[copy] = suits(model)
+    _checked[copy] = can_pack(model)
 
 
 def hidden_states(model: Module, packed: Packed) -> torch.Tensor:
@@ -57,7 +62,7 @@ def hidden_states(model: Module, packed: Packed) -> torch.Tensor:
 
 def attention(model: Module) -> AbstractContextManager[None]:
     """The block in which a model reads packed rows, the second time too if it computes it again."""
-    return used(model, NAME)
+    return use_attention(model, NAME)
 
 
 def _attend(
@@ -79,8 +84,8 @@ def _attend(
         value: `[1, K, N, D]`.
     """
     if attention_mask is not None:
-        raise OtherAttentionError
-    refuse_bent(more)
+        raise UnsupportedAttentionError
+    require_plain_attention(more)
     heads, groups = query.shape[1], key.shape[1]
     states = torch.cat([one[0].transpose(0, 1) for one in (query, key, value)], dim=1)
     padded = states.index_select(0, packed.padded)
@@ -114,7 +119,7 @@ def _agrees(model: Module) -> bool:
     rows = Sequences(ids, ids[:, 1:], torch.ones_like(lengths), lengths - 1)
     try:
         ours = hidden_states(model, rows.packed())
-    except (OtherAttentionError, TypeError):
+    except (UnsupportedAttentionError, TypeError):
         return False
     alone = [
         body(model)(input_ids=row[None, :n], use_cache=False)

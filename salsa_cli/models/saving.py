@@ -11,7 +11,7 @@ from salsa_cli.errors import StorageError, one_line, os_errors
 from salsa_cli.models import lora
 from salsa_cli.models.forward import Module
 from salsa_cli.models.loading import _habits, load_language_model
-from salsa_cli.models.shapes import _text_config, stored_dtype
+from salsa_cli.models.shapes import stored_dtype, text_config
 from salsa_cli.weights import folders
 
 SHARD = "2GB"
@@ -23,7 +23,7 @@ def save_model(model: Module, folder: Path, *, like: Path) -> None:
 
     A causal model also gets the generation config of `like`, byte for byte.
     """
-    raised = model.to(getattr(_text_config(like), "dtype", None) or torch.float32)
+    raised = model.to(getattr(text_config(like), "dtype", None) or torch.float32)
     with _written(folder):
         raised.save_pretrained(folder)
     for path in folder.glob("*.safetensors"):  # made for their owner alone, whatever the umask

@@ -125,7 +125,7 @@ class Sequences:
         return torch.arange(self.answers.shape[1]) < self.answer_lengths[:, None]
 
 
-def by_length(
+def group_by_length(
     lengths: torch.Tensor, rows: torch.Tensor, most: int, tokens: int
 ) -> list[torch.Tensor]:
     """Rows in groups of like length for one pass each, the longest first.

@@ -34,24 +34,24 @@ class Shape:
 
 def context_length(folder: Path) -> int | None:
     """The most tokens a model can attend to, where its configuration says so."""
-    limit = getattr(_text_config(folder), "max_position_embeddings", None)
+    limit = getattr(text_config(folder), "max_position_embeddings", None)
     return int(limit) if limit else None
 
 
 def vocabulary_size(folder: Path) -> int:
     """The number of logits of a model, by its configuration."""
-    return int(_text_config(folder).vocab_size)
+    return int(text_config(folder).vocab_size)
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
     """The type of a model's weights, by its configuration."""
-    dtype = getattr(_text_config(folder), "dtype", None)
+    dtype = getattr(text_config(folder), "dtype", None)
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
 def shape(folder: Path) -> Shape:
     """How wide and deep a model is, by its configuration."""
-    config = _text_config(folder)
+    config = text_config(folder)
     hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
     head = int(getattr(config, "head_dim", None) or hidden // heads)
     return Shape(
@@ -71,18 +71,18 @@ def activation_bytes(folder: Path, tokens: int, width: int) -> int:
     Activation Recomputation in Large Transformer Models", 2022, table 2, with an attention that
     keeps no scores).
     """
-    config = _text_config(folder)
+    config = text_config(folder)
     return 17 * width * tokens * int(config.hidden_size) * int(config.num_hidden_layers)
 
 
 def checkpointed_activation_bytes(folder: Path, tokens: int, width: int) -> int:
     """The same with `checkpoint_activations`: what every layer reads, and one layer whole."""
-    layers = int(_text_config(folder).num_hidden_layers)
+    layers = int(text_config(folder).num_hidden_layers)
     whole = activation_bytes(folder, tokens, width)
     return whole // 17 + whole // layers
 
 
-def _text_config(folder: Path) -> Any:
+def text_config(folder: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(folders.base(folder), trust_remote_code=False)
         return config.get_text_config()

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from salsa_cli.data import Prompt, plain
+from salsa_cli.data import Prompt, prompt_json
 from salsa_cli.errors import SalsaError
 
 PLAIN_TEMPLATE = (
@@ -163,7 +163,7 @@ def _rendered(tokenizer: Tokenizer, prompt: Prompt) -> tuple[str, bool]:
     if isinstance(prompt, str):
         return prompt, True
     text = tokenizer.apply_chat_template(
-        plain(prompt),
+        prompt_json(prompt),
         tokenize=False,
         add_generation_prompt=True,
         chat_template=tokenizer.chat_template or PLAIN_TEMPLATE,

@@ -11,7 +11,7 @@ from salsa_cli.maths.calibration import ReliabilityBin
 from salsa_cli.maths.rewardbench import Contest, Section
 from salsa_cli.maths.statistics import Interval
 from salsa_cli.reward_models.pairs import EncodedPair
-from salsa_cli.reward_models.rewards import Scale
+from salsa_cli.reward_models.rewards import RewardScale
 
 Vector = NDArray[np.float64]
 
@@ -55,7 +55,7 @@ class LengthBias:
 
 
 @dataclass(frozen=True)
-class Disagreement:
+class EnsembleDisagreement:
     """How far the members of an ensemble are apart.
 
     `unanimous` is the share of pairs that all members order alike; `spread` the mean over the
@@ -84,7 +84,7 @@ class Assessment:
     categories: tuple[Group, ...]
     sections: tuple[Section, ...]
     length: LengthBias
-    disagreement: Disagreement | None = None
+    disagreement: EnsembleDisagreement | None = None
 
 
 def assess(pairs: Sequence[EncodedPair], scores: PairScores) -> Assessment:
@@ -92,11 +92,11 @@ def assess(pairs: Sequence[EncodedPair], scores: PairScores) -> Assessment:
 
     Of a contest, the pair of its worst right and its best wrong answer counts.
     """
-    return _assess(pairs, [scores], [Scale(0.0, 1.0)])
+    return _assess(pairs, [scores], [RewardScale(0.0, 1.0)])
 
 
 def assess_ensemble(
-    pairs: Sequence[EncodedPair], members: Sequence[PairScores], scales: Sequence[Scale]
+    pairs: Sequence[EncodedPair], members: Sequence[PairScores], scales: Sequence[RewardScale]
 ) -> Assessment:
     """Assess the mean of the members' normalised scores, as `ppo` and `eval` take it.
 
@@ -106,7 +106,7 @@ def assess_ensemble(
 
 
 def _assess(
-    pairs: Sequence[EncodedPair], members: Sequence[PairScores], scales: Sequence[Scale]
+    pairs: Sequence[EncodedPair], members: Sequence[PairScores], scales: Sequence[RewardScale]
 ) -> Assessment:
     mean = PairScores(
         np.mean([(m.chosen - s.mean) / s.std for m, s in zip(members, scales, strict=True)], 0),
@@ -174,11 +174,13 @@ def _sections(
     )
 
 
-def _disagreement(each: Vector, mean: Vector, scales: Sequence[Scale]) -> Disagreement:
+def _disagreement(
+    each: Vector, mean: Vector, scales: Sequence[RewardScale]
+) -> EnsembleDisagreement:
     signs = np.sign(each)  # a tie is an order of its own
     alike = (signs == signs[0]).all(axis=0)
     normalised = each / np.array([[scale.std] for scale in scales])
-    return Disagreement(
+    return EnsembleDisagreement(
         unanimous=float(alike.mean()),
         spread=float(normalised.std(axis=0).mean()),
         accuracy_unanimous=_share_right(mean[alike]),

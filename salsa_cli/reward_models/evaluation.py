@@ -16,12 +16,12 @@ from salsa_cli.models import assembly, loading, shapes
 from salsa_cli.records import JSON, read_json, write_json, write_text
 from salsa_cli.reward_models import fitting, held_out, pair_data, report_page, rewards
 from salsa_cli.reward_models.assessment import PairScores
-from salsa_cli.reward_models.held_out import REFERENCE_PAIRS, SCORES, Found
+from salsa_cli.reward_models.held_out import REFERENCE_PAIRS, SCORES, HeldOutAssessment
 from salsa_cli.reward_models.pair_data import SourcePairs
 from salsa_cli.reward_models.pairs import EncodedPair
-from salsa_cli.reward_models.report_page import Appraised
-from salsa_cli.reward_models.results import AppraisalResult, evaluated
-from salsa_cli.reward_models.rewards import Scale
+from salsa_cli.reward_models.report_page import EvaluationReport
+from salsa_cli.reward_models.results import EvaluatedModelResult, evaluated
+from salsa_cli.reward_models.rewards import RewardScale
 from salsa_cli.runs import run_folder
 from salsa_cli.runs.events import DryRun, Note, Report, Result, Warned
 from salsa_cli.text import counted
@@ -32,7 +32,7 @@ EVALUATION = "evaluation.json"
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """One reward model or the members of an ensemble, and the pairs to judge them by."""
 
     models: tuple[Path, ...]
@@ -50,7 +50,7 @@ def run(config: TrainRMConfig, report: Report) -> Result:
     resumed = config.resume and not config.force
     if resumed and (done := run_folder.finished(config.output, RECORD, config)) is not None:
         report(Note(f"{config.output} is complete; nothing is left to do"))
-        return AppraisalResult.restored(done)
+        return EvaluatedModelResult.restored(done)
     run_folder.check_output(config.output, config.force)
     plan = prepare(config, report)
     run_folder.check_output(config.output, config.force, plan.models)
@@ -61,9 +61,11 @@ def run(config: TrainRMConfig, report: Report) -> Result:
         scores = [score(one, plan, config, runtime, report) for one in plan.models]
         measured = tuple(held_out.scale_of(one) for one in scores)
         stored = [rewards.stored_scale(one) for one in plan.models]
-        scales = measured if config.store_scale else [one or Scale(0.0, 1.0) for one in stored]
+        scales = (
+            measured if config.store_scale else [one or RewardScale(0.0, 1.0) for one in stored]
+        )
         found = held_out.assess(plan.pairs, scores, scales)
-        result = AppraisalResult(
+        result = EvaluatedModelResult(
             output=str(config.output),
             pairs=0,
             dropped=plan.given.left_out,
@@ -85,7 +87,7 @@ def run(config: TrainRMConfig, report: Report) -> Result:
     return result
 
 
-def prepare(config: TrainRMConfig, report: Report) -> Plan:
+def prepare(config: TrainRMConfig, report: Report) -> EvaluationPlan:
     """Find the model or the ensemble, read and encode the pairs.
 
     Raises:
@@ -106,26 +108,28 @@ def prepare(config: TrainRMConfig, report: Report) -> Plan:
         report(Warned(text))
     tokenizer = loading.load_tokenizer(found[0])
     limit = min(config.max_length, shapes.context_length(found[0]) or config.max_length)
-    return Plan(found, pair_data.load_held_out(found[0], tokenizer, limit, config, report))
+    return EvaluationPlan(
+        found, pair_data.load_held_out(found[0], tokenizer, limit, config, report)
+    )
 
 
 def score(
-    folder: Path, plan: Plan, config: TrainRMConfig, runtime: Runtime, report: Report
+    folder: Path, plan: EvaluationPlan, config: TrainRMConfig, runtime: Runtime, report: Report
 ) -> PairScores:
     """Raw scores of all pairs by one model."""
     reward = loading.load_reward_model(folder, runtime.frozen_dtype, runtime.device)
     stage = "evaluation" if len(plan.models) == 1 else f"evaluation by {folder.name}"
-    return fitting.score_all(reward, plan.pairs, stage, config, runtime, report)
+    return fitting.score_pairs(reward, plan.pairs, stage, config, runtime, report)
 
 
 def write(
     folder: Path,
-    plan: Plan,
+    plan: EvaluationPlan,
     scores: Sequence[PairScores],
-    stored: Sequence[Scale | None],
-    found: Found,
+    stored: Sequence[RewardScale | None],
+    found: HeldOutAssessment,
     config: TrainRMConfig,
-    result: AppraisalResult,
+    result: EvaluatedModelResult,
 ) -> None:
     """Evaluation, scores, report and record."""
     evaluation: dict[str, object] = {"evaluation": asdict(found.together)}
@@ -135,7 +139,7 @@ def write(
         {"measured": asdict(one), "stored": None if kept is None else asdict(kept)}
         for one, kept in zip(result.scales, stored, strict=True)
     ]
-    appraised = Appraised(config, plan.given, found, result.scales)
+    appraised = EvaluationReport(config, plan.given, found, result.scales)
     made = run_folder.made_by(
         "train-rm",
         config,
@@ -151,11 +155,11 @@ def write(
             place.mkdir(exist_ok=True)
             held_out.write_scores(place / SCORES, plan.pairs, one)
         write_json(folder / EVALUATION, evaluation)
-        write_text(folder / "report.html", report_page.appraisal(appraised))
+        write_text(folder / "report.html", report_page.evaluation_report(appraised))
         run_folder.write_record(folder, RECORD, made)
 
 
-def store_scales(plan: Plan, measured: Sequence[Scale], report: Report) -> None:
+def store_scales(plan: EvaluationPlan, measured: Sequence[RewardScale], report: Report) -> None:
     """Write the scales into the models' own configurations, each file at once."""
     if len(plan.pairs) < REFERENCE_PAIRS:
         report(
@@ -171,7 +175,7 @@ def store_scales(plan: Plan, measured: Sequence[Scale], report: Report) -> None:
         report(Note(f"{path} has the measured scale now"))
 
 
-def _inputs(config: TrainRMConfig, plan: Plan) -> Mapping[str, JSON]:
+def _inputs(config: TrainRMConfig, plan: EvaluationPlan) -> Mapping[str, JSON]:
     source = str(config.eval_data)
     ensemble = len(plan.models) > 1
     return {
@@ -197,7 +201,7 @@ def _trained_on(config: TrainRMConfig) -> Iterator[str]:
             )
 
 
-def _dry_run(plan: Plan) -> DryRun:
+def _dry_run(plan: EvaluationPlan) -> DryRun:
     return DryRun(
         {
             "models to evaluate": len(plan.models),

@@ -44,7 +44,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Begun:
+class Progress:
     """How far a run has come: `member` has done `step` steps, and those before it are written."""
 
     member: int = 0
@@ -68,7 +68,7 @@ def fit(
     reward: RewardModel,
     training: Sequence[EncodedPair],
     member: Member,
-    begun: Begun,
+    begun: Progress,
     config: TrainRMConfig,
     runtime: Runtime,
     folder: Path,
@@ -99,7 +99,7 @@ def fit(
             held.agree(runtime)
             due = (step + 1) % config.save_every == 0 or step + 1 == steps
             if due or held.arrived:
-                begun = Begun(member.number, step + 1, learner.state())
+                begun = Progress(member.number, step + 1, learner.state())
                 save(folder, begun, steps, config, runtime)
                 held.obey()
     learner.follow(torch.float32)
@@ -162,7 +162,7 @@ def score(
 
 
 @torch.no_grad()
-def score_all(
+def score_pairs(
     reward: RewardModel,
     given: Sequence[EncodedPair],
     stage: str,
@@ -196,7 +196,9 @@ def step_count(training: Sequence[EncodedPair], config: TrainRMConfig) -> int:
     return config.epochs * len(_epoch(training, config, 0, 0))
 
 
-def save(folder: Path, state: Begun, steps: int, config: TrainRMConfig, runtime: Runtime) -> None:
+def save(
+    folder: Path, state: Progress, steps: int, config: TrainRMConfig, runtime: Runtime
+) -> None:
     """Save everything that the next step depends on, in the main process; the others wait.
 
     Raises:
@@ -217,16 +219,16 @@ def save(folder: Path, state: Begun, steps: int, config: TrainRMConfig, runtime:
 
 def restore(
     folder: Path, steps: int, config: TrainRMConfig, runtime: Runtime, report: Report
-) -> Begun:
+) -> Progress:
     """How far the run in this folder has come; its metrics are cut down to that."""
     saved = checkpoints.latest_checkpoint(folder)
     if saved is None:
         if config.resume:
             report(Note("there is no checkpoint to resume from: the run starts at the beginning"))
-        return Begun()
+        return Progress()
     state = checkpoints.load_checkpoint(saved)
     checkpoints.check_same_settings(saved, state["settings"], _identity(config))
-    begun = Begun(state["member"], state["step"], state["learner"])
+    begun = Progress(state["member"], state["step"], state["learner"])
     if runtime.main:
         run_folder.keep_rows(folder / METRICS, begun.rows(steps))
     of = f" of member {begun.member}" if config.ensemble > 1 else ""
@@ -278,7 +280,7 @@ def _epoch(
     training: Sequence[EncodedPair], config: TrainRMConfig, seed: int, epoch: int
 ) -> list[list[int]]:
     lengths = [pair.length for pair in training]
-    return pairs.by_length(lengths, config.batch_size, seed, epoch)
+    return pairs.epoch_batches(lengths, config.batch_size, seed, epoch)
 
 
 def _live(

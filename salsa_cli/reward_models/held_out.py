@@ -11,7 +11,7 @@ from salsa_cli.records import read_rows, to_json, write_text
 from salsa_cli.reward_models import assessment
 from salsa_cli.reward_models.assessment import Assessment, PairScores
 from salsa_cli.reward_models.pairs import EncodedPair
-from salsa_cli.reward_models.rewards import Scale
+from salsa_cli.reward_models.rewards import RewardScale
 
 SCORES = "eval_scores.jsonl"
 
@@ -20,30 +20,30 @@ REFERENCE_PAIRS = 256
 
 
 @dataclass(frozen=True)
-class Found:
+class HeldOutAssessment:
     """What held-out pairs show: of each member with its scale, and of all together."""
 
     members: tuple[Assessment, ...]
-    scales: tuple[Scale, ...]
+    scales: tuple[RewardScale, ...]
     together: Assessment
 
 
 def assess(
-    pairs: Sequence[EncodedPair], scores: Sequence[PairScores], scales: Sequence[Scale]
-) -> Found:
+    pairs: Sequence[EncodedPair], scores: Sequence[PairScores], scales: Sequence[RewardScale]
+) -> HeldOutAssessment:
     """Assess one model, or the members of an ensemble and their mean, by scores of the pairs."""
     members = tuple(assessment.assess(pairs, one) for one in scores)
     together = members[0]
     if len(members) > 1:
         together = assessment.assess_ensemble(pairs, scores, scales)
-    return Found(members, tuple(scales), together)
+    return HeldOutAssessment(members, tuple(scales), together)
 
 
-def scale_of(*scores: PairScores) -> Scale:
+def scale_of(*scores: PairScores) -> RewardScale:
     """Mean and standard deviation of the scores of answers; equal scores keep their size."""
     values = [side for one in scores for side in (one.chosen, one.rejected)]
     mean, std = statistics.mean_and_std(np.concatenate(values))
-    return Scale(mean, std or 1.0)
+    return RewardScale(mean, std or 1.0)
 
 
 def write_scores(path: Path, pairs: Sequence[EncodedPair], scores: PairScores) -> None:

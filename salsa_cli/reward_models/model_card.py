@@ -3,14 +3,14 @@
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.models.tokens import PLAIN_TEMPLATE
 from salsa_cli.reward_models.assessment import Assessment
-from salsa_cli.reward_models.report_page import Trained
+from salsa_cli.reward_models.report_page import TrainingReport
 from salsa_cli.reward_models.results import proves_nothing
-from salsa_cli.reward_models.rewards import Scale
+from salsa_cli.reward_models.rewards import RewardScale
 from salsa_cli.text import counted, figure
 
 
 def write(
-    trained: Trained, member: Assessment, scale: Scale, name: str, template: str | None
+    trained: TrainingReport, member: Assessment, scale: RewardScale, name: str, template: str | None
 ) -> str:
     """The card of one model.
 
@@ -64,7 +64,7 @@ A higher score is better. The end token belongs to a finished answer.
 """
 
 
-def _caveats(trained: Trained, member: Assessment) -> str:
+def _caveats(trained: TrainingReport, member: Assessment) -> str:
     """What a reader has to know of the figures and the data, a line each."""
     lines, whole = [], member.accuracy
     if whole.low <= 0.5 <= whole.high:
@@ -84,7 +84,7 @@ def _is_adapter(config: TrainRMConfig) -> bool:
     return config.lora_save == "adapter"
 
 
-def _recipe(config: TrainRMConfig, scale: Scale, name: str, template: str | None) -> str:
+def _recipe(config: TrainRMConfig, scale: RewardScale, name: str, template: str | None) -> str:
     """Code that scores as salsa does."""
     mean = f"{'-' if scale.mean >= 0 else '+'} {abs(scale.mean):.9g}"
     return f'''import torch

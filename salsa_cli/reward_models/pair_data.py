@@ -14,10 +14,10 @@ from salsa_cli.reward_models import pairs
 from salsa_cli.reward_models.pairs import TOO_LONG, Dropped, EncodedPair, EncodedPairs
 from salsa_cli.reward_models.preferences import (
     MARGIN,
-    Contest,
+    AnswerSet,
     Preference,
-    contests,
-    has_contests,
+    answer_sets,
+    has_answer_sets,
     preferences,
 )
 from salsa_cli.runs.events import Note, Report, Warned
@@ -75,10 +75,10 @@ class Reader:
     def held_out_pairs(self, name: str) -> SourcePairs:
         """The same; the source may also hold contests, as RewardBench 2 does."""
         source = data.read(name)
-        return self._contests(source) if has_contests(source) else self._pairs(source)
+        return self._contests(source) if has_answer_sets(source) else self._pairs(source)
 
     def _contests(self, source: Source) -> SourcePairs:
-        given = contests(source)
+        given = answer_sets(source)
         self._refuse_holes(source, given)
         config = self._config
         encoded = pairs.encode_contests(self._tokenizer, given, self._limit, config.on_long)
@@ -95,7 +95,7 @@ class Reader:
         encoded = pairs.encode(self._tokenizer, given, self._limit, config.on_long)
         return self._kept(source, encoded, "pair", self._oddities(source.name, given))
 
-    def _refuse_holes(self, source: Source, given: Sequence[Preference | Contest]) -> None:
+    def _refuse_holes(self, source: Source, given: Sequence[Preference | AnswerSet]) -> None:
         holes = [one for one in given if one.hole]
         if self._config.on_empty == "drop" or not holes:
             return

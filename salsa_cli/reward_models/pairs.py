@@ -11,7 +11,7 @@ from salsa_cli import data
 from salsa_cli.data import Prompt
 from salsa_cli.errors import SalsaError
 from salsa_cli.models.tokens import Answer, Tokenizer, prompt_ids, scored_ids
-from salsa_cli.reward_models.preferences import Contest, Preference
+from salsa_cli.reward_models.preferences import AnswerSet, Preference
 from salsa_cli.text import counted
 
 OnLong = Literal["drop", "truncate"]
@@ -93,7 +93,7 @@ def encode(
 
 
 def encode_contests(
-    tokenizer: Tokenizer, given: Sequence[Contest], max_length: int, on_long: OnLong
+    tokenizer: Tokenizer, given: Sequence[AnswerSet], max_length: int, on_long: OnLong
 ) -> EncodedPairs:
     """Encode contests as pairs that hold each of its answers: the first right one with the first
     wrong one, and so on; the shorter list goes on with its last answer.
@@ -203,7 +203,9 @@ def split_by_prompt(
     )
 
 
-def by_length(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+def epoch_batches(
+    lengths: Sequence[int], batch_size: int, seed: int, epoch: int
+) -> list[list[int]]:
     """The batches of one epoch: every pair once, those of similar length together.
 
     The pairs are shuffled and cut into windows of some batches; each window is sorted by length

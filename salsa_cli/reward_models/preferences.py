@@ -78,7 +78,7 @@ def preferences(source: Source, margin: str | None = None) -> list[Preference]:
 
 
 @dataclass(frozen=True)
-class Contest:
+class AnswerSet:
     """A prompt with its right and its wrong answers, as RewardBench 2 has them."""
 
     prompt: Prompt
@@ -94,20 +94,20 @@ class Contest:
         return _first_empty(self.right, self.wrong)
 
 
-def has_contests(source: Source) -> bool:
+def has_answer_sets(source: Source) -> bool:
     """Whether a row holds lists of answers, as in RewardBench 2, and not one pair."""
     answers = source.rows[0].get("rejected")
     return isinstance(answers, list) and bool(answers) and isinstance(answers[0], str)
 
 
-def contests(source: Source) -> list[Contest]:
+def answer_sets(source: Source) -> list[AnswerSet]:
     """Rows of `prompt`, `chosen` and `rejected`, the last two lists of answers, with `subset`.
 
     Raises:
         SalsaError: names the row and what is wrong with its column.
     """
     return [
-        Contest(
+        AnswerSet(
             prompt(source, index),
             _answers(source, index, "chosen"),
             _answers(source, index, "rejected"),

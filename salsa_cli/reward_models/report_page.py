@@ -14,10 +14,10 @@ from salsa_cli.pages.charts import Bin, Estimate, IntervalChart, Line, LineChart
 from salsa_cli.pages.scales import Axis
 from salsa_cli.records import to_json
 from salsa_cli.reward_models.assessment import Assessment, Group
-from salsa_cli.reward_models.held_out import Found
+from salsa_cli.reward_models.held_out import HeldOutAssessment
 from salsa_cli.reward_models.pair_data import SourcePairs
 from salsa_cli.reward_models.results import proves_nothing
-from salsa_cli.reward_models.rewards import Scale
+from salsa_cli.reward_models.rewards import RewardScale
 from salsa_cli.text import figure
 
 _POINTS = 80
@@ -31,28 +31,28 @@ FEW = 16
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingReport:
     """All that is known of a finished training; `pairs` were trained on."""
 
     config: TrainRMConfig
     pairs: int
     sources: Sequence[SourcePairs]
     warnings: Sequence[str]
-    found: Found
+    found: HeldOutAssessment
     metrics: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Appraised:
+class EvaluationReport:
     """All that is known of a model that was only evaluated, with the scales that were measured."""
 
     config: TrainRMConfig
     source: SourcePairs
-    found: Found
-    scales: Sequence[Scale]
+    found: HeldOutAssessment
+    scales: Sequence[RewardScale]
 
 
-def report(trained: Trained) -> str:
+def training_report(trained: TrainingReport) -> str:
     """The report of a training as one HTML page."""
     found = trained.found
     pairs = pages.KeyFigure("training pairs", f"{trained.pairs:,}")
@@ -63,9 +63,9 @@ def report(trained: Trained) -> str:
     return _page(trained.config, "a reward model of", found, blocks)
 
 
-def appraisal(appraised: Appraised) -> str:
+def evaluation_report(evaluated: EvaluationReport) -> str:
     """The report of an evaluation as one HTML page."""
-    found, scales = appraised.found, appraised.scales
+    found, scales = evaluated.found, evaluated.scales
     raw = [
         pages.KeyFigure(
             "mean raw score" + (f" of member {number}" if len(scales) > 1 else ""),
@@ -76,19 +76,21 @@ def appraisal(appraised: Appraised) -> str:
     ]
     blocks: list[pages.Block] = [_key_figures(found, raw), *_callouts(found.together)]
     blocks += [pages.Heading("Held-out pairs"), pages.Grid(_charts(found))]
-    source = appraised.source
+    source = evaluated.source
     blocks += [*_sections(found.together), *_data([source], source.warnings)]
-    return _page(appraised.config, "an evaluation of", found, blocks)
+    return _page(evaluated.config, "an evaluation of", found, blocks)
 
 
-def _page(config: TrainRMConfig, what: str, found: Found, blocks: list[pages.Block]) -> str:
+def _page(
+    config: TrainRMConfig, what: str, found: HeldOutAssessment, blocks: list[pages.Block]
+) -> str:
     settings = pages.Details("Settings", [pages.Code(to_json(record(config), indent=2))])
     many = f", an ensemble of {len(found.members)}" if len(found.members) > 1 else ""
     subtitle = f"{what} {config.model}{many}, by salsa train-rm"
     return pages.render(pages.Page(str(config.output), [*blocks, settings], subtitle))
 
 
-def _key_figures(given: Found, more: Sequence[pages.KeyFigure]) -> pages.KeyFigures:
+def _key_figures(given: HeldOutAssessment, more: Sequence[pages.KeyFigure]) -> pages.KeyFigures:
     found, whole = given.together, given.together.accuracy
     interval = f"{whole.low:.1%} to {whole.high:.1%} (95 %)"
     lead = "of the better answer's score"
@@ -122,7 +124,7 @@ def _callouts(found: Assessment) -> list[pages.Block]:
     return blocks
 
 
-def _curves(trained: Trained) -> list[pages.Block]:
+def _curves(trained: TrainingReport) -> list[pages.Block]:
     rows: dict[int, list[Mapping[str, Any]]] = {}
     for row in trained.metrics:
         rows.setdefault(row.get("member", 0), []).append(row)
@@ -155,7 +157,7 @@ def _thinned(
     return steps, [sum(row[name] for row in part) / len(part) for part in parts]
 
 
-def _charts(given: Found) -> list[pages.Block]:
+def _charts(given: HeldOutAssessment) -> list[pages.Block]:
     found = given.together
     charts: list[pages.Block] = [
         ReliabilityChart(

@@ -6,13 +6,13 @@ from typing import Any, Self
 
 from salsa_cli.maths.rewardbench import Section
 from salsa_cli.reward_models.assessment import Assessment, Group
-from salsa_cli.reward_models.rewards import Scale
+from salsa_cli.reward_models.rewards import RewardScale
 from salsa_cli.runs.events import Table
 from salsa_cli.text import counted, duration, figure
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationResult:
+class RewardModelResult:
     """What held-out pairs show of a reward model; accuracy is the share of them that it orders.
 
     Attributes:
@@ -90,7 +90,7 @@ class EvaluationResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainRMResult(EvaluationResult):
+class TrainRMResult(RewardModelResult):
     """The same of a model that was trained."""
 
     def _first_line(self) -> str:
@@ -99,18 +99,18 @@ class TrainRMResult(EvaluationResult):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AppraisalResult(EvaluationResult):
+class EvaluatedModelResult(RewardModelResult):
     """The same of a model that was there already, and the scale of its scores on these answers.
 
     `scales` are those of the members; of one model, one.
     """
 
-    scales: tuple[Scale, ...]
+    scales: tuple[RewardScale, ...]
 
     @classmethod
     def restored(cls, record: Mapping[str, Any]) -> Self:
         """From what `record` gave, by way of JSON."""
-        scales = tuple(Scale(**one) for one in record["scales"])
+        scales = tuple(RewardScale(**one) for one in record["scales"])
         return super().restored({**record, "scales": scales})
 
     def _more_lines(self) -> list[str]:

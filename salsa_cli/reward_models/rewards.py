@@ -44,7 +44,9 @@ class FunctionScorer:
         texts = [answer.text for answer in answers]
         try:
             with _stdout_left_alone():
-                values = [float(v) for v in self.function([data.plain(p) for p in prompts], texts)]
+                values = [
+                    float(v) for v in self.function([data.prompt_json(p) for p in prompts], texts)
+                ]
         except Exception as error:
             raise SalsaError(f"{self.name} failed: {type(error).__name__}: {error}") from error
         if len(values) != len(texts):
@@ -55,7 +57,7 @@ class FunctionScorer:
 
 
 @dataclass(frozen=True)
-class Scale:
+class RewardScale:
     """Mean and standard deviation of raw scores; what is subtracted and divided by."""
 
     mean: float
@@ -68,10 +70,10 @@ class Scale:
         return cls(mean, std or 1.0)
 
 
-def stored_scale(folder: Path) -> Scale | None:
+def stored_scale(folder: Path) -> RewardScale | None:
     """The scale that a reward model's folder holds; its scores are taken by it."""
     found = folders.reward_scale(folder)
-    return Scale(float(found["mean"]), float(found["std"])) if found else None
+    return RewardScale(float(found["mean"]), float(found["std"])) if found else None
 
 
 def unscaled(names: Sequence[str]) -> list[Path]:
@@ -93,7 +95,7 @@ class Ensemble:
 
     members: tuple[Scorer, ...]
     combine: Callable[[torch.Tensor], torch.Tensor]
-    scales: tuple[Scale, ...] = ()
+    scales: tuple[RewardScale, ...] = ()
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Scores:
         """Score answers by every member, scaled where there are scales, and by the rule."""
@@ -176,7 +178,7 @@ def models_of(name: str) -> tuple[Path, ...]:
     return folders.members(Path(name)) or (Path(name),)
 
 
-def load(name: str, runtime: Runtime, source: BackboneSource = backbones.alone) -> Scorer:
+def load(name: str, runtime: Runtime, source: BackboneSource = backbones.unshared) -> Scorer:
     """A reward model's folder, an ensemble's, or a function, ready to score on all processes."""
     scorer = _load(name, runtime, source)
     if runtime.processes == 1:

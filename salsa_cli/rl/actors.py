@@ -28,7 +28,7 @@ from salsa_cli.models.learners import Learner
 from salsa_cli.models.loading import LanguageModel
 from salsa_cli.records import JSON, to_json
 from salsa_cli.reward_models import rewards
-from salsa_cli.reward_models.rewards import Ensemble, Scale
+from salsa_cli.reward_models.rewards import Ensemble, RewardScale
 from salsa_cli.rl import references, weight_sharing
 from salsa_cli.rl.offload import Parked
 from salsa_cli.rl.plan import PPOPlan
@@ -86,13 +86,13 @@ def load_actors(plan: PPOPlan, config: PPOConfig, runtime: Runtime) -> Actors:
     # A moving average in bfloat16 would not move: a hundredth of a step is less than a last place.
     moving = config.ref_update != "none"
     dtype = torch.float32 if moving else runtime.frozen_dtype
-    source = backbones.alone if moving else shared.hold
+    source = backbones.unshared if moving else shared.load
     held = tuple(references.load(one, dtype, runtime.device, source) for one in plan.references)
     critic = _critic(plan.critic, config, runtime, shared)
     weight = config.uncertainty_weight
     combine = rewards.combination(config.ensemble, UNCERTAINTY_WEIGHT if weight is None else weight)
-    trained = tuple(rewards.load(name, runtime, shared.hold) for name in plan.rewards)
-    watched = tuple(rewards.load(name, runtime, shared.hold) for name in plan.watched)
+    trained = tuple(rewards.load(name, runtime, shared.load) for name in plan.rewards)
+    watched = tuple(rewards.load(name, runtime, shared.load) for name in plan.watched)
     rate = config.learning_rate
     common = (config.max_grad_norm, runtime, config.optimiser)
     moved = {
@@ -159,7 +159,7 @@ def learning_mode(actors: Actors, config: PPOConfig) -> Iterator[None]:
     with compiled_passes(config), ExitStack() as stack:
         if config.gradient_checkpointing:
             stack.enter_context(loading.checkpointed(*learners))
-            for model in filter(packed_attention.suits, learners):
+            for model in filter(packed_attention.can_pack, learners):
                 stack.enter_context(packed_attention.attention(model))
         yield
 
@@ -168,7 +168,7 @@ def _policy(folder: Path, config: PPOConfig, runtime: Runtime, shared: Backbones
     if not _adapts(folder, config):
         return loading.load_language_model(folder, torch.float32, runtime.device)
     frozen = runtime.frozen_dtype
-    policy = loading.load_language_model(folder, frozen, runtime.device, shared.hold)
+    policy = loading.load_language_model(folder, frozen, runtime.device, shared.load)
     _adapt(policy.model, folder, config, "policy")
     return policy
 
@@ -176,7 +176,7 @@ def _policy(folder: Path, config: PPOConfig, runtime: Runtime, shared: Backbones
 def _critic(folder: Path, config: PPOConfig, runtime: Runtime, shared: Backbones) -> Module:
     if not _adapts(folder, config):
         return loading.load_critic(folder, runtime.device)
-    critic = loading.load_critic(folder, runtime.device, runtime.frozen_dtype, shared.hold)
+    critic = loading.load_critic(folder, runtime.device, runtime.frozen_dtype, shared.load)
     _adapt(critic, folder, config, "critic")
     return critic
 
@@ -227,6 +227,6 @@ def restore_state(
     actors.critic.restore(stored["critic"])
     if config.ref_update != "none":
         actors.references[0].load_state_dict(stored["reference"])
-    scales = tuple(Scale(*pair) for pair in stored["scales"])
+    scales = tuple(RewardScale(*pair) for pair in stored["scales"])
     reward = replace(actors.reward, scales=scales)
     return replace(actors, reward=reward), State(saved.step, stored["kl_coef"])

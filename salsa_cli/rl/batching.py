@@ -32,7 +32,7 @@ def training_passes(
     """
     lengths = sampled.sequences.lengths
     passes = [
-        sequences.by_length(lengths, rows, config.forward_size, runtime.pass_tokens)
+        sequences.group_by_length(lengths, rows, config.forward_size, runtime.pass_tokens)
         for rows in runtime.parts(minibatch)
     ]
     mine = passes[runtime.rank]
@@ -58,4 +58,4 @@ def scoring_passes(sampled: Sampled, config: PPOConfig, runtime: Runtime) -> lis
     lengths = sampled.sequences.lengths
     rows = runtime.part(torch.arange(len(lengths)))
     tokens = SCORED_TOKENS * runtime.pass_tokens
-    return sequences.by_length(lengths, rows, SCORED_TOKENS * config.forward_size, tokens)
+    return sequences.group_by_length(lengths, rows, SCORED_TOKENS * config.forward_size, tokens)

@@ -19,7 +19,7 @@ from salsa_cli.maths.importance import Mismatch
 from salsa_cli.models import tokens
 from salsa_cli.models.forward import Module
 from salsa_cli.models.tokens import Answer, Tokens
-from salsa_cli.reward_models.rewards import Ensemble, Scale, Scores
+from salsa_cli.reward_models.rewards import Ensemble, RewardScale, Scores
 from salsa_cli.rl import batching, references
 from salsa_cli.rl.actors import Actors, on_device
 from salsa_cli.rl.plan import PPOPlan
@@ -182,7 +182,7 @@ def measure_reward_scale(
     ]
     with on_device(actors, "reward"):
         found = [actors.reward.raw(batch.prompts, batch.answers) for batch in batches]
-    return replace(actors.reward, scales=tuple(map(Scale.of, torch.cat(found, dim=1))))
+    return replace(actors.reward, scales=tuple(map(RewardScale.of, torch.cat(found, dim=1))))
 
 
 def kl_sums(rollout: Rollout) -> torch.Tensor:
@@ -201,7 +201,7 @@ def measure_anchors(
         for name, theirs in zip(names, rollout.ref_logprobs, strict=True)
     }
     known = references.anchors(plan.policy, plan.references).known
-    source = actors.shared.lend
+    source = actors.shared.borrow
     for aliases, model in references.loaded_in_turn(
         known, runtime.frozen_dtype, runtime.device, source
     ):

@@ -109,7 +109,7 @@ def load(
     reference: Reference,
     dtype: torch.dtype,
     device: torch.device,
-    source: BackboneSource = backbones.alone,
+    source: BackboneSource = backbones.unshared,
 ) -> Module:
     """The reference model, frozen.
 
@@ -156,7 +156,7 @@ def loaded_in_turn(
     known: Mapping[str, Path],
     dtype: torch.dtype,
     device: torch.device,
-    source: BackboneSource = backbones.alone,
+    source: BackboneSource = backbones.unshared,
 ) -> Iterator[tuple[tuple[str, ...], LanguageModel]]:
     """Every anchor once, with all its names, one at a time so that memory holds only one."""
     for folder in dict.fromkeys(path.resolve() for path in known.values()):

@@ -198,8 +198,8 @@ def train(given: argparse.Namespace) -> None:
     from salsa_cli.runs.events import silent
 
     if given.run == "apart":
-        for name in ("hold", "lend"):
-            setattr(Backbones, name, staticmethod(backbones.alone))
+        for name in ("load", "borrow"):
+            setattr(Backbones, name, staticmethod(backbones.unshared))
     root, ending = given.world, "-whole" if given.run == "whole" else ""
     config = PPOConfig(
         ref=(str(root / f"ref{ending}"),),

@@ -125,19 +125,19 @@ def test_a_soup_in_memory_is_the_soup_on_disk(adapted: AdapterWorld, tmp_path: P
     names = (str(adapted.a), str(adapted.b))
     soup.run(SoupConfig(models=names, weights=weights, output=tmp_path / "ref"), silent)
     stored = loading.load_language_model(tmp_path / "ref", torch.float32, CPU).model
-    made = assembly.soup_of_adapters(pair, weights, torch.float32, CPU, backbones.alone)
+    made = assembly.soup_of_adapters(pair, weights, torch.float32, CPU, backbones.unshared)
     assert torch.equal(logits(made), logits(stored))
-    alone = assembly.soup_of_adapters(pair, (0.0, 1.0), torch.float32, CPU, backbones.alone)
+    alone = assembly.soup_of_adapters(pair, (0.0, 1.0), torch.float32, CPU, backbones.unshared)
     second = loading.load_language_model(adapted.b, torch.float32, CPU).model
     torch.testing.assert_close(logits(alone), logits(second), atol=1e-6, rtol=0)
 
 
 def test_the_base_is_held_once(adapted: AdapterWorld) -> None:
     shared = Backbones(backbones.representatives([adapted.base]))
-    policy = loading.load_language_model(adapted.a, torch.float32, CPU, shared.hold).model
-    reference = loading.load_language_model(adapted.soup, torch.float32, CPU, shared.hold).model
-    critic = loading.load_critic(adapted.rm, CPU, torch.float32, shared.hold)
-    reward = loading.load_reward_model(adapted.rm, torch.float32, CPU, shared.hold).model
+    policy = loading.load_language_model(adapted.a, torch.float32, CPU, shared.load).model
+    reference = loading.load_language_model(adapted.soup, torch.float32, CPU, shared.load).model
+    critic = loading.load_critic(adapted.rm, CPU, torch.float32, shared.load)
+    reward = loading.load_reward_model(adapted.rm, torch.float32, CPU, shared.load).model
     base = loading.load_language_model(adapted.base, torch.float32, CPU).model
     one = held_bytes(base)
     given = (policy, reference, critic, reward)
@@ -154,8 +154,8 @@ def test_the_base_is_held_once(adapted: AdapterWorld) -> None:
 
 def test_what_one_model_learns_stays_with_it(adapted: AdapterWorld) -> None:
     shared = Backbones(backbones.representatives([adapted.base]))
-    policy = loading.load_language_model(adapted.a, torch.float32, CPU, shared.hold).model
-    reference = loading.load_language_model(adapted.a, torch.float32, CPU, shared.hold).model
+    policy = loading.load_language_model(adapted.a, torch.float32, CPU, shared.load).model
+    reference = loading.load_language_model(adapted.a, torch.float32, CPU, shared.load).model
     before = logits(reference)
     assert torch.equal(logits(policy), before)
     trained = loading.trainable(policy)
@@ -195,11 +195,11 @@ def test_the_dropout_of_an_adapter_is_off(adapted: AdapterWorld, tmp_path: Path)
 
 def test_a_model_that_is_lent_is_not_kept(adapted: AdapterWorld) -> None:
     shared = Backbones(backbones.representatives([adapted.base]))
-    held = loading.load_language_model(adapted.a, torch.float32, CPU, shared.hold).model
-    lent = loading.load_language_model(adapted.b, torch.float32, CPU, shared.lend).model
+    held = loading.load_language_model(adapted.a, torch.float32, CPU, shared.load).model
+    lent = loading.load_language_model(adapted.b, torch.float32, CPU, shared.borrow).model
     assert held.lm_head.weight is lent.lm_head.weight
     for _ in range(2):
-        other = loading.load_language_model(adapted.b, torch.float64, CPU, shared.lend).model
+        other = loading.load_language_model(adapted.b, torch.float64, CPU, shared.borrow).model
         assert other.lm_head.weight is not held.lm_head.weight
     assert len(shared._held) == 1
 

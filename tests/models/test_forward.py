@@ -79,9 +79,9 @@ def test_logprobs_and_gradients_are_those_of_the_models_own_logits(
 ) -> None:
     model = build(family)
     if own_logits:
-        monkeypatch.setattr(lm_head, "of", lambda _: None)
+        monkeypatch.setattr(lm_head, "find_head", lambda _: None)
     else:
-        assert lm_head.of(model) is not None
+        assert lm_head.find_head(model) is not None
     given = read()
     found = forward.answer_logprobs(model, given, 0.7)
     expected = [alone(model, row, 0.7) for row in range(4)]
@@ -110,7 +110,7 @@ def test_a_model_with_logits_of_its_own_kind_makes_them_itself() -> None:
 
     torch.manual_seed(0)
     model = Doubling(LlamaConfig(**SMALL)).double().eval()
-    assert lm_head.of(model) is None
+    assert lm_head.find_head(model) is None
     found = forward.answer_logprobs(model, read(), 0.7)
     for row in range(4):
         theirs = alone(model, row, 0.7)
@@ -153,7 +153,7 @@ def test_tokens_that_look_like_padding_are_kept() -> None:
 def test_passes_hold_rows_of_like_length() -> None:
     lengths = torch.tensor([5, 9, 1, 9, 4, 2, 30, 3])
     rows = torch.tensor([7, 6, 5, 4, 3, 2, 1])
-    groups = sequences.by_length(lengths, rows, most=3, tokens=18)
+    groups = sequences.group_by_length(lengths, rows, most=3, tokens=18)
     # 30 alone, above the limit; 2 x 9; 3 of at most 4; the last one
     assert [group.tolist() for group in groups] == [[6], [3, 1], [4, 7, 5], [2]]
     found = sequences.restored([lengths[group] for group in groups], groups)
@@ -170,7 +170,7 @@ def test_an_update_of_a_128k_vocabulary_never_has_all_logits(length: int) -> Non
     model = LlamaForCausalLM(tiny.config(vocab_size=vocabulary, max_position_embeddings=128)).eval()
     answers = torch.randint(4, vocabulary, (rows, length)).tolist()
     given = Sequences.of(pad_left([[5, 6]] * rows, 0), pad_right(answers, 0))
-    lm_head.of(model)  # its check looks at the logits of eight tokens
+    lm_head.find_head(model)  # its check looks at the logits of eight tokens
     with Largest() as seen:
         forward.answer_logprobs(model, given, 1.0).sum().backward()
     assert seen.elements <= max(vocabulary * 16, CHUNK_BYTES["cpu"] // 4)

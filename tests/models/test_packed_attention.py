@@ -40,7 +40,7 @@ def test_the_tokens_before_the_answers_are_those_of_padded_rows() -> None:
 @pytest.mark.parametrize("family", ["Llama", "Qwen 2", "Gemma", "Cohere, multiplied logits"])
 def test_rows_do_not_touch(family: str) -> None:
     model = build(family)
-    assert packed_attention.suits(model)
+    assert packed_attention.can_pack(model)
     before = model.config._attn_implementation
     found = packed_attention.hidden_states(model, read().packed())
     assert model.config._attn_implementation == before
@@ -57,13 +57,13 @@ def test_rows_do_not_touch(family: str) -> None:
 def test_models_whose_rows_would_touch_get_padded_ones(make: object) -> None:
     assert callable(make)
     model = make()
-    assert packed_attention.suits(model) == (make is kinds.llama)
+    assert packed_attention.can_pack(model) == (make is kinds.llama)
 
 
 def test_a_window_of_attention_is_seen_whatever_its_length() -> None:
     """The rows of the trial are shorter than most windows, so the argument has to tell."""
-    assert not packed_attention.suits(build("Mistral, sliding window"))
-    assert not packed_attention.suits(build("Gemma 2, free logits"))
+    assert not packed_attention.can_pack(build("Mistral, sliding window"))
+    assert not packed_attention.can_pack(build("Gemma 2, free logits"))
 
 
 def test_a_model_that_mixes_rows_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,14 +75,14 @@ def test_a_model_that_mixes_rows_is_found_out(monkeypatch: pytest.MonkeyPatch) -
 
     whole = Sequences.packed
     monkeypatch.setattr(Sequences, "packed", one_row)
-    assert not packed_attention.suits(build("Llama"))
+    assert not packed_attention.can_pack(build("Llama"))
 
 
 def test_packed_and_padded_rows_learn_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build("Llama")
     found = {}
     for packs in (True, False):
-        monkeypatch.setattr(packed_attention, "suits", lambda _, packs=packs: packs)
+        monkeypatch.setattr(packed_attention, "can_pack", lambda _, packs=packs: packs)
         logprobs = forward.answer_logprobs(model, read(), 0.7)
         loss = logprobs.square().sum()
         found[packs] = [logprobs, *torch.autograd.grad(loss, list(model.parameters()))]

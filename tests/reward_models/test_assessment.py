@@ -8,7 +8,7 @@ import pytest
 from salsa_cli.reward_models import assessment
 from salsa_cli.reward_models.assessment import Group, PairScores
 from salsa_cli.reward_models.pairs import EncodedPair
-from salsa_cli.reward_models.rewards import Scale
+from salsa_cli.reward_models.rewards import RewardScale
 
 LOG3 = math.log(3)
 
@@ -62,7 +62,9 @@ def test_an_ensemble_is_the_mean_of_normalised_scores() -> None:
     # Normalised leads: (1, -1, 0, 1) and (-2, -2, 2, 2); their means -.5, -1.5, 1, 1.5.
     first = PairScores(np.array([2.0, -2, 0, 2]), np.zeros(4))
     second = PairScores(np.array([-1.0, -1, 1, 1]), np.zeros(4))
-    found = assessment.assess_ensemble(PAIRS, [first, second], [Scale(0, 2), Scale(3, 0.5)])
+    found = assessment.assess_ensemble(
+        PAIRS, [first, second], [RewardScale(0, 2), RewardScale(3, 0.5)]
+    )
     assert (found.accuracy.accuracy, found.accuracy.ties) == (0.5, 0)
     assert found.margin == pytest.approx(0.125)
     # Probabilities: mean of sigmoid(raw lead) of the two members.

@@ -18,8 +18,8 @@ from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.records import read_json, read_rows
 from salsa_cli.reward_models import evaluation, rewards
-from salsa_cli.reward_models.results import AppraisalResult
-from salsa_cli.reward_models.rewards import Scale
+from salsa_cli.reward_models.results import EvaluatedModelResult
+from salsa_cli.reward_models.rewards import RewardScale
 from salsa_cli.runs.events import DryRun, Event, Note, Warned, silent
 
 ROWS = [
@@ -49,7 +49,7 @@ def configure(model: Path, **changes: Any) -> TrainRMConfig:
     return TrainRMConfig(**{**settings, **changes})
 
 
-def run(config: TrainRMConfig) -> tuple[AppraisalResult, list[str]]:
+def run(config: TrainRMConfig) -> tuple[EvaluatedModelResult, list[str]]:
     said: list[str] = []
 
     def hear(event: Event) -> None:
@@ -57,7 +57,7 @@ def run(config: TrainRMConfig) -> tuple[AppraisalResult, list[str]]:
             said.append(event.text)
 
     result = evaluation.run(config, hear)
-    assert isinstance(result, AppraisalResult)
+    assert isinstance(result, EvaluatedModelResult)
     return result, said
 
 
@@ -178,4 +178,4 @@ def test_stored_scales_are_read(model: Path) -> None:
     path = model / "config.json"
     settings = json.loads(path.read_text()) | {"salsa_reward": {"mean": 1, "std": 2}}
     path.write_text(json.dumps(settings))
-    assert rewards.stored_scale(model) == Scale(1.0, 2.0)
+    assert rewards.stored_scale(model) == RewardScale(1.0, 2.0)

@@ -120,7 +120,7 @@ def test_a_step_says_what_it_measured(world: World) -> None:
 def test_scores_of_many_pairs_stand_in_their_order(world: World) -> None:
     reward = new_model(world)
     config = configure(world, batch_size=2)
-    found = fitting.score_all(reward, PAIRS, "evaluation", config, DEVICE, silent)
+    found = fitting.score_pairs(reward, PAIRS, "evaluation", config, DEVICE, silent)
     with torch.no_grad():
         alone = [float(reward.score_ids([pair.chosen])) for pair in PAIRS]
     np.testing.assert_allclose(found.chosen, alone, atol=1e-5)
@@ -140,7 +140,7 @@ def test_a_loss_that_is_no_number_names_the_rows_and_changes_nothing(world: Worl
         fitting.learn(reward, plain(reward), PAIRS, 0, configure(world), DEVICE)
     assert torch.equal(reward.model.score.weight, before)
     with pytest.raises(SalsaError, match="scores of 2 pairs are no finite numbers"):
-        fitting.score_all(reward, PAIRS, "evaluation", configure(world), DEVICE, silent)
+        fitting.score_pairs(reward, PAIRS, "evaluation", configure(world), DEVICE, silent)
 
 
 def test_members_differ_in_seed_and_the_first_has_the_runs_own(world: World) -> None:

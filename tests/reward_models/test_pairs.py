@@ -11,7 +11,7 @@ from salsa_cli.errors import SalsaError
 from salsa_cli.models.tokens import Answer
 from salsa_cli.reward_models import pairs
 from salsa_cli.reward_models.pairs import EncodedPair
-from salsa_cli.reward_models.preferences import Contest, Preference
+from salsa_cli.reward_models.preferences import AnswerSet, Preference
 
 TOKENIZER = tiny.tokenizer()
 EOS = TOKENIZER.eos_token_id
@@ -127,15 +127,15 @@ def test_one_prompt_cannot_be_split() -> None:
 def test_an_epoch_visits_every_pair_once_in_batches_of_one_size(
     lengths: list[int], batch_size: int, seed: int, epoch: int
 ) -> None:
-    batches = pairs.by_length(lengths, batch_size, seed, epoch)
+    batches = pairs.epoch_batches(lengths, batch_size, seed, epoch)
     assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
     assert max(map(len, batches)) <= batch_size
-    assert batches == pairs.by_length(lengths, batch_size, seed, epoch)
-    assert len(batches) == len(pairs.by_length(lengths, batch_size, 0, 0))
+    assert batches == pairs.epoch_batches(lengths, batch_size, seed, epoch)
+    assert len(batches) == len(pairs.epoch_batches(lengths, batch_size, 0, 0))
 
 
 def test_who_shares_a_batch_is_drawn_anew_in_every_epoch() -> None:
-    together = [set(map(frozenset, pairs.by_length([7] * 64, 8, 0, epoch))) for epoch in (0, 1)]
+    together = [set(map(frozenset, pairs.epoch_batches([7] * 64, 8, 0, epoch))) for epoch in (0, 1)]
     assert not together[0] & together[1]
     assert frozenset(range(8)) not in together[0] | together[1]
 
@@ -147,7 +147,7 @@ def test_batches_by_length_waste_little_and_differ_between_epochs() -> None:
         read = sum(len(b) * max(lengths[place] for place in b) for b in batches)
         return 1 - sum(lengths) / read
 
-    first, second = (pairs.by_length(lengths, 8, 0, epoch) for epoch in (0, 1))
+    first, second = (pairs.epoch_batches(lengths, 8, 0, epoch) for epoch in (0, 1))
     in_order = [list(range(start, start + 8)) for start in range(0, 400, 8)]
     assert padding(first) < 0.08 < 0.3 < padding(in_order)
     assert first != second
@@ -163,8 +163,8 @@ def test_sorted_batches_put_the_longest_first_and_say_where_each_pair_stood() ->
 
 
 def test_a_contest_becomes_pairs_that_hold_each_of_its_answers_or_none() -> None:
-    whole = Contest("the cat", (" sat",), (" ran", " sang", " sad"), "Math", "7", 1)
-    broken = Contest("the cat", (" sat", " ran and ran and ran"), (" sad",), "Math", "8", 2)
+    whole = AnswerSet("the cat", (" sat",), (" ran", " sang", " sad"), "Math", "7", 1)
+    broken = AnswerSet("the cat", (" sat", " ran and ran and ran"), (" sad",), "Math", "8", 2)
     found = pairs.encode_contests(TOKENIZER, [whole, broken], 6, "drop")
     assert [(p.chosen, p.rejected, p.contest, p.category, p.row) for p in found.kept] == [
         ((*ids("the cat sat"), EOS), (*ids(f"the cat{wrong}"), EOS), "7", "Math", 1)
@@ -174,8 +174,8 @@ def test_a_contest_becomes_pairs_that_hold_each_of_its_answers_or_none() -> None
 
 
 def test_a_contest_keeps_a_wrong_answer_that_is_the_right_one_and_loses_none_for_a_hole() -> None:
-    alike = Contest("the cat", (" sat",), (" sat", " ran"), "Math", "7", 1)
-    broken = Contest("the cat", (" sat",), (" ran", " "), "Math", "8", 2)
+    alike = AnswerSet("the cat", (" sat",), (" sat", " ran"), "Math", "7", 1)
+    broken = AnswerSet("the cat", (" sat",), (" ran", " "), "Math", "8", 2)
     found = pairs.encode_contests(TOKENIZER, [alike, broken], 6, "drop")
     assert [(p.chosen == p.rejected, p.row) for p in found.kept] == [(True, 1), (False, 1)]
     assert [(one.reason, one.rows) for one in found.dropped] == [("an empty answer", (2,))]

@@ -8,10 +8,10 @@ from salsa_cli.data import Message, Prompt, Source
 from salsa_cli.errors import SalsaError
 from salsa_cli.models.tokens import Answer
 from salsa_cli.reward_models.preferences import (
-    Contest,
+    AnswerSet,
     Preference,
-    contests,
-    has_contests,
+    answer_sets,
+    has_answer_sets,
     preferences,
 )
 
@@ -196,14 +196,14 @@ def test_an_empty_answer_is_a_hole_unless_raters_scored_it_as_the_worse_one(
 
 def test_rows_of_rewardbench_2_are_contests() -> None:
     row = {"prompt": "p", "chosen": ["a"], "rejected": ["b", "c"], "subset": "Math", "id": "7"}
-    assert contests(Source("x", [row])) == [Contest("p", ("a",), ("b", "c"), "Math", "7")]
-    assert has_contests(Source("x", [row]))
-    assert not has_contests(Source("x", [{"chosen": [GOOD], "rejected": [BAD]}]))
+    assert answer_sets(Source("x", [row])) == [AnswerSet("p", ("a",), ("b", "c"), "Math", "7")]
+    assert has_answer_sets(Source("x", [row]))
+    assert not has_answer_sets(Source("x", [{"chosen": [GOOD], "rejected": [BAD]}]))
     holes = [
-        contests(Source("x", [{**row, **change}]))[0].hole for change in ({}, {"chosen": [""]})
+        answer_sets(Source("x", [{**row, **change}]))[0].hole for change in ({}, {"chosen": [""]})
     ]
     assert holes == [None, "chosen"]
     with pytest.raises(
         SalsaError, match="row 1: column 'chosen' holds 'a'; expected a list of texts"
     ):
-        contests(Source("x", [{**row, "chosen": "a"}]))
+        answer_sets(Source("x", [{**row, "chosen": "a"}]))

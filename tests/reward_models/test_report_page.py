@@ -9,11 +9,11 @@ import pytest
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.reward_models import assessment, report_page
 from salsa_cli.reward_models.assessment import PairScores
-from salsa_cli.reward_models.held_out import Found
+from salsa_cli.reward_models.held_out import HeldOutAssessment
 from salsa_cli.reward_models.pair_data import SourcePairs
 from salsa_cli.reward_models.pairs import Dropped, EncodedPair
-from salsa_cli.reward_models.report_page import Appraised, Trained
-from salsa_cli.reward_models.rewards import Scale
+from salsa_cli.reward_models.report_page import EvaluationReport, TrainingReport
+from salsa_cli.reward_models.rewards import RewardScale
 
 PAIRS = tuple(
     EncodedPair("p", (1,) * (2 + n), (1,) * (5 - n), category=("easy", "<hard>")[n % 2])
@@ -23,12 +23,12 @@ SCORES = (
     PairScores(np.array([0.0, 1, 2, 3]), np.array([2.0, 1.5, 1, 0])),
     PairScores(np.array([1.0, 1, 2, 3]), np.array([0.0, 1.5, 1, 4])),
 )
-SCALES = (Scale(0.5, 2.0), Scale(0.0, 1.0))
+SCALES = (RewardScale(0.5, 2.0), RewardScale(0.0, 1.0))
 SOURCES = (SourcePairs("prefs.jsonl", PAIRS, (Dropped("equal scores", (3, 9)),), (1, 4, 5)),)
 
 
 @pytest.fixture(params=[1, 2])
-def trained(request: pytest.FixtureRequest) -> Trained:
+def trained(request: pytest.FixtureRequest) -> TrainingReport:
     count = int(request.param)
     config = TrainRMConfig(model="sft", data="prefs.jsonl", output=Path("rm"), ensemble=count)
     members = [assessment.assess(PAIRS, scores) for scores in SCORES[:count]]
@@ -41,12 +41,14 @@ def trained(request: pytest.FixtureRequest) -> Trained:
         for member in range(count)
         for step in range(1, 501)
     ]
-    found = Found(tuple(members), SCALES[:count], together)
-    return Trained(config, 40, SOURCES, ("prefs.jsonl: 2 of 42 pairs left out",), found, metrics)
+    found = HeldOutAssessment(tuple(members), SCALES[:count], together)
+    return TrainingReport(
+        config, 40, SOURCES, ("prefs.jsonl: 2 of 42 pairs left out",), found, metrics
+    )
 
 
-def test_the_report_says_everything_that_was_found(trained: Trained) -> None:
-    page = report_page.report(trained)
+def test_the_report_says_everything_that_was_found(trained: TrainingReport) -> None:
+    page = report_page.training_report(trained)
     for words in ("held-out accuracy", "Calibration", "Accuracy by length", "equal scores", "cut"):
         assert words in page
     assert "2 of 42 pairs left out" in page and "training pairs" in page
@@ -57,12 +59,12 @@ def test_the_report_says_everything_that_was_found(trained: Trained) -> None:
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
 
 
-def test_length_bias_is_named_where_the_pairs_suffice(trained: Trained) -> None:
+def test_length_bias_is_named_where_the_pairs_suffice(trained: TrainingReport) -> None:
     scores = PairScores(np.tile(SCORES[0].chosen, 4), np.tile(SCORES[0].rejected, 4))
     found = assessment.assess(PAIRS * 4, scores)
     assert found.length.correlation is not None and found.length.correlation > 0.9
-    many = Found((found,), SCALES[:1], found)
-    assert "Length bias." in report_page.report(replace(trained, found=many))
+    many = HeldOutAssessment((found,), SCALES[:1], found)
+    assert "Length bias." in report_page.training_report(replace(trained, found=many))
 
 
 def test_a_curve_is_thinned_by_means() -> None:
@@ -72,7 +74,9 @@ def test_a_curve_is_thinned_by_means() -> None:
     assert (steps[0], values[0]) == (6.0, 3.5) and steps[-1] == 401.0
 
 
-def test_the_report_of_an_evaluation_has_no_training(trained: Trained) -> None:
-    page = report_page.appraisal(Appraised(trained.config, SOURCES[0], trained.found, SCALES))
+def test_the_report_of_an_evaluation_has_no_training(trained: TrainingReport) -> None:
+    page = report_page.evaluation_report(
+        EvaluationReport(trained.config, SOURCES[0], trained.found, SCALES)
+    )
     assert "an evaluation of sft" in page and "mean raw score" in page
     assert "Training" not in page and "training pairs" not in page

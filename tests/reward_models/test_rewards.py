@@ -17,7 +17,7 @@ from salsa_cli.errors import SalsaError
 from salsa_cli.maths import ensembles
 from salsa_cli.models.tokens import Answer
 from salsa_cli.reward_models import rewards
-from salsa_cli.reward_models.rewards import Ensemble, Scale
+from salsa_cli.reward_models.rewards import Ensemble, RewardScale
 
 SCORES = torch.tensor([[1.0, 2.0], [3.0, 2.0], [8.0, -1.0]])
 
@@ -101,14 +101,14 @@ def test_scores_are_scaled_member_by_member() -> None:
             return torch.tensor(self.values)
 
     members = (Given([1.0, 3.0]), Given([10.0, 20.0]))
-    made = Ensemble(members, ensembles.mean, (Scale(1.0, 2.0), Scale(10.0, 5.0)))
+    made = Ensemble(members, ensembles.mean, (RewardScale(1.0, 2.0), RewardScale(10.0, 5.0)))
     scores = made.score(["p", "p"], [Answer("a"), Answer("b")])
     assert scores.members.tolist() == [[0.0, 1.0], [0.0, 2.0]]
     assert scores.total.tolist() == [0.0, 1.5]
 
 
 def test_equal_scores_keep_their_size() -> None:
-    assert Scale.of(torch.tensor([3.0, 3.0])) == Scale(3.0, 1.0)
+    assert RewardScale.of(torch.tensor([3.0, 3.0])) == RewardScale(3.0, 1.0)
 
 
 def test_a_reward_model_reads_the_text_with_its_own_tokens(world: World, tmp_path: Path) -> None:

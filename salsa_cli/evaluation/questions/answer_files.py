@@ -44,7 +44,7 @@ def row(question: Question, replies: Sequence[Reply]) -> dict[str, object]:
     """One question's answers as they are written."""
     return {
         "question_id": question.id,
-        "prompt": data.plain(question.opening),
+        "prompt": data.prompt_json(question.opening),
         "turns": [
             {
                 "content": reply.text,
@@ -117,7 +117,7 @@ def read(name: str, questions: Sequence[Question], option: str) -> dict[str, tup
     """
     source = data.read(name)
     ids = {question.id for question in questions}
-    by_prompt = {to_json(data.plain(q.opening)): q.id for q in reversed(questions)}
+    by_prompt = {to_json(data.prompt_json(q.opening)): q.id for q in reversed(questions)}
     by_prompt |= {text: by_prompt[to_json(message)] for text, message in _texts(questions)}
     found: dict[str, tuple[Reply, ...]] = {}
     for index in range(len(source.rows)):
@@ -165,7 +165,7 @@ def _key(source: Source, index: int, ids: set[str], by_prompt: Mapping[str, str]
 def _texts(questions: Sequence[Question]) -> list[tuple[str, object]]:
     """A conversation of one message is also known by that message's text."""
     return [
-        (to_json(question.opening[0].content), data.plain(question.opening))
+        (to_json(question.opening[0].content), data.prompt_json(question.opening))
         for question in questions
         if not isinstance(question.opening, str) and len(question.opening) == 1
     ]

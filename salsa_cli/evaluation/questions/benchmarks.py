@@ -95,7 +95,7 @@ class Question:
         return stable_seed(seed, "answer", self._words(), self.copy, turn)
 
     def _words(self) -> str:
-        return to_json([data.plain(self.opening), *self.followups])
+        return to_json([data.prompt_json(self.opening), *self.followups])
 
 
 def load(name: str, count: int | None = None) -> list[Question]:
