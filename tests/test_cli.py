@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-import tiny
-from conftest import World
 
 from salsa_cli.records import read_rows
+from tests.support import tiny
+from tests.support.worlds import World
 
 VERBS = ("soup", "train-rm", "ppo", "eval")
 

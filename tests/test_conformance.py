@@ -11,10 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import benchmark_texts as texts
 import numpy as np
 import pytest
-from conftest import SHARED
 
 from salsa_cli import data
 from salsa_cli.evaluation.results import judge_agreement, style_control, win_rates
@@ -23,6 +21,8 @@ from salsa_cli.evaluation.results.win_rates import PairRow, Resampling
 from salsa_cli.evaluation.verdicts import formats
 from salsa_cli.evaluation.verdicts.formats import Stored
 from salsa_cli.evaluation.verdicts.verdict import Verdict
+from tests.support import benchmark_texts as texts
+from tests.support.real_data import SHARED
 
 FEW = Resampling(seed=0, draws=100)
 

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 import transformers
-from kinds import PROMPTS, grouped, learned_positions, llama, naive, numbers, policy, told
 from transformers import AutoModelForSequenceClassification
 
 from salsa_cli import ppo, train_rm
@@ -19,6 +17,17 @@ from salsa_cli.generation import graphs, loop
 from salsa_cli.models.forward import Module
 from salsa_cli.models.loading import LanguageModel
 from salsa_cli.runs.events import silent
+from tests.support import tiny
+from tests.support.kinds import (
+    PROMPTS,
+    grouped,
+    learned_positions,
+    llama,
+    naive,
+    numbers,
+    policy,
+    told,
+)
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="no CUDA device is available here"

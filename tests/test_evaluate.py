@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from conftest import World
 
 from salsa_cli import evaluate
 from salsa_cli.config.eval import EvalConfig
@@ -18,6 +16,8 @@ from salsa_cli.evaluation.judges.scoring import Scored
 from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.records import read_rows
 from salsa_cli.runs.events import Event, Note, silent
+from tests.support import tiny
+from tests.support.worlds import World
 
 
 def configure(world: World, output: Path, *models: object, **changes: Any) -> EvalConfig:

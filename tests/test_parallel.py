@@ -6,24 +6,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
-import tiny
-import torch
-from parallel_runs import ppo_config, rm_config
-from safetensors.torch import load_file
 
 from salsa_cli import ppo, train_rm
 from salsa_cli.config.base import Config, declared
 from salsa_cli.devices import processes
 from salsa_cli.records import read_rows
 from salsa_cli.runs.events import silent
-from salsa_cli.runs.tracking import flat
-
-HERE = Path(__file__).parent
+from tests.support import tiny
+from tests.support.agreement import close, same_metrics, same_weights, without_time
+from tests.support.parallel_runs import ppo_config, rm_config
 
 GOLD = """
 def score(prompts, answers):
@@ -44,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.preferences(root / "preferences.jsonl")
     (root / "gold.py").write_text(GOLD)
     environments = [environment for _, environment in processes._places(2)]
-    command = [sys.executable, str(HERE / "parallel_runs.py"), str(root)]
+    command = [sys.executable, "-m", "tests.support.parallel_runs", str(root)]
     workers = [subprocess.Popen(command, env=one) for one in environments]
     ppo.run(ppo_config(root, root / "ppo-one"), silent)
     train_rm.run(rm_config(root, root / "rm-one"), silent)
@@ -144,32 +140,6 @@ def test_what_one_process_alone_meets_is_said_once_and_ends_all(folder: Path) ->
 
 
 # ------------------------------------------------------------------------------------- helpers
-
-
-def same_metrics(one: Path, other: Path, besides: Sequence[str] | set[str] = ()) -> None:
-    ours, theirs = without_time(one), without_time(other)
-    assert len(ours) == len(theirs)
-    for row, expected in zip(theirs, ours, strict=True):
-        assert row.keys() == expected.keys()
-        for name in row.keys() - set(besides):
-            assert row[name] == close(expected[name]), name
-
-
-def same_weights(one: Path, other: Path) -> None:
-    ours, theirs = (load_file(path / "model.safetensors") for path in (one, other))
-    assert ours.keys() == theirs.keys()
-    for name, weight in ours.items():
-        assert weight.dtype == torch.float32
-        torch.testing.assert_close(theirs[name], weight, atol=1e-5, rtol=0, msg=name)
-
-
-def close(value: float) -> object:
-    return pytest.approx(value, abs=1e-5, rel=1e-5)
-
-
-def without_time(folder: Path) -> list[dict[str, float]]:
-    rows = read_rows(folder / "metrics.jsonl")
-    return [flat({k: v for k, v in row.items() if k != "time"}) for row in rows]
 
 
 def start(folder: Path, output: Path, *more: str) -> subprocess.Popen[str]:

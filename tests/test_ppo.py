@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 import transformers
-from conftest import World
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from salsa_cli import data, ppo
@@ -24,55 +22,12 @@ from salsa_cli.rl import batching, experience, learning, preflight
 from salsa_cli.rl.actors import load_actors
 from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.runs import run_folder
-from salsa_cli.runs.events import Event, Measured, Note, Report, Warned, silent
+from salsa_cli.runs.events import Event, Measured, Note, Warned, silent
+from tests.support import kills, tiny
+from tests.support.ppo_runs import configure, rows_without_time, run, stopping_at, weights
+from tests.support.worlds import World
 
 GOLDEN = Path(__file__).parent / "golden"
-
-
-def configure(world: World, output: Path, **changes: Any) -> PPOConfig:
-    """Four updates of eight answers; large steps, so that mistakes show."""
-    settings: dict[str, Any] = {
-        "ref": (str(world.soup),),
-        "reward": (str(world.rm),),
-        "prompts": str(world.prompts),
-        "output": output,
-        "updates": 4,
-        "batch_size": 8,
-        "response_length": 6,
-        "epochs": 2,
-        "minibatches": 2,
-        "learning_rate": 1e-3,
-        "save_every": 2,
-        "device": "cpu",
-    }
-    return PPOConfig(**{**settings, **changes})
-
-
-def run(config: PPOConfig) -> ppo.PPOResult:
-    result = ppo.run(config, silent)
-    assert isinstance(result, ppo.PPOResult)
-    return result
-
-
-def stopping_at(update: int) -> Report:
-    """Ctrl-C while this update ends; what stands then is the checkpoint before it."""
-
-    def stop(event: Event) -> None:
-        if isinstance(event, Measured) and event.values["update"] == update:
-            raise KeyboardInterrupt
-
-    return stop
-
-
-def rows_without_time(folder: Path) -> list[dict[str, Any]]:
-    return [
-        {k: v for k, v in row.items() if k != "time"} for row in read_rows(folder / "metrics.jsonl")
-    ]
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = AutoModelForCausalLM.from_pretrained(folder).state_dict()
-    return state
 
 
 @pytest.fixture(scope="module")
@@ -489,7 +444,5 @@ def test_the_newest_checkpoints_are_kept(world: World, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_kills_leave_no_trace() -> None:
-    """Three of the moments; `python tests/kills.py` tries twenty."""
-    import kills
-
+    """Three of the moments; `python -m tests.support.kills` tries twenty."""
     assert kills.main(3, seed=5) == 0

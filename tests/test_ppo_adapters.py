@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file
-from test_backbones import CPU, AdapterWorld, held_bytes, logits, make
-from test_ppo import rows_without_time
 
 from salsa_cli import ppo, soup
 from salsa_cli.config.ppo import PPOConfig
@@ -26,12 +23,10 @@ from salsa_cli.records import read_rows
 from salsa_cli.rl.actors import Actors, load_actors
 from salsa_cli.runs import checkpoints, run_folder
 from salsa_cli.runs.events import Event, Measured, Note, silent
-
-
-@pytest.fixture(scope="module")
-def adapted(tmp_path_factory: pytest.TempPathFactory) -> AdapterWorld:
-    pytest.importorskip("peft", reason="peft is not installed")
-    return make(tmp_path_factory.mktemp("adapted"))
+from tests.support import tiny
+from tests.support.adapters import CPU, AdapterWorld, held_bytes, logits
+from tests.support.ppo_runs import configure_adapted as configure
+from tests.support.ppo_runs import rows_without_time
 
 
 @dataclass(frozen=True)
@@ -42,25 +37,6 @@ class Ran:
     rows: list[dict[str, Any]]
     weights: dict[str, torch.Tensor]
     held: int
-
-
-def configure(adapted: AdapterWorld, output: Path, **changes: Any) -> PPOConfig:
-    settings: dict[str, Any] = {
-        "ref": (str(adapted.soup),),
-        "reward": (str(adapted.rm),),
-        "prompts": str(tiny.prompts(output.parent / "prompts.jsonl")),
-        "output": output,
-        "updates": 3,
-        "batch_size": 8,
-        "response_length": 6,
-        "epochs": 2,
-        "minibatches": 2,
-        "learning_rate": 1e-3,
-        "anchor_every": 2,
-        "save_every": 2,
-        "device": "cpu",
-    }
-    return PPOConfig(**{**settings, **changes})
 
 
 def run(config: PPOConfig) -> Ran:

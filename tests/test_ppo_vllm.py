@@ -8,18 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import stand_in
-import test_ppo_adapters
-import tiny
 import torch
-from conftest import World
-from parallel_runs import by_server, ppo_config
 from safetensors.torch import load_file
-from stand_in import StandIn
-from test_backbones import AdapterWorld
-from test_parallel import same_metrics
-from test_ppo import configure, rows_without_time, run, stopping_at
-from test_ppo_adapters import adapted as adapted
 
 from salsa_cli import ppo
 from salsa_cli.devices import processes
@@ -30,8 +20,13 @@ from salsa_cli.rl import preflight
 from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.runs import run_folder
 from salsa_cli.runs.events import silent
-
-HERE = Path(__file__).parent
+from tests.support import stand_in, tiny
+from tests.support.adapters import AdapterWorld
+from tests.support.agreement import same_metrics
+from tests.support.parallel_runs import by_server, ppo_config
+from tests.support.ppo_runs import configure, configure_adapted, rows_without_time, run, stopping_at
+from tests.support.stand_in import StandIn
+from tests.support.worlds import World
 
 SAME = 1e-5
 """Nats a token that the same float32 weights may be apart in two programs, summed otherwise."""
@@ -132,7 +127,7 @@ def test_adapters_go_to_the_server_merged(adapted: AdapterWorld, tmp_path: Path)
     for name, changes in {"old": {}, "new": {**plain, "lora_rank": 2}}.items():
         with stand_in.serving(adapted.base) as server:
             more = {"generator": "vllm", "vllm_url": server.url, **changes}
-            config = test_ppo_adapters.configure(adapted, tmp_path / name, **more)
+            config = configure_adapted(adapted, tmp_path / name, **more)
             run(config)
         rows = rows_without_time(config.output)
         # The base and the update are added here, and applied one after the other there.
@@ -188,7 +183,7 @@ def test_two_processes_hand_over_once_and_ask_for_what_one_asks(
         "def score(prompts, answers):\n    return map(len, answers)\n"
     )
     with stand_in.serving(world.b) as server:
-        command = [sys.executable, str(HERE / "parallel_runs.py"), str(tmp_path), server.url]
+        command = [sys.executable, "-m", "tests.support.parallel_runs", str(tmp_path), server.url]
         environments = [environment for _, environment in processes._places(2)]
         workers = [subprocess.Popen(command, env=one) for one in environments]
         assert [worker.wait(timeout=300) for worker in workers] == [0, 0]

@@ -16,7 +16,6 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -31,6 +30,7 @@ from salsa_cli.generation import rollouts
 from salsa_cli.models import loading, tokens
 from salsa_cli.records import read_rows
 from salsa_cli.runs.events import silent
+from tests.support import tiny
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LENGTH = 56

@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
-from conftest import shared_data
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from salsa_cli import train_rm
@@ -24,6 +22,8 @@ from salsa_cli.records import read_json
 from salsa_cli.reward_models import evaluation
 from salsa_cli.reward_models.results import AppraisalResult
 from salsa_cli.runs.events import silent
+from tests.support import tiny
+from tests.support.real_data import shared_data
 
 pytestmark = pytest.mark.slow
 

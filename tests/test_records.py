@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from files import failure
 
 from salsa_cli.records import read_json
+from tests.support.files import failure
 
 
 class TestReadJson:

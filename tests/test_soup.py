@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from conftest import World
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -21,6 +19,8 @@ from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.runs import run_folder
 from salsa_cli.runs.events import Event, Warned, silent
+from tests.support import tiny
+from tests.support.worlds import World
 
 Tensors = dict[str, torch.Tensor]
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import World
 from safetensors.numpy import save_file
 
 from salsa_cli import soup
@@ -23,6 +22,7 @@ from salsa_cli.errors import SalsaError, StorageError
 from salsa_cli.runs.events import Advanced, Event, Note, Warned, silent
 from salsa_cli.soups import journal
 from salsa_cli.soups.sources import TensorSource
+from tests.support.worlds import World
 
 TENSORS = 24
 SIDE = 700  # of a square tensor of float32: 2 MB

@@ -9,9 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-import tiny
 import torch
-from conftest import World
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -19,6 +17,8 @@ from salsa_cli import soup
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.runs.events import Event, Note, silent
+from tests.support import tiny
+from tests.support.worlds import World
 
 Tensors = dict[str, torch.Tensor]
 

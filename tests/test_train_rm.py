@@ -11,10 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
-from conftest import World
-from test_tracking import scalars
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from salsa_cli import train_rm
@@ -26,6 +23,9 @@ from salsa_cli.models.tokens import Answer
 from salsa_cli.records import read_rows
 from salsa_cli.runs import checkpoints, run_folder
 from salsa_cli.runs.events import Event, Measured, Warned, silent
+from tests.support import tiny
+from tests.support.trackers import scalars
+from tests.support.worlds import World
 
 
 def configure(world: World, output: Path, **changes: Any) -> TrainRMConfig:

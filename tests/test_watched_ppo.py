@@ -7,11 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import World
 from safetensors.torch import load_file, save_file
-from test_pages import Tree
-from test_ppo import configure, rows_without_time, run, weights
-from test_tracking import scalars
 
 from salsa_cli import ppo
 from salsa_cli.config import base
@@ -21,6 +17,10 @@ from salsa_cli.records import read_rows
 from salsa_cli.rl import monitors
 from salsa_cli.runs import checkpoints, run_folder, tracking
 from salsa_cli.runs.events import Event, Said, Warned, silent
+from tests.support.html_tree import Tree
+from tests.support.ppo_runs import configure, rows_without_time, run, weights
+from tests.support.trackers import scalars
+from tests.support.worlds import World
 
 
 def warnings(events: list[Event]) -> list[str]:

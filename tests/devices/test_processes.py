@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import World
-from test_ppo import configure
 
 from salsa_cli.devices import processes, runtime, sharding
 from salsa_cli.devices.runtime import _buckets, start_runtime
@@ -15,6 +13,8 @@ from salsa_cli.errors import Elsewhere, SalsaError, UsageError
 from salsa_cli.models.activation_memory import Machine
 from salsa_cli.rl import memory, preflight
 from salsa_cli.runs.events import silent
+from tests.support.ppo_runs import configure
+from tests.support.worlds import World
 
 
 def place(monkeypatch: pytest.MonkeyPatch, rank: int, count: int) -> None:

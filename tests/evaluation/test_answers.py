@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import World
 
 from salsa_cli.data import Message
 from salsa_cli.devices.runtime import start_runtime
@@ -18,6 +17,7 @@ from salsa_cli.evaluation.questions.answer_files import Replies, Reply
 from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.models import loading
 from salsa_cli.runs.events import Advanced, Event, silent
+from tests.support.worlds import World
 
 HOW = Generation(seed=0, batch_size=4, length=6)
 WORDS = "the a cat dog bird sat ran sang on mat tree".split()

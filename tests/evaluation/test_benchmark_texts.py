@@ -1,7 +1,8 @@
 """Judges' texts, read by hand-made examples; the stored ones are read in test_conformance."""
 
-import benchmark_texts as texts
 import pytest
+
+from tests.support import benchmark_texts as texts
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from conftest import World
 from transformers import AutoModelForCausalLM
 
 from salsa_cli import evaluate, soup
@@ -27,6 +25,8 @@ from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.models import loading
 from salsa_cli.records import read_rows
 from salsa_cli.runs.events import Advanced, Event, silent
+from tests.support import tiny
+from tests.support.worlds import World
 
 
 def configure(world: World, output: Path, **changes: Any) -> EvalConfig:

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from test_formats import OWN, PAIR, SINGLE, UNREAD, V01
 
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.errors import SalsaError, UsageError
@@ -20,24 +18,9 @@ from salsa_cli.evaluation.results.win_rates import Resampling
 from salsa_cli.evaluation.verdicts.verdict import Order, Verdict, to_row
 from salsa_cli.records import to_json
 from salsa_cli.runs.events import DryRun, Event, Note, Warned, silent
-
-
-def run(tmp_path: Path, *files: list[dict[str, Any]], **changes: Any) -> EvalResult:
-    names = tuple(
-        str(tiny.write_rows(tmp_path / f"{n}.jsonl", rows)) for n, rows in enumerate(files)
-    )
-    settings: dict[str, Any] = {"output": tmp_path / "out", "force": True, "draws": 2000}
-    result = recount.run(EvalConfig(judgments=names, **{**settings, **changes}), silent)
-    assert isinstance(result, EvalResult)
-    return result
-
-
-def pairs(wins: int, ties: int, losses: int, **changes: Any) -> list[dict[str, Any]]:
-    winners = ["model_1"] * wins + ["tie"] * ties + ["model_2"] * losses
-    return [
-        {**PAIR, "question_id": n, "g1_winner": winner, "g2_winner": winner, **changes}
-        for n, winner in enumerate(winners)
-    ]
+from tests.support import tiny
+from tests.support.verdict_rows import OWN, PAIR, SINGLE, UNREAD, V01, pairs
+from tests.support.verdict_rows import recount as run
 
 
 def test_54_percent_of_80_prompts_prove_nothing(tmp_path: Path) -> None:

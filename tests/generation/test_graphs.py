@@ -5,7 +5,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from kinds import (
+
+from salsa_cli.errors import SalsaError
+from salsa_cli.generation import choice, graphs, loop, plain
+from salsa_cli.models.forward import Module
+from tests.support.kinds import (
     PROMPTS,
     convolutional,
     grouped,
@@ -19,10 +23,6 @@ from kinds import (
     sliding,
     told,
 )
-
-from salsa_cli.errors import SalsaError
-from salsa_cli.generation import choice, graphs, loop, plain
-from salsa_cli.models.forward import Module
 
 
 @pytest.fixture

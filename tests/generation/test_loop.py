@@ -6,10 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 import transformers
-from kinds import (
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from salsa_cli.generation import loop, plain
+from salsa_cli.models.forward import Module
+from salsa_cli.models.loading import LanguageModel
+from tests.support import tiny
+from tests.support.kinds import (
     PROMPTS,
     convolutional,
     hybrid,
@@ -23,11 +28,6 @@ from kinds import (
     told,
     without_positions,
 )
-from torch.utils._python_dispatch import TorchDispatchMode
-
-from salsa_cli.generation import loop, plain
-from salsa_cli.models.forward import Module
-from salsa_cli.models.loading import LanguageModel
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.3])

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from kinds import PROMPTS, llama, naive, numbers, policy, told
 
 from salsa_cli.errors import SalsaError
 from salsa_cli.generation import paged
+from tests.support.kinds import PROMPTS, llama, naive, numbers, policy, told
 
 runs = pytest.mark.skipif(
     not hasattr(transformers, "ContinuousBatchingConfig"),

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import World
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from salsa_cli.devices.runtime import Runtime, start_runtime
@@ -14,6 +13,7 @@ from salsa_cli.generation import rollouts
 from salsa_cli.generation.rollouts import Sampled
 from salsa_cli.models import loading
 from salsa_cli.models.loading import LanguageModel
+from tests.support.worlds import World
 
 PROMPTS = [[4, 6, 9], [5], [7, 8], [4, 7, 10, 11, 12], [6, 6], [13]]
 

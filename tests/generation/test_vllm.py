@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import stand_in
 import torch
-from conftest import World
 from safetensors.torch import load_file
-from stand_in import Reply, StandIn, told
 
 from salsa_cli.errors import SalsaError
 from salsa_cli.generation import vllm
 from salsa_cli.models import loading
 from salsa_cli.models.loading import LanguageModel
+from tests.support import stand_in
+from tests.support.stand_in import Reply, StandIn, told
+from tests.support.worlds import World
 
 PROMPTS = [[4, 6, 9], [5], [7, 8], [4, 7, 10, 11, 12]]
 SEEDS = [3, 2**63 - 1, 0, 17]

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from allocations import Largest
 from torch import Tensor
 
 from salsa_cli.maths import categorical
 from salsa_cli.maths.projection import projected_logprobs
+from tests.support.allocations import Largest
 
 CHUNKS = [1, 8 * 11 * 3, 10**9]  # bytes: a token at a time, three of eleven logits, all
 

@@ -5,14 +5,11 @@ PEFT is the witness: it loads the same adapters by itself.
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
-from test_adapters import DOWN, PREFIX, K, Q, save_adapter
 
 from salsa_cli import soup
 from salsa_cli.config.soup import SoupConfig
@@ -23,69 +20,20 @@ from salsa_cli.models.backbones import Backbones
 from salsa_cli.reward_models import rewards
 from salsa_cli.runs.events import Event, Warned, silent
 from salsa_cli.weights import folders
+from tests.support import tiny
+from tests.support.adapters import (
+    CPU,
+    DOWN,
+    IDS,
+    PREFIX,
+    AdapterWorld,
+    Q,
+    held_bytes,
+    logits,
+    save_adapter,
+)
 
-CPU = torch.device("cpu")
-IDS = torch.tensor([[4, 6, 9, 11, 5]])
 ROWS = [[4, 6, 9, 2], [5, 2], [7, 8, 10, 11, 12, 2]]
-
-
-@dataclass(frozen=True)
-class AdapterWorld:
-    """A base, two SFT adapters of it, their soup, and the adapter of a reward model."""
-
-    base: Path
-    a: Path
-    b: Path
-    soup: Path
-    rm: Path
-
-
-def make(root: Path, scale: float = 0.1) -> AdapterWorld:
-    """Adapters far enough from nothing that a lost one shows; `scale` is that of their B."""
-    base = tiny.save_language_model(root / "base", seed=1)
-    made = AdapterWorld(base, root / "a", root / "b", root / "soup", root / "rm")
-    head = 0.1 * torch.randn(1, 16, generator=torch.Generator().manual_seed(9))
-    save_adapter(made.a, base, {Q: 3, DOWN: 2}, seed=1)
-    save_adapter(made.b, base, {Q: 4, K: 1}, seed=2)
-    save_adapter(
-        made.rm,
-        base,
-        {Q: 3, K: 2},
-        seed=3,
-        extra={f"{PREFIX}score.weight": head},
-        task_type="SEQ_CLS",
-        modules_to_save=["score"],
-    )
-    (made.rm / "salsa_reward.json").write_text(json.dumps({"mean": 0.5, "std": 2.0}))
-    for folder in (made.a, made.b, made.rm):
-        path = folder / "adapter_config.json"
-        settings = json.loads(path.read_text())
-        path.write_text(json.dumps(settings | {"lora_alpha": scale * settings["r"]}))
-    pair = (str(made.a), str(made.b))
-    soup.run(SoupConfig(models=pair, alpha=0.5, output=made.soup), silent)
-    return made
-
-
-@pytest.fixture(scope="module")
-def adapted(tmp_path_factory: pytest.TempPathFactory) -> AdapterWorld:
-    pytest.importorskip("peft", reason="peft is not installed")
-    return make(tmp_path_factory.mktemp("adapted"))
-
-
-def held_bytes(*given: Any) -> int:
-    """Bytes of the distinct storages that models hold."""
-    storages = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-        for model in given
-        for tensor in (*model.parameters(), *model.buffers())
-    }
-    return sum(storages.values())
-
-
-def logits(model: Any) -> torch.Tensor:
-    with torch.no_grad():
-        found: torch.Tensor = model(IDS).logits
-    return found
 
 
 @pytest.mark.filterwarnings("ignore:Found missing adapter keys")

@@ -6,9 +6,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
 import pytest
-import test_ppo
 import torch
-from conftest import World
 from safetensors.torch import load_file
 
 from salsa_cli import ppo
@@ -20,6 +18,8 @@ from salsa_cli.models import compilation
 from salsa_cli.records import read_rows
 from salsa_cli.rl import experience, learning, preflight
 from salsa_cli.runs.events import Event, Note, silent
+from tests.support import ppo_runs
+from tests.support.worlds import World
 
 
 @pytest.mark.slow
@@ -51,7 +51,7 @@ def test_a_compiled_run_is_the_plain_one_and_generates_uncompiled(
     folders = [tmp_path / name for name in ("plain", "compiled")]
     for folder in folders:
         changes: dict[str, Any] = {"updates": 2, "compile": folder.name == "compiled"}
-        config = test_ppo.configure(world, folder, **changes)
+        config = ppo_runs.configure(world, folder, **changes)
         heard: list[Event] = []
         ppo.run(config, heard.append)
         said = any(isinstance(event, Note) and "compiles" in event.text for event in heard)
@@ -75,7 +75,7 @@ def test_a_model_that_cannot_be_compiled_is_one_clear_error(
 
     torch.compiler.reset()
     monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", broken)
-    config = test_ppo.configure(world, tmp_path / "policy", compile=True)
+    config = ppo_runs.configure(world, tmp_path / "policy", compile=True)
     with pytest.raises(SalsaError, match=r"PyTorch cannot compile .*no such instruction"):
         ppo.run(config, silent)
     assert not config.output.exists()
@@ -86,12 +86,12 @@ def test_without_a_compiler_of_cpp_nothing_is_begun(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SalsaError, match=r"--compile needs a compiler of C\+\+"):
-        ppo.run(test_ppo.configure(world, tmp_path / "policy", compile=True), silent)
+        ppo.run(ppo_runs.configure(world, tmp_path / "policy", compile=True), silent)
     compilation.check(torch.device("cuda"))  # Triton brings its own
 
 
 def test_spread_layers_are_not_compiled(world: World, tmp_path: Path) -> None:
-    config = test_ppo.configure(world, tmp_path / "policy", compile=True)
+    config = ppo_runs.configure(world, tmp_path / "policy", compile=True)
     spread = SimpleNamespace(processes=2, nearby=2, sharding=Sharding())
     with pytest.raises(UsageError, match="--compile and --shard"):
         preflight.check_processes(config, cast("Runtime", spread))

@@ -5,15 +5,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from conftest import World
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from salsa_cli.errors import SalsaError
 from salsa_cli.models import forward, loading, saving
 from salsa_cli.models.sequences import Sequences
 from salsa_cli.models.tokens import Answer, pad_left, pad_right
+from tests.support import tiny
+from tests.support.worlds import World
 
 CPU = torch.device("cpu")
 ROWS = [[4, 6, 9, 2], [5, 2], [7, 8, 10, 11, 12, 2]]

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import World
-from test_ppo import configure as ppo_config
 from transformers import AutoModelForSequenceClassification
 
 from salsa_cli import evaluate, ppo, train_rm
@@ -26,6 +24,8 @@ from salsa_cli.records import read_rows
 from salsa_cli.reward_models import fitting, rewards
 from salsa_cli.reward_models.pairs import EncodedPair
 from salsa_cli.runs.events import silent
+from tests.support.ppo_runs import configure as ppo_config
+from tests.support.worlds import World
 
 DEVICE = start_runtime("cpu")
 ROWS = [[4, 6, 9, 2], [5, 2], [7, 8, 10, 11, 12, 2]]

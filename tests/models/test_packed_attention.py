@@ -1,12 +1,12 @@
 """Rows that lie behind one another: which models read them, and that they do not touch."""
 
-import kinds
 import pytest
 import torch
-from test_forward import ANSWERS, PROMPTS, build, read
 
 from salsa_cli.models import forward, packed_attention
 from salsa_cli.models.sequences import Packed, Sequences
+from tests.support import kinds
+from tests.support.families import ANSWERS, PROMPTS, build, read
 
 ROWS = [prompt + answer for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]
 

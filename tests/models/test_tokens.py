@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 
 from salsa_cli.data import Message
 from salsa_cli.errors import SalsaError
 from salsa_cli.models import loading, tokens
 from salsa_cli.models.tokens import Answer, Tokenizer
+from tests.support import tiny
 
 TEMPLATE = (
     "{% for m in messages %}<s> {{ m.role }} {{ m.content }} {% endfor %}"

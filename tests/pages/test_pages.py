@@ -1,6 +1,5 @@
 """The page: its structure, what a hostile text can do to it, and whether its colours are seen."""
 
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -9,41 +8,11 @@ from salsa_cli import pages
 from salsa_cli.pages import styles
 from salsa_cli.pages.charts import Line, LineChart
 from salsa_cli.pages.scales import Axis
+from tests.support.html_tree import Tree
 
 HOSTILE = (
     "</blockquote></title></style><script>alert(1)</script><img src=x onerror='a'>\" & \u202ex"
 )
-
-
-class Tree(HTMLParser):
-    """Tags by count, the text of each element; every tag that opens is closed in its turn."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text: dict[str, list[str]] = {}
-        self._open: list[str] = []
-        self.feed(html)
-        self.close()
-        assert not self._open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag != "meta":
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self._open:
-            self.text.setdefault(self._open[-1], []).append(data)
 
 
 def render(*blocks: pages.Block) -> Tree:

@@ -4,9 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from conftest import World
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from salsa_cli import evaluate, ppo, soup, train_rm
@@ -21,6 +19,8 @@ from salsa_cli.records import read_json, read_rows
 from salsa_cli.reward_models import evaluation, rewards
 from salsa_cli.runs.events import Event, Note, Warned, silent
 from salsa_cli.weights import folders
+from tests.support import tiny
+from tests.support.worlds import World
 
 DEVICE = start_runtime("cpu")
 

@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from conftest import World
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from salsa_cli.config.train_rm import TrainRMConfig
@@ -21,6 +19,8 @@ from salsa_cli.reward_models import evaluation, rewards
 from salsa_cli.reward_models.results import EvaluatedModelResult
 from salsa_cli.reward_models.rewards import RewardScale
 from salsa_cli.runs.events import DryRun, Event, Note, Warned, silent
+from tests.support import tiny
+from tests.support.worlds import World
 
 ROWS = [
     {

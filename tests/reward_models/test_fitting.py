@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import World
 
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import start_runtime
@@ -19,6 +18,7 @@ from salsa_cli.models.loading import RewardModel
 from salsa_cli.reward_models import fitting
 from salsa_cli.reward_models.pairs import EncodedPair
 from salsa_cli.runs.events import silent
+from tests.support.worlds import World
 
 DEVICE = start_runtime("cpu")
 PAIRS = (

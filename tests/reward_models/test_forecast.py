@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from conftest import World
 
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import start_runtime
@@ -13,6 +11,8 @@ from salsa_cli.errors import SalsaError
 from salsa_cli.models import loading
 from salsa_cli.reward_models import forecast
 from salsa_cli.reward_models.pairs import EncodedPair
+from tests.support import tiny
+from tests.support.worlds import World
 
 PAIRS = [EncodedPair("p", (4,) * length, (5, 2), row=length) for length in (3, 9, 5)]
 

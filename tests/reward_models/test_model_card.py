@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from conftest import World
 
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.data import Message, Prompt
@@ -22,6 +20,8 @@ from salsa_cli.reward_models.pair_data import SourcePairs
 from salsa_cli.reward_models.pairs import Dropped, EncodedPair
 from salsa_cli.reward_models.report_page import TrainingReport
 from salsa_cli.reward_models.rewards import RewardScale
+from tests.support import tiny
+from tests.support.worlds import World
 
 PAIRS = tuple(
     EncodedPair("p", (1,) * (2 + n), (1,) * (5 - n), category=("easy", "<hard>")[n % 2])

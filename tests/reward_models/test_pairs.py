@@ -3,7 +3,6 @@
 from collections import Counter
 
 import pytest
-import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +11,7 @@ from salsa_cli.models.tokens import Answer
 from salsa_cli.reward_models import pairs
 from salsa_cli.reward_models.pairs import EncodedPair
 from salsa_cli.reward_models.preferences import AnswerSet, Preference
+from tests.support import tiny
 
 TOKENIZER = tiny.tokenizer()
 EOS = TOKENIZER.eos_token_id

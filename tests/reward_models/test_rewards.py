@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from conftest import World
-from test_references import configure, rows_of
 
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
@@ -18,6 +15,10 @@ from salsa_cli.maths import ensembles
 from salsa_cli.models.tokens import Answer
 from salsa_cli.reward_models import rewards
 from salsa_cli.reward_models.rewards import Ensemble, RewardScale
+from tests.support import tiny
+from tests.support.ppo_runs import configure_anchored as configure
+from tests.support.ppo_runs import rows_of
+from tests.support.worlds import World
 
 SCORES = torch.tensor([[1.0, 2.0], [3.0, 2.0], [8.0, -1.0]])
 

@@ -6,11 +6,8 @@ from types import MethodType
 from typing import Any
 
 import numpy as np
-import oracle
 import pytest
 import torch
-from conftest import World
-from oracle import Batch, Recipe
 
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.devices.runtime import Runtime, start_runtime
@@ -24,6 +21,9 @@ from salsa_cli.reward_models.rewards import Ensemble
 from salsa_cli.rl import experience, learning
 from salsa_cli.rl.actors import Actors
 from salsa_cli.rl.learning import Targets
+from tests.support import oracle
+from tests.support.oracle import Batch, Recipe
+from tests.support.worlds import World
 
 ROWS, WIDTH, VOCABULARY, END = 8, 6, 11, 2
 

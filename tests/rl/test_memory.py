@@ -6,11 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
-from conftest import World
-from test_ppo import stopping_at
-from test_references import configure
 from transformers import LlamaForCausalLM
 
 from salsa_cli import ppo
@@ -23,6 +19,10 @@ from salsa_cli.models.activation_memory import Machine
 from salsa_cli.rl import memory, preflight
 from salsa_cli.rl.memory import Demand, Held
 from salsa_cli.runs.events import DryRun, Event, Note, silent
+from tests.support import tiny
+from tests.support.ppo_runs import configure_anchored as configure
+from tests.support.ppo_runs import stopping_at
+from tests.support.worlds import World
 
 FLOAT32 = Machine(frozen=4, product=4, sampling=12, chunk=1000, pass_tokens=2048, headroom=0.6)
 MIXED = Machine(

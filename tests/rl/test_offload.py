@@ -8,11 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
-from conftest import World
-from test_ppo import rows_without_time
-from test_references import configure
 
 from salsa_cli import ppo
 from salsa_cli.errors import UsageError
@@ -21,6 +17,10 @@ from salsa_cli.models import loading
 from salsa_cli.rl import offload
 from salsa_cli.rl.offload import Parked
 from salsa_cli.runs.events import silent
+from tests.support import tiny
+from tests.support.ppo_runs import configure_anchored as configure
+from tests.support.ppo_runs import rows_without_time
+from tests.support.worlds import World
 
 CPU = torch.device("cpu")
 

@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from conftest import World
-from test_references import configure
 
 from salsa_cli import ppo
 from salsa_cli.config.ppo import PPOConfig
@@ -16,6 +13,9 @@ from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.models import assembly, loading
 from salsa_cli.rl import preflight
 from salsa_cli.runs.events import Event, Note, Warned, silent
+from tests.support import tiny
+from tests.support.ppo_runs import configure_anchored as configure
+from tests.support.worlds import World
 
 
 def copy(folder: Path, target: Path, **generation: Any) -> Path:

@@ -8,13 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from conftest import World
 from transformers import AutoModelForCausalLM
 
 from salsa_cli import ppo, soup
-from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.maths import kl
@@ -22,29 +19,12 @@ from salsa_cli.records import read_rows
 from salsa_cli.rl import references
 from salsa_cli.rl.references import Recipe
 from salsa_cli.runs.events import Event, Measured, Note, Warned, silent
+from tests.support import tiny
+from tests.support.ppo_runs import configure_anchored as configure
+from tests.support.ppo_runs import rows_of
+from tests.support.worlds import World
 
 CPU = torch.device("cpu")
-
-
-def configure(world: World, output: Path, **changes: Any) -> PPOConfig:
-    settings: dict[str, Any] = {
-        "ref": (str(world.soup),),
-        "reward": (str(world.rm),),
-        "prompts": str(world.prompts),
-        "output": output,
-        "updates": 3,
-        "batch_size": 8,
-        "response_length": 6,
-        "learning_rate": 1e-3,
-        "anchor_every": 1,
-        "device": "cpu",
-    }
-    return PPOConfig(**{**settings, **changes})
-
-
-def rows_of(config: PPOConfig, report: Any = silent) -> list[dict[str, Any]]:
-    ppo.run(config, report)
-    return read_rows(config.output / "metrics.jsonl")
 
 
 # ------------------------------------------------------------------------------- recipes

@@ -5,14 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from test_monitors import HEALTHY, START, history
-from test_pages import Tree
-
 from salsa_cli import pages
 from salsa_cli.pages.charts import LineChart
 from salsa_cli.records import read_rows
 from salsa_cli.rl import report_page
 from salsa_cli.rl.metrics import UpdateMetrics
+from tests.support.histories import HEALTHY, START, history
+from tests.support.html_tree import Tree
 
 HOSTILE = "</blockquote><script>alert(1)</script>"
 

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
-from test_backbones import CPU, AdapterWorld, make
 
 from salsa_cli.models import loading, lora
 from salsa_cli.rl import references, weight_sharing
 from salsa_cli.rl.weight_sharing import Role
+from tests.support import tiny
+from tests.support.adapters import CPU, AdapterWorld, make
 
 
 @pytest.fixture(scope="module")

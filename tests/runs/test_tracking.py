@@ -10,17 +10,7 @@ from salsa_cli.records import JSON
 from salsa_cli.runs import tracking
 from salsa_cli.runs.events import Event, Measured, Note, Warned, silent
 from salsa_cli.runs.tracking import TrackedRun
-
-
-def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """What TensorBoard shows of a folder."""
-    module = pytest.importorskip(
-        "tensorboard.backend.event_processing.event_accumulator",
-        reason="tensorboard is not installed",
-    )
-    read = module.EventAccumulator(str(folder))
-    read.Reload()
-    return {tag: [(e.step, e.value) for e in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
+from tests.support.trackers import scalars
 
 
 def run(settings: dict[str, JSON] | None = None, done: int = 0) -> TrackedRun:

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from files import read_all, write
 
 from salsa_cli.soups.sources import TensorSource, workspaces
 from salsa_cli.weights.disk import ALIGNMENT
 from salsa_cli.weights.layout import Array, NewTensor
 from salsa_cli.weights.shards import cut_blocks, plan_shards
 from salsa_cli.weights.weight_files import combined_digest, open_weight_files, weights_digest
+from tests.support.files import read_all, write
 
 RNG = np.random.default_rng(0)
 ARRAYS: dict[str, tuple[str, Array]] = {

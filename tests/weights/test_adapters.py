@@ -9,61 +9,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import tiny
 import torch
-from conftest import World
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from salsa_cli import soup
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.runs.events import silent
 from salsa_cli.weights.adapters import module_of
+from tests.support import tiny
+from tests.support.adapters import DOWN, PREFIX, SHAPES, K, Q, save_adapter
+from tests.support.worlds import World
 
 Floats = npt.NDArray[np.float64]
-Tensors = dict[str, torch.Tensor]
-
-PREFIX = "base_model.model."
-Q = "model.layers.0.self_attn.q_proj"  # 16 x 16
-K = "model.layers.1.self_attn.k_proj"  # 8 x 16
-DOWN = "model.layers.1.mlp.down_proj"  # 16 x 32
-SHAPES = {Q: (16, 16), K: (8, 16), DOWN: (16, 32)}
-
-
-def save_adapter(
-    folder: Path,
-    base: Path,
-    ranks: dict[str, int],
-    *,
-    seed: int,
-    extra: Tensors | None = None,
-    **changes: Any,
-) -> Path:
-    """A random adapter; its most frequent rank is `r`, the others are patterns."""
-    generator = torch.Generator().manual_seed(seed)
-    tensors = dict(extra or {})
-    for module, rank in ranks.items():
-        rows, columns = SHAPES[module]
-        tensors[f"{PREFIX}{module}.lora_A.weight"] = torch.randn(rank, columns, generator=generator)
-        tensors[f"{PREFIX}{module}.lora_B.weight"] = torch.randn(rows, rank, generator=generator)
-    r = next(iter(ranks.values()))
-    config = {
-        "peft_type": "LORA",
-        "base_model_name_or_path": str(base),
-        "task_type": "CAUSAL_LM",
-        "r": r,
-        "lora_alpha": 2 * r,
-        "rank_pattern": {m.rpartition(".")[2]: rank for m, rank in ranks.items() if rank != r},
-        "alpha_pattern": {},
-        "target_modules": sorted({module.rpartition(".")[2] for module in ranks}),
-        "bias": "none",
-        "inference_mode": True,
-        **changes,
-    }
-    folder.mkdir()
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
-    return folder
 
 
 def configure(output: Path, *models: Path, **changes: Any) -> SoupConfig:

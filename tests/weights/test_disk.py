@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from files import failure
 
 from salsa_cli.weights import disk
 from salsa_cli.weights.disk import ALIGNMENT, InputFile, OutputFile, aligned, round_up
+from tests.support.files import failure
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 3 * ALIGNMENT + 1234).astype(np.uint8)
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import huggingface_hub
 import pytest
-from files import failure
 from huggingface_hub import errors as hub_errors
 
 from salsa_cli.weights import folders
 from salsa_cli.weights.folders import resolve
+from tests.support.files import failure
 
 
 @pytest.fixture

@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from files import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from salsa_cli.errors import SalsaError
+from salsa_cli.weights import layout
+from salsa_cli.weights.disk import ALIGNMENT
+from salsa_cli.weights.layout import Array, NewTensor, TensorSpec, encode_header
+from salsa_cli.weights.weight_files import TensorReader, WeightFiles, digest, open_weight_files
+from tests.support.files import (
     GOLDEN,
     GOLDEN_HEADER,
     bytes_of,
@@ -22,14 +30,6 @@ from files import (
     read_all,
     write,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from salsa_cli.errors import SalsaError
-from salsa_cli.weights import layout
-from salsa_cli.weights.disk import ALIGNMENT
-from salsa_cli.weights.layout import Array, NewTensor, TensorSpec, encode_header
-from salsa_cli.weights.weight_files import TensorReader, WeightFiles, digest, open_weight_files
 
 
 class TestGolden:

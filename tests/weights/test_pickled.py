@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from files import failure, read_all
 
 from salsa_cli.weights.pickled import read_index
 from salsa_cli.weights.weight_files import open_weight_files
+from tests.support.files import failure, read_all
 
 
 def test_every_tensor_is_where_it_is_said_to_be(tmp_path: Path) -> None:

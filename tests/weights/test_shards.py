@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from files import FIRST, SECOND, failure, read_all, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from salsa_cli.weights.folders import resolve
 from salsa_cli.weights.layout import Array, NewTensor
 from salsa_cli.weights.shards import ShardWriter, cut_blocks, plan_shards
 from salsa_cli.weights.weight_files import open_weight_files
+from tests.support.files import FIRST, SECOND, failure, read_all, write
 
 
 def arrays_of_all_kinds() -> dict[str, tuple[str, Array]]:

@@ -14,16 +14,6 @@ import pytest
 import safetensors
 import safetensors.numpy
 import xxhash
-from files import (
-    FIRST,
-    GOLDEN,
-    SECOND,
-    bytes_of,
-    failure,
-    model,
-    read_all,
-    write,
-)
 
 from salsa_cli.weights import layout, weight_files
 from salsa_cli.weights.layout import TensorSpec, storage_dtype
@@ -34,6 +24,16 @@ from salsa_cli.weights.weight_files import (
     digest,
     open_weight_files,
     weights_digest,
+)
+from tests.support.files import (
+    FIRST,
+    GOLDEN,
+    SECOND,
+    bytes_of,
+    failure,
+    model,
+    read_all,
+    write,
 )
 
 

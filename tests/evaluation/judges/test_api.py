@@ -14,10 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import servers
-import tiny
-from conftest import World
-from servers import Answer, Server
 
 from salsa_cli import evaluate
 from salsa_cli.config.eval import EvalConfig
@@ -28,6 +24,9 @@ from salsa_cli.evaluation.judges import wording
 from salsa_cli.evaluation.judges.api import Patience
 from salsa_cli.records import read_rows
 from salsa_cli.runs.events import DryRun, Event, Note, silent
+from tests.support import servers, tiny
+from tests.support.servers import Answer, Server
+from tests.support.worlds import World
 
 pytest.importorskip("openai", reason="the judge behind an API needs openai")
 

@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
-from conftest import World
 from transformers import LlamaForCausalLM
 
 from salsa_cli import evaluate
@@ -26,6 +24,8 @@ from salsa_cli.errors import SalsaError
 from salsa_cli.evaluate import EvalResult
 from salsa_cli.records import read_rows
 from salsa_cli.runs.events import silent
+from tests.support import tiny
+from tests.support.worlds import World
 
 LABELS = ["[[A>>B]]", "[[A>B]]", "[[A=B]]", "[[B>A]]", "[[B>>A]]"]
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}"

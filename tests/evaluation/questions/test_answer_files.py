@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from test_benchmarks import shared
 
 from salsa_cli.data import Message
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation.questions import answer_files, benchmarks
 from salsa_cli.evaluation.questions.answer_files import Reply
 from salsa_cli.evaluation.questions.benchmarks import Question
+from tests.support import tiny
+from tests.support.real_data import shared_data
 
 QUESTIONS = [
     Question("1", (Message("user", "the cat"),), ("and then",)),
@@ -27,15 +27,17 @@ def read(
 
 
 def test_fastchat() -> None:
-    questions = benchmarks.load(shared("mt_bench", "question.jsonl"))
-    found = answer_files.read(shared("mt_bench", "model_answer", "gpt-4.jsonl.gz"), questions, "x")
+    questions = benchmarks.load(str(shared_data("mt_bench", "question.jsonl")))
+    found = answer_files.read(
+        str(shared_data("mt_bench", "model_answer", "gpt-4.jsonl.gz")), questions, "x"
+    )
     assert len(found) == 80 and {len(turns) for turns in found.values()} == {2}
     assert found["81"][0].text.startswith("Title: Aloha, Hawaii!")
 
 
 def test_arena_hard() -> None:
-    questions = benchmarks.load(shared("arena_hard", "v0.1_question.jsonl.gz"))
-    file = shared("arena_hard", "v0.1_model_answer", "gpt-4-0314.jsonl.gz")
+    questions = benchmarks.load(str(shared_data("arena_hard", "v0.1_question.jsonl.gz")))
+    file = str(shared_data("arena_hard", "v0.1_model_answer", "gpt-4-0314.jsonl.gz"))
     found = answer_files.read(file, questions, "x")
     assert len(found) == 500
     assert all(reply.tokens for (reply,) in found.values())

@@ -5,23 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from conftest import SHARED
 
 from salsa_cli import data
 from salsa_cli.data import Message, Source
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation.questions import answer_files, benchmarks
 from salsa_cli.evaluation.questions.benchmarks import Question
-
-DATA = SHARED / "data"
-
-
-def shared(*parts: str) -> str:
-    path = DATA.joinpath(*parts)
-    if not path.exists():
-        pytest.skip(f"{path} is not here; SALSA_TEST_DATA names the folder that holds it")
-    return str(path)
+from tests.support import tiny
+from tests.support.real_data import shared_data
 
 
 def load(path: Path, *rows: dict[str, Any]) -> list[Question]:
@@ -29,7 +20,7 @@ def load(path: Path, *rows: dict[str, Any]) -> list[Question]:
 
 
 def test_mt_bench() -> None:
-    questions = benchmarks.load(shared("mt_bench", "question.jsonl"))
+    questions = benchmarks.load(str(shared_data("mt_bench", "question.jsonl")))
     assert len(questions) == 80
     assert {(q.turns, q.length) for q in questions} == {(2, 1024)}
     assert Counter(q.temperature for q in questions) == {0.7: 20, 0.0: 40, 0.1: 20}
@@ -43,8 +34,8 @@ def test_mt_bench() -> None:
 
 def test_mt_bench_references_are_shown_in_three_categories() -> None:
     questions = answer_files.with_references(
-        benchmarks.load(shared("mt_bench", "question.jsonl")),
-        shared("mt_bench", "reference_answer_gpt-4.jsonl"),
+        benchmarks.load(str(shared_data("mt_bench", "question.jsonl"))),
+        str(shared_data("mt_bench", "reference_answer_gpt-4.jsonl")),
     )
     shown = Counter(q.category for q in questions if q.judged_references)
     assert shown == {"math": 10, "reasoning": 10, "coding": 10}
@@ -60,7 +51,7 @@ def test_mt_bench_references_are_shown_in_three_categories() -> None:
     ],
 )
 def test_arena_hard(version: str, categories: dict[str, int]) -> None:
-    questions = benchmarks.load(shared("arena_hard", f"{version}_question.jsonl.gz"))
+    questions = benchmarks.load(str(shared_data("arena_hard", f"{version}_question.jsonl.gz")))
     assert Counter(q.category for q in questions) == categories
     assert {(q.turns, q.length, q.temperature) for q in questions} == {(1, 4096, 0.0)}
     assert len({q.id for q in questions}) == len(questions)

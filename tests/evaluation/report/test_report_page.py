@@ -5,10 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import tiny
-from test_formats import SINGLE
-from test_recount import pairs, run
-
 from salsa_cli import pages
 from salsa_cli.data import Message
 from salsa_cli.evaluation.questions.benchmarks import Question
@@ -17,6 +13,9 @@ from salsa_cli.evaluation.results.eval_result import EvalResult, KLRow, SoupRow
 from salsa_cli.evaluation.results.style_control import AnswerStyle, StoredAnswer
 from salsa_cli.evaluation.results.win_rates import ScoreRow
 from salsa_cli.evaluation.verdicts.verdict import Verdict
+from tests.support import tiny
+from tests.support.verdict_rows import SINGLE, pairs
+from tests.support.verdict_rows import recount as run
 
 STYLE = AnswerStyle(3, 0, 0, 0)
 

@@ -4,47 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from files import failure
 
 from salsa_cli.evaluation.results import style_control
 from salsa_cli.evaluation.results.style_control import AnswerStyle, StoredAnswer
 from salsa_cli.evaluation.verdicts import formats, oddities
 from salsa_cli.evaluation.verdicts.formats import Stored
 from salsa_cli.evaluation.verdicts.verdict import Verdict
-
-SINGLE = {"question_id": 81, "model": "x", "judge": ["gpt-4", "single-v1"], "score": 7, "turn": 2}
-PAIR = {
-    "question_id": 81,
-    "model_1": "x",
-    "model_2": "y",
-    "g1_winner": "model_1",
-    "g2_winner": "tie",
-    "judge": ["gpt-4", "pair-v2"],
-    "turn": 1,
-}
-V01 = {
-    "question_id": "ab",
-    "model": "x",
-    "judge": "gpt-4",
-    "games": [{"score": "A>>B"}, {"score": "A>B"}],
-}
-V20 = {
-    "uid": "cd",
-    "category": "hard_prompt",
-    "model": "x",
-    "judge": "gpt-4.1",
-    "games": [{"score": "A<<B", "judgment": {"answer": "so [[A<<B]]"}}, None],
-}
-LLMBAR = {
-    "i": 3,
-    "label": 2,
-    "order_12": {"winner": "1", "completion": "Output (a)"},
-    "order_21": {"winner": None, "completion": "Neither."},
-}
-PANDALM = {"idx": 0, "cmp_key": "x_y", "annotator1": 1, "annotator2": 0, "annotator3": 2}
-OWN = {"question": "7", "judge": "rm:r", "a": "x", "b": "y", "outcome": 0.5}
-UNREAD = {"question": "7", "judge": "rm:r", "a": "x", "b": "y", "invalid": "no verdict in it"}
+from tests.support import tiny
+from tests.support.files import failure
+from tests.support.verdict_rows import LLMBAR, OWN, PAIR, PANDALM, SINGLE, UNREAD, V01, V20
 
 
 def read(tmp_path: Path, *rows: dict[str, Any], name: str = "j.jsonl", **given: Any) -> Stored:

@@ -1,6 +1,6 @@
 """Kill `salsa ppo` at random moments, resume it, and compare every bit with a run left alone.
 
-    python tests/kills.py [COUNT] [SEED]
+    python -m tests.support.kills [COUNT] [SEED]
 
 A run of 12 updates on a tiny world, with all that a run can carry along: a moving reference, an
 adaptive weight, scaled rewards, several minibatches, a model that asks for dropout. Prints a line a
@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import tiny
+from tests.support import tiny
 
 UPDATES = 12
 

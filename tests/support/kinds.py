@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tiny
 import torch
 import transformers
 
 from salsa_cli.models.forward import Module
 from salsa_cli.models.loading import LanguageModel
+from tests.support import tiny
 
 PROMPTS = [[4, 6, 9], [5], [7, 8], [4, 7, 10, 11, 12, 13, 14, 15, 16], [6, 6, 7, 8, 9], [13]]
 LENGTH = 14

@@ -1,6 +1,6 @@
 """One process of several, as a launcher starts them: trains on the world of a test.
 
-    RANK=0 WORLD_SIZE=2 ... python tests/parallel_runs.py FOLDER
+    RANK=0 WORLD_SIZE=2 ... python -m tests.support.parallel_runs FOLDER
 
 The same runs as in `test_parallel.py`, plain and sharded, into FOLDER; or, with the URL of a server
 as a second argument, the run of `test_ppo_vllm.py`.

@@ -1,0 +1,1 @@
+"""Tests of salsa; `README.md` says where each module is tested."""
