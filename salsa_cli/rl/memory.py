@@ -221,8 +221,8 @@ def _scoring(plan: PPOPlan, config: PPOConfig, machine: Machine) -> Held:
     """A reward model passes all answers of a batch that are this process's, at once."""
     rows = config.batch_size // machine.processes
     tokens = _longest(plan) + config.response_length
-    shapes = [shapes.shape(one) for one in _reward_models((*plan.rewards, *plan.watched))]
-    sizes = [activation_memory.passing_activations(one, rows, tokens, machine) for one in shapes]
+    models = [shapes.shape(one) for one in _reward_models((*plan.rewards, *plan.watched))]
+    sizes = [activation_memory.passing_activations(one, rows, tokens, machine) for one in models]
     return Held(activations=max(sizes, default=0))
 
 
