@@ -28,7 +28,7 @@ from salsa_cli.runs.terminal import listening, print_error, print_result
 INTERRUPTED = 130
 TERMINATED = 143
 
-WITHOUT_TORCH = ("salsa_cli.soup", "salsa_cli.evaluation.recount")
+WITHOUT_TORCH = ("salsa_cli.soup", "salsa_cli.evaluation.verdict_files")
 
 IN_PARALLEL = ("salsa_cli.ppo", "salsa_cli.train_rm")
 
@@ -107,7 +107,7 @@ def evaluate(config: EvalConfig, manners: Manners) -> None:
     salsa eval --judgments judgments.jsonl -o results/
     """
     _execute(
-        "salsa_cli.evaluation.recount" if config.judgments else "salsa_cli.evaluate",
+        "salsa_cli.evaluation.verdict_files" if config.judgments else "salsa_cli.evaluate",
         config,
         manners,
     )

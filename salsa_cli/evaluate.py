@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +21,9 @@ from salsa_cli.evaluation.planning import EvalPlan
 from salsa_cli.evaluation.questions import answer_files
 from salsa_cli.evaluation.questions.answer_files import Replies, Reply
 from salsa_cli.evaluation.report import disputed, report_page
-from salsa_cli.evaluation.results import (
-    eval_result,
-    invalid,
-    judge_agreement,
-    style_control,
-    win_rates,
-)
-from salsa_cli.evaluation.results.comparisons import Rules
-from salsa_cli.evaluation.results.eval_result import AnswerRow, EvalResult, KLRow, SoupRow
-from salsa_cli.evaluation.results.style_control import Controlled, StoredAnswer
-from salsa_cli.evaluation.results.win_rates import Resampling
-from salsa_cli.evaluation.verdicts.formats import Stored
+from salsa_cli.evaluation.results import counting, eval_result, style_control, win_rates
+from salsa_cli.evaluation.results.eval_result import AnswerRow, KLRow, SoupRow
+from salsa_cli.evaluation.results.style_control import StoredAnswer
 from salsa_cli.evaluation.verdicts.verdict import Verdict, to_row
 from salsa_cli.maths import statistics
 from salsa_cli.models import loading
@@ -65,27 +57,21 @@ def run(config: EvalConfig, report: Report) -> Result:
         runtime = start_runtime(config.device)
         answered = answer(folder, plan, config, runtime, report)
         scored, verdicts = judge(folder, plan, answered, config, runtime, report)
-        drawn = Resampling(config.seed, config.draws)
-        rules = Rules(config.rule, config.failed, config.baseline)
-        stored = [win_rates.as_stored(verdicts)]
-        compared = win_rates.comparisons(stored, rules)
-        pairs = win_rates.pair_rows(compared, rules, drawn)
-        scores = win_rates.score_rows([*_gradings(scored), *verdicts], drawn)
-        most = MAX_INVALID if config.max_invalid is None else config.max_invalid
-        invalid.refuse(pairs, scores, most, "--resume asks for the missing ones again")
         texts = _texts(answered)
+        counted = counting.count(
+            [win_rates.as_stored(verdicts)],
+            texts,
+            config,
+            gradings=_gradings(scored),
+            style_baseline=config.baseline or plan.names[-1],
+            max_invalid=MAX_INVALID if config.max_invalid is None else config.max_invalid,
+            remedy="--resume asks for the missing ones again",
+        )
         line, plane = landscapes(folder, plan, config, runtime, report)
-        result = EvalResult(
-            output=str(config.output),
+        result = replace(
+            counted,
             prompts=len(plan.questions),
-            pairs=pairs,
-            scores=scores,
             answers=tuple(_describe(name, given) for name, given in answered.items()),
-            categories=win_rates.category_rows(compared, rules, drawn),
-            lengths=style_control.length_rows(compared, rules, drawn, texts),
-            ratings=win_rates.ratings(compared, rules, drawn),
-            controlled=_controlled(stored, texts, plan, config, drawn),
-            agreements=judge_agreement.agreements(stored, drawn),
             kl=distances(plan, answered, config, runtime, report),
             line=line,
             plane=plane,
@@ -259,19 +245,6 @@ def _texts(answered: Mapping[str, Replies]) -> dict[str, dict[str, StoredAnswer]
         }
         for name, given in answered.items()
     }
-
-
-def _controlled(
-    stored: Sequence[Stored],
-    texts: Mapping[str, Mapping[str, StoredAnswer]],
-    plan: EvalPlan,
-    config: EvalConfig,
-    drawn: Resampling,
-) -> tuple[Controlled, ...]:
-    """The win rates at equal length and style against the baseline, or else the last model."""
-    if len(plan.names) < 2:
-        return ()
-    return style_control.all_controls(stored, texts, config.baseline or plan.names[-1], drawn)
 
 
 def _tokens(replies: Sequence[Reply]) -> int | None:

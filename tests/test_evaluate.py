@@ -14,6 +14,7 @@ from salsa_cli.evaluation import judges
 from salsa_cli.evaluation.judges import scoring
 from salsa_cli.evaluation.judges.scoring import Scored
 from salsa_cli.evaluation.questions.benchmarks import Question
+from salsa_cli.evaluation.results.eval_result import EvalResult
 from salsa_cli.records import read_rows
 from salsa_cli.runs.events import Event, Note, silent
 from tests.support import tiny
@@ -34,9 +35,9 @@ def configure(world: World, output: Path, *models: object, **changes: Any) -> Ev
     return EvalConfig(**{**settings, **changes})
 
 
-def run(config: EvalConfig) -> evaluate.EvalResult:
+def run(config: EvalConfig) -> EvalResult:
     result = evaluate.run(config, silent)
-    assert isinstance(result, evaluate.EvalResult)
+    assert isinstance(result, EvalResult)
     return result
 
 

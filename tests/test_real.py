@@ -26,6 +26,7 @@ from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import start_runtime
+from salsa_cli.evaluation.results.eval_result import EvalResult
 from salsa_cli.generation import rollouts
 from salsa_cli.models import loading, tokens
 from salsa_cli.records import read_rows
@@ -195,7 +196,7 @@ def test_where_the_policy_went(chain: Chain, tmp_path: Path) -> None:
         ),
         silent,
     )
-    assert isinstance(result, evaluate.EvalResult)
+    assert isinstance(result, EvalResult)
     distance = {(row.model, row.anchor): row for row in result.kl}
     assert len(distance) == 6
     name = chain.soup.name
@@ -224,7 +225,7 @@ def test_the_policy_beats_its_start(chain: Chain, tmp_path: Path) -> None:
         ),
         silent,
     )
-    assert isinstance(result, evaluate.EvalResult)
+    assert isinstance(result, EvalResult)
     by_proxy, by_gold = result.pairs
     assert by_proxy.low > 0.5
     assert by_gold.n == 100

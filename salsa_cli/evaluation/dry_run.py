@@ -7,10 +7,10 @@ from salsa_cli.config.eval import EvalConfig
 from salsa_cli.evaluation import planning
 from salsa_cli.evaluation.judges.writing import (
     BYTES_A_TOKEN,
+    Completion,
     Forecast,
+    JudgeSampling,
     Request,
-    Sampling,
-    Written,
 )
 from salsa_cli.evaluation.planning import EvalPlan
 from salsa_cli.evaluation.questions.answer_files import Replies, Reply
@@ -91,6 +91,6 @@ class _Named:
         """Its name, which no stored judgement is kept under."""
         return self.name
 
-    def write(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Written]:
+    def write(self, requests: Sequence[Request], sampling: JudgeSampling) -> Iterator[Completion]:
         """It is not asked."""
         raise NotImplementedError

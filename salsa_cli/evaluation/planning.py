@@ -11,7 +11,7 @@ from salsa_cli.errors import UsageError
 from salsa_cli.evaluation import judges, landscape
 from salsa_cli.evaluation.judges import JudgeSpec, wording, writing
 from salsa_cli.evaluation.judges.api import ApiWriter, Budget, Patience
-from salsa_cli.evaluation.judges.writing import Case, Forecast, Sampling, Writer
+from salsa_cli.evaluation.judges.writing import Forecast, JudgeSampling, JudgeTask, Writer
 from salsa_cli.evaluation.questions import answer_files, benchmarks
 from salsa_cli.evaluation.questions.answer_files import Replies
 from salsa_cli.evaluation.questions.benchmarks import Question
@@ -109,9 +109,9 @@ def inputs(plan: EvalPlan, config: EvalConfig) -> dict[str, JSON]:
     }
 
 
-def sampling(config: EvalConfig) -> Sampling:
+def sampling(config: EvalConfig) -> JudgeSampling:
     """How a judge writes."""
-    return Sampling(config.judge_temperature, config.judge_tokens, config.seed)
+    return JudgeSampling(config.judge_temperature, config.judge_tokens, config.seed)
 
 
 def store(folder: Path, config: EvalConfig) -> Path:
@@ -121,7 +121,7 @@ def store(folder: Path, config: EvalConfig) -> Path:
 
 def cases(
     writer: Writer, plan: EvalPlan, answered: Mapping[str, Replies], config: EvalConfig
-) -> list[Case]:
+) -> list[JudgeTask]:
     """All that a judge that writes is to be asked."""
     return writing.cases(
         writer,
@@ -135,7 +135,7 @@ def cases(
     )
 
 
-def forecast(name: str, asked: Sequence[Case], store: Path, config: EvalConfig) -> Forecast:
+def forecast(name: str, asked: Sequence[JudgeTask], store: Path, config: EvalConfig) -> Forecast:
     """What a judge that writes will take, beside what `store` has."""
     price = (config.price[0], config.price[1]) if config.price else None
     return writing.forecast(name, asked, writing.read_store(store), sampling(config), price)

@@ -80,7 +80,7 @@ TIES = "Ties"
 
 
 @dataclass(frozen=True)
-class Contest:
+class ScoredPrompt:
     """The scores of the right and the wrong answers to one prompt of RewardBench 2.
 
     `name` is its id: in the subset Ties "ref:7" (one right answer) or "tied:7" (several, to a
@@ -109,22 +109,22 @@ class Contest:
         return 0.0 if max(self.wrong) > best else 1 / (1 + self.wrong.count(best))
 
 
-def contest_sections(contests: Sequence[Contest]) -> tuple[Section, ...]:
+def prompt_sections(prompts: Sequence[ScoredPrompt]) -> tuple[Section, ...]:
     """Subset scores of RewardBench 2, and their unweighted mean as "Overall".
 
     A subset's score is the mean credit of its prompts; that of Ties is `ties_score`.
     """
     found = []
-    for name in sorted({contest.subset for contest in contests}):
-        inside = [contest for contest in contests if contest.subset == name]
+    for name in sorted({prompt.subset for prompt in prompts}):
+        inside = [prompt for prompt in prompts if prompt.subset == name]
         score = ties_score(inside) if name == TIES else fmean(one.credit for one in inside)
         found.append(Section(name, len(inside), score))
     if len(found) > 1:
-        found.append(Section("Overall", len(contests), fmean(one.score for one in found)))
+        found.append(Section("Overall", len(prompts), fmean(one.score for one in found)))
     return tuple(found)
 
 
-def ties_score(contests: Sequence[Contest]) -> float:
+def ties_score(prompts: Sequence[ScoredPrompt]) -> float:
     """The score of the subset Ties, in [-0.01, 1.01].
 
     0.3 (share of "tied" prompts with gap > 0) + 0.3 (the same of "ref" prompts), and over the
@@ -133,10 +133,10 @@ def ties_score(contests: Sequence[Contest]) -> float:
     + 0.01 mean(tanh(min(gap_tied, gap_ref) / spread - 1)), the spread being that of the tied
     prompt; a spread of 0 adds 0 to the last mean.
     """
-    kinds: dict[str, dict[str, Contest]] = {"tied": {}, "ref": {}}
-    for contest in contests:
-        kind, _, number = contest.name.partition(":")
-        kinds.setdefault(kind, {})[number] = contest
+    kinds: dict[str, dict[str, ScoredPrompt]] = {"tied": {}, "ref": {}}
+    for prompt in prompts:
+        kind, _, number = prompt.name.partition(":")
+        kinds.setdefault(kind, {})[number] = prompt
     tied, single = kinds["tied"], kinds["ref"]
     score = 0.3 * _mean([c.gap > 0 for c in tied.values()])
     score += 0.3 * _mean([c.gap > 0 for c in single.values()])

@@ -1,4 +1,4 @@
-"""How much a win rate proves: t-interval, exact sign test, Holm, and what n could detect."""
+"""How much a win rate proves: exact sign test, Holm, and what n could detect."""
 
 from collections.abc import Sequence
 from math import comb, exp, lgamma, log, sqrt
@@ -6,27 +6,6 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
-
-from salsa_cli.maths.statistics import Interval
-
-
-def t_interval(points: ArrayLike, weights: ArrayLike, level: float = 0.95) -> Interval:
-    """Sum of points over sum of weights, with Student's t interval over questions.
-
-    Args:
-        points: [n], of each question.
-        weights: [n], >= 0; all 1 gives the ordinary t-interval of the mean.
-        level: confidence, in (0, 1).
-
-    The standard error is that of the linearised ratio (Cochran, "Sampling Techniques", 1977,
-    section 6.3), with n - 1 degrees of freedom. A single question gives an interval of no width.
-    ValueError for n = 0 and for weights that sum to nothing.
-    """
-    p, w = np.asarray(points, np.float64), np.asarray(weights, np.float64)
-    error = standard_error(p, w)
-    estimate = float(p.sum() / w.sum())
-    half = t_quantile((1 + level) / 2, p.size - 1) * error if p.size > 1 else 0.0
-    return Interval(estimate, estimate - half, estimate + half)
 
 
 def standard_error(points: ArrayLike, weights: ArrayLike) -> float:
@@ -79,46 +58,3 @@ def detectable_difference(error: float, level: float = 0.95, power: float = 0.8)
     """
     normal = NormalDist()
     return (normal.inv_cdf((1 + level) / 2) + normal.inv_cdf(power)) * error
-
-
-def t_quantile(p: float, degrees: float) -> float:
-    """The value below which Student's t with `degrees` of freedom lies with probability p.
-
-    By bisection on the distribution function. ValueError for p outside (0, 1) and degrees <= 0.
-    """
-    if not 0 < p < 1 or degrees <= 0:
-        raise ValueError(f"no quantile {p} of Student's t with {degrees} degrees of freedom")
-    if p < 0.5:
-        return -t_quantile(1 - p, degrees)
-    low, high = 0.0, 1.0
-    while _t_below(high, degrees) < p:
-        high *= 2
-    while high - low > 1e-12 * max(1.0, high):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _t_below(middle, degrees) < p else (low, middle)
-    return (low + high) / 2
-
-
-def _t_below(t: float, degrees: float) -> float:
-    """P(T <= t) for t >= 0: 1 - I(degrees / (degrees + t^2); degrees / 2, 1 / 2) / 2."""
-    return 1 - _beta_share(degrees / (degrees + t * t), degrees / 2, 0.5) / 2
-
-
-def _beta_share(x: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function, by its continued fraction (DLMF 8.17.22)."""
-    if x <= 0 or x >= 1:
-        return float(x >= 1)
-    if x > (a + 1) / (a + b + 2):
-        return 1 - _beta_share(1 - x, b, a)
-    front = exp(lgamma(a + b) - lgamma(a) - lgamma(b) + a * log(x) + b * log(1 - x)) / a
-    # From the tail up: at the start the remainder is within a factor of the value already.
-    steps = 20 + 4 * int(sqrt(max(a, b)))
-    fraction = 1.0
-    for step in range(2 * steps, 0, -1):
-        m = step // 2
-        if step % 2 == 0:
-            term = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        else:
-            term = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        fraction = 1 + term / fraction
-    return front / fraction

@@ -36,21 +36,6 @@ def pair_outcomes(a_scores: ArrayLike, b_scores: ArrayLike) -> NDArray[np.float6
     return np.where(a > b, 1.0, np.where(a == b, 0.5, 0.0))
 
 
-def win_rate(outcomes: ArrayLike) -> float:
-    """Mean of outcomes [n] in {0, 0.5, 1}, such that the two sides' rates sum to exactly 1.
-
-    The smaller rate is taken as 1 minus the larger: a difference that floating point holds exactly
-    (Sterbenz 1974), while 1/3 and 2/3, each rounded, need not sum to 1. ValueError for n = 0.
-    """
-    sample = _vector(outcomes)
-    if sample.size == 0:
-        raise ValueError("a rate needs at least one outcome")
-    points = float(sample.sum())
-    if 2 * points >= sample.size:
-        return points / sample.size
-    return 1.0 - (sample.size - points) / sample.size
-
-
 def bootstrap_interval(
     values: ArrayLike, seed: int, draws: int = 10_000, level: float = 0.95
 ) -> Interval:

@@ -19,7 +19,7 @@
                     rules=(Rule("y", 0.1, "start"),),
                 ),
             )),
-            pages.Table(("model", "rate"), (("salsa", "59.1%"),), caption="Who wins"),
+            pages.DataTable(("model", "rate"), (("salsa", "59.1%"),), caption="Who wins"),
             pages.Quotes("a prompt", (pages.Quote("update 1", "words", (("reward", "0.1"),)),)),
         ),
     )
@@ -27,7 +27,7 @@
 
 The page needs neither network nor scripts, follows the reader's light or dark scheme, and prints.
 Every text is shown as it is: whatever a model has said cannot become markup. Charts (`charts`:
-LineChart, ScatterChart, IntervalChart, BarChart, ReliabilityChart) are blocks like the others.
+LineChart, ScatterChart, IntervalChart, ReliabilityChart) are blocks like the others.
 """
 
 from collections.abc import Sequence
@@ -80,7 +80,7 @@ class KeyFigures:
 
 
 @dataclass(frozen=True)
-class Table:
+class DataTable:
     """Rows of text; the first `names` columns are left-aligned, the numbers right-aligned."""
 
     columns: Sequence[str]
@@ -137,7 +137,7 @@ class Details:
 
 
 Block = (
-    Heading | Prose | Callout | KeyFigures | Table | Quotes | Code | Grid | Details | Chart
+    Heading | Prose | Callout | KeyFigures | DataTable | Quotes | Code | Grid | Details | Chart
 )  # fmt: skip
 
 
@@ -181,7 +181,7 @@ def _block(block: Block) -> str:
             return f'<p class="callout is-{kind}">{body}</p>'
         case KeyFigures(figures):
             return f'<dl class="figures">{"".join(map(_key_figure, figures))}</dl>'
-        case Table():
+        case DataTable():
             return _table(block)
         case Quotes():
             return _quotes(block)
@@ -201,7 +201,7 @@ def _key_figure(figure: KeyFigure) -> str:
     return f"<div><dt>{escaped(figure.name)}</dt><dd>{escaped(figure.value)}</dd>{note}</div>"
 
 
-def _table(table: Table) -> str:
+def _table(table: DataTable) -> str:
     sides = ["name" if place < table.names else "number" for place in range(len(table.columns))]
     head = "".join(
         f'<th scope="col" class="{side}">{escaped(name)}</th>'

@@ -1,4 +1,4 @@
-"""What a chart shows: lines, points, intervals, bars or reliability. `svg` draws it.
+"""What a chart shows: lines, points, intervals or reliability. `svg` draws it.
 
 A value that is None, NaN or infinite is a gap. Every title, label and name is plain text.
 """
@@ -95,33 +95,6 @@ class IntervalChart:
 
 
 @dataclass(frozen=True)
-class Bars:
-    """One bar a category, with an optional interval each."""
-
-    name: str
-    values: Sequence[Number]
-    low: Sequence[Number] | None = None
-    high: Sequence[Number] | None = None
-
-
-@dataclass(frozen=True)
-class BarChart:
-    """Bars side by side for each category."""
-
-    title: str
-    categories: Sequence[str]
-    y: Axis
-    bars: Sequence[Bars]
-    rules: Sequence[Rule] = ()
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        for bars in self.bars:
-            given = (bars.values, bars.low or bars.values, bars.high or bars.values)
-            _same_length(bars.name, self.categories, *given)
-
-
-@dataclass(frozen=True)
 class Bin:
     """Predictions that lie together: their mean, the observed share with its interval, how many."""
 
@@ -143,7 +116,7 @@ class ReliabilityChart:
     note: str = ""
 
 
-Chart = LineChart | ScatterChart | IntervalChart | BarChart | ReliabilityChart
+Chart = LineChart | ScatterChart | IntervalChart | ReliabilityChart
 
 
 def legend(chart: Chart) -> list[str]:
@@ -153,8 +126,6 @@ def legend(chart: Chart) -> list[str]:
             return [line.name for line in chart.lines]
         case ScatterChart():
             return [points.name for points in chart.points]
-        case BarChart():
-            return [bars.name for bars in chart.bars]
         case IntervalChart():
             return list(dict.fromkeys(row.group for row in chart.rows))
         case ReliabilityChart():

@@ -1,4 +1,4 @@
-"""The marks that charts are made of, as SVG text: paths, signs, bars, whiskers, words.
+"""The marks that charts are made of, as SVG text: paths, signs, rectangles, whiskers, words.
 
 Every text that comes in from outside is escaped here, by `escaped`, and nowhere else.
 """

@@ -37,7 +37,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Scale:
+class AxisScale:
     """A function from `low`..`high` to the pixels `start`..`end`, linear or logarithmic."""
 
     low: float

@@ -111,7 +111,6 @@ svg path {{ fill: none; }}
 .swatch .dot, .chart .dot {{ fill: var(--s); stroke: var(--ground); stroke-width: .8;
   stroke-dasharray: none; }}
 .chart .band {{ fill: var(--s); fill-opacity: .18; }}
-.bar {{ fill: var(--s); }}
 .faint {{ fill: var(--s); fill-opacity: .22; }}
 .quotes {{ margin: 0 0 1.6rem; padding: 1rem; border: 1px solid var(--line);
   border-radius: 8px; break-inside: avoid; }}

@@ -10,7 +10,6 @@ from math import isfinite
 
 from salsa_cli.pages import marks, scales
 from salsa_cli.pages.charts import (
-    BarChart,
     Chart,
     IntervalChart,
     Line,
@@ -22,7 +21,7 @@ from salsa_cli.pages.charts import (
     legend,
 )
 from salsa_cli.pages.marks import CHARACTER, Place, escaped
-from salsa_cli.pages.scales import Axis, Scale
+from salsa_cli.pages.scales import Axis, AxisScale
 
 WIDTH, HEIGHT = 520.0, 290.0
 POINTS = 800
@@ -40,8 +39,6 @@ def draw(chart: Chart) -> str:
             return _line_chart(chart)
         case ScatterChart():
             return _scatter_chart(chart)
-        case BarChart():
-            return _bar_chart(chart)
         case IntervalChart():
             return _interval_chart(chart)
         case ReliabilityChart():
@@ -65,8 +62,8 @@ def thin(points: Sequence[Place]) -> Sequence[Place]:
 class _Frame:
     """The plotting area: two scales and the marks of its axes."""
 
-    x: Scale
-    y: Scale
+    x: AxisScale
+    y: AxisScale
     axes: str
 
     def at(self, x: float, y: float) -> Place:
@@ -133,46 +130,10 @@ def _scatter_chart(chart: ScatterChart) -> str:
     return _picture(chart.title, HEIGHT, parts)
 
 
-def _bar_chart(chart: BarChart) -> str:
-    base = 0.0 if chart.y.kind == "linear" else None
-    sides = [side for bars in chart.bars for side in (bars.values, bars.low, bars.high) if side]
-    across = Axis(low=0.0, high=float(max(1, len(chart.categories))))
-    frame = _frame(across, chart.y, [], [base, *(y for side in sides for y in side)], chart.rules)
-    slot = frame.x(1.0) - frame.x(0.0)
-    width = slot * 0.76 / max(1, len(chart.bars))
-    floor = frame.y.start if base is None else frame.y(base)
-    series = []
-    for index, bars in enumerate(chart.bars):
-        body = ""
-        for place, value in enumerate(bars.values):
-            if value is None or not chart.y.shows(value):
-                continue
-            left = frame.x(place) + slot * 0.12 + width * index
-            name = ", ".join(filter(None, (chart.categories[place], bars.name)))
-            tip = f"{name}: {scales.number(value, chart.y.unit)}"
-            body += marks.bar("bar", left, frame.y(value), width * 0.92, floor, tip)
-            low, high = (side[place] if side else None for side in (bars.low, bars.high))
-            if low is not None and high is not None:
-                body += marks.stroke(
-                    "whisker",
-                    (left + width * 0.46, frame.y(low)),
-                    (left + width * 0.46, frame.y(high)),
-                )
-        series.append(marks.group(index, body))
-    names = [
-        marks.word(
-            marks.shorten(name, slot), (frame.x(place + 0.5), HEIGHT - _BOTTOM + 18), "middle"
-        )
-        for place, name in enumerate(chart.categories)
-    ]
-    lines, words = _rules(frame, chart.rules)
-    return _picture(chart.title, HEIGHT, [frame.axes, *series, lines, *names, words])
-
-
 def _interval_chart(chart: IntervalChart) -> str:
     height, head, left, right = 42.0, 8.0, 14.0, WIDTH - _RIGHT
     values = [v for row in chart.rows for v in (row.estimate, row.low, row.high)]
-    x = Scale(
+    x = AxisScale(
         *scales.widen(chart.x, scales.fit(chart.x, [*values, chart.reference])),
         left,
         right,
@@ -236,8 +197,8 @@ def _frame(
         x_ends = scales.widen(x_axis, x_ends)
     ticks = scales.ticks(y_axis, y_ends)
     names = scales.labels(y_axis, ticks)
-    x = Scale(*x_ends, 14.0 + CHARACTER * max(map(len, names)), WIDTH - _RIGHT, x_axis.kind)
-    y = Scale(*y_ends, HEIGHT - _BOTTOM, _TOP, y_axis.kind)
+    x = AxisScale(*x_ends, 14.0 + CHARACTER * max(map(len, names)), WIDTH - _RIGHT, x_axis.kind)
+    y = AxisScale(*y_ends, HEIGHT - _BOTTOM, _TOP, y_axis.kind)
     drawn = "".join(
         marks.stroke("grid", (x.start, y(tick)), (x.end, y(tick)))
         + marks.word(name, (x.start - 7, y(tick) + 4), "end")
@@ -247,7 +208,7 @@ def _frame(
     return _Frame(x, y, drawn + (_x_marks(x_axis, x, _TOP, y.start) if x_axis.label else ""))
 
 
-def _x_marks(axis: Axis, x: Scale, top: float, bottom: float) -> str:
+def _x_marks(axis: Axis, x: AxisScale, top: float, bottom: float) -> str:
     ticks = scales.ticks(axis, (x.low, x.high))
     drawn = "".join(
         marks.stroke("grid", (x(tick), top), (x(tick), bottom))

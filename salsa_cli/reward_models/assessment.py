@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from salsa_cli.maths import calibration, rewardbench, statistics
 from salsa_cli.maths.calibration import ReliabilityBin
-from salsa_cli.maths.rewardbench import Contest, Section
+from salsa_cli.maths.rewardbench import ScoredPrompt, Section
 from salsa_cli.maths.statistics import Interval
 from salsa_cli.reward_models.pairs import EncodedPair
 from salsa_cli.reward_models.rewards import RewardScale
@@ -166,9 +166,9 @@ def _sections(
         right, wrong = found.setdefault((str(pair.category), str(pair.contest)), ([], []))
         right.append(float(scores.chosen[place]))
         wrong.append(float(scores.rejected[place]))
-    return rewardbench.contest_sections(
+    return rewardbench.prompt_sections(
         [
-            Contest(name, subset, tuple(right), tuple(wrong))
+            ScoredPrompt(name, subset, tuple(right), tuple(wrong))
             for (subset, name), (right, wrong) in found.items()
         ]
     )

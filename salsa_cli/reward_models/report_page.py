@@ -199,7 +199,7 @@ def _sections(found: Assessment) -> list[pages.Block]:
         return []
     rows = [(one.name, str(one.n), f"{one.score:.1%}") for one in found.sections]
     caption = "Scores by the rules of RewardBench"
-    return [pages.Table(("section", "pairs", "score"), rows, caption=caption)]
+    return [pages.DataTable(("section", "pairs", "score"), rows, caption=caption)]
 
 
 def _data(sources: Sequence[SourcePairs], warnings: Sequence[str]) -> list[pages.Block]:
@@ -212,7 +212,7 @@ def _data(sources: Sequence[SourcePairs], warnings: Sequence[str]) -> list[pages
     rows += [(Path(one.name).name, "answer cut", str(len(one.cut))) for one in sources if one.cut]
     blocks: list[pages.Block] = []
     if rows:
-        table = pages.Table(("file", "reason", "pairs"), rows, names=2)
+        table = pages.DataTable(("file", "reason", "pairs"), rows, names=2)
         blocks += [pages.Heading("Pairs left out or cut"), table]
     if warnings:
         blocks.append(pages.Details("Warnings", [pages.Prose("\n\n".join(warnings))]))

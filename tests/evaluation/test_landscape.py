@@ -17,11 +17,11 @@ from salsa_cli.config.soup import SoupConfig
 from salsa_cli.data import Message
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError, UsageError
-from salsa_cli.evaluate import EvalResult
 from salsa_cli.evaluation import landscape
 from salsa_cli.evaluation.answers import Generation
 from salsa_cli.evaluation.questions.answer_files import Reply
 from salsa_cli.evaluation.questions.benchmarks import Question
+from salsa_cli.evaluation.results.eval_result import EvalResult
 from salsa_cli.models import loading
 from salsa_cli.records import read_rows
 from salsa_cli.runs.events import Advanced, Event, silent

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from salsa_cli.maths import rewardbench
-from salsa_cli.maths.rewardbench import SECTIONS, Contest, Section
+from salsa_cli.maths.rewardbench import SECTIONS, ScoredPrompt, Section
 
 
 def test_sections_are_means_over_pairs_but_for_reasoning() -> None:
@@ -43,8 +43,8 @@ def test_other_data_has_no_sections(subsets: dict[str, tuple[int, float]]) -> No
     assert rewardbench.sections(subsets) == ()
 
 
-def contest(name: str, right: list[float], wrong: list[float], subset: str = "Ties") -> Contest:
-    return Contest(name, subset, tuple(right), tuple(wrong))
+def prompt(name: str, right: list[float], wrong: list[float], subset: str = "Ties") -> ScoredPrompt:
+    return ScoredPrompt(name, subset, tuple(right), tuple(wrong))
 
 
 @pytest.mark.parametrize(
@@ -59,15 +59,15 @@ def contest(name: str, right: list[float], wrong: list[float], subset: str = "Ti
 def test_a_best_of_four_shares_the_credit_of_a_tie(
     right: float, wrong: list[float], credit: float
 ) -> None:
-    assert contest("1", [right], wrong).credit == credit
+    assert prompt("1", [right], wrong).credit == credit
 
 
 def test_subsets_of_rewardbench_2_weigh_the_same_in_the_overall_score() -> None:
-    found = rewardbench.contest_sections(
+    found = rewardbench.prompt_sections(
         [
-            contest("1", [1], [0, 0, 0], "Math"),
-            contest("2", [1], [1, 0, 0], "Math"),
-            contest("3", [0], [1, 0, 0], "Safety"),
+            prompt("1", [1], [0, 0, 0], "Math"),
+            prompt("2", [1], [1, 0, 0], "Math"),
+            prompt("3", [0], [1, 0, 0], "Safety"),
         ]
     )
     assert found == (
@@ -78,21 +78,21 @@ def test_subsets_of_rewardbench_2_weigh_the_same_in_the_overall_score() -> None:
 
 
 def test_ties_by_hand() -> None:
-    contests = [
-        contest("tied:1", [5, 4], [1, 0]),  # gap 3, spread 1
-        contest("ref:1", [2], [1.5, 0]),  # gap .5
-        contest("tied:2", [5, 2], [3]),  # gap -1, spread 3
-        contest("ref:2", [2], [0]),  # gap 2
-        contest("ref:9", [0], [1]),  # gap -1, without a tied prompt
+    prompts = [
+        prompt("tied:1", [5, 4], [1, 0]),  # gap 3, spread 1
+        prompt("ref:1", [2], [1.5, 0]),  # gap .5
+        prompt("tied:2", [5, 2], [3]),  # gap -1, spread 3
+        prompt("ref:2", [2], [0]),  # gap 2
+        prompt("ref:9", [0], [1]),  # gap -1, without a tied prompt
     ]
     # tied: 1 of 2 right, ref: 2 of 3. Gap above spread: tied alone 1 of 2, both 0 of 2.
     margin = (math.tanh(0.5 / 1 - 1) + math.tanh(-1 / 3 - 1)) / 2
     expected = 0.3 / 2 + 0.3 * 2 / 3 + 0.2 / 2 + 0.01 * margin
-    assert rewardbench.ties_score(contests) == pytest.approx(expected)
+    assert rewardbench.ties_score(prompts) == pytest.approx(expected)
 
 
 def test_a_perfect_model_scores_as_the_paper_says() -> None:
-    contests = [contest("tied:1", [5, 5], [1]), contest("ref:1", [9], [1])]
-    assert rewardbench.ties_score(contests) == pytest.approx(1.0)  # no spread: nothing to divide by
-    contests = [contest("tied:1", [5, 5 - 1e-9], [1]), contest("ref:1", [9], [1])]
-    assert rewardbench.ties_score(contests) == pytest.approx(1.01)
+    prompts = [prompt("tied:1", [5, 5], [1]), prompt("ref:1", [9], [1])]
+    assert rewardbench.ties_score(prompts) == pytest.approx(1.0)  # no spread: nothing to divide by
+    prompts = [prompt("tied:1", [5, 5 - 1e-9], [1]), prompt("ref:1", [9], [1])]
+    assert rewardbench.ties_score(prompts) == pytest.approx(1.01)

@@ -1,4 +1,4 @@
-"""t-intervals, exact tests and power, by hand and from tables."""
+"""Exact tests and power, by hand and from tables."""
 
 import math
 from itertools import pairwise
@@ -9,52 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salsa_cli.maths import significance
-
-
-@pytest.mark.parametrize(
-    ("p", "degrees", "quantile"),
-    [
-        # Printed tables of Student's t.
-        (0.975, 1, 12.70620473617),
-        (0.975, 5, 2.57058183564),
-        (0.95, 10, 1.8124611228),
-        (0.975, 79, 1.9904502102),
-        (0.995, 30, 2.7499956536),
-        (0.975, 499, 1.9647293910),
-        (0.025, 5, -2.57058183564),
-        (0.5, 3, 0.0),
-    ],
-)
-def test_t_quantiles(p: float, degrees: int, quantile: float) -> None:
-    assert significance.t_quantile(p, degrees) == pytest.approx(quantile, abs=2e-10)
-
-
-def test_t_of_two_degrees_has_a_formula() -> None:
-    # F(t) = 1/2 + t / (2 sqrt(2 + t^2)), so t = a sqrt(2 / (1 - a^2)) with a = 2 p - 1.
-    for p in (0.6, 0.9, 0.99, 0.9999):
-        a = 2 * p - 1
-        expected = a * math.sqrt(2 / (1 - a * a))
-        assert significance.t_quantile(p, 2) == pytest.approx(expected, rel=1e-10)
-
-
-def test_t_becomes_normal() -> None:
-    # The first correction is (z^3 + z) / 4 over the degrees: 2.4e-6 of a million.
-    assert significance.t_quantile(0.975, 1e6) == pytest.approx(1.959963985 + 2.4e-6, abs=1e-7)
-
-
-@pytest.mark.parametrize(("p", "degrees"), [(0.0, 3), (1.0, 3), (0.5, 0)])
-def test_no_such_quantile(p: float, degrees: float) -> None:
-    with pytest.raises(ValueError, match="no quantile"):
-        significance.t_quantile(p, degrees)
-
-
-def test_t_interval_by_hand() -> None:
-    # Mean 2, s^2 = (1 + 0 + 1) / 2 = 1, half t(2) s / sqrt 3 = 4.302653 / 1.732051.
-    interval = significance.t_interval([1, 2, 3], [1, 1, 1])
-    assert interval.estimate == 2.0
-    assert interval.high - 2.0 == pytest.approx(4.30265273 / math.sqrt(3), abs=1e-7)
-    assert interval.low == pytest.approx(4.0 - interval.high, abs=1e-12)
-    assert significance.t_interval([1], [2]).low == 0.5 == significance.t_interval([1], [2]).high
 
 
 def test_the_error_of_a_ratio_by_hand() -> None:

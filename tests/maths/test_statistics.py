@@ -54,21 +54,6 @@ def test_the_other_side_has_the_rest(a: np.ndarray, b: np.ndarray) -> None:
 # --- bootstrap ---
 
 
-def test_win_rate_by_hand() -> None:
-    # (1 + 1 + 0.5 + 0) / 4
-    assert statistics.win_rate([1.0, 1.0, 0.5, 0.0]) == 0.625
-    assert statistics.win_rate([0.5]) == 0.5
-    with pytest.raises(ValueError, match="at least one outcome"):
-        statistics.win_rate([])
-
-
-@given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=60))
-def test_the_two_rates_sum_to_exactly_one(outcomes: list[float]) -> None:
-    ours = statistics.win_rate(outcomes)
-    assert ours == pytest.approx(sum(outcomes) / len(outcomes), abs=1e-15)
-    assert statistics.win_rate([1 - outcome for outcome in outcomes]) == 1 - ours
-
-
 def test_bootstrap_of_two_values_by_hand() -> None:
     # Of 0 and 1 a resample's mean is 0, 1/2, 1 with probability 1/4, 1/2, 1/4. At level 0.4 the
     # quantiles are 0.3 and 0.7, both 1/2; at level 0.6 they are 0.2 and 0.8, hence 0 and 1.

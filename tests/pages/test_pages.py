@@ -30,7 +30,7 @@ def every_block(text: str) -> tuple[pages.Block, ...]:
         pages.Prose(text),
         pages.Callout(text, text),
         pages.KeyFigures((pages.KeyFigure(text, text, text),)),
-        pages.Table((text, text), ((text, text),), caption=text),
+        pages.DataTable((text, text), ((text, text),), caption=text),
         pages.Quotes(text, (pages.Quote(text, text, ((text, text),)),), text),
         pages.Code(text),
         pages.Grid((chart, chart)),
@@ -44,7 +44,7 @@ def test_the_structure_of_a_page() -> None:
         pages.Heading("Curves"),
         pages.Prose("one\n\ntwo"),
         CHART,
-        pages.Table(("a", "n"), (("x", "1"), ("y", "2")), caption="rates"),
+        pages.DataTable(("a", "n"), (("x", "1"), ("y", "2")), caption="rates"),
         pages.Quotes("why?", (pages.Quote("start", "because"), pages.Quote("end", ""))),
     )
     assert tree.text["h1"] == ["title"] and tree.text["title"][0] == "title"
@@ -90,7 +90,7 @@ def test_what_utf8_cannot_hold_is_replaced() -> None:
 
 def test_a_table_with_a_short_row_is_refused() -> None:
     with pytest.raises(ValueError, match="row 2 has 1 cells for 2 columns"):
-        pages.Table(("a", "b"), (("1", "2"), ("1",)))
+        pages.DataTable(("a", "b"), (("1", "2"), ("1",)))
 
 
 def luminance(colour: str) -> float:

@@ -7,21 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salsa_cli.pages import scales
-from salsa_cli.pages.scales import Axis, Scale
+from salsa_cli.pages.scales import Axis, AxisScale
 
 
 def test_a_linear_scale_by_hand() -> None:
-    scale = Scale(low=2.0, high=6.0, start=100.0, end=300.0)
+    scale = AxisScale(low=2.0, high=6.0, start=100.0, end=300.0)
     assert [scale(v) for v in (2, 3, 5, 6)] == [100.0, 150.0, 250.0, 300.0]
 
 
 def test_a_scale_may_run_upwards_on_the_screen() -> None:
-    scale = Scale(low=0.0, high=10.0, start=250.0, end=50.0)
+    scale = AxisScale(low=0.0, high=10.0, start=250.0, end=50.0)
     assert [scale(v) for v in (0, 2.5, 10)] == [250.0, 200.0, 50.0]
 
 
 def test_a_logarithmic_scale_by_hand() -> None:
-    scale = Scale(low=0.01, high=100.0, start=0.0, end=400.0, kind="log")
+    scale = AxisScale(low=0.01, high=100.0, start=0.0, end=400.0, kind="log")
     assert [scale(v) for v in (0.01, 1, 10, 100)] == pytest.approx([0.0, 200.0, 300.0, 400.0])
 
 

@@ -8,8 +8,6 @@ import pytest
 
 from salsa_cli.pages import marks, svg
 from salsa_cli.pages.charts import (
-    BarChart,
-    Bars,
     Bin,
     Chart,
     Estimate,
@@ -144,19 +142,6 @@ def test_whiskers_reach_from_low_to_high() -> None:
     assert len(classes(root, "s0")) == len(classes(root, "s1")) == 1
 
 
-def test_bars_stand_on_zero_and_hang_from_it() -> None:
-    chart = BarChart(
-        "t", ("a", "b", "c"), Axis("v"), (Bars("x", (2, -1, None), (1, -2, None), (3, 0, None)),)
-    )
-    root = drawn(chart)
-    up, down = classes(root, "bar")
-    zero = float(down.get("y", ""))
-    assert float(up.get("y", "")) + float(up.get("height", "")) == pytest.approx(zero, abs=0.11)
-    assert float(up.get("height", "")) == pytest.approx(2 * float(down.get("height", "")), abs=0.11)
-    assert len(classes(root, "whisker")) == 2
-    assert [t for t in texts(root) if t in "abc"] == ["a", "b", "c"]
-
-
 def test_a_calibrated_model_lies_on_the_diagonal() -> None:
     bins = (Bin(0.25, 0.25, 0.1, 0.4, 10), Bin(0.75, 0.75, 0.6, 0.9, 40))
     root = drawn(ReliabilityChart("t", bins))
@@ -175,7 +160,6 @@ def test_nothing_to_show_is_an_empty_chart() -> None:
         line_chart(Line("a", [1, 2], [None, nan])),
         ScatterChart("t", Axis("x"), Axis("y"), ()),
         IntervalChart("t", Axis("x"), ()),
-        BarChart("t", (), Axis("y"), ()),
         ReliabilityChart("t", ()),
     ):
         drawn(chart)
@@ -192,7 +176,6 @@ def test_every_word_is_escaped() -> None:
         LineChart(HOSTILE, axis, axis, (Line(HOSTILE, [1], [2]),), (Rule("x", 1, HOSTILE),)),
         ScatterChart(HOSTILE, axis, axis, (Points(HOSTILE, [1], [2], [HOSTILE]),)),
         IntervalChart(HOSTILE, axis, (Estimate(HOSTILE, 1, 0, 2, HOSTILE),)),
-        BarChart(HOSTILE, (HOSTILE,), axis, (Bars(HOSTILE, (1,)),)),
         ReliabilityChart(HOSTILE, (Bin(0.5, 0.5, 0, 1, 3),), HOSTILE, HOSTILE),
     ):
         root = drawn(chart)
@@ -212,8 +195,6 @@ def test_sequences_of_other_lengths_are_refused() -> None:
         Line("loss", [1, 2], [1, 2], [1], [1, 2])
     with pytest.raises(ValueError, match="differ in length"):
         Points("p", [1], [1], ["a", "b"])
-    with pytest.raises(ValueError, match="differ in length"):
-        BarChart("t", ("a",), Axis(), (Bars("x", (1, 2)),))
 
 
 def test_square_characters_are_cut_by_their_width() -> None:

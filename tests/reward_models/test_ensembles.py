@@ -14,6 +14,7 @@ from salsa_cli.config.soup import SoupConfig
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
+from salsa_cli.evaluation.results.eval_result import EvalResult
 from salsa_cli.models.tokens import Answer
 from salsa_cli.records import read_json, read_rows
 from salsa_cli.reward_models import evaluation, rewards
@@ -90,7 +91,7 @@ def test_ppo_and_eval_take_the_folder(ensemble: Path, world: World, tmp_path: Pa
         device="cpu",
     )
     result = evaluate.run(judged, silent)
-    assert isinstance(result, evaluate.EvalResult) and len(result.scores) == 1
+    assert isinstance(result, EvalResult) and len(result.scores) == 1
 
 
 def test_the_soup_of_a_whole_folder_is_the_averaged_reward_model(

@@ -1,10 +1,10 @@
-"""One row of each format of stored verdicts, and recounts of such rows."""
+"""One row of each format of stored verdicts, and results of files of such rows."""
 
 from pathlib import Path
 from typing import Any
 
 from salsa_cli.config.eval import EvalConfig
-from salsa_cli.evaluation import recount as recounting
+from salsa_cli.evaluation import verdict_files
 from salsa_cli.evaluation.results.eval_result import EvalResult
 from salsa_cli.runs.events import silent
 from tests.support import tiny
@@ -57,12 +57,12 @@ OWN = {"question": "7", "judge": "rm:r", "a": "x", "b": "y", "outcome": 0.5}
 UNREAD = {"question": "7", "judge": "rm:r", "a": "x", "b": "y", "invalid": "no verdict in it"}
 
 
-def recount(tmp_path: Path, *files: list[dict[str, Any]], **changes: Any) -> EvalResult:
+def count_files(tmp_path: Path, *files: list[dict[str, Any]], **changes: Any) -> EvalResult:
     names = tuple(
         str(tiny.write_rows(tmp_path / f"{n}.jsonl", rows)) for n, rows in enumerate(files)
     )
     settings: dict[str, Any] = {"output": tmp_path / "out", "force": True, "draws": 2000}
-    result = recounting.run(EvalConfig(judgments=names, **{**settings, **changes}), silent)
+    result = verdict_files.run(EvalConfig(judgments=names, **{**settings, **changes}), silent)
     assert isinstance(result, EvalResult)
     return result
 

@@ -13,7 +13,7 @@ from threading import Event, Lock
 from typing import Any
 
 from salsa_cli.errors import SalsaError, one_line
-from salsa_cli.evaluation.judges.writing import Request, Sampling, Written
+from salsa_cli.evaluation.judges.writing import Completion, JudgeSampling, Request
 
 KEY = "OPENAI_API_KEY"
 DEFAULT_URL = "https://api.openai.com/v1"
@@ -130,8 +130,8 @@ class ApiWriter:
                 f"{left:,}; give at least {self._budget.made + calls}, and some more for retries"
             )
 
-    def write(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Written]:
-        """One `Written` a request, as they come.
+    def write(self, requests: Sequence[Request], sampling: JudgeSampling) -> Iterator[Completion]:
+        """One `Completion` a request, as they come.
 
         Raises:
             SalsaError: the server refuses the key or the model, nothing works any more, or the
@@ -145,16 +145,16 @@ class ApiWriter:
             failures = 0
             for future in as_completed(futures):
                 try:
-                    written = future.result()
+                    completion = future.result()
                 except CancelledError:
                     continue
                 except SalsaError as error:
                     end = end or error
                 else:
-                    failures = 0 if written.failure is None else failures + 1
-                    yield written
+                    failures = 0 if completion.failure is None else failures + 1
+                    yield completion
                     if failures == _FAILURES_IN_A_ROW:
-                        end = end or _gave_up(self.name, written)
+                        end = end or _gave_up(self.name, completion)
                 if end is not None and not stop.is_set():
                     stop.set()
                     for waiting in futures:
@@ -165,13 +165,13 @@ class ApiWriter:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _patiently(self, request: Request, sampling: Sampling, stop: Event) -> Written:
+    def _patiently(self, request: Request, sampling: JudgeSampling, stop: Event) -> Completion:
         pause = self._patience.pause
         reason = ""
         for number in range(1, self._patience.tries + 1):
             result = self._call(request, sampling)
             if isinstance(result, str):
-                return Written(request, text=result)
+                return Completion(request, text=result)
             reason = result.reason
             if not result.again or number == self._patience.tries:
                 break
@@ -181,9 +181,9 @@ class ApiWriter:
                 break
             pause *= 2
         times = "" if number == 1 else f" ({number} tries)"
-        return Written(request, failure=f"{reason}{times}")
+        return Completion(request, failure=f"{reason}{times}")
 
-    def _call(self, request: Request, sampling: Sampling) -> str | _Failed:
+    def _call(self, request: Request, sampling: JudgeSampling) -> str | _Failed:
         import openai
 
         self._budget.take()
@@ -252,7 +252,7 @@ def _headers() -> dict[str, Any]:
     return {} if os.environ.get(KEY) else {"Authorization": openai.Omit()}
 
 
-def _gave_up(name: str, last: Written) -> SalsaError:
+def _gave_up(name: str, last: Completion) -> SalsaError:
     return SalsaError(
         f"{name}: {_FAILURES_IN_A_ROW} judgements in a row failed, the last one with: "
         f"{last.failure}; see to the server"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from salsa_cli.data import Message, stable_seed
 from salsa_cli.devices.runtime import Runtime
-from salsa_cli.evaluation.judges.writing import Request, Sampling, Written
+from salsa_cli.evaluation.judges.writing import Completion, JudgeSampling, Request
 from salsa_cli.generation import rollouts
 from salsa_cli.models import loading, shapes
 from salsa_cli.models.loading import LanguageModel
@@ -25,8 +25,8 @@ class LocalWriter:
         self._runtime = runtime
         self._model: LanguageModel | None = None
 
-    def write(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Written]:
-        """One `Written` a request, the longest first."""
+    def write(self, requests: Sequence[Request], sampling: JudgeSampling) -> Iterator[Completion]:
+        """One `Completion` a request, the longest first."""
         if not requests:
             return
         if self._model is None:
@@ -43,7 +43,7 @@ class LocalWriter:
                 failure = (
                     f"too long with --judge-tokens {sampling.max_tokens} for its {room} tokens"
                 )
-                yield Written(request, failure=failure)
+                yield Completion(request, failure=failure)
             else:
                 fitting.append(request)
         for first in range(0, len(fitting), self._batch_size):
@@ -57,4 +57,4 @@ class LocalWriter:
                 runtime=self._runtime,
             )
             for request, answer in zip(batch, rollouts.texts(model, sampled), strict=True):
-                yield Written(request, text=answer.text)
+                yield Completion(request, text=answer.text)

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from salsa_cli.errors import UsageError
 from salsa_cli.evaluation.questions.benchmarks import Question
+from salsa_cli.evaluation.verdicts.labels import Label
 
 PAIRWISE = """\
 Two AI assistants, A and B, have replied to the same user. Decide whose reply serves the user \
@@ -87,29 +87,16 @@ _LABEL = re.compile(r"\[\[\s*(A>>B|A>B|A=B|B>A|B>>A|A|B|C)\s*\]\]")
 _GRADE = re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*(?:/\s*10)?\s*\]\]")
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What a label says of the assistant A: 1, 0.5 or 0, and whether the winner is much better."""
-
-    outcome: float
-    strong: bool = False
-
-    @property
-    def swapped(self) -> "Comparison":
-        """The same, of the assistant B."""
-        return Comparison(1.0 - self.outcome, self.strong)
-
-
-_MEANING: Mapping[str, Comparison] = MappingProxyType(
+_MEANING: Mapping[str, Label] = MappingProxyType(
     {
-        "A>>B": Comparison(1.0, strong=True),
-        "A>B": Comparison(1.0),
-        "A": Comparison(1.0),
-        "A=B": Comparison(0.5),
-        "C": Comparison(0.5),
-        "B": Comparison(0.0),
-        "B>A": Comparison(0.0),
-        "B>>A": Comparison(0.0, strong=True),
+        "A>>B": Label(1.0, strong=True),
+        "A>B": Label(1.0),
+        "A": Label(1.0),
+        "A=B": Label(0.5),
+        "C": Label(0.5),
+        "B": Label(0.0),
+        "B>A": Label(0.0),
+        "B>>A": Label(0.0, strong=True),
     }
 )
 
@@ -155,7 +142,7 @@ def fill(template: str, question: Question, turn: int, answers: Mapping[str, Seq
     return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
 
 
-def compared(text: str) -> Comparison | None:
+def compared(text: str) -> Label | None:
     """What a judgement says of A against B; None where it gives no label, or two that differ."""
     meanings = {_MEANING[label] for label in _LABEL.findall(text)}
     return meanings.pop() if len(meanings) == 1 else None

@@ -17,6 +17,7 @@ from salsa_cli.evaluation.judges import wording
 from salsa_cli.evaluation.questions import answer_files
 from salsa_cli.evaluation.questions.answer_files import Replies
 from salsa_cli.evaluation.questions.benchmarks import Question
+from salsa_cli.evaluation.verdicts.labels import Label
 from salsa_cli.evaluation.verdicts.verdict import Order, Verdict
 from salsa_cli.records import to_json
 from salsa_cli.runs.events import Advanced, Note, Report
@@ -29,7 +30,7 @@ BYTES_A_TOKEN = 4
 
 
 @dataclass(frozen=True)
-class Sampling:
+class JudgeSampling:
     """How a judge writes: temperature (0 takes the likeliest token) and most tokens a judgement."""
 
     temperature: float
@@ -47,7 +48,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Written:
+class Completion:
     """What came of a request: a text, or why there is none."""
 
     request: Request
@@ -66,13 +67,13 @@ class Writer(Protocol):
         """What tells it from every other judge: part of the key of what is stored."""
         ...
 
-    def write(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Written]:
-        """One `Written` a request, as they come, in any order."""
+    def write(self, requests: Sequence[Request], sampling: JudgeSampling) -> Iterator[Completion]:
+        """One `Completion` a request, as they come, in any order."""
         ...
 
 
 @dataclass(frozen=True)
-class Case:
+class JudgeTask:
     """One judgement to be had: of `a` alone, or of `a` and `b` in one order."""
 
     question: Question
@@ -83,11 +84,11 @@ class Case:
     request: Request | None
     """None where nothing needs to be asked: two answers of the same words tie."""
 
-    def verdict(self, judge: str, heard: "Heard") -> Verdict:
-        """The judge's word on this case."""
-        comparison = heard.comparison
-        if comparison is not None and self.order == "ba":
-            comparison = comparison.swapped
+    def verdict(self, judge: str, judgement: "Judgement") -> Verdict:
+        """The verdict that a judgement gives on this task."""
+        label = judgement.label
+        if label is not None and self.order == "ba":
+            label = label.swapped
         return Verdict(
             question=self.question.id,
             judge=judge,
@@ -95,21 +96,21 @@ class Case:
             b=self.b,
             turn=self.turn,
             order=self.order,
-            outcome=comparison.outcome if comparison else None,
-            strong=comparison.strong if comparison else False,
-            score_a=heard.grade,
+            outcome=label.outcome if label else None,
+            strong=label.strong if label else False,
+            score_a=judgement.grade,
             category=self.question.category,
-            invalid=heard.invalid,
-            text=heard.text,
+            invalid=judgement.invalid,
+            text=judgement.text,
         )
 
 
 @dataclass(frozen=True)
-class Heard:
+class Judgement:
     """A judgement as it was read: a comparison or a grade, or why it is invalid."""
 
     text: str | None = None
-    comparison: wording.Comparison | None = None
+    label: Label | None = None
     grade: float | None = None
     invalid: str | None = None
 
@@ -139,12 +140,12 @@ def cases(
     questions: Sequence[Question],
     answers: Mapping[str, Replies],
     template: str,
-    sampling: Sampling,
+    sampling: JudgeSampling,
     *,
     grading: Grading,
     orders: Sequence[Order],
     baseline: str | None = None,
-) -> list[Case]:
+) -> list[JudgeTask]:
     """All that a judge is to be asked about these answers: every pair, or those of the baseline."""
     pairs = [(a, b) for a, b in combinations(answers, 2) if baseline in (None, a, b)]
     found = []
@@ -155,7 +156,7 @@ def cases(
                 for a in answers:
                     text = wording.fill(template, question, turn, {"answer": said[a]})
                     alone = Request(_key(writer, text, sampling), text)
-                    found.append(Case(question, turn, a, None, None, alone))
+                    found.append(JudgeTask(question, turn, a, None, None, alone))
                 continue
             for a, b in pairs:
                 for order in orders:
@@ -164,15 +165,15 @@ def cases(
                     text = wording.fill(template, question, turn, shown)
                     same = said[a][:turn] == said[b][:turn]
                     request = None if same else Request(_key(writer, text, sampling), text)
-                    found.append(Case(question, turn, a, b, order, request))
+                    found.append(JudgeTask(question, turn, a, b, order, request))
     return found
 
 
 def forecast(
     judge: str,
-    asked: Sequence[Case],
+    asked: Sequence[JudgeTask],
     stored: Mapping[str, str],
-    sampling: Sampling,
+    sampling: JudgeSampling,
     price: tuple[float, float] | None,
 ) -> Forecast:
     """What is left to ask; `price` is in dollars a million tokens, in and out."""
@@ -186,18 +187,18 @@ def forecast(
 
 def judge(
     writer: Writer,
-    asked: Sequence[Case],
-    sampling: Sampling,
+    asked: Sequence[JudgeTask],
+    sampling: JudgeSampling,
     *,
     grading: Grading,
     store: Path,
     report: Report,
 ) -> list[Verdict]:
     """The judge's word on every case; the stored judgements in `store` are not asked for again."""
-    heard = _ask(writer, asked, sampling, grading, store, report)
-    same = Heard(comparison=wording.Comparison(0.5))
+    judgements = _ask(writer, asked, sampling, grading, store, report)
+    same = Judgement(label=Label(0.5))
     return [
-        case.verdict(writer.name, heard[case.request.key] if case.request else same)
+        case.verdict(writer.name, judgements[case.request.key] if case.request else same)
         for case in asked
     ]
 
@@ -220,54 +221,56 @@ def read_store(store: Path) -> dict[str, str]:
 
 def _ask(
     writer: Writer,
-    asked: Sequence[Case],
-    sampling: Sampling,
+    asked: Sequence[JudgeTask],
+    sampling: JudgeSampling,
     grading: Grading,
     store: Path,
     report: Report,
-) -> dict[str, Heard]:
-    """What was heard on each request, by its key."""
+) -> dict[str, Judgement]:
+    """The judgement on each request, by its key."""
     requests = {case.request.key: case.request for case in asked if case.request}
     answer_files.cut_off(store)
     stored = read_store(store)
-    heard = {key: _read(stored[key], grading) for key in requests if key in stored}
+    judgements = {key: _read(stored[key], grading) for key in requests if key in stored}
     again: list[Request] = []
-    todo = [request for key, request in requests.items() if key not in heard]
-    for written in writer.write(todo, sampling):
-        key = written.request.key
-        heard[key] = _hear(written, grading, writer, store)
-        if written.text is not None and heard[key].invalid:
-            del heard[key]
-            again.append(Request(key, written.request.text + wording.REMINDER, attempt=1))
-        report(Advanced(f"judging by {writer.name}", len(heard), len(requests), "judgements"))
+    todo = [request for key, request in requests.items() if key not in judgements]
+    for completion in writer.write(todo, sampling):
+        key = completion.request.key
+        judgements[key] = _read_completion(completion, grading, writer, store)
+        if completion.text is not None and judgements[key].invalid:
+            del judgements[key]
+            again.append(Request(key, completion.request.text + wording.REMINDER, attempt=1))
+        report(Advanced(f"judging by {writer.name}", len(judgements), len(requests), "judgements"))
     if again:
         report(Note(f"{writer.name}: asking once more for {len(again)} judgements without verdict"))
-    for written in writer.write(again, sampling):
-        heard[written.request.key] = _hear(written, grading, writer, store)
-        report(Advanced(f"judging by {writer.name}", len(heard), len(requests), "judgements"))
-    return heard
+    for completion in writer.write(again, sampling):
+        judgements[completion.request.key] = _read_completion(completion, grading, writer, store)
+        report(Advanced(f"judging by {writer.name}", len(judgements), len(requests), "judgements"))
+    return judgements
 
 
-def _hear(written: Written, grading: Grading, writer: Writer, store: Path) -> Heard:
+def _read_completion(
+    completion: Completion, grading: Grading, writer: Writer, store: Path
+) -> Judgement:
     """Read a judgement, and store it if it is one."""
-    if written.text is None:
-        return Heard(invalid=written.failure)
-    heard = _read(written.text, grading)
-    if heard.invalid is None:
-        row = {"key": written.request.key, "judge": writer.name, "text": written.text}
+    if completion.text is None:
+        return Judgement(invalid=completion.failure)
+    judgement = _read(completion.text, grading)
+    if judgement.invalid is None:
+        row = {"key": completion.request.key, "judge": writer.name, "text": completion.text}
         answer_files.append(store, [row])
-    return heard
+    return judgement
 
 
-def _read(text: str, grading: Grading) -> Heard:
+def _read(text: str, grading: Grading) -> Judgement:
     if grading == "single":
         grade = wording.graded(text)
-        return Heard(text, grade=grade, invalid=None if grade is not None else "no grade in it")
-    comparison = wording.compared(text)
-    return Heard(text, comparison, invalid=None if comparison else "no verdict in it")
+        return Judgement(text, grade=grade, invalid=None if grade is not None else "no grade in it")
+    label = wording.compared(text)
+    return Judgement(text, label, invalid=None if label else "no verdict in it")
 
 
-def _key(writer: Writer, text: str, sampling: Sampling) -> str:
+def _key(writer: Writer, text: str, sampling: JudgeSampling) -> str:
     """Judge, prompt, both answers and their order (all in `text`), and sampling.
 
     At temperature 0 the seed changes nothing, and is no reason to pay again.

@@ -92,9 +92,11 @@ class Question:
 
     def seed(self, seed: int, turn: int) -> int:
         """The seed of its answer: of the words, not of the place in the file or in a batch."""
-        return stable_seed(seed, "answer", self._words(), self.copy, turn)
+        return stable_seed(seed, "answer", self.words, self.copy, turn)
 
-    def _words(self) -> str:
+    @property
+    def words(self) -> str:
+        """All that the user says, as one text."""
         return to_json([data.prompt_json(self.opening), *self.followups])
 
 
@@ -103,7 +105,7 @@ def load(name: str, count: int | None = None) -> list[Question]:
     source = HUB[name]() if name in HUB and not Path(name).exists() else data.read(name)
     found = [_question(source, index) for index in range(len(source.rows))][:count]
     for index, question in enumerate(found):
-        if not is_whole("".join((question.id, question.category or "", question._words()))):
+        if not is_whole("".join((question.id, question.category or "", question.words))):
             raise source.error(index, "its text holds half of a surrogate pair, no whole letter")
     return _told_apart(found)
 
@@ -182,7 +184,7 @@ def _told_apart(questions: Sequence[Question]) -> list[Question]:
     ids: Counter[str] = Counter()
     found = []
     for question in questions:
-        text = question._words()
+        text = question.words
         words[text] += 1
         ids[question.id] += 1
         name = question.id if ids[question.id] == 1 else f"{question.id}#{ids[question.id]}"

@@ -1,7 +1,7 @@
 """What a reader should know before the figures: what is not proven, what failed, what is odd."""
 
 from salsa_cli import pages
-from salsa_cli.evaluation.results import invalid
+from salsa_cli.evaluation.results import invalid_verdicts
 from salsa_cli.evaluation.results.eval_result import EvalResult
 from salsa_cli.evaluation.verdicts.verdict import short_name
 
@@ -33,7 +33,8 @@ def blocks(result: EvalResult) -> list[pages.Block]:
         )
         found.append(
             pages.Details(
-                "Which, and what so many prompts could show", [pages.Table(columns, rows, names=3)]
+                "Which, and what so many prompts could show",
+                [pages.DataTable(columns, rows, names=3)],
             )
         )
     found += _failures(result)
@@ -48,13 +49,14 @@ def _failures(result: EvalResult) -> list[pages.Block]:
     if len(pairs) + len(scores) <= _MOST_CALLOUTS:
         texts = [
             f"{row.invalid} of {row.n + row.invalid} comparisons of {row.a} and {row.b} by "
-            f"{short_name(row.judge)} have no valid verdict ({invalid.counted(row.reasons)}). "
+            f"{short_name(row.judge)} have no valid verdict "
+            f"({invalid_verdicts.counted(row.reasons)}). "
             f"Lost, they would make {row.worst:.1%}; won, {row.best:.1%}."
             for row in pairs
         ]
         texts += [
             f"{score.invalid} of {score.n + score.invalid} answers of {score.model} have no valid "
-            f"score by {short_name(score.judge)} ({invalid.counted(score.reasons)})."
+            f"score by {short_name(score.judge)} ({invalid_verdicts.counted(score.reasons)})."
             for score in scores
         ]
         return [pages.Callout("Failures:", text) for text in texts]
@@ -63,7 +65,7 @@ def _failures(result: EvalResult) -> list[pages.Block]:
             row.a,
             row.b,
             short_name(row.judge),
-            invalid.counted(row.reasons),
+            invalid_verdicts.counted(row.reasons),
             str(row.invalid),
             f"{row.worst:.1%} to {row.best:.1%}",
         )
@@ -74,7 +76,7 @@ def _failures(result: EvalResult) -> list[pages.Block]:
             score.model,
             "",
             short_name(score.judge),
-            invalid.counted(score.reasons),
+            invalid_verdicts.counted(score.reasons),
             str(score.invalid),
             "",
         )
@@ -84,5 +86,5 @@ def _failures(result: EvalResult) -> list[pages.Block]:
     columns = ("a", "b", "judge", "why", "failed", "a wins, if all were lost, or won")
     return [
         pages.Callout("Failures:", f"{failed:,} comparisons or scores have no valid verdict."),
-        pages.Details("Which, and why", [pages.Table(columns, table, names=4)]),
+        pages.Details("Which, and why", [pages.DataTable(columns, table, names=4)]),
     ]

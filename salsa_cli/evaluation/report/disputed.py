@@ -17,7 +17,7 @@ Prompts = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
-class Case:
+class Dispute:
     """Two answers (or one, graded alone) to one turn of a question, and all verdicts on it."""
 
     question: str
@@ -37,7 +37,7 @@ class Case:
         return sum((value - mean) ** 2 for value in known) / len(known)
 
 
-def cases(verdicts: Iterable[Verdict]) -> list[Case]:
+def disputes(verdicts: Iterable[Verdict]) -> list[Dispute]:
     """What was judged, the most disputed first; what only one verdict exists on, last."""
     groups: dict[tuple[str, int, str, str | None], list[Verdict]] = {}
     for given in verdicts:
@@ -45,8 +45,8 @@ def cases(verdicts: Iterable[Verdict]) -> list[Case]:
         verdict = given.swapped if turned else given
         key = (verdict.question, verdict.turn, verdict.a, verdict.b)
         groups.setdefault(key, []).append(verdict)
-    found = [Case(*key, group) for key, group in groups.items()]
-    return sorted(found, key=lambda case: -case.disagreement)
+    found = [Dispute(*key, group) for key, group in groups.items()]
+    return sorted(found, key=lambda dispute: -dispute.disagreement)
 
 
 def asked(questions: Iterable[Question]) -> dict[str, tuple[str, ...]]:
@@ -55,11 +55,11 @@ def asked(questions: Iterable[Question]) -> dict[str, tuple[str, ...]]:
 
 
 def blocks(verdicts: Sequence[Verdict], answers: Answers, prompts: Prompts) -> list[pages.Block]:
-    """The cases that have something to read, the most disputed first."""
+    """The disputes that have something to read, the most disputed first."""
     readable = [
-        case
-        for case in cases(verdicts)
-        if any(v.text for v in case.verdicts) or case.a in answers or case.b in answers
+        dispute
+        for dispute in disputes(verdicts)
+        if any(v.text for v in dispute.verdicts) or dispute.a in answers or dispute.b in answers
     ][:_MOST_READ]
     if not readable:
         return []
@@ -69,38 +69,42 @@ def blocks(verdicts: Sequence[Verdict], answers: Answers, prompts: Prompts) -> l
             "What the verdicts disagree on most comes first. Each line says who a judge found "
             "better: a is the model that is named first."
         ),
-        *(_case(case, answers, prompts) for case in readable),
+        *(_dispute(dispute, answers, prompts) for dispute in readable),
     ]
 
 
-def _case(case: Case, answers: Answers, prompts: Prompts) -> pages.Block:
-    names = [name for name in (case.a, case.b) if name is not None]
+def _dispute(dispute: Dispute, answers: Answers, prompts: Prompts) -> pages.Block:
+    names = [name for name in (dispute.a, dispute.b) if name is not None]
     quotes = [
-        pages.Quote(name, _cut(answer.turns[case.turn - 1]))
+        pages.Quote(name, _cut(answer.turns[dispute.turn - 1]))
         for name in names
-        if (answer := answers.get(name, {}).get(case.question)) is not None
-        and len(answer.turns) >= case.turn
+        if (answer := answers.get(name, {}).get(dispute.question)) is not None
+        and len(answer.turns) >= dispute.turn
     ]
     said = [
         pages.Quote(f"{short_name(v.judge)}{_order(v)}", _cut(v.text), (("says", _word(v)),))
-        for v in case.verdicts
+        for v in dispute.verdicts
         if v.text
     ]
-    words = "; ".join(f"{judge}: {', '.join(said)}" for judge, said in _by_judge(case).items())
-    turn = f", turn {case.turn}" if case.turn > 1 else ""
-    asked = prompts.get(case.question, ())
-    prompt = asked[case.turn - 1] if len(asked) >= case.turn else f"question {case.question}{turn}"
-    title = f"question {case.question}{turn}, {' against '.join(names)}. {words}"
+    words = "; ".join(f"{judge}: {', '.join(said)}" for judge, said in _by_judge(dispute).items())
+    turn = f", turn {dispute.turn}" if dispute.turn > 1 else ""
+    asked = prompts.get(dispute.question, ())
+    prompt = (
+        asked[dispute.turn - 1]
+        if len(asked) >= dispute.turn
+        else f"question {dispute.question}{turn}"
+    )
+    title = f"question {dispute.question}{turn}, {' against '.join(names)}. {words}"
     found: list[pages.Block] = [pages.Quotes(_cut(prompt), quotes)]
     if said:
         found.append(pages.Quotes("What the judges say", said, title="Judges"))
     return pages.Details(title, found)
 
 
-def _by_judge(case: Case) -> dict[str, list[str]]:
+def _by_judge(dispute: Dispute) -> dict[str, list[str]]:
     """What each judge says, in short: a, b, tie, or a score."""
     said: dict[str, list[str]] = {}
-    for verdict in case.verdicts:
+    for verdict in dispute.verdicts:
         word = {1.0: "a", 0.5: "tie", 0.0: "b", None: "no verdict"}[verdict.outcome]
         if verdict.b is None and verdict.score_a is not None:
             word = f"{verdict.score_a:g}"

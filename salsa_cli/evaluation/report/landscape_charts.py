@@ -56,5 +56,5 @@ def blocks(result: EvalResult) -> list[pages.Block]:
         ]
         caption = "Soups of three, the best first"
         columns = (*names, "judge", "mean score", "95 % interval")
-        found.append(pages.Table(columns, table, names=0, caption=caption))
+        found.append(pages.DataTable(columns, table, names=0, caption=caption))
     return found

@@ -47,7 +47,7 @@ def build(
         *_parts("By length", result.lengths),
         *_controlled(result),
         *_orders(result),
-        *_trust(result),
+        *_judge_agreement(result),
         *landscape_charts.blocks(result),
         *disputed.blocks(verdicts, answers, prompts),
     ]
@@ -97,7 +97,6 @@ def _rates(result: EvalResult) -> list[pages.Block]:
             short_name(row.judge),
             share(row.win_rate),
             f"{row.low:.1%} to {row.high:.1%}",
-            f"{row.t_low:.1%} to {row.t_high:.1%}" if row.n else "",
             f"{row.wins} / {row.ties} / {row.losses}",
             str(row.invalid),
             _p(row.p_value),
@@ -105,11 +104,11 @@ def _rates(result: EvalResult) -> list[pages.Block]:
         )
         for row in ranked(result.pairs)
     ]
-    columns = ("a", "b", "judge", "a wins", "95 % bootstrap", "95 % t", "w / t / l")
+    columns = ("a", "b", "judge", "a wins", "95 % interval", "w / t / l")
     note = "95 % intervals by bootstrap over the prompts; at 50 % nothing is proven"
     blocks: list[pages.Block] = [pages.Heading("Who wins")]
     blocks += _charts("Win rates", result.pairs, note)
-    blocks.append(pages.Table((*columns, "failed", "p", "p (Holm)"), rows, names=3))
+    blocks.append(pages.DataTable((*columns, "failed", "p", "p (Holm)"), rows, names=3))
     if result.ratings:
         ratings = [
             (
@@ -123,7 +122,7 @@ def _rates(result: EvalResult) -> list[pages.Block]:
         ]
         caption = "All pairs together: a Bradley-Terry fit, in each bootstrap draw"
         names = ("model", "judge", "log-odds", "win rate", "95 % interval")
-        blocks.append(pages.Table(names, ratings, names=2, caption=caption))
+        blocks.append(pages.DataTable(names, ratings, names=2, caption=caption))
     return blocks
 
 
@@ -182,7 +181,7 @@ def _scores(result: EvalResult) -> list[pages.Block]:
     ]
     turns = [f"turn {number}" for number in range(1, most + 1)]
     columns = ("model", "judge", "score", "95 % interval", *turns, "n", "failed")
-    blocks.append(pages.Table(columns, table, names=2))
+    blocks.append(pages.DataTable(columns, table, names=2))
     return blocks
 
 
@@ -205,7 +204,7 @@ def _parts(title: str, rows: Sequence[PairRow]) -> list[pages.Block]:
     blocks: list[pages.Block] = [pages.Heading(title)]
     if len(rows) <= _MOST_IN_CHART:
         blocks += _charts(title, rows, "")
-    blocks.append(pages.Details("The numbers", [pages.Table(columns, table, names=4)]))
+    blocks.append(pages.Details("The numbers", [pages.DataTable(columns, table, names=4)]))
     return blocks
 
 
@@ -236,7 +235,7 @@ def _controlled(result: EvalResult) -> list[pages.Block]:
             "A joint fit of strengths and of what the judge pays for length, headers, "
             "lists and bold text."
         ),
-        pages.Table(columns, table, names=4),
+        pages.DataTable(columns, table, names=4),
         *left_out,
     ]
 
@@ -256,10 +255,10 @@ def _orders(result: EvalResult) -> list[pages.Block]:
     if not rows:
         return []
     columns = ("a", "b", "judge", "same verdict in both orders", "wins of the first answer")
-    return [pages.Heading("Both orders"), pages.Table(columns, rows, names=3)]
+    return [pages.Heading("Both orders"), pages.DataTable(columns, rows, names=3)]
 
 
-def _trust(result: EvalResult) -> list[pages.Block]:
+def _judge_agreement(result: EvalResult) -> list[pages.Block]:
     blocks: list[pages.Block] = []
     if result.accuracies:
         rows = [
@@ -279,7 +278,7 @@ def _trust(result: EvalResult) -> list[pages.Block]:
             "same in both orders",
             "failed",
         )
-        blocks += [pages.Heading("Judges against labels"), pages.Table(columns, rows)]
+        blocks += [pages.Heading("Judges against labels"), pages.DataTable(columns, rows)]
     if result.agreements:
         pairs = [
             (
@@ -292,7 +291,7 @@ def _trust(result: EvalResult) -> list[pages.Block]:
             for row in result.agreements
         ]
         columns = ("judges", "n", "agree on", "Cohen's kappa", "Krippendorff's alpha")
-        blocks += [pages.Heading("Judges against one another"), pages.Table(columns, pairs)]
+        blocks += [pages.Heading("Judges against one another"), pages.DataTable(columns, pairs)]
     return blocks
 
 

@@ -45,7 +45,7 @@ class Game:
 
 
 @dataclass(frozen=True, slots=True)
-class Meeting:
+class Match:
     """Two answers to one turn of a question, judged in one order or in both."""
 
     question: str
@@ -75,7 +75,7 @@ class Comparison:
     b: str
     judge: str
     convention: Convention
-    meetings: Sequence[Meeting]
+    matches: Sequence[Match]
 
     @property
     def of_itself(self) -> bool:
@@ -85,7 +85,7 @@ class Comparison:
     @property
     def games(self) -> list[Game]:
         """All games that were played, failed ones included."""
-        return [game for meeting in self.meetings for game in meeting.games]
+        return [game for match in self.matches for game in match.games]
 
     def filled(self, outcome: float) -> "Comparison":
         """The same, had every failed game ended with `outcome` for `a`."""
@@ -102,14 +102,14 @@ class Comparison:
 
         return replace(
             self,
-            meetings=[
+            matches=[
                 replace(
-                    meeting,
-                    forward=changed(meeting.forward),
-                    backward=changed(meeting.backward),
-                    unordered=changed(meeting.unordered),
+                    match,
+                    forward=changed(match.forward),
+                    backward=changed(match.backward),
+                    unordered=changed(match.unordered),
                 )
-                for meeting in self.meetings
+                for match in self.matches
             ],
         )
 
@@ -138,7 +138,7 @@ class Tally:
         return self.wins + self.losses + self.ties
 
 
-def gather(
+def group_by_pair(
     verdicts: Iterable[tuple[Verdict, Convention]], baseline: str | None
 ) -> list[Comparison]:
     """Comparisons in the order of their first verdict.
@@ -159,7 +159,7 @@ def gather(
             Game(verdict.outcome, weight, verdict.invalid)
         )
     return [
-        Comparison(*key, convention, tuple(_meetings(turns)))
+        Comparison(*key, convention, tuple(_matches(turns)))
         for key, (convention, turns) in found.items()
     ]
 
@@ -173,9 +173,9 @@ def tally(comparison: Comparison, rules: Rules) -> Tally:
     if comparison.of_itself:
         comparison = comparison.even()
     counted = [
-        (meeting.question, scored)
-        for meeting in comparison.meetings
-        if (scored := _score(meeting, comparison.convention, rules))
+        (match.question, scored)
+        for match in comparison.matches
+        if (scored := _score(match, comparison.convention, rules))
     ]
     by_question: dict[str, list[Game]] = {}
     for question, games in counted:
@@ -198,7 +198,7 @@ def tally(comparison: Comparison, rules: Rules) -> Tally:
         wins=int((outcomes > 0.5).sum()),
         losses=int((outcomes < 0.5).sum()),
         ties=int((outcomes == 0.5).sum()),
-        invalid=sum(meeting.failed for meeting in comparison.meetings),
+        invalid=sum(match.failed for match in comparison.matches),
     )
 
 
@@ -208,14 +208,14 @@ class _Turn:
     category: str | None
 
 
-def _meetings(turns: Mapping[tuple[str, int], _Turn]) -> Iterator[Meeting]:
+def _matches(turns: Mapping[tuple[str, int], _Turn]) -> Iterator[Match]:
     """Pair the games of the two orders as they come; a question may be judged more than once."""
     for (question, number), turn in turns.items():
         orders = [turn.games.get(order, []) for order in ("ab", "ba", None)]
         for forward, backward in _pairs(orders[0], orders[1]):
-            yield Meeting(question, number, turn.category, forward, backward, None)
+            yield Match(question, number, turn.category, forward, backward, None)
         for game in orders[2]:
-            yield Meeting(question, number, turn.category, None, None, game)
+            yield Match(question, number, turn.category, None, None, game)
 
 
 def _pairs(first: list[Game], second: list[Game]) -> Iterator[tuple[Game | None, Game | None]]:
@@ -226,18 +226,18 @@ def _pairs(first: list[Game], second: list[Game]) -> Iterator[tuple[Game | None,
         )
 
 
-def _score(meeting: Meeting, convention: Convention, rules: Rules) -> list[Game]:
-    """The games of a meeting as they count; none where it does not."""
-    games = meeting.games
+def _score(match: Match, convention: Convention, rules: Rules) -> list[Game]:
+    """The games of a match as they count; none where it does not."""
+    games = match.games
     if rules.rule == "both-agree":
-        if meeting.failed:
+        if match.failed:
             return [Game(0.5)] if rules.failed == "tie" else []
         outcomes = {game.outcome for game in games}
-        lone = len(games) == 1 and meeting.unordered is None
+        lone = len(games) == 1 and match.unordered is None
         return [Game(outcomes.pop() if len(outcomes) == 1 and not lone else 0.5)]
     if rules.failed == "tie":
         return [Game(0.5) if game.outcome is None else game for game in games]
-    if meeting.failed and convention.dropped == "both":
+    if match.failed and convention.dropped == "both":
         return []
     return [game for game in games if game.outcome is not None]
 
@@ -246,7 +246,8 @@ def _exact_rate(points: Array, weights: Array, per_question: bool) -> float:
     """The mean over questions, or over verdicts, rounded so that both sides' rates sum to 1.
 
     Points are halves of whole numbers, so the sum is a fraction of whole numbers; the smaller rate
-    is 1 minus the larger (see `statistics.win_rate`). NaN where nothing counts.
+    is 1 minus the larger, a difference that floating point holds exactly (Sterbenz 1974), while 1/3
+    and 2/3, each rounded, need not sum to 1. NaN where nothing counts.
     """
     if not len(points):
         return float("nan")

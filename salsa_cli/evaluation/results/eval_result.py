@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from salsa_cli.config.eval import EvalConfig
-from salsa_cli.evaluation.results import invalid
+from salsa_cli.evaluation.results import invalid_verdicts
 from salsa_cli.evaluation.results.judge_agreement import AccuracyRow, AgreementRow
 from salsa_cli.evaluation.results.style_control import Controlled, ControlledRow
 from salsa_cli.evaluation.results.win_rates import PairRow, RatingRow, ScoreRow
@@ -20,8 +20,8 @@ _MOST_LINES = 4
 
 FILE, RECORD = "results.json", "salsa.json"
 
-# They change no figure of a complete result.
-_MANNER = frozenset({"batch_size", "output"})
+# Settings that change no figure of a complete result.
+_NOT_IN_FIGURES = frozenset({"batch_size", "output"})
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def finished(config: EvalConfig, report: Report) -> EvalResult | None:
     """
     if not config.resume or config.force:
         return None
-    recorded = run_folder.finished(config.output, RECORD, config, _MANNER)
+    recorded = run_folder.finished(config.output, RECORD, config, _NOT_IN_FIGURES)
     if recorded is None:
         return None
     report(Note(f"{config.output} is complete; nothing is left to do"))
@@ -211,7 +211,11 @@ _ROWS: Mapping[str, type[Any]] = {
 
 
 def _row(kind: type[Any], record: Mapping[str, Any]) -> Any:
-    """One row of a record: JSON has lists for tuples, and null for a number that is none (NaN)."""
+    """One row of a record: JSON has lists for tuples, and null for a number that is none (NaN).
+
+    Columns that are no longer counted (the t-interval of older results) are left out.
+    """
+    known = {one.name for one in fields(kind)}
     numbers = {one.name for one in fields(kind) if one.type is float}
     values = {
         name: float("nan")
@@ -220,6 +224,7 @@ def _row(kind: type[Any], record: Mapping[str, Any]) -> Any:
         if isinstance(value, list)
         else value
         for name, value in record.items()
+        if name in known
     }
     return kind(**values)
 
@@ -263,8 +268,8 @@ def _failures(row: PairRow) -> str:
     assert row.worst is not None and row.best is not None
     return (
         f"By {short_name(row.judge)}, {_comparisons(row.invalid)} of {row.a} and {row.b} without "
-        f"a valid verdict ({invalid.counted(row.reasons)}); whatever they were, {row.a} would win "
-        f"{row.worst:.1%} to {row.best:.1%}."
+        f"a valid verdict ({invalid_verdicts.counted(row.reasons)}); whatever they were, "
+        f"{row.a} would win {row.worst:.1%} to {row.best:.1%}."
     )
 
 
@@ -275,7 +280,7 @@ def _comparisons(count: int) -> str:
 def _no_scores(row: ScoreRow) -> str:
     return (
         f"By {short_name(row.judge)}, {row.invalid} of {row.n + row.invalid} answers of "
-        f"{row.model} have no valid score ({invalid.counted(row.reasons)})."
+        f"{row.model} have no valid score ({invalid_verdicts.counted(row.reasons)})."
     )
 
 

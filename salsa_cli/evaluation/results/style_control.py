@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from salsa_cli import data
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation.results import win_rates
-from salsa_cli.evaluation.results.comparisons import Comparison, Meeting, Rules
+from salsa_cli.evaluation.results.comparisons import Comparison, Match, Rules
 from salsa_cli.evaluation.results.win_rates import PairRow, Resampling
 from salsa_cli.evaluation.verdicts.formats import Stored
 from salsa_cli.evaluation.verdicts.rows import StoredRow, stem
@@ -231,10 +231,8 @@ def length_rows(
 ) -> tuple[PairRow, ...]:
     """Win rates where the answer of `a` is shorter, about as long, or longer than that of `b`."""
 
-    def part(comparison: Comparison, meeting: Meeting) -> str | None:
-        pair = [
-            answers.get(name, {}).get(meeting.question) for name in (comparison.a, comparison.b)
-        ]
+    def part(comparison: Comparison, match: Match) -> str | None:
+        pair = [answers.get(name, {}).get(match.question) for name in (comparison.a, comparison.b)]
         if pair[0] is None or pair[1] is None:
             return None
         a, b = (answer.style.token_len for answer in pair if answer is not None)

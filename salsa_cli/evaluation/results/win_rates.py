@@ -8,10 +8,10 @@ import numpy as np
 
 from salsa_cli.evaluation.results.comparisons import (
     Comparison,
-    Meeting,
+    Match,
     Rules,
     Tally,
-    gather,
+    group_by_pair,
     tally,
 )
 from salsa_cli.evaluation.verdicts.formats import Convention, Stored
@@ -40,7 +40,7 @@ class PairRow:
     A model against itself is even, and shows what the judge thinks of orders (`first_position`).
 
     `low` and `high` bound it by a 95 % bootstrap over questions (Wilson's interval where one side
-    won all), `t_low` and `t_high` by Student's t over questions. `p_value` is that of the exact
+    won all). `p_value` is that of the exact
     sign test, `p_holm` the same for all pairs of the judge together. `detectable` is the smallest
     distance from one half that so many questions would find with 80 % power. `consistency` is the
     share of comparisons with the same outcome in both orders, `first_position` the win rate of the
@@ -61,8 +61,6 @@ class PairRow:
     losses: int
     ties: int
     invalid: int
-    t_low: float = float("nan")
-    t_high: float = float("nan")
     p_value: float = 1.0
     p_holm: float = 1.0
     detectable: float = 0.0
@@ -179,7 +177,7 @@ def _ratings(
 
 def comparisons(stored: Sequence[Stored], rules: Rules) -> list[Comparison]:
     """The comparisons in some files; those of a gold judge are no comparison of models."""
-    return gather(
+    return group_by_pair(
         (
             (verdict, one.convention)
             for one in stored
@@ -194,30 +192,30 @@ def category_rows(
     found: Sequence[Comparison], rules: Rules, drawn: Resampling
 ) -> tuple[PairRow, ...]:
     """The same within each category of questions, where there are several."""
-    return parted_rows(found, rules, drawn, lambda _, meeting: meeting.category)
+    return parted_rows(found, rules, drawn, lambda _, match: match.category)
 
 
 def parted_rows(
     found: Sequence[Comparison],
     rules: Rules,
     drawn: Resampling,
-    part: Callable[[Comparison, Meeting], str | None],
+    part: Callable[[Comparison, Match], str | None],
 ) -> tuple[PairRow, ...]:
-    """Win rates within parts of each comparison, the parts in the order of their first meeting.
+    """Win rates within parts of each comparison, the parts in the order of their first match.
 
-    None for a comparison of one part, of a model with itself, or with a meeting that belongs to
+    None for a comparison of one part, of a model with itself, or with a match that belongs to
     no part.
     """
     rows: list[PairRow] = []
     for comparison in found:
         if comparison.of_itself:
             continue
-        parts: dict[str | None, list[Meeting]] = {}
-        for meeting in comparison.meetings:
-            parts.setdefault(part(comparison, meeting), []).append(meeting)
+        parts: dict[str | None, list[Match]] = {}
+        for match in comparison.matches:
+            parts.setdefault(part(comparison, match), []).append(match)
         if len(parts) > 1 and None not in parts:
             rows += [
-                replace(_pair_row(replace(comparison, meetings=some), rules, drawn), category=name)
+                replace(_pair_row(replace(comparison, matches=some), rules, drawn), category=name)
                 for name, some in parts.items()
             ]
     return tuple(rows)
@@ -290,14 +288,11 @@ def _pair_row(comparison: Comparison, rules: Rules, drawn: Resampling) -> PairRo
     if not counted.n:
         return row
     interval = _interval(counted, drawn)
-    student = significance.t_interval(counted.points, counted.weights, LEVEL)
     error = significance.standard_error(counted.points, counted.weights)
     return replace(
         row,
         low=interval.low,
         high=interval.high,
-        t_low=student.low,
-        t_high=student.high,
         p_value=significance.sign_test(*_signs(counted)),
         detectable=significance.detectable_difference(error, LEVEL),
     )
@@ -328,7 +323,7 @@ def _orders(comparison: Comparison) -> tuple[float | None, float | None]:
     """Share of comparisons alike in both orders, and the win rate of the answer shown first."""
     both = [
         (m.forward.outcome, m.backward.outcome)
-        for m in comparison.meetings
+        for m in comparison.matches
         if m.forward is not None and m.backward is not None
     ]
     valid = [(f, b) for f, b in both if f is not None and b is not None]

@@ -8,9 +8,9 @@ made of A, B, <, > and =; a score of other letters was written by no judge, and 
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from salsa_cli.evaluation.verdicts.labels import Label
 from salsa_cli.evaluation.verdicts.rows import StoredRow
 from salsa_cli.evaluation.verdicts.verdict import Verdict
 
@@ -27,14 +27,6 @@ V20_BASELINES = {
     "creative_writing": "gemini-2.0-flash-001",
     "arena-hard-v0.1": V01_BASELINE,
 }
-
-
-@dataclass(frozen=True)
-class Label:
-    """The outcome for the answer shown first, and whether it is a strong one."""
-
-    outcome: float
-    strong: bool
 
 
 _WRITTEN = re.compile(r"[AB<>=]+")

@@ -18,10 +18,10 @@ import pytest
 from salsa_cli import evaluate
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.errors import SalsaError, UsageError
-from salsa_cli.evaluate import EvalResult
 from salsa_cli.evaluation import planning
 from salsa_cli.evaluation.judges import wording
 from salsa_cli.evaluation.judges.api import Patience
+from salsa_cli.evaluation.results.eval_result import EvalResult
 from salsa_cli.records import read_rows
 from salsa_cli.runs.events import DryRun, Event, Note, silent
 from tests.support import servers, tiny

@@ -21,7 +21,7 @@ from transformers import LlamaForCausalLM
 from salsa_cli import evaluate
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.errors import SalsaError
-from salsa_cli.evaluate import EvalResult
+from salsa_cli.evaluation.results.eval_result import EvalResult
 from salsa_cli.records import read_rows
 from salsa_cli.runs.events import silent
 from tests.support import tiny

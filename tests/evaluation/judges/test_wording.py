@@ -7,8 +7,8 @@ import pytest
 from salsa_cli.data import Message
 from salsa_cli.errors import UsageError
 from salsa_cli.evaluation.judges import wording
-from salsa_cli.evaluation.judges.wording import Comparison
 from salsa_cli.evaluation.questions.benchmarks import Question
+from salsa_cli.evaluation.verdicts.labels import Label
 
 TWO_TURNS = Question(
     "1", (Message("user", "Q1"),), ("Q2",), category="math", references=("R1", "R2")
@@ -63,16 +63,16 @@ def test_earlier_turns_of_a_conversation_are_shown() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("[[A>>B]]", Comparison(1.0, strong=True)),
-        ("so: [[A>B]].", Comparison(1.0)),
-        ("[[ A=B ]]", Comparison(0.5)),
-        ("[[B>A]]", Comparison(0.0)),
-        ("[[B>>A]]", Comparison(0.0, strong=True)),
-        ("[[A]]", Comparison(1.0)),
-        ("[[B]]", Comparison(0.0)),
-        ("[[C]]", Comparison(0.5)),
-        ("[[A>B]] yes, [[A>B]]", Comparison(1.0)),
-        ("[[A]] that is [[A>B]]", Comparison(1.0)),
+        ("[[A>>B]]", Label(1.0, strong=True)),
+        ("so: [[A>B]].", Label(1.0)),
+        ("[[ A=B ]]", Label(0.5)),
+        ("[[B>A]]", Label(0.0)),
+        ("[[B>>A]]", Label(0.0, strong=True)),
+        ("[[A]]", Label(1.0)),
+        ("[[B]]", Label(0.0)),
+        ("[[C]]", Label(0.5)),
+        ("[[A>B]] yes, [[A>B]]", Label(1.0)),
+        ("[[A]] that is [[A>B]]", Label(1.0)),
         ("[[A>B]] or [[B>A]]", None),
         ("[[A>B]] or [[A>>B]]", None),
         ("[A>B]", None),
@@ -80,7 +80,7 @@ def test_earlier_turns_of_a_conversation_are_shown() -> None:
         ("", None),
     ],
 )
-def test_reading_a_comparison(text: str, expected: Comparison | None) -> None:
+def test_reading_a_comparison(text: str, expected: Label | None) -> None:
     assert wording.compared(text) == expected
 
 
@@ -102,8 +102,8 @@ def test_reading_a_grade(text: str, grade: float | None) -> None:
 
 
 def test_the_other_side_of_a_comparison() -> None:
-    assert Comparison(1.0, strong=True).swapped == Comparison(0.0, strong=True)
-    assert Comparison(0.5).swapped == Comparison(0.5)
+    assert Label(1.0, strong=True).swapped == Label(0.0, strong=True)
+    assert Label(0.5).swapped == Label(0.5)
 
 
 def test_our_own_prompts_have_their_placeholders(tmp_path: Path) -> None:

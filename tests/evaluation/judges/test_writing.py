@@ -6,12 +6,12 @@ from pathlib import Path
 
 from salsa_cli.data import Message
 from salsa_cli.evaluation.judges import writing
-from salsa_cli.evaluation.judges.writing import Case, Request, Sampling, Written
+from salsa_cli.evaluation.judges.writing import Completion, JudgeSampling, JudgeTask, Request
 from salsa_cli.evaluation.questions.answer_files import Reply
 from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.runs.events import silent
 
-SAMPLING = Sampling(temperature=0.0, max_tokens=8, seed=0)
+SAMPLING = JudgeSampling(temperature=0.0, max_tokens=8, seed=0)
 TEMPLATE = "{question}|{answer_a}|{answer_b}"
 
 
@@ -24,14 +24,14 @@ class Fixed:
     identity: str = "fixed"
     asked: list[Request] = field(default_factory=list)
 
-    def write(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Written]:
+    def write(self, requests: Sequence[Request], sampling: JudgeSampling) -> Iterator[Completion]:
         for request in requests:
             self.asked.append(request)
             text = self.texts.pop(0)
-            yield Written(request, failure=text) if text == "down" else Written(request, text)
+            yield Completion(request, failure=text) if text == "down" else Completion(request, text)
 
 
-def cases(writer: Fixed, x: Sequence[str], y: Sequence[str]) -> list[Case]:
+def cases(writer: Fixed, x: Sequence[str], y: Sequence[str]) -> list[JudgeTask]:
     question = Question("q", (Message("user", "one"),), ("two",) * (len(x) - 1))
     answers = {"x": {"q": tuple(map(Reply, x))}, "y": {"q": tuple(map(Reply, y))}}
     return writing.cases(

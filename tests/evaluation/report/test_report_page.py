@@ -15,7 +15,7 @@ from salsa_cli.evaluation.results.win_rates import ScoreRow
 from salsa_cli.evaluation.verdicts.verdict import Verdict
 from tests.support import tiny
 from tests.support.verdict_rows import SINGLE, pairs
-from tests.support.verdict_rows import recount as run
+from tests.support.verdict_rows import count_files as run
 
 STYLE = AnswerStyle(3, 0, 0, 0)
 
@@ -63,13 +63,13 @@ def test_the_most_disputed_comes_first() -> None:
     def verdicts(question: str, *outcomes: float) -> list[Verdict]:
         return [Verdict(question, str(n), "x", "y", outcome=o) for n, o in enumerate(outcomes)]
 
-    found = disputed.cases(
+    found = disputed.disputes(
         [*verdicts("1", 1, 1), *verdicts("2", 1, 0), *verdicts("3", 1, 0.5), *verdicts("4", 0)]
     )
     assert [case.question for case in found] == ["2", "3", "1", "4"]
     assert [case.disagreement for case in found] == [0.25, 0.0625, 0.0, 0.0]
     # A comparison told from the other side is of the same case.
-    (case,) = disputed.cases([verdicts("1", 1)[0], verdicts("1", 1)[0].swapped])
+    (case,) = disputed.disputes([verdicts("1", 1)[0], verdicts("1", 1)[0].swapped])
     assert len(case.verdicts) == 2 and case.disagreement == 0.0
 
 

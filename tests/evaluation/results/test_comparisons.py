@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salsa_cli.evaluation.results.comparisons import Comparison, Game, Rules, Tally, gather, tally
+from salsa_cli.evaluation.results.comparisons import (
+    Comparison,
+    Game,
+    Rules,
+    Tally,
+    group_by_pair,
+    tally,
+)
 from salsa_cli.evaluation.verdicts.formats import Convention
 from salsa_cli.evaluation.verdicts.verdict import Verdict
 
@@ -37,7 +44,7 @@ def games(*outcomes: float | None, question: str = "q", turn: int = 1) -> list[V
 def gathered(
     verdicts: Sequence[Verdict], convention: Convention = PLAIN, baseline: str | None = None
 ) -> Comparison:
-    (comparison,) = gather([(verdict, convention) for verdict in verdicts], baseline)
+    (comparison,) = group_by_pair([(verdict, convention) for verdict in verdicts], baseline)
     return comparison
 
 
@@ -135,8 +142,8 @@ def test_a_model_against_itself_is_even(convention: Convention, rule: Literal["h
 def test_a_model_against_itself_keeps_what_was_said() -> None:
     # In both orders the second answer won: nothing is turned round on the way.
     found = gathered(against_itself(0, 1), baseline="x")
-    (meeting,) = found.meetings
-    assert meeting.forward == Game(0.0) and meeting.backward == Game(1.0)
+    (match,) = found.matches
+    assert match.forward == Game(0.0) and match.backward == Game(1.0)
 
 
 def test_nothing_that_counts() -> None:

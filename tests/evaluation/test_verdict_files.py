@@ -10,8 +10,8 @@ import pytest
 
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.errors import SalsaError, UsageError
-from salsa_cli.evaluation import recount
-from salsa_cli.evaluation.results import invalid, win_rates
+from salsa_cli.evaluation import verdict_files
+from salsa_cli.evaluation.results import invalid_verdicts, win_rates
 from salsa_cli.evaluation.results.comparisons import Rules
 from salsa_cli.evaluation.results.eval_result import EvalResult
 from salsa_cli.evaluation.results.win_rates import Resampling
@@ -20,7 +20,7 @@ from salsa_cli.records import to_json
 from salsa_cli.runs.events import DryRun, Event, Note, Warned, silent
 from tests.support import tiny
 from tests.support.verdict_rows import OWN, PAIR, SINGLE, UNREAD, V01, pairs
-from tests.support.verdict_rows import recount as run
+from tests.support.verdict_rows import count_files as run
 
 
 def test_54_percent_of_80_prompts_prove_nothing(tmp_path: Path) -> None:
@@ -101,7 +101,10 @@ def test_failures_by_reason(tmp_path: Path) -> None:
     (row,) = run(tmp_path, rows).pairs
     assert list(row.reasons.items()) == [("a", 3), ("b", 2), ("e", 1), ("c", 1), ("d", 1)]
     assert (row.judgements, row.invalid) == (9, 8)
-    assert invalid.counted(row.reasons) == "3 times: a; 2 times: b; once: e; 2 times: other reasons"
+    assert (
+        invalid_verdicts.counted(row.reasons)
+        == "3 times: a; 2 times: b; once: e; 2 times: other reasons"
+    )
 
 
 def test_too_many_stored_failures_are_refused_if_that_is_asked_for(tmp_path: Path) -> None:
@@ -318,7 +321,7 @@ def test_what_is_said_on_the_way(tmp_path: Path) -> None:
     heard: list[Event] = []
     file = tiny.write_rows(tmp_path / "a.jsonl", [V01])
     config = EvalConfig(judgments=(str(file),), output=tmp_path / "out")
-    recount.run(config, heard.append)
+    verdict_files.run(config, heard.append)
     assert heard == [
         Note("Arena-Hard v0.1: 2 verdicts in 1 file"),
         Warned("gpt-4-0314 is taken to be the baseline; --baseline NAME names another"),
@@ -347,21 +350,37 @@ def test_a_complete_result_is_handed_back(tmp_path: Path) -> None:
         one = replace(config, **settings, force=True)
         if one.answers:
             tiny.write_rows(tmp_path / "0.jsonl", pairs(8, 0, 4))
-        result = recount.run(one, silent)
+        result = verdict_files.run(one, silent)
         heard: list[Event] = []
-        again = recount.run(replace(one, force=False, resume=True), heard.append)
+        again = verdict_files.run(replace(one, force=False, resume=True), heard.append)
         assert isinstance(result, EvalResult) and isinstance(again, EvalResult)
         assert to_json(again.record()) == to_json(result.record())
         assert again.summary() == result.summary()
         assert heard == [Note(f"{one.output} is complete; nothing is left to do")]
     with pytest.raises(SalsaError, match="was made with other settings: draws was 200, is 300"):
-        recount.run(replace(one, force=False, resume=True, draws=300), silent)
+        verdict_files.run(replace(one, force=False, resume=True, draws=300), silent)
+
+
+def test_a_result_that_still_has_t_intervals_is_read(tmp_path: Path) -> None:
+    config = EvalConfig(
+        judgments=(str(tiny.write_rows(tmp_path / "v.jsonl", pairs(8, 0, 4))),),
+        output=tmp_path / "out",
+    )
+    result = verdict_files.run(config, silent)
+    assert isinstance(result, EvalResult)
+    file = tmp_path / "out" / "results.json"
+    record = json.loads(file.read_text())
+    record["pairs"][0] |= {"t_low": 0.1, "t_high": 0.9}
+    file.write_text(json.dumps(record))
+    assert verdict_files.run(replace(config, resume=True), silent) == result
 
 
 def test_what_is_odd_is_said_and_kept(tmp_path: Path) -> None:
     heard: list[Event] = []
     file = tiny.write_rows(tmp_path / "a.jsonl", [PAIR, PAIR])
-    result = recount.run(EvalConfig(judgments=(str(file),), output=tmp_path / "out"), heard.append)
+    result = verdict_files.run(
+        EvalConfig(judgments=(str(file),), output=tmp_path / "out"), heard.append
+    )
     assert isinstance(result, EvalResult)
     (remark,) = result.remarks
     assert "2 verdicts have an earlier one like that, 2 of them a copy" in remark
@@ -372,7 +391,7 @@ def test_what_is_odd_is_said_and_kept(tmp_path: Path) -> None:
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     file = tiny.write_rows(tmp_path / "a.jsonl", [OWN])
     config = EvalConfig(judgments=(str(file),), output=tmp_path / "out", dry_run=True)
-    result = recount.run(config, silent)
+    result = verdict_files.run(config, silent)
     assert isinstance(result, DryRun) and result.facts["verdicts"] == 1
     assert not config.output.exists()
 
@@ -423,6 +442,6 @@ def test_100_000_verdicts_are_counted_whole(models: int, tmp_path: Path) -> None
     ]
     file = tiny.write_rows(tmp_path / "v.jsonl", rows)
     config = EvalConfig(judgments=(str(file),), output=tmp_path / "out")
-    result = recount.run(config, silent)
+    result = verdict_files.run(config, silent)
     assert isinstance(result, EvalResult) and len(result.pairs) == models
     assert sum(pair.wins + pair.losses + pair.ties for pair in result.pairs) == 50_000

@@ -1,4 +1,4 @@
-"""`salsa eval --judgments`: what stored verdicts show, counted again without a judge."""
+"""`salsa eval --judgments`: count the verdicts of files, without asking a judge."""
 
 import time
 from collections.abc import Sequence
@@ -11,17 +11,9 @@ from salsa_cli.errors import UsageError
 from salsa_cli.evaluation.questions import benchmarks
 from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.evaluation.report import disputed, report_page
-from salsa_cli.evaluation.results import (
-    eval_result,
-    invalid,
-    judge_agreement,
-    style_control,
-    win_rates,
-)
-from salsa_cli.evaluation.results.comparisons import Rules
+from salsa_cli.evaluation.results import counting, eval_result, style_control
 from salsa_cli.evaluation.results.eval_result import EvalResult
 from salsa_cli.evaluation.results.style_control import Answers
-from salsa_cli.evaluation.results.win_rates import Resampling
 from salsa_cli.evaluation.verdicts import formats, oddities
 from salsa_cli.evaluation.verdicts.formats import Stored
 from salsa_cli.records import JSON, write_json
@@ -54,33 +46,17 @@ def run(config: EvalConfig, report: Report) -> Result:
                 "judges": ", ".join(dict.fromkeys(v.judge for one in files for v in one.verdicts)),
             }
         )
-    drawn = Resampling(config.seed, config.draws)
-    rules = Rules(config.rule, config.failed, config.baseline)
     answers = style_control.read(config.answers)
-    compared = win_rates.comparisons(files, rules)
-    verdicts = [verdict for one in files for verdict in one.verdicts]
-    pairs = win_rates.pair_rows(compared, rules, drawn)
-    scores = win_rates.score_rows(verdicts, drawn)
-    if config.max_invalid is not None:
-        invalid.refuse(pairs, scores, config.max_invalid, "Give a larger one to count the others")
-    result = EvalResult(
-        output=str(config.output),
-        prompts=len({verdict.question for verdict in verdicts}),
-        pairs=pairs,
-        scores=scores,
-        answers=(),
-        seconds=0.0,
-        categories=win_rates.category_rows(compared, rules, drawn),
-        lengths=style_control.length_rows(compared, rules, drawn, answers),
-        ratings=win_rates.ratings(compared, rules, drawn),
-        controlled=style_control.all_controls(files, answers, config.baseline, drawn)
-        if answers
-        else (),
-        agreements=judge_agreement.agreements(files, drawn),
-        accuracies=judge_agreement.accuracies(files, drawn),
-        remarks=tuple(odd),
+    counted = counting.count(
+        files,
+        answers,
+        config,
+        style_baseline=config.baseline,
+        max_invalid=config.max_invalid,
+        remedy="Give a larger one to count the others",
     )
-    result = replace(result, seconds=time.monotonic() - began)
+    result = replace(counted, remarks=tuple(odd), seconds=time.monotonic() - began)
+    verdicts = [verdict for one in files for verdict in one.verdicts]
     with run_folder.draft(config.output, force=config.force) as folder:
         write(folder, config, result)
         report_page.write(
