@@ -46,7 +46,7 @@ def test_a_compiled_run_is_the_plain_one_and_generates_uncompiled(
         monkeypatch.setattr(room, name, counting)
 
     count(rollouts, "sample")
-    count(experience, "recall")
+    count(experience, "compute_rollout")
     count(learning, "learn")
     folders = [tmp_path / name for name in ("plain", "compiled")]
     for folder in folders:
@@ -55,7 +55,7 @@ def test_a_compiled_run_is_the_plain_one_and_generates_uncompiled(
         heard: list[Event] = []
         ppo.run(config, heard.append)
         said = any(isinstance(event, Note) and "compiles" in event.text for event in heard)
-        assert said == config.compile == bool(made["recall"]) == bool(made["learn"])
+        assert said == config.compile == bool(made["compute_rollout"]) == bool(made["learn"])
     assert made["sample"] == 0
     rows = [read_rows(folder / "metrics.jsonl") for folder in folders]
     for plain, ours in zip(*rows, strict=True):
