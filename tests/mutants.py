@@ -1,53 +1,32 @@
 """Break the algorithm in one place at a time and see which test notices.
 
-    python tests/mutants.py [WORD ...]     only the mutants whose name holds a word
+    python -m tests.mutants [WORD ...] [--jobs N]     only the mutants whose name holds a word
 
-Each mutant is a copy of the package with one piece of text replaced; the tests of the rooms around
-`salsa ppo` run on it until the first one fails. Prints a table and exits 1 if a mutant survives.
+Prints a table and exits 1 if a mutant survives.
 """
 
-import os
-import re
-import shutil
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-TESTS = Path(__file__).parent
-PACKAGE = TESTS.parent / "salsa_cli"
+from tests.support.mutation import Mutant, main
+
 # The fast and sharp ones first: a run ends with the first failure.
 NEAREST = [
-    "test_interrupts.py",
+    "runs/test_interrupts.py",
     "rl/test_learning.py",
     "maths",
-    "test_optimisation.py",
-    "test_rewards.py",
+    "models/test_learners.py",
+    "reward_models/test_rewards.py",
     "generation",
-    "test_rollouts.py",
-    "test_passes.py",
-    "test_packing.py",
-    "test_models.py",
+    "models/test_forward.py",
+    "models/test_packed_attention.py",
+    "models/test_loading.py",
+    "models/test_tokens.py",
     "rl/test_references.py",
     "rl/test_preflight.py",
     "evaluation/test_landscape.py",
     "test_ppo.py",
-    "test_compilation.py",
+    "models/test_compilation.py",
 ]
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """One mistake: `before`, which occurs once in the file, becomes `after`."""
-
-    name: str
-    file: str
-    before: str
-    after: str
-
 
 MUTANTS = [
     Mutant(
@@ -130,19 +109,19 @@ MUTANTS = [
     ),
     Mutant(
         "the state after the token",
-        "sequences.py",
+        "models/sequences.py",
         "self.prompt_lengths - 1\n",
         "self.prompt_lengths\n",
     ),
     Mutant(
         "logits of the token after",
-        "passes.py",
+        "models/forward.py",
         "return logits[:, :-1]",
         "return logits[:, 1:]",
     ),
     Mutant(
         "rows given back in another order",
-        "sequences.py",
+        "models/sequences.py",
         "torch.cat(list(parts))[torch.argsort(order)]",
         "torch.cat(list(parts))[order]",
     ),
@@ -160,31 +139,31 @@ MUTANTS = [
     ),
     Mutant(
         "the scale of the logits upside down",
-        "heads.py",
+        "models/lm_head.py",
         "temperature / self.scale",
         "temperature * self.scale",
     ),
     Mutant(
         "the packed state after the token",
-        "sequences.py",
+        "models/sequences.py",
         "starts + self.prompt_lengths - 1)[:, None]",
         "starts + self.prompt_lengths)[:, None]",
     ),
     Mutant(
         "packed rows that see one another",
-        "packing.py",
+        "models/packed_attention.py",
         "packed.padded)",
         "packed.padded.sort().values)",
     ),
     Mutant(
         "packed rows of the wrong positions",
-        "packing.py",
+        "models/packed_attention.py",
         "position_ids=packed.positions.unsqueeze(0),",
         "position_ids=packed.positions.unsqueeze(0) + 1,",
     ),
     Mutant(
         "packed attention to what follows",
-        "packing.py",
+        "models/packed_attention.py",
         "is_causal=True",
         "is_causal=False",
     ),
@@ -196,22 +175,25 @@ MUTANTS = [
     ),
     Mutant(
         "padding attended to",
-        "sequences.py",
+        "models/sequences.py",
         "ids.gather(1, order)[:, :width]",
         "ids[:, :width]",
     ),
     Mutant(
-        "dropout on", "assembly.py", "model.eval().requires_grad_", "model.train().requires_grad_"
+        "dropout on",
+        "models/assembly.py",
+        "model.eval().requires_grad_",
+        "model.train().requires_grad_",
     ),
     Mutant(
         "only the first end token",
-        "rollouts.py",
+        "generation/rollouts.py",
         "_until_end(ids, policy.eos_ids)",
         "_until_end(ids, policy.eos_ids[:1])",
     ),
     Mutant(
         "the end token outside the answer",
-        "rollouts.py",
+        "generation/rollouts.py",
         "ends.long().cumsum(-1) - ends.long() == 0",
         "ends.long().cumsum(-1) == 0",
     ),
@@ -332,11 +314,11 @@ MUTANTS = [
     ),
     Mutant(
         "gradients not clipped",
-        "optimisation.py",
+        "models/learners.py",
         "clip_grads_with_norm_(self._parameters, self._max_grad_norm, total)",
         'clip_grads_with_norm_(self._parameters, float("inf"), total)',
     ),
-    Mutant("epsilon of Adam", "optimisation.py", "eps=1e-5", "eps=1e-8"),
+    Mutant("epsilon of Adam", "models/learners.py", "eps=1e-5", "eps=1e-8"),
     Mutant(
         "gradients of the critic's warm-up kept",
         "rl/learning.py",
@@ -397,90 +379,41 @@ MUTANTS = [
     ),
     Mutant(
         "the moments of Adam not restored",
-        "optimisation.py",
+        "models/learners.py",
         'self._optimiser.load_state_dict(self._spread_moments(state["optimiser"]))',
         "pass",
     ),
     Mutant(
         "a process stops for what it alone has heard",
-        "interrupts.py",
+        "runs/interrupts.py",
         "return self._agreed is not None",
         "return self._heard is not None",
     ),
     Mutant(
         "a signal after the last agreement lost",
-        "interrupts.py",
+        "runs/interrupts.py",
         "    if held.unanswered is not None:\n        raise held.unanswered\n",
         "",
     ),
     Mutant(
         "generation compiled too",
-        "compilation.py",
+        "models/compilation.py",
         '    torch.compiler.set_stance("force_eager")\n',
         "",
     ),
     Mutant(
         "learning not compiled",
         "rl/actors.py",
-        "with passing(config), ExitStack() as stack:",
+        "with compiled_passes(config), ExitStack() as stack:",
         "with ExitStack() as stack:",
     ),
     Mutant(
         "passes before learning not compiled",
         "ppo.py",
-        'with actors.present(cast, "ref"), actors.passing(config):',
-        'with actors.present(cast, "ref"):',
+        'with on_device(actors, "ref"), compiled_passes(config):',
+        'with on_device(actors, "ref"):',
     ),
 ]
 
-
-def broken_copy(mutant: Mutant, folder: Path) -> None:
-    """The package with the mistake, in `folder`."""
-    shutil.copytree(PACKAGE, folder / "salsa_cli", ignore=shutil.ignore_patterns("__pycache__"))
-    path = folder / "salsa_cli" / mutant.file
-    text = path.read_text(encoding="utf-8")
-    if text.count(mutant.before) != 1:
-        sys.exit(f"{mutant.name}: {mutant.file} holds its text {text.count(mutant.before)} times")
-    path.write_text(text.replace(mutant.before, mutant.after), encoding="utf-8")
-
-
-def first_failure(folder: Path, nearest: Sequence[str]) -> str | None:
-    """The first of the `nearest` tests that fails on the package in `folder`; None if none does."""
-    # -P keeps the working tree's own package out of the search path.
-    command = [sys.executable, "-P", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        [*command, "--no-header", *(str(TESTS / name) for name in nearest)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
-        check=False,
-    )
-    found = re.search(r"^(?:FAILED|ERROR) \S*?tests/(\S+?)(?:\[.*)?(?: - .*)?$", done.stdout, re.M)
-    if done.returncode == 0:
-        return None
-    return found[1] if found else done.stdout.strip().splitlines()[-1]
-
-
-def main(words: list[str], mutants: Sequence[Mutant], nearest: Sequence[str]) -> int:
-    """Run the mutants that were asked for; returns the exit code."""
-    chosen = [m for m in mutants if not words or any(word in m.name for word in words)]
-    width = max(len(mutant.name) for mutant in chosen)
-    survived = 0
-    with tempfile.TemporaryDirectory() as root:
-        sound = Path(root) / "sound"
-        shutil.copytree(PACKAGE, sound / "salsa_cli")
-        if failure := first_failure(sound, nearest):
-            sys.exit(f"the package itself fails {failure}")
-        for number, mutant in enumerate(chosen):
-            folder, began = Path(root) / str(number), time.monotonic()
-            broken_copy(mutant, folder)
-            killer = first_failure(folder, nearest)
-            survived += killer is None
-            seconds = time.monotonic() - began
-            print(f"{mutant.name:<{width}}  {seconds:5.1f} s  {killer or 'SURVIVES'}", flush=True)
-    print(f"{len(chosen) - survived} of {len(chosen)} mutants die")
-    return 1 if survived else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], MUTANTS, NEAREST))
+    sys.exit(main("Break salsa ppo in one place at a time.", MUTANTS, NEAREST))

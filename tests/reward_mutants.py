@@ -1,22 +1,22 @@
 """Break `salsa train-rm` in one place at a time and see which test notices (see `mutants.py`).
 
-python tests/reward_mutants.py [WORD ...]     only the mutants whose name holds a word
+python -m tests.reward_mutants [WORD ...] [--jobs N]
 """
 
 import sys
 
-from mutants import Mutant, main
+from tests.support.mutation import Mutant, main
 
 NEAREST = [
     "maths/test_preference.py",
     "maths/test_rewardbench.py",
     "maths/test_calibration.py",
     "maths/test_masked.py",
-    "test_tokens.py",
+    "models/test_tokens.py",
     "reward_models",
-    "test_reward_ensembles.py",
+    "end_to_end/test_reward_ensembles.py",
     "test_train_rm.py",
-    "test_models.py",
+    "models/test_loading.py",
 ]
 
 MUTANTS = [
@@ -48,19 +48,19 @@ MUTANTS = [
     ),
     Mutant(
         "the last place for the last token",
-        "passes.py",
+        "models/forward.py",
         "last = masked.last_index(tokens.mask)",
         "last = torch.full_like(tokens.ids[:, 0], tokens.ids.shape[1] - 1)",
     ),
     Mutant(
         "the token before the last",
-        "passes.py",
+        "models/forward.py",
         "last = masked.last_index(tokens.mask)",
         "last = masked.last_index(tokens.mask) - 1",
     ),
     Mutant(
         "the head's bias forgotten",
-        "passes.py",
+        "models/forward.py",
         "bias = None if head.bias is None else head.bias.float()",
         "bias = None",
     ),
@@ -94,16 +94,16 @@ MUTANTS = [
         'stable_seed(config.seed, "member", number) if number else config.seed',
         "config.seed",
     ),
-    Mutant("no end token", "tokens.py", "if answer.finished else ids", "if False else ids"),
+    Mutant("no end token", "models/tokens.py", "if answer.finished else ids", "if False else ids"),
     Mutant(
         "an end token after a cut",
-        "tokens.py",
+        "models/tokens.py",
         "if answer.finished else ids",
         "if True else ids",
     ),
     Mutant(
         "scores as they are",
-        "models.py",
+        "models/loading.py",
         "(self.score_ids(rows) - self.mean) / self.std",
         "self.score_ids(rows)",
     ),
@@ -188,4 +188,4 @@ MUTANTS = [
 ]
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], MUTANTS, NEAREST))
+    sys.exit(main("Break salsa train-rm in one place at a time.", MUTANTS, NEAREST))

@@ -1,7 +1,7 @@
 """What `salsa ppo --dry-run` says of memory, beside what runs take: random models, two updates.
 
-    python tests/benchmarks/memory_plan.py > result.json
-    python tests/benchmarks/memory_plan.py --setting 10M,10M-twice
+    python -m tests.benchmarks.memory_plan > result.json
+    python -m tests.benchmarks.memory_plan --setting 10M,10M-twice
 
 The estimate is the peak of the dry run. The measurement is the peak of anonymous memory of the run
 less that of a run of a model of a few thousand weights, which is what Python, PyTorch and
@@ -17,10 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import measure
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import tiny
+from tests.benchmarks import measure
+from tests.support import tiny
 
 THREADS = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 

@@ -1,8 +1,8 @@
 """What the stages of an update of `salsa ppo` take on a GPU: rollout, scoring, update.
 
-    python tests/benchmarks/ppo_gpu.py --shape 1b > result.json
-    python tests/benchmarks/ppo_gpu.py --shape 7b --stages rollout --generators graphs,loop,paged
-    python tests/benchmarks/ppo_gpu.py --shape tiny --device cpu       # does the script still run?
+    python -m tests.benchmarks.ppo_gpu --shape 1b > result.json
+    python -m tests.benchmarks.ppo_gpu --shape 7b --stages rollout --generators graphs,loop,paged
+    python -m tests.benchmarks.ppo_gpu --shape tiny --device cpu       # does the script still run?
 
 Models of random weights in the shape of known ones, made on the spot: a policy, a reference, a
 critic and a reward model. Prompts and answers have fixed lengths, as random weights never end an
@@ -23,8 +23,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import measure
-import shapes
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
@@ -40,6 +38,7 @@ from salsa_cli.models.tokens import Tokens
 from salsa_cli.reward_models.rewards import Ensemble
 from salsa_cli.rl import experience, learning
 from salsa_cli.rl.actors import Actors
+from tests.benchmarks import measure, shapes
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {

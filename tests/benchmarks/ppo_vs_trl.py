@@ -1,8 +1,8 @@
 """`salsa ppo` beside the PPO of TRL 1.12.0: tokens a second, memory, and what both learn.
 
-    python tests/benchmarks/ppo_vs_trl.py --base stories260k-llama/ > result.json
-    python tests/benchmarks/ppo_vs_trl.py --peer-python trl/bin/python --cases 260k --seeds 1
-    python tests/benchmarks/ppo_vs_trl.py --cases 1b                                   # on a GPU
+    python -m tests.benchmarks.ppo_vs_trl --base stories260k-llama/ > result.json
+    python -m tests.benchmarks.ppo_vs_trl --peer-python trl/bin/python --cases 260k --seeds 1
+    python -m tests.benchmarks.ppo_vs_trl --cases 1b                                   # on a GPU
 
 Makes two small worlds (`ppo_worlds.py`) and, where no Python with TRL is named, an environment for
 it. Runs both tools on each world with the same models, prompts, lengths and settings, in turn, once
@@ -45,7 +45,7 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
-import measure
+from tests.benchmarks import measure
 
 HERE = Path(__file__).parent
 PEER = HERE / "peer_trl_ppo.py"
@@ -153,7 +153,7 @@ def say(text: str) -> None:
 
 def make_world(world: Path, case: Case, base: Path | None) -> None:
     """The models and prompts of a case, made in a process that gives its device's memory back."""
-    command = [sys.executable, HERE / "ppo_worlds.py", world, "--shape", case.shape]
+    command = [sys.executable, "-m", "tests.benchmarks.ppo_worlds", world, "--shape", case.shape]
     command += ["--device", case.device]
     if base is not None and case.shape == "260k":
         command += ["--base", base]

@@ -1,7 +1,7 @@
 """Small worlds to measure `salsa ppo` in: a policy, a soup as reference, a reward model, prompts.
 
-    python tests/benchmarks/ppo_worlds.py WORLD --shape 260k [--base stories260k-llama/]
-    python tests/benchmarks/ppo_worlds.py WORLD --shape 4m
+    python -m tests.benchmarks.ppo_worlds WORLD --shape 260k [--base stories260k-llama/]
+    python -m tests.benchmarks.ppo_worlds WORLD --shape 4m
 
 The policy is `--base`, or random weights, trained for a moment on stories of one to four sentences
 (examples/stories.py), so that its answers end, on average at half of 48 tokens. The second
@@ -16,7 +16,6 @@ import argparse
 import json
 import random
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,12 +32,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import gold
-import shapes
-import tiny
-from stories import stories
+from examples import gold
+from examples.stories import stories
+from tests.benchmarks import shapes
+from tests.support import tiny
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()

@@ -1,7 +1,7 @@
 """Memory and time of `salsa ppo` on one backbone, beside four models of their own: same settings.
 
-    python tests/benchmarks/shared_backbone.py [--runs 3]
-    python tests/benchmarks/shared_backbone.py --shape 7b --device cuda --ways shared --runs 1 \\
+    python -m tests.benchmarks.shared_backbone [--runs 3]
+    python -m tests.benchmarks.shared_backbone --shape 7b --device cuda --ways shared --runs 1 \\
         --prompt-length 128 --response-length 128 --batch-size 64 --micro-batch-size 16
 
 Policy, soup reference, critic and reward model are LoRA adapters of one random Llama (about 98
@@ -28,10 +28,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
+from tests.benchmarks import measure, shapes
 
-import shapes  # noqa: E402
+HERE = Path(__file__).parent
 
 WAYS = ("shared", "apart", "whole")
 SHAPES: dict[str, dict[str, Any]] = {
@@ -74,10 +73,7 @@ def main() -> None:
 
 def compare(given: argparse.Namespace, root: Path) -> dict[str, Any]:
     """All ways in turn, several times."""
-    import measure
-
-    paths = [*sys.path[:3], *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environment = dict(os.environ)
     if given.device == "cpu":
         environment["OMP_NUM_THREADS"] = "1"
     parameters = make_world(root, given)
@@ -86,7 +82,14 @@ def compare(given: argparse.Namespace, root: Path) -> dict[str, Any]:
     for number in range(given.runs):
         for way in ways:
             output = root / f"{way}-{number}"
-            command = [sys.executable, __file__, *sys.argv[1:], "--run", way]
+            command = [
+                sys.executable,
+                "-m",
+                "tests.benchmarks.shared_backbone",
+                *sys.argv[1:],
+                "--run",
+                way,
+            ]
             used = measure.run([*command, "--world", root, "--output", output], environment)
             if used.exit_code:
                 raise SystemExit(used.errors)
@@ -132,13 +135,13 @@ def device_name(device: str) -> str:
 def make_world(root: Path, given: argparse.Namespace) -> int:
     """A base, two SFT adapters and a reward adapter with noise in them, and all of them merged."""
     import peft
-    import tiny
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     from salsa_cli import soup
     from salsa_cli.config.soup import SoupConfig
     from salsa_cli.runs.events import silent
+    from tests.support import tiny
 
     settings = SHAPES[given.shape]
     words = [f"w{number}" for number in range(settings["vocab_size"] - len(tiny.SPECIAL))]

@@ -1,4 +1,4 @@
-"""The step of graphs, called where a GPU would replay it; `tests/test_cuda.py` has the replay."""
+"""The step of graphs, called where a GPU would replay it; `end_to_end/test_cuda.py` replays it."""
 
 import functools
 from collections.abc import Callable

@@ -163,7 +163,12 @@ def test_equal_bases_are_one_wherever_they_lie(adapted: AdapterWorld, tmp_path: 
     assert len(set(backbones.representatives([adapted.base, copied]).values())) == 2
 
 
-def test_a_base_may_lie_beside_its_adapter(adapted: AdapterWorld, tmp_path: Path) -> None:
+def test_a_base_may_lie_beside_its_adapter(
+    adapted: AdapterWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A relative path is tried from the working directory first: let nothing lie there.
+    (tmp_path / "elsewhere" / "empty").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere" / "empty")
     shutil.copytree(adapted.base, tmp_path / "base")
     moved = Path(shutil.copytree(adapted.a, tmp_path / "moved"))
     path = moved / "adapter_config.json"

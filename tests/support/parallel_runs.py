@@ -2,8 +2,8 @@
 
     RANK=0 WORLD_SIZE=2 ... python -m tests.support.parallel_runs FOLDER
 
-The same runs as in `test_parallel.py`, plain and sharded, into FOLDER; or, with the URL of a server
-as a second argument, the run of `test_ppo_vllm.py`.
+Writes the runs of `tests/end_to_end/test_parallel.py`, plain and sharded, into FOLDER; with the URL
+of a server as a second argument, the run of `tests/end_to_end/test_ppo_vllm.py`.
 """
 
 import sys

@@ -33,7 +33,7 @@ from salsa_cli.records import read_rows
 from salsa_cli.runs.events import silent
 from tests.support import tiny
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 LENGTH = 56
 
 pytestmark = pytest.mark.slow

@@ -20,7 +20,7 @@ from salsa_cli import train_rm
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.records import read_json
 from salsa_cli.reward_models import evaluation
-from salsa_cli.reward_models.results import AppraisalResult
+from salsa_cli.reward_models.results import EvaluatedModelResult
 from salsa_cli.runs.events import silent
 from tests.support import tiny
 from tests.support.real_data import shared_data
@@ -122,7 +122,7 @@ def test_accuracy_by_subset_is_what_transformers_and_loops_find(
         device="cpu",
     )
     result = evaluation.run(config, silent)
-    assert isinstance(result, AppraisalResult)
+    assert isinstance(result, EvaluatedModelResult)
     expected = recomputed(trained, rows)
     reported = {one.name: one for one in result.categories}
     assert reported.keys() == expected.keys()

@@ -1,0 +1,1 @@
+"""Measurements, outside the test run; `README.md` says what each one found."""
