@@ -1,4 +1,4 @@
-"""`salsa eval`: who wins, by how much, and how surely."""
+"""`salsa eval`: compare models by the verdicts of judges."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ MAX_INVALID = 0.05
 
 
 def run(config: EvalConfig, report: Report) -> Result:
-    """Generate, judge, count; write `config.output`."""
+    """Generate answers, judge them, count the verdicts, and write `config.output`."""
     began = time.monotonic()
     if (done := eval_result.finished(config, report)) is not None:
         return done
@@ -89,7 +89,7 @@ def run(config: EvalConfig, report: Report) -> Result:
 
 
 def begin(folder: Path, plan: EvalPlan, config: EvalConfig) -> None:
-    """Record how the result is made; a run that is continued must be made in the same way."""
+    """Write salsa.json; refuse to resume a run that was started with other settings."""
     path = folder / "salsa.json"
     made = eval_result.made_by(config, planning.inputs(plan, config))
     if path.exists():
@@ -123,7 +123,7 @@ def judge(
     runtime: Runtime,
     report: Report,
 ) -> tuple[list[Scored], list[Verdict]]:
-    """What every judge says: scores of those that give some, and the verdicts of all."""
+    """Ask every judge: the scores of scoring judges, and the verdicts of all judges."""
     scored: list[Scored] = []
     verdicts: list[Verdict] = []
     for spec in plan.judges:
@@ -155,7 +155,7 @@ def ask(
     config: EvalConfig,
     report: Report,
 ) -> list[Verdict]:
-    """The verdicts of a judge that writes; says first what that will take."""
+    """The verdicts of an LLM judge; reports a forecast of the calls first."""
     sampling = planning.sampling(config)
     store = planning.store(folder, config)
     cases = planning.cases(writer, plan, answered, config)
@@ -171,7 +171,7 @@ def ask(
 def landscapes(
     folder: Path, plan: EvalPlan, config: EvalConfig, runtime: Runtime, report: Report
 ) -> tuple[tuple[SoupRow, ...], tuple[SoupRow, ...]]:
-    """The mean rewards of the soups on the line, and in the triangle."""
+    """Mean rewards of the soups on the line, and of those in the triangle."""
     scoring_judges = [judge for judge in plan.judges if judge.scores]
 
     def rows(paths: Sequence[Path], grid: Sequence[tuple[float, ...]]) -> tuple[SoupRow, ...]:
@@ -203,7 +203,7 @@ def distances(
     runtime: Runtime,
     report: Report,
 ) -> tuple[KLRow, ...]:
-    """The KL of every model that was run here to every anchor."""
+    """The KL of each model to each anchor, for models that generated answers in this run."""
     rows = []
     for name, path in plan.models.items() if plan.anchors else ():
         model = loading.load_language_model(path, runtime.frozen_dtype, runtime.device)
@@ -217,7 +217,7 @@ def distances(
 
 
 def _gradings(scored: Sequence[Scored]) -> list[Verdict]:
-    """Each score as a verdict on one answer alone."""
+    """Each score as a verdict on a single answer."""
     return [
         Verdict(
             question=turn.question.id,
@@ -234,7 +234,7 @@ def _gradings(scored: Sequence[Scored]) -> list[Verdict]:
 
 
 def _texts(answered: Mapping[str, Replies]) -> dict[str, dict[str, StoredAnswer]]:
-    """The answers as the page and the style control read them."""
+    """The answers in the form that the report and style control use."""
     return {
         name: {
             question: StoredAnswer(
@@ -277,7 +277,7 @@ def _generation(config: EvalConfig) -> Generation:
 
 
 def _mean(values: Sequence[float], config: EvalConfig) -> tuple[float, float, float]:
-    """The mean over the prompts, and its interval."""
+    """The mean over prompts with its bootstrap interval."""
     interval = statistics.bootstrap_interval(values, config.seed, config.draws, win_rates.LEVEL)
     return interval.estimate, interval.low, interval.high
 
@@ -285,7 +285,7 @@ def _mean(values: Sequence[float], config: EvalConfig) -> tuple[float, float, fl
 def _soup_row(
     names: tuple[str, ...], soup: SoupRewards, all_soups: Sequence[SoupRewards], config: EvalConfig
 ) -> SoupRow:
-    """One soup, and its gain over the models it is made of, prompt by prompt."""
+    """One soup with its gain over its ingredients, computed per prompt."""
     gains = np.asarray(soup.rewards)
     for place, weight in enumerate(soup.weights):
         (alone,) = (
@@ -309,7 +309,7 @@ def _soup_row(
 
 
 def _kept(folder: Path) -> str | None:
-    """The answers and judgements that an unfinished run has, in words."""
+    """What an unfinished run has already produced, in words; None if nothing."""
     made = sum(_lines(path) for path in (folder / "answers").glob("*.jsonl"))
     judged = _lines(folder / "judge_texts.jsonl")
     soups = _lines(folder / "soups.jsonl")

@@ -1,1 +1,1 @@
-"""Questions, answers, judges, verdicts, and what they prove."""
+"""Evaluation of models: questions, answers, judges, verdicts, results and the report."""

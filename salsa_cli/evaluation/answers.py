@@ -1,4 +1,4 @@
-"""Questions and models to answers, streamed to a file so that a run that was killed goes on."""
+"""Generate the answers of a model, appended to a file so that a killed run can resume."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

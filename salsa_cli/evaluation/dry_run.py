@@ -1,4 +1,4 @@
-"""What an evaluation would do and cost, for `--dry-run`; nothing is written."""
+"""`--dry-run`: what an evaluation would do and cost."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from salsa_cli.runs.events import Value
 
 
 def facts(plan: EvalPlan, config: EvalConfig) -> dict[str, Value]:
-    """What would be done; of judges that write, with their calls, tokens and dollars.
+    """What would be done, with calls, tokens and dollars of LLM judges.
 
     Raises:
         SalsaError: a judge needs more calls than `--max-calls`, as far as that is certain.
@@ -62,11 +62,11 @@ def _forecasts(plan: EvalPlan, config: EvalConfig) -> list[Forecast]:
 
 
 def _longest(name: str, plan: EvalPlan, config: EvalConfig) -> Replies:
-    """Answers as long as they may be, in place of those that are yet to be generated."""
+    """Placeholder answers of maximum length for a model whose answers are not generated yet."""
     replies = {}
     for question in plan.questions:
         size = BYTES_A_TOKEN * (config.response_length or question.length)
-        # Of its own words: equal answers would tie without a call.
+        # Each placeholder is unique: equal answers would tie without a call.
         words = f"{name} {question.id} {question.copy} "
         text = (words * (size // len(words) + 1))[: max(size, len(words))]
         replies[question.id] = (Reply(text),) * question.turns
@@ -82,15 +82,15 @@ def _words(plan: EvalPlan, config: EvalConfig) -> str:
 
 @dataclass(frozen=True)
 class _Named:
-    """A judge on this machine before it is loaded: what it has stored is not known yet."""
+    """A local judge before it is loaded; its stored judgements are not known yet."""
 
     name: str
 
     @property
     def identity(self) -> str:
-        """Its name, which no stored judgement is kept under."""
+        """Its name; no stored judgement has this key."""
         return self.name
 
     def write(self, requests: Sequence[Request], sampling: JudgeSampling) -> Iterator[Completion]:
-        """It is not asked."""
+        """Never called in a dry run."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""What an evaluation names, found and checked before anything is generated or paid for."""
+"""Resolve and check the inputs of an evaluation before anything is generated or paid for."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ from salsa_cli.weights import folders
 
 @dataclass(frozen=True)
 class EvalPlan:
-    """What the configuration names.
+    """The resolved inputs of an evaluation.
 
     Attributes:
         models: those that are run here, by name.
@@ -45,7 +45,7 @@ class EvalPlan:
 
     @property
     def read(self) -> tuple[Path, ...]:
-        """Every folder of a model that is read."""
+        """Every model folder that is read."""
         judges = (Path(judge.source) for judge in self.judges)
         return (*self.models.values(), *self.anchors.values(), *self.line, *self.plane, *judges)
 
@@ -56,12 +56,12 @@ class EvalPlan:
 
     @property
     def turns(self) -> int:
-        """Answers that each model gives."""
+        """Number of answers per model."""
         return sum(question.turns for question in self.questions)
 
 
 def prepare(config: EvalConfig) -> EvalPlan:
-    """Find models, answers, judges and prompts.
+    """Resolve models, answers, judges and prompts.
 
     Raises:
         SalsaError: something is not there, does not fit, or cannot be reached.
@@ -93,7 +93,7 @@ def prepare(config: EvalConfig) -> EvalPlan:
 
 
 def inputs(plan: EvalPlan, config: EvalConfig) -> dict[str, JSON]:
-    """The inputs for the record, with their digests."""
+    """The inputs with their digests, for salsa.json."""
     assert config.prompts is not None
     return {
         "models": {name: folders.describe(model) for name, model in plan.models.items()},
@@ -110,19 +110,19 @@ def inputs(plan: EvalPlan, config: EvalConfig) -> dict[str, JSON]:
 
 
 def sampling(config: EvalConfig) -> JudgeSampling:
-    """How a judge writes."""
+    """Sampling settings of LLM judges."""
     return JudgeSampling(config.judge_temperature, config.judge_tokens, config.seed)
 
 
 def store(folder: Path, config: EvalConfig) -> Path:
-    """Where judgements are kept, if `folder` is where the evaluation works."""
+    """The file that stores judgements, for an evaluation that works in `folder`."""
     return config.cache or folder / "judge_texts.jsonl"
 
 
 def cases(
     writer: Writer, plan: EvalPlan, answered: Mapping[str, Replies], config: EvalConfig
 ) -> list[JudgeTask]:
-    """All that a judge that writes is to be asked."""
+    """Everything to ask an LLM judge."""
     return writing.cases(
         writer,
         plan.questions,
@@ -136,13 +136,13 @@ def cases(
 
 
 def forecast(name: str, asked: Sequence[JudgeTask], store: Path, config: EvalConfig) -> Forecast:
-    """What a judge that writes will take, beside what `store` has."""
+    """Calls and tokens that an LLM judge will need, given the judgements in `store`."""
     price = (config.price[0], config.price[1]) if config.price else None
     return writing.forecast(name, asked, writing.read_store(store), sampling(config), price)
 
 
 def comparable(made: Mapping[str, JSON]) -> dict[str, JSON]:
-    """What must not change between the parts of a run; the batch size changes no answer."""
+    """The settings and inputs that must be equal for a run to be resumed."""
     settings, found = made["settings"], made["inputs"]
     assert isinstance(settings, dict) and isinstance(found, dict)
     free = {"batch_size", "output", "max_invalid"}
@@ -178,7 +178,7 @@ def _given(
 
 
 def _judges(config: EvalConfig, models: int) -> tuple[JudgeSpec, ...]:
-    """The judges, and whether they can do what they are asked."""
+    """Parse the judges, and check that they fit the other settings."""
     specs = tuple(judges.parse(name) for name in config.judge)
     if twice := [spec.name for spec in specs if specs.count(spec) > 1]:
         raise UsageError(f"--judge {twice[0]} is named twice")
@@ -195,7 +195,7 @@ def _judges(config: EvalConfig, models: int) -> tuple[JudgeSpec, ...]:
 
 
 def _refuse_useless(config: EvalConfig, specs: Sequence[JudgeSpec]) -> None:
-    """An option that would have no effect is a misunderstanding."""
+    """Refuse options that would have no effect."""
     of_api = {
         "--base-url": config.base_url,
         "--max-calls": config.max_calls,
@@ -216,7 +216,7 @@ def _refuse_useless(config: EvalConfig, specs: Sequence[JudgeSpec]) -> None:
 
 
 def _check_cache(file: Path) -> None:
-    """Find out before the first answer whether judgements can be kept there."""
+    """Check before the first answer that judgements can be stored in `--cache`."""
     if file.is_dir():
         raise UsageError(f"--cache {file} is a folder; expected a file of judgements")
     if not file.absolute().parent.is_dir():
@@ -225,7 +225,7 @@ def _check_cache(file: Path) -> None:
 
 
 def _anchors(given: Sequence[str], answering: Iterable[Path]) -> dict[str, Path]:
-    """The anchors by name, from names that may be joined by commas."""
+    """The anchors by name; several may be given in one value, separated by commas."""
     found: dict[str, Path] = {}
     for one in given:
         for part in [one] if Path(one).exists() else one.split(","):

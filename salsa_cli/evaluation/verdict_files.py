@@ -23,7 +23,7 @@ from salsa_cli.weights import folders
 
 
 def run(config: EvalConfig, report: Report) -> Result:
-    """Read, count; write `config.output`."""
+    """Read the files, count their verdicts, and write `config.output`."""
     began = time.monotonic()
     if (done := eval_result.finished(config, report)) is not None:
         return done
@@ -70,7 +70,7 @@ def run(config: EvalConfig, report: Report) -> Result:
 
 
 def categorised(files: Sequence[Stored], questions: Sequence[Question]) -> list[Stored]:
-    """The same verdicts, with the categories of their questions where --prompts gives these."""
+    """The same verdicts with the categories that `--prompts` gives their questions."""
     categories = {one.id: one.category for one in questions if one.category is not None}
     return [
         replace(
@@ -87,7 +87,7 @@ def categorised(files: Sequence[Stored], questions: Sequence[Question]) -> list[
 
 
 def check_baseline(files: Sequence[Stored], config: EvalConfig) -> None:
-    """Refuse a baseline that no comparison has.
+    """Refuse a baseline that is in no comparison.
 
     Raises:
         UsageError: names the models there are.
@@ -105,7 +105,7 @@ def check_baseline(files: Sequence[Stored], config: EvalConfig) -> None:
 
 
 def write(folder: Path, config: EvalConfig, result: EvalResult) -> None:
-    """results.json and salsa.json."""
+    """Write results.json and salsa.json."""
     inputs: dict[str, JSON] = {
         "judgments": [
             folders.describe_files(name, data.local_files(name)) for name in config.judgments
@@ -122,7 +122,7 @@ def write(folder: Path, config: EvalConfig, result: EvalResult) -> None:
 
 
 def _prompts(answers: Answers) -> dict[str, tuple[str, ...]]:
-    """The questions that stand beside the answers, where a file has them."""
+    """The prompts stored with the answers, by question."""
     return {
         question: (answer.prompt,)
         for given in answers.values()
@@ -132,7 +132,7 @@ def _prompts(answers: Answers) -> dict[str, tuple[str, ...]]:
 
 
 def _contents(files: Sequence[Stored]) -> list[str]:
-    """What was read, a line for each format."""
+    """One line per format: how many verdicts were read."""
     counts: dict[str, tuple[int, int]] = {}
     for one in files:
         known, verdicts = counts.get(one.format, (0, 0))
@@ -144,7 +144,7 @@ def _contents(files: Sequence[Stored]) -> list[str]:
 
 
 def _assumed_baselines(files: Sequence[Stored]) -> str:
-    """Baselines that come from the format's customs; empty where the files name theirs."""
+    """The baselines that Arena-Hard v0.1 assumes because its files name none."""
     names = {
         str(verdict.b)
         for one in files

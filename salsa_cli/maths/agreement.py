@@ -1,4 +1,4 @@
-"""How far judges agree, beyond what their habits would give by chance."""
+"""Inter-rater agreement: raw, Cohen's kappa, Krippendorff's alpha."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -7,7 +7,7 @@ Array = NDArray[np.float64]
 
 
 def raw_agreement(tables: ArrayLike) -> Array:
-    """Share of items on which two judges say the same, [...].
+    """Share of items on which two judges agree, [...].
 
     Args:
         tables: [..., k, k]; tables[i, j] counts the items that one calls i and the other j.
@@ -25,8 +25,8 @@ def cohen_kappa(tables: ArrayLike) -> Array:
     Args:
         tables: [..., k, k]; tables[i, j] counts the items that one calls i and the other j.
 
-    Chance is sum_i p_i q_i with p and q the shares of each judge's answers (Cohen, "A Coefficient
-    of Agreement for Nominal Scales", 1960). NaN where chance is 1: both always say the same.
+    Chance is sum_i p_i q_i, with p and q the label frequencies of each judge (Cohen, "A Coefficient
+    of Agreement for Nominal Scales", 1960). NaN where chance is 1: both judges use a single label.
     """
     t = np.asarray(tables, np.float64)
     n = t.sum(axis=(-2, -1))
@@ -40,11 +40,11 @@ def coincidences(codes: ArrayLike, values: int) -> Array:
     """Coincidence matrices of items, [n, values, values].
 
     Args:
-        codes: [n, judges], whole numbers below `values`; below 0 where a judge said nothing.
-        values: how many different answers there are.
+        codes: [n, judges], integers below `values`; negative where a rating is missing.
+        values: number of distinct labels.
 
-    Each pair of answers to an item counts 1 / (answers to it - 1), in both directions; an item
-    with fewer than two answers counts nothing. Matrices of several items add up.
+    Each ordered pair of ratings of an item counts 1 / (ratings of the item - 1); an item with
+    fewer than two ratings counts nothing. Matrices of several items can be summed.
     """
     given = np.asarray(codes, np.int64)
     seen = (given[:, :, None] == np.arange(values)).astype(np.float64)
@@ -66,7 +66,7 @@ def krippendorff_alpha(matrices: ArrayLike, distances: ArrayLike) -> Array:
         distances: [k, k], squared distance between answers: 1 off the diagonal for names,
             (x - y)^2 for numbers.
 
-    Krippendorff, "Content Analysis", chapter 12; some judges may have said nothing on some items.
+    Krippendorff, "Content Analysis", chapter 12; ratings may be missing.
     NaN where all answers are the same, or where no item has two.
     """
     o, delta = np.asarray(matrices, np.float64), np.asarray(distances, np.float64)

@@ -1,4 +1,4 @@
-"""Strengths of models from comparisons, with and without control for the style of the answers."""
+"""Bradley-Terry strengths of models, with and without control for the style of the answers."""
 
 from dataclasses import dataclass
 
@@ -43,7 +43,7 @@ def expected_rate(strength: ArrayLike, opponent: ArrayLike) -> Array:
 
 @dataclass(frozen=True)
 class ControlledFit:
-    """A Bradley-Terry fit beside features of the two answers.
+    """A Bradley-Terry fit with features of the two answers.
 
     `strengths` [m] in log-odds, `coefficients` [f] in the unit that Arena-Hard prints (log-odds
     over log 10, per standard deviation of the feature), `influence` [q, m]: how far one more copy
@@ -86,7 +86,7 @@ def controlled_bradley_terry(
             the mean of `features`, which is equal style only where the models' styles balance.
 
     The joint logistic fit of Arena-Hard's style control (Li et al., "From Live Data to High-Quality
-    Benchmarks", 2024; Chiang et al., "Style Control", 2024): each comparison stands twice with
+    Benchmarks", 2024; Chiang et al., "Style Control", 2024): each comparison counts twice, with
     strengths scaled by log 10 and a standard normal prior on all parameters (scikit-learn's
     default, C = 1).
     """
@@ -151,15 +151,15 @@ def _fit(won: Array) -> Array:
     strengths = np.zeros(won.shape[:2])
     m = won.shape[-1]
     identity = np.eye(m)
-    # Steps longer than this leave the region where the curvature at hand says anything.
+    # Longer steps leave the region where the current curvature is informative.
     longest = 2.0
     for _ in range(_STEPS):
         rate = _sigmoid(strengths[:, :, None] - strengths[:, None, :])
         slope = (won - games * rate).sum(axis=2) - _RIDGE * strengths
         curve = games * rate * (1 - rate)
         hessian = -curve + identity * (curve.sum(axis=2) + _RIDGE)[:, :, None]
-        # Strengths have no zero of their own: without this, the direction in which all of them
-        # rise together would hold nothing but rounding errors, blown up.
+        # Strengths are defined up to a constant: without this, the Hessian is singular in the
+        # direction of that constant and the step would amplify rounding errors.
         hessian += (curve.sum(axis=(1, 2)) / m**2)[:, None, None] + _RIDGE
         step = np.linalg.solve(hessian, slope[:, :, None])[:, :, 0]
         size = np.abs(step).max(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Whether probabilities can be believed: reliability curve and calibration error, in NumPy.
+"""Calibration of probabilities: reliability curve and expected calibration error, in NumPy.
 
 Of a preference pair the label says which answer is better, so the probability that is judged is
 that of the answer which the model prefers, in [1/2, 1], and the outcome is whether it is right.
@@ -14,7 +14,7 @@ BINS = 10
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """The pairs whose confidence lies in [low, high): how sure the model is, how often right."""
+    """The pairs with confidence in [low, high): mean confidence and accuracy."""
 
     low: float
     high: float

@@ -1,8 +1,8 @@
-"""Bootstrap over questions of any statistic that is a function of sums over questions.
+"""Cluster bootstrap over questions, for statistics that are functions of sums over questions.
 
-Verdicts on one question hang together: the same two answers are judged in two orders, over two
-turns, by several judges. So questions are drawn, never single verdicts (the cluster bootstrap;
-Davison and Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8).
+Verdicts on one question are correlated: the same two answers are judged in two orders, over two
+turns, by several judges. So whole questions are resampled, never single verdicts (cluster
+bootstrap; Davison and Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8).
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from salsa_cli.maths.statistics import Interval
 
 Array = NDArray[np.float64]
 
-# Resampled questions held at a time: few enough for a core's cache.
+# Resampled questions held at a time, so that they fit into the cache of a core.
 _CHUNK = 2**16
 _STREAMS = 8
 _THREADS = 2
@@ -31,10 +31,10 @@ def resampled_sums(table: ArrayLike, seed: int, draws: int = 10_000) -> Array:
         seed: of the resampling; one seed gives one result.
         draws: number of resamples, >= 1.
 
-    Each row of the result is the sum of n rows of `table`, drawn with replacement. Where few rows
-    differ, how often each kind of row is drawn comes from the multinomial distribution, which is
-    the same thing. Which questions are drawn depends on seed, n and the places of equal rows, not
-    on the values: a table told from the other side gives the mirrored sums. ValueError for n = 0,
+    Each row of the result is the sum of n rows of `table`, drawn with replacement. If there are
+    few distinct rows, their counts are drawn from the multinomial distribution, which is
+    equivalent. Which questions are drawn depends on seed, n and the places of equal rows, not on
+    the values: swapping the two sides of a table gives the mirrored sums. ValueError for n = 0,
     for NaN, and for draws < 1.
     """
     rows = np.asarray(table, dtype=np.float64)
@@ -86,7 +86,7 @@ def percentiles(values: Array, level: float = 0.95) -> tuple[float, float]:
 
 
 def _kinds(rows: Array) -> tuple[Array, NDArray[np.int64]]:
-    """The different rows in the order of their first place, and how often each occurs."""
+    """The distinct rows in order of first appearance, and their counts."""
     kinds, first, counts = np.unique(rows, axis=0, return_index=True, return_counts=True)
     order = np.argsort(first)
     return kinds[order], counts[order]
@@ -100,7 +100,7 @@ def _varying_sums(rows: Array, seed: int, draws: int) -> Array:
         generator = np.random.default_rng(seed)
         drawn = generator.multinomial(len(rows), counts / len(rows), size=draws)
         return np.asarray(drawn.astype(np.float64) @ kinds)
-    # As many streams whatever the machine, so that the threads change the time alone.
+    # The number of streams is fixed, so that results do not depend on the number of threads.
     seeds = np.random.SeedSequence(seed).spawn(_STREAMS)
     shares = [draws // _STREAMS + (n < draws % _STREAMS) for n in range(_STREAMS)]
     with ThreadPoolExecutor(_THREADS) as pool:

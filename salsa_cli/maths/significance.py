@@ -1,4 +1,4 @@
-"""How much a win rate proves: exact sign test, Holm, and what n could detect."""
+"""Significance of win rates: exact sign test, Holm's correction, detectable difference."""
 
 from collections.abc import Sequence
 from math import comb, exp, lgamma, log, sqrt
@@ -22,8 +22,8 @@ def standard_error(points: ArrayLike, weights: ArrayLike) -> float:
 def sign_test(wins: int, losses: int) -> float:
     """Two-sided exact p-value of wins against losses at even odds; ties are left out.
 
-    2 P(X <= min(wins, losses)) for X binomial(wins + losses, 1/2), at most 1; 1 where nothing was
-    decided (Conover, "Practical Nonparametric Statistics", 1999, section 3.4).
+    2 P(X <= min(wins, losses)) for X binomial(wins + losses, 1/2), at most 1; 1 if there are
+    only ties (Conover, "Practical Nonparametric Statistics", 1999, section 3.4).
     """
     n, least = wins + losses, min(wins, losses)
     if least < 0:

@@ -1,4 +1,4 @@
-"""Estimates with their intervals, in NumPy and float64: what an evaluation reports."""
+"""Estimates with confidence intervals, in NumPy and float64."""
 
 from dataclasses import dataclass
 from math import sqrt

@@ -26,7 +26,7 @@
     path.write_text(pages.render(page), encoding="utf-8")
 
 The page needs neither network nor scripts, follows the reader's light or dark scheme, and prints.
-Every text is shown as it is: whatever a model has said cannot become markup. Charts (`charts`:
+All text is escaped: the output of a model cannot become markup. Charts (`charts`:
 LineChart, ScatterChart, IntervalChart, ReliabilityChart) are blocks like the others.
 """
 
@@ -56,7 +56,7 @@ class Prose:
 
 @dataclass(frozen=True)
 class Callout:
-    """Something that a reader must not miss: a warning by its name, or a finding."""
+    """A highlighted warning or note."""
 
     title: str
     text: str
@@ -65,7 +65,7 @@ class Callout:
 
 @dataclass(frozen=True)
 class KeyFigure:
-    """One number that matters, as text, with a few words on it."""
+    """One important number as text, with a short note."""
 
     name: str
     value: str
@@ -74,7 +74,7 @@ class KeyFigure:
 
 @dataclass(frozen=True)
 class KeyFigures:
-    """The numbers that matter most, side by side."""
+    """Key figures, side by side."""
 
     figures: Sequence[KeyFigure]
 
@@ -98,7 +98,7 @@ class DataTable:
 
 @dataclass(frozen=True)
 class Quote:
-    """What somebody said, word by word, with facts about it: (name, value)."""
+    """A verbatim text with facts about it as (name, value)."""
 
     title: str
     text: str
@@ -123,7 +123,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Grid:
-    """Blocks side by side where there is room."""
+    """Blocks side by side if they fit."""
 
     blocks: Sequence["Block"]
 
@@ -143,7 +143,7 @@ Block = (
 
 @dataclass(frozen=True)
 class Page:
-    """A title, a line below it, and what follows."""
+    """A title, a subtitle, and the blocks of the page."""
 
     title: str
     blocks: Sequence[Block]
@@ -155,7 +155,7 @@ def render(page: Page) -> str:
     subtitle = f'<p class="subtitle">{escaped(page.subtitle)}</p>' if page.subtitle else ""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        # Were a text ever taken for markup, it could still load and run nothing.
+        # Defence in depth: even unescaped markup could load and run nothing.
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

@@ -1,4 +1,4 @@
-"""What a chart shows: lines, points, intervals or reliability. `svg` draws it.
+"""Contents of charts: lines, points, intervals, reliability. `svg` draws them.
 
 A value that is None, NaN or infinite is a gap. Every title, label and name is plain text.
 """
@@ -14,7 +14,7 @@ Number = float | None
 
 @dataclass(frozen=True)
 class Rule:
-    """A dashed line across the chart at one value of the x or the y axis, with a word beside it."""
+    """A dashed line across the chart at one value of the x or y axis, with a label."""
 
     axis: Literal["x", "y"]
     value: float
@@ -23,7 +23,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Line:
-    """Values `y` at `x`, joined in their order; `low` and `high` make a band around them."""
+    """Values `y` at `x`, joined in order; `low` and `high` draw a band."""
 
     name: str
     x: Sequence[float]
@@ -49,7 +49,7 @@ class LineChart:
 
 @dataclass(frozen=True)
 class Points:
-    """Points of one kind; `labels` stand beside them where there is room."""
+    """One series of points; `labels` are drawn where they fit."""
 
     name: str
     x: Sequence[Number]
@@ -85,7 +85,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class IntervalChart:
-    """A dot with its whiskers a row; `reference` is where nothing would be proven."""
+    """One dot with whiskers per row; `reference` is the value of no effect."""
 
     title: str
     x: Axis
@@ -96,7 +96,7 @@ class IntervalChart:
 
 @dataclass(frozen=True)
 class Bin:
-    """Predictions that lie together: their mean, the observed share with its interval, how many."""
+    """A bin of predictions: their mean, the observed share with its interval, and their count."""
 
     predicted: float
     observed: float
@@ -107,7 +107,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class ReliabilityChart:
-    """Observed share against predicted probability; on the diagonal a model is calibrated."""
+    """Observed share against predicted probability; a calibrated model lies on the diagonal."""
 
     title: str
     bins: Sequence[Bin]

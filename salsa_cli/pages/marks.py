@@ -1,6 +1,6 @@
-"""The marks that charts are made of, as SVG text: paths, signs, rectangles, whiskers, words.
+"""SVG primitives of charts: paths, symbols, rectangles, whiskers, text.
 
-Every text that comes in from outside is escaped here, by `escaped`, and nowhere else.
+`escaped` is the only place where text is escaped.
 """
 
 import re
@@ -15,7 +15,7 @@ CHARACTER = 6.7
 """Estimated width of a character in the 12 pixels of a chart's text."""
 
 SQUARE = 12.0
-"""The same of a character that fills a square."""
+"""Estimated width of a full-width character."""
 
 Place = tuple[float, float]
 

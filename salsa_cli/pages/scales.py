@@ -1,4 +1,4 @@
-"""From numbers to places on a chart: ranges, round ticks, and what stands beside them."""
+"""Scales of charts: ranges, round ticks and tick labels."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

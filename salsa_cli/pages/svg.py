@@ -147,7 +147,7 @@ def _interval_chart(chart: IntervalChart) -> str:
         low, high = (scales.number(v, chart.x.unit) for v in (row.low, row.high))
         figures = f"{scales.number(row.estimate, chart.x.unit)}  [{low}, {high}]"
         label = marks.shorten(row.label, right - left - CHARACTER * (len(figures) + 2))
-        if chart.reference is not None:  # beside the whiskers alone: no word is crossed
+        if chart.reference is not None:  # only next to the whiskers, so that it crosses no text
             at = x(chart.reference)
             parts.append(marks.stroke("rule", (at, top + 20), (at, top + 40)))
         reach = marks.stroke("reach", (x(row.low), top + 30), (x(row.high), top + 30))
@@ -240,7 +240,7 @@ def _rules(frame: _Frame, rules: Sequence[Rule]) -> tuple[str, str]:
 
 @dataclass
 class _Words:
-    """Labels beside points, each where it covers neither a point nor an earlier label."""
+    """Labels of points, placed where they cover neither a point nor an earlier label."""
 
     frame: _Frame
     points: list[Place] = field(default_factory=list)

@@ -1,7 +1,7 @@
-"""Who judges answers: reward models, functions, models behind an API, models on this machine.
+"""Judges: reward models, Python functions, models behind an API, local language models.
 
 A judge is named `KIND:SOURCE`. Those of the kinds `rm` and `python` give each answer a score
-(`scoring`); those of the kinds `openai` and `hf` read answers and write a judgement (`texts`).
+(`scoring`); those of the kinds `openai` and `hf` are LLM judges that write a judgement (`writing`).
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ WRITING = ("openai", "hf")
 
 @dataclass(frozen=True)
 class JudgeSpec:
-    """A judge as it is named on the command line, and where its model was found."""
+    """A judge as named on the command line, and the resolved path of its model."""
 
     name: str
     kind: str
@@ -24,12 +24,12 @@ class JudgeSpec:
 
     @property
     def scores(self) -> bool:
-        """Whether it gives scores, rather than writing judgements."""
+        """Whether it scores answers, rather than writing judgements."""
         return self.kind in SCORING
 
 
 def parse(name: str) -> JudgeSpec:
-    """Read `KIND:SOURCE`, and check that the source exists where that can be known at once."""
+    """Parse `KIND:SOURCE`, and check that a local source exists."""
     kind, _, source = name.partition(":")
     if kind not in (*SCORING, *WRITING) or not source:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Judges that give every answer a score: reward models and Python functions."""
+"""Scoring judges: reward models and Python functions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ def score(
     runtime: Runtime,
     report: Report,
 ) -> Scored:
-    """Score the answers of every model with one judge, each turn after those before it."""
+    """Score the answers of every model with one judge; each turn is scored in its context."""
     scorer = rewards.load(judge.source, runtime)
     turns = turns_of(questions)
     total, done = len(turns) * len(answers), 0
@@ -66,7 +66,7 @@ def score(
 
 
 def score_turns(scorer: Scorer, turns: Sequence[Turn], replies: Replies) -> list[float]:
-    """The score of each of these turns, in one batch."""
+    """Scores of some turns, computed in one batch."""
     prompts, answers = [], []
     for turn in turns:
         *before, last = replies[turn.question.id][: turn.number]
@@ -78,7 +78,7 @@ def score_turns(scorer: Scorer, turns: Sequence[Turn], replies: Replies) -> list
 def _checked(
     judge: JudgeSpec, model: str, turns: Sequence[Turn], scores: list[float]
 ) -> list[float]:
-    """The scores, unless one is too large for a reward model's float32, or none at all."""
+    """The scores; refuses values that are not finite (overflow of float32, NaN)."""
     for turn, value in zip(turns, scores, strict=True):
         if not np.isfinite(value):
             raise SalsaError(

@@ -1,1 +1,1 @@
-"""What is asked, and which answers there are already: prompts, benchmarks, answer files."""
+"""Prompts, benchmarks, and files of existing answers."""

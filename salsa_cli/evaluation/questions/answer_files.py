@@ -1,4 +1,4 @@
-"""Answers in files: salsa's own rows, and those of FastChat and of Arena-Hard.
+"""Answer files in the formats of salsa, FastChat and Arena-Hard.
 
 A row of salsa is `{"question_id", "prompt", "turns": [{"content", "finished", "tokens",
 "token_ids"}]}`; of these a row written by hand needs the prompt or the id, and `"answer": "..."`
@@ -26,8 +26,8 @@ class Reply:
     """A model's answer in one turn.
 
     Attributes:
-        tokens: its length, None where a file does not tell.
-        token_ids: of the model that gave it; empty where it came from a file.
+        tokens: its length; None where the file does not give it.
+        token_ids: in the tokenizer of its model; empty for answers from other files.
     """
 
     text: str
@@ -41,7 +41,7 @@ Replies = Mapping[str, tuple[Reply, ...]]
 
 
 def row(question: Question, replies: Sequence[Reply]) -> dict[str, object]:
-    """One question's answers as they are written."""
+    """The row that stores the answers to one question."""
     return {
         "question_id": question.id,
         "prompt": data.prompt_json(question.opening),
@@ -58,7 +58,7 @@ def row(question: Question, replies: Sequence[Reply]) -> dict[str, object]:
 
 
 def append(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Add rows to a JSON Lines file; when this returns, a kill does not lose them."""
+    """Append rows to a JSON Lines file and sync it to disk."""
     with path.open("a", encoding="utf-8", newline="\n") as file:
         file.write("".join(to_json(one) + "\n" for one in rows))
         file.flush()
@@ -66,7 +66,7 @@ def append(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def cut_off(path: Path) -> None:
-    """Take away what a kill left of the last row, so that `append` begins a new one."""
+    """Remove a partial last row, left by a killed process."""
     if not path.exists():
         return
     content = read_bytes(path)
@@ -77,7 +77,7 @@ def cut_off(path: Path) -> None:
 
 
 def finished_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows that `append` finished, and no part of another; the file stays as it is."""
+    """The complete rows of a file; the file is not changed."""
     if not path.exists():
         return []
     *whole, _ = read_bytes(path).split(b"\n")
@@ -85,13 +85,13 @@ def finished_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def whole_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows that `append` finished, after `cut_off`."""
+    """The complete rows of a file, after removing a partial last row."""
     cut_off(path)
     return finished_rows(path)
 
 
 def stored(path: Path) -> dict[str, tuple[Reply, ...]]:
-    """What `append` has of a model's answers, by question id."""
+    """The stored answers of a model, by question id."""
     return {
         one["question_id"]: tuple(
             Reply(turn["content"], turn["finished"], turn["tokens"], tuple(turn["token_ids"]))
@@ -102,14 +102,14 @@ def stored(path: Path) -> dict[str, tuple[Reply, ...]]:
 
 
 def write(path: Path, questions: Sequence[Question], replies: Replies) -> None:
-    """The answers in the order of the questions."""
+    """Write the answers in the order of the questions."""
     write_text(path, "".join(to_json(row(q, replies[q.id])) + "\n" for q in questions))
 
 
 def read(name: str, questions: Sequence[Question], option: str) -> dict[str, tuple[Reply, ...]]:
-    """The answers of a file to these questions; it may hold others as well.
+    """The answers of a file to these questions; answers to other questions are ignored.
 
-    Rows are told apart by their id where that is the id of a question, or else by their prompt.
+    Rows are matched to questions by id, or by prompt where the id matches none.
 
     Raises:
         SalsaError: the file lacks answers to some questions, has two to one, or its rows are of no
@@ -163,7 +163,7 @@ def _key(source: Source, index: int, ids: set[str], by_prompt: Mapping[str, str]
 
 
 def _texts(questions: Sequence[Question]) -> list[tuple[str, object]]:
-    """A conversation of one message is also known by that message's text."""
+    """Conversations of one message can also be matched by the text of that message."""
     return [
         (to_json(question.opening[0].content), data.prompt_json(question.opening))
         for question in questions
@@ -206,7 +206,7 @@ def _turns(one: Mapping[str, Any]) -> object:
 
 
 def _reply(turn: object) -> Reply | None:
-    """A text, or an object that holds one: `content`, or Arena-Hard v2.0's `answer`."""
+    """A text, or an object with `content` or (Arena-Hard v2.0) `answer`."""
     if isinstance(turn, str):
         return Reply(turn)
     if not isinstance(turn, Mapping):

@@ -1,6 +1,6 @@
-"""Questions to ask models: any prompts, and the known benchmarks in their own formats.
+"""Questions: prompts from any data source, and known benchmarks in their own formats.
 
-The formats are told apart by their columns, row by row: FastChat (`turns` of texts), Arena-Hard
+The format of each row is detected from its columns: FastChat (`turns` of texts), Arena-Hard
 v0.1 (`turns` of objects) and v2.0 (`uid` and `prompt`), mt_bench_prompts (`prompt` as a list of
 texts), ultrafeedback_binarized (`prompt` and `chosen` messages), and the plain `prompt` column.
 """
@@ -26,7 +26,7 @@ HUB: Mapping[str, Callable[[], Source]] = MappingProxyType(
         "ultrafeedback": lambda: data.read("HuggingFaceH4/ultrafeedback_binarized@test_prefs"),
     }
 )
-"""The benchmarks that a name stands for, and where the hub has them."""
+"""Benchmarks by name, and where to read them on the hub."""
 
 MT_BENCH_TEMPERATURES: Mapping[str, float] = MappingProxyType(
     {
@@ -51,13 +51,13 @@ _PLAIN_LENGTH, _FASTCHAT_LENGTH, _ARENA_LENGTH = 128, 1024, 4096
 
 @dataclass(frozen=True)
 class Question:
-    """What a model is asked: an opening, and what the user says after each answer but the last.
+    """A question of one or more turns.
 
     Attributes:
-        copy: how many questions of the same words stand before it.
-        references: one right answer a turn, or none.
-        temperature: the benchmark's own for it, None where there is none.
-        length: the longest answer that the benchmark allows a turn, in tokens.
+        copy: number of earlier questions with the same text.
+        references: one reference answer per turn, or none.
+        temperature: the benchmark's sampling temperature, or None.
+        length: maximum answer length per turn, in tokens.
     """
 
     id: str
@@ -71,17 +71,17 @@ class Question:
 
     @property
     def turns(self) -> int:
-        """How many answers it takes."""
+        """Number of answers it takes."""
         return 1 + len(self.followups)
 
     @property
     def judged_references(self) -> tuple[str, ...]:
-        """The references that a judge is to see: MT-Bench shows those of three categories only."""
+        """References shown to the judge; MT-Bench shows those of three categories only."""
         hidden = self.category in MT_BENCH_TEMPERATURES and self.category not in REFERENCED
         return () if hidden else self.references
 
     def conversation(self, answers: Sequence[str]) -> Prompt:
-        """The prompt of the turn that follows `answers`, all turns before it included."""
+        """The prompt of the turn that follows `answers`, with all earlier turns."""
         if not answers:
             return self.opening
         assert not isinstance(self.opening, str)  # only conversations have a second turn
@@ -91,12 +91,12 @@ class Question:
         return tuple(turns)
 
     def seed(self, seed: int, turn: int) -> int:
-        """The seed of its answer: of the words, not of the place in the file or in a batch."""
+        """The seed of its answer; depends on its text, not on its position in a file or batch."""
         return stable_seed(seed, "answer", self.words, self.copy, turn)
 
     @property
     def words(self) -> str:
-        """All that the user says, as one text."""
+        """All user turns as one text."""
         return to_json([data.prompt_json(self.opening), *self.followups])
 
 
@@ -172,14 +172,14 @@ def _user(text: str) -> tuple[Message, ...]:
 
 
 def _texts(value: object) -> TypeGuard[Sequence[str]]:
-    """Whether a value is a list of texts, none of them empty, and not an empty list."""
+    """Whether a value is a non-empty list of non-empty texts."""
     if not isinstance(value, Sequence) or isinstance(value, str):
         return False
     return bool(value) and all(isinstance(item, str) and item for item in value)
 
 
 def _told_apart(questions: Sequence[Question]) -> list[Question]:
-    """Number questions of the same words, and make every id unique."""
+    """Number questions with the same text, and make every id unique."""
     words: Counter[str] = Counter()
     ids: Counter[str] = Counter()
     found = []

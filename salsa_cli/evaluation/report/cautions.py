@@ -1,4 +1,4 @@
-"""What a reader should know before the figures: what is not proven, what failed, what is odd."""
+"""Warnings at the top of the report: undecided pairs, invalid verdicts, remarks on the data."""
 
 from salsa_cli import pages
 from salsa_cli.evaluation.results import invalid_verdicts
@@ -9,7 +9,7 @@ _MOST_CALLOUTS = 3
 
 
 def blocks(result: EvalResult) -> list[pages.Block]:
-    """What is not proven, what failed, and what is odd."""
+    """The warnings, most important first."""
     others = [row for row in result.pairs if not row.of_itself]
     open_pairs = [row for row in others if row.n and not row.decided]
     found: list[pages.Block] = []
@@ -43,7 +43,7 @@ def blocks(result: EvalResult) -> list[pages.Block]:
 
 
 def _failures(result: EvalResult) -> list[pages.Block]:
-    """What has no valid verdict, and why; many of a kind in a table."""
+    """Invalid verdicts with their reasons; a table where there are many."""
     pairs = [row for row in result.pairs if row.worst is not None and row.best is not None]
     scores = [row for row in result.scores if row.invalid]
     if len(pairs) + len(scores) <= _MOST_CALLOUTS:

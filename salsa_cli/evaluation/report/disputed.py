@@ -1,4 +1,4 @@
-"""What to read oneself: disputed answers side by side, with what the judges say of them."""
+"""Answers to read: those that the judges dispute most, side by side with the judgements."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ _MOST_READ = 25
 _LONGEST_TEXT = 6000
 
 Prompts = Mapping[str, Sequence[str]]
-"""What the user says, by question and turn."""
+"""User turns by question."""
 
 
 @dataclass(frozen=True)
 class Dispute:
-    """Two answers (or one, graded alone) to one turn of a question, and all verdicts on it."""
+    """All verdicts on two answers (or a single graded answer) to one turn of a question."""
 
     question: str
     turn: int
@@ -28,7 +28,7 @@ class Dispute:
 
     @property
     def disagreement(self) -> float:
-        """How far the verdicts are apart: the variance of the outcomes, or of the scores."""
+        """The variance of the outcomes, or of the scores."""
         values = [v.score_a if self.b is None else v.outcome for v in self.verdicts]
         known = [value for value in values if value is not None]
         if len(known) < 2:
@@ -38,7 +38,7 @@ class Dispute:
 
 
 def disputes(verdicts: Iterable[Verdict]) -> list[Dispute]:
-    """What was judged, the most disputed first; what only one verdict exists on, last."""
+    """Verdicts grouped by what they judge, the most disputed first."""
     groups: dict[tuple[str, int, str, str | None], list[Verdict]] = {}
     for given in verdicts:
         turned = given.b is not None and (given.question, given.turn, given.b, given.a) in groups
@@ -50,12 +50,12 @@ def disputes(verdicts: Iterable[Verdict]) -> list[Dispute]:
 
 
 def asked(questions: Iterable[Question]) -> dict[str, tuple[str, ...]]:
-    """What the user says, by question and turn."""
+    """User turns by question."""
     return {one.id: (_opening(one.opening), *one.followups) for one in questions}
 
 
 def blocks(verdicts: Sequence[Verdict], answers: Answers, prompts: Prompts) -> list[pages.Block]:
-    """The disputes that have something to read, the most disputed first."""
+    """Those with any text to read, the most disputed first."""
     readable = [
         dispute
         for dispute in disputes(verdicts)
@@ -102,7 +102,7 @@ def _dispute(dispute: Dispute, answers: Answers, prompts: Prompts) -> pages.Bloc
 
 
 def _by_judge(dispute: Dispute) -> dict[str, list[str]]:
-    """What each judge says, in short: a, b, tie, or a score."""
+    """The verdicts of each judge in one word: a, b, tie, or a score."""
     said: dict[str, list[str]] = {}
     for verdict in dispute.verdicts:
         word = {1.0: "a", 0.5: "tie", 0.0: "b", None: "no verdict"}[verdict.outcome]
@@ -138,6 +138,6 @@ def _opening(prompt: Prompt) -> str:
 
 
 def _cut(text: str | None) -> str:
-    """A text of any length, fit for a page."""
+    """A text cut to a length that fits on the page."""
     whole = text or ""
     return whole if len(whole) <= _LONGEST_TEXT else f"{whole[:_LONGEST_TEXT]} ... (cut)"

@@ -1,4 +1,4 @@
-"""Charts of where models lie: reward against KL, and the soups between them."""
+"""Charts of reward against KL, and of the rewards of soups."""
 
 from pathlib import Path
 

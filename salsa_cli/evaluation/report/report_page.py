@@ -1,4 +1,4 @@
-"""`report.html` of an evaluation: who wins, how surely, where, and what to read oneself."""
+"""`report.html` of an evaluation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ def write(
     answers: Answers,
     prompts: Prompts,
 ) -> None:
-    """Write the report into `folder`; `prompts` are what the user says, by question and turn."""
+    """Write the report into `folder`; `prompts` are the user turns by question."""
     page = build(result, verdicts, answers, prompts)
     write_text(folder / FILE, pages.render(page))
 
@@ -127,7 +127,7 @@ def _rates(result: EvalResult) -> list[pages.Block]:
 
 
 def _charts(title: str, rows: Sequence[PairRow], note: str) -> list[pages.Block]:
-    """Win rates as dots with whiskers, the best first; a chart for each judge if there are many."""
+    """Win rates with intervals, the best first; one chart per judge if there are many."""
     shown = [row for row in rows if row.n]
     judges = list(dict.fromkeys(row.judge for row in shown))
     groups = (

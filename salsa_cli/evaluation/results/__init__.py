@@ -1,1 +1,1 @@
-"""Figures made from verdicts: win rates, ratings, style control, agreement of judges."""
+"""Statistics of verdicts: win rates, ratings, style control, judge agreement."""

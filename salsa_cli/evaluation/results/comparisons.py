@@ -1,4 +1,4 @@
-"""Verdicts gathered by pair of models, judge and question: what a rate is computed from."""
+"""Verdicts grouped by pair of models, judge and question, and counted into points."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,13 +18,13 @@ Failed = Literal["drop", "tie"]
 
 @dataclass(frozen=True)
 class Rules:
-    """How verdicts are counted.
+    """Rules for counting verdicts.
 
     Attributes:
         rule: `half`: ties are half a win, and a question's score is the mean over its games.
             `both-agree`: a win in both orders is a win, all else is a tie (FastChat).
-        failed: a comparison with a failed game is left out, or is a tie.
-        baseline: the model that stands second in every pair it is part of.
+        failed: whether a comparison with a failed game is dropped or counts as a tie.
+        baseline: the model that is second in every pair it is part of.
     """
 
     rule: Rule = "half"
@@ -34,9 +34,9 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Game:
-    """One verdict as it counts: its outcome for `a`, and how often; None where it failed.
+    """One verdict: its outcome for `a` (None if it is invalid) and its weight.
 
-    `invalid` is why it failed.
+    `invalid` is the reason for an invalid verdict.
     """
 
     outcome: float | None
@@ -46,7 +46,7 @@ class Game:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Two answers to one turn of a question, judged in one order or in both."""
+    """Two answers to one turn of a question, judged in one or both orders."""
 
     question: str
     turn: int
@@ -57,13 +57,13 @@ class Match:
 
     @property
     def games(self) -> tuple[Game, ...]:
-        """The games that were played."""
+        """Its games, in the order forward, backward, unordered."""
         three = (self.forward, self.backward, self.unordered)
         return tuple(game for game in three if game is not None)
 
     @property
     def failed(self) -> bool:
-        """Whether a game has no outcome."""
+        """Whether any game is invalid."""
         return any(game.outcome is None for game in self.games)
 
 
@@ -79,21 +79,20 @@ class Comparison:
 
     @property
     def of_itself(self) -> bool:
-        """Whether it is of a model with itself: even, whatever the judge says of either side."""
+        """Whether a model is compared with itself."""
         return self.a == self.b
 
     @property
     def games(self) -> list[Game]:
-        """All games that were played, failed ones included."""
+        """All games, invalid ones included."""
         return [game for match in self.matches for game in match.games]
 
     def filled(self, outcome: float) -> "Comparison":
-        """The same, had every failed game ended with `outcome` for `a`."""
-
+        """A copy in which every invalid game has `outcome`."""
         return self._each(lambda game: Game(outcome) if game.outcome is None else game)
 
     def even(self) -> "Comparison":
-        """The same, had every game that was decided ended in a tie."""
+        """A copy in which every valid game is a tie."""
         return self._each(lambda game: game if game.outcome is None else replace(game, outcome=0.5))
 
     def _each(self, change: Callable[[Game], Game]) -> "Comparison":
@@ -116,7 +115,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Tally:
-    """What a comparison comes to, question by question.
+    """A comparison counted per question.
 
     The rate is sum(points) / sum(weights), and that of b over a is 1 minus it, exactly. Under the
     rule `half`, wins, losses and ties count questions; under `both-agree` they count comparisons
@@ -134,7 +133,7 @@ class Tally:
 
     @property
     def n(self) -> int:
-        """What wins, losses and ties sum to."""
+        """Sum of wins, losses and ties."""
         return self.wins + self.losses + self.ties
 
 
@@ -143,7 +142,7 @@ def group_by_pair(
 ) -> list[Comparison]:
     """Comparisons in the order of their first verdict.
 
-    Each pair of models has one direction: that of its first verdict, but a baseline stands second.
+    Each pair has one direction: that of its first verdict, but the baseline is always second.
     """
     found: dict[tuple[str, str, str], tuple[Convention, dict[tuple[str, int], _Turn]]] = {}
     for given, convention in verdicts:
@@ -167,8 +166,7 @@ def group_by_pair(
 def tally(comparison: Comparison, rules: Rules) -> Tally:
     """Points and weights of every question.
 
-    The two sides of a model that meets itself are told apart by nothing: each of its games counts
-    as what it is from both sides together, which is half a win.
+    A model compared with itself scores one half in every game: its two sides are the same.
     """
     if comparison.of_itself:
         comparison = comparison.even()
@@ -209,7 +207,7 @@ class _Turn:
 
 
 def _matches(turns: Mapping[tuple[str, int], _Turn]) -> Iterator[Match]:
-    """Pair the games of the two orders as they come; a question may be judged more than once."""
+    """Pair the games of both orders in order of appearance; a question may repeat."""
     for (question, number), turn in turns.items():
         orders = [turn.games.get(order, []) for order in ("ab", "ba", None)]
         for forward, backward in _pairs(orders[0], orders[1]):
@@ -227,7 +225,7 @@ def _pairs(first: list[Game], second: list[Game]) -> Iterator[tuple[Game | None,
 
 
 def _score(match: Match, convention: Convention, rules: Rules) -> list[Game]:
-    """The games of a match as they count; none where it does not."""
+    """The games of a match that count under the rules, with their outcomes."""
     games = match.games
     if rules.rule == "both-agree":
         if match.failed:

@@ -1,4 +1,4 @@
-"""The result of `eval`: what was found, as one record and as words for a person."""
+"""The result of `eval`: the record in results.json and the summary for the terminal."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -26,9 +26,9 @@ _NOT_IN_FIGURES = frozenset({"batch_size", "output"})
 
 @dataclass(frozen=True)
 class AnswerRow:
-    """The answers of one model: mean length in tokens, and the share that came to an end.
+    """The answers of one model: mean length in tokens, and the share that finished.
 
-    The length is None for answers from a file that does not tell.
+    The length is None for answers from a file that does not give it.
     """
 
     model: str
@@ -53,7 +53,7 @@ class SoupRow:
     """The mean reward of one soup's answers to `n` prompts, with its interval.
 
     `gain` is its reward less the mean of its models' own, in the same weights, prompt by
-    prompt: above 0 where the way between the models bends upwards.
+    prompt.
     """
 
     models: tuple[str, ...]
@@ -70,7 +70,7 @@ class SoupRow:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Everything that was found; `remarks` are what is odd in it, a sentence or two each."""
+    """The whole result; `remarks` are sentences on oddities in the data."""
 
     output: str
     prompts: int
@@ -90,12 +90,12 @@ class EvalResult:
     remarks: tuple[str, ...] = ()
 
     def record(self) -> Mapping[str, object]:
-        """The object that `--json` prints, and that results.json holds."""
+        """The object that `--json` prints and results.json stores."""
         return asdict(self)
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "EvalResult":
-        """The result that a record, read from results.json, is of."""
+        """The result stored in a results.json."""
         rows = {
             name: tuple(_row(kind, one) for one in record[name]) for name, kind in _ROWS.items()
         }
@@ -111,7 +111,7 @@ class EvalResult:
         return cls(**whole)
 
     def summary(self) -> tuple[str, Table | None]:
-        """Win rates where models were compared, else mean scores; and how surely."""
+        """Win rates, or mean scores where nothing was compared, with what qualifies them."""
         lines = [line for row in self.answers if (line := self._describe(row))]
         others = [row for row in self.pairs if not row.of_itself]
         lines += _few([_undecided(row) for row in others if row.n and not row.decided])
@@ -176,12 +176,12 @@ class EvalResult:
 
 
 def made_by(config: EvalConfig, inputs: Mapping[str, JSON]) -> dict[str, JSON]:
-    """How a result was made; the result itself is in a file beside it."""
+    """The record for salsa.json; the result itself is in results.json."""
     return run_folder.made_by("eval", config, inputs, result={"file": FILE})
 
 
 def finished(config: EvalConfig, report: Report) -> EvalResult | None:
-    """What an evaluation that is complete found, where it is to be continued.
+    """The stored result, if a complete evaluation is resumed.
 
     Raises:
         SalsaError: it had other settings.
@@ -211,9 +211,9 @@ _ROWS: Mapping[str, type[Any]] = {
 
 
 def _row(kind: type[Any], record: Mapping[str, Any]) -> Any:
-    """One row of a record: JSON has lists for tuples, and null for a number that is none (NaN).
+    """One row from JSON: lists become tuples, and null becomes NaN.
 
-    Columns that are no longer counted (the t-interval of older results) are left out.
+    Columns that no longer exist (the t-interval of older results) are ignored.
     """
     known = {one.name for one in fields(kind)}
     numbers = {one.name for one in fields(kind) if one.type is float}
@@ -230,7 +230,7 @@ def _row(kind: type[Any], record: Mapping[str, Any]) -> Any:
 
 
 def ranked(rows: tuple[PairRow, ...]) -> list[PairRow]:
-    """The best first where all are compared with one model, else as they come."""
+    """Best first if all are compared with one model, else in the given order."""
     if len({row.b for row in rows}) > 1:
         return list(rows)
     judges = list(dict.fromkeys(row.judge for row in rows))
@@ -238,7 +238,7 @@ def ranked(rows: tuple[PairRow, ...]) -> list[PairRow]:
 
 
 def share(value: float) -> str:
-    """A rate for a person; none where nothing was counted."""
+    """A rate as text; "none" where nothing was counted."""
     return f"{value:.1%}" if value == value else "none"
 
 
@@ -306,7 +306,7 @@ def _controlled(one: Controlled) -> str:
 
 
 def _few(lines: Sequence[str]) -> list[str]:
-    """The first of many lines of a kind; results.json holds them all."""
+    """The first few of many similar lines."""
     if len(lines) <= _MOST_LINES:
         return list(lines)
     rest = len(lines) - _MOST_LINES
@@ -340,7 +340,7 @@ def _distance(row: KLRow) -> str:
 
 
 def _peaks(name: str, rows: Sequence[SoupRow]) -> list[str]:
-    """For each judge: the soup nearest the middle against its models, and where the peak is."""
+    """For each judge: the middle soup compared with its ingredients, and the best soup."""
     lines = []
     for judge in dict.fromkeys(row.judge for row in rows):
         soups = [row for row in rows if row.judge == judge]

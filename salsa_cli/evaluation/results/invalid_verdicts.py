@@ -1,4 +1,4 @@
-"""When a judge has failed too often for its verdicts to stand, and why it did."""
+"""Invalid verdicts: the limit on their share, and their reasons."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ _LOWEST_GRADE, _HIGHEST_GRADE = 1.0, 10.0
 
 
 def refuse(pairs: Sequence[PairRow], scores: Sequence[ScoreRow], most: float, remedy: str) -> None:
-    """Fail where a judge failed too often, and say within which bounds the truth lies.
+    """Fail if too many verdicts of a judge are invalid, and name the bounds of the rate.
 
     Args:
         most: the largest share of a judge's judgements on a pair, or of its grades of a model,
@@ -27,7 +27,7 @@ def refuse(pairs: Sequence[PairRow], scores: Sequence[ScoreRow], most: float, re
 
 
 def counted(reasons: Mapping[str, int]) -> str:
-    """How often each reason occurs, in words; the rarest together."""
+    """The reasons with their counts as text; the rarest are summed up."""
     parts = [f"{_times(n)}: {reason}" for reason, n in list(reasons.items())[:_MOST_REASONS]]
     if rest := sum(list(reasons.values())[_MOST_REASONS:]):
         parts.append(f"{_times(rest)}: other reasons")

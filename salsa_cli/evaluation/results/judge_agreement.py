@@ -1,4 +1,4 @@
-"""How far judges can be trusted: agreement with one another, and with gold labels."""
+"""Agreement of judges with one another and with gold labels."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from salsa_cli.maths import agreement, resampling
 
 Array = NDArray[np.float64]
 
-# More different scores than this come from a model of scores, not from a scale that judges share.
+# More distinct scores than this come from a reward model, not from a rating scale.
 _MOST_SCORES = 50
 
 Item = tuple[str, str, str, int]
@@ -23,7 +23,7 @@ Item = tuple[str, str, str, int]
 
 @dataclass(frozen=True)
 class AgreementRow:
-    """How far some judges agree on the same `n` items, with 95 % intervals over questions.
+    """Agreement of some judges on the same `n` items, with 95 % intervals over questions.
 
     `raw` is the share of items on which two judges say the same, `kappa` Cohen's; both None for
     more than two judges. `alpha` is Krippendorff's: of who wins for comparisons (win, tie, loss),
@@ -46,7 +46,7 @@ class AgreementRow:
 
 @dataclass(frozen=True)
 class AccuracyRow:
-    """How often a judge says what the gold label says, over both orders; no verdict is wrong.
+    """Accuracy of a judge against gold labels, over both orders; an invalid verdict is wrong.
 
     `alike` counts the items with the same valid verdict in both orders.
     """
@@ -64,7 +64,7 @@ class AccuracyRow:
 
 
 def agreements(stored: Sequence[Stored], drawn: Resampling) -> tuple[AgreementRow, ...]:
-    """Every two judges with items in common, and all judges together where there are more."""
+    """Every two judges with common items, and all judges together if there are more than two."""
     verdicts = [verdict for one in stored for verdict in one.verdicts]
     return (
         *_agreements("comparison", _outcomes(verdicts), drawn),
@@ -73,7 +73,7 @@ def agreements(stored: Sequence[Stored], drawn: Resampling) -> tuple[AgreementRo
 
 
 def accuracies(stored: Sequence[Stored], drawn: Resampling) -> tuple[AccuracyRow, ...]:
-    """Every judge against the gold labels of the files that have some."""
+    """Accuracy of every judge in files with gold labels."""
     gold: dict[Item, float] = {}
     judged: dict[str, dict[Item, list[Verdict]]] = {}
     for one in stored:
@@ -124,11 +124,11 @@ def _item(verdict: Verdict) -> Item:
 
 
 def _outcomes(verdicts: Sequence[Verdict]) -> dict[str, dict[Item, float]]:
-    """By judge and item: 1, 0.5 or 0, as its games on the item sum up for the first model."""
+    """By judge and item: 1, 0.5 or 0, the majority of its games for the first model."""
     games: dict[str, dict[Item, list[float]]] = {}
     known: set[tuple[str, str]] = set()
     for given in verdicts:
-        # A model against itself: no side of it is the better one, so there is nothing to agree on.
+        # A model against itself: neither side is better, so there is nothing to agree on.
         if given.b is None or given.b == given.a or given.outcome is None:
             continue
         verdict = given.swapped if (given.b, given.a) in known else given

@@ -1,4 +1,4 @@
-"""Win rates at equal length and style of the answers, by Arena-Hard's style control."""
+"""Style control: win rates at equal length and style of the answers, as in Arena-Hard."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ class AnswerStyle:
 
 @dataclass(frozen=True)
 class StoredAnswer:
-    """A model's answer to a question, a text each turn (none where a file has its style alone)."""
+    """A model's answer to a question, one text per turn (none if a file stores the style only)."""
 
     style: AnswerStyle
     turns: tuple[str, ...] = ()
@@ -80,8 +80,8 @@ class ControlledRow:
 class Controlled:
     """The rates of one fit, and the coefficient of each feature (see `bradley_terry`).
 
-    A rate that only the prior of the fit would bound is left out, and so are coefficients;
-    `separated` says of which, and why.
+    Rates and coefficients that only the prior of the fit would bound are left out; `separated`
+    says which, and why.
     """
 
     rows: tuple[ControlledRow, ...]
@@ -90,7 +90,7 @@ class Controlled:
 
 
 def read(names: Sequence[str]) -> dict[str, dict[str, StoredAnswer]]:
-    """Stored answers and their style: FastChat's, Arena-Hard's or salsa's, or their metadata alone.
+    """Read stored answers and their style, in the format of FastChat, Arena-Hard or salsa.
 
     Args:
         names: files, folders of files, or NAME=FILE. A file of one model is named after it where
@@ -119,7 +119,7 @@ def read(names: Sequence[str]) -> dict[str, dict[str, StoredAnswer]]:
 
 
 def of_text(text: str, tokens: int | None = None) -> AnswerStyle:
-    """The style of an answer; its words stand for its tokens where these are not known."""
+    """The style of an answer; its words are counted if its tokens are not known."""
     bare = _CODE.sub("", text)
     return AnswerStyle(
         len(text.split()) if tokens is None else tokens,
@@ -134,7 +134,7 @@ def all_controls(
 ) -> tuple[Controlled, ...]:
     """Win rates at equal length and at equal style by every judge that compared answers.
 
-    Without a baseline, the second model of the first comparison is one.
+    Without a baseline, the second model of the first comparison is used.
     """
     judges: dict[str, str] = {}
     for one in stored:
@@ -152,7 +152,7 @@ def all_controls(
 def controlled_rates(
     stored: Sequence[Stored], answers: Answers, control: Control, baseline: str, drawn: Resampling
 ) -> Controlled:
-    """Win rates over the baseline of every model of one judge's verdicts, fitted together.
+    """Win rates over the baseline by one judge, from a joint fit of all models.
 
     Raises:
         SalsaError: answers of a model are missing.
@@ -302,7 +302,7 @@ def _answer(row: StoredRow) -> StoredAnswer:
 
 
 def _texts(row: StoredRow, turns: Sequence[Any]) -> tuple[tuple[str, ...], int | None]:
-    """The texts of some turns, and their tokens if all tell."""
+    """The texts of some turns, and their total tokens if every turn gives them."""
     texts: list[str] = []
     tokens: list[object] = []
     for turn in turns:

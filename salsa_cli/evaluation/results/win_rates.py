@@ -1,4 +1,4 @@
-"""What verdicts show: win rates, scores, how surely, and how far the judges can be trusted."""
+"""Win rates, mean scores and Bradley-Terry ratings from verdicts, with their intervals."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,14 +20,14 @@ from salsa_cli.maths import bradley_terry, resampling, significance, statistics
 
 LEVEL = 0.95
 
-# Joint fits take models^3 each: fewer draws where there are many models, but not too few.
+# A joint fit costs models^3: use fewer draws for many models, but not too few.
 _FIT_COST = 500_000_000
 _FEWEST_FITS = 500
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """The bootstrap over questions: its seed and number of draws."""
+    """Settings of the bootstrap over questions."""
 
     seed: int
     draws: int
@@ -37,7 +37,7 @@ class Resampling:
 class PairRow:
     """One model against another by one judge; `win_rate` is of `a` over `b`, ties as half.
 
-    A model against itself is even, and shows what the judge thinks of orders (`first_position`).
+    A model compared with itself is even; it shows the position bias (`first_position`).
 
     `low` and `high` bound it by a 95 % bootstrap over questions (Wilson's interval where one side
     won all). `p_value` is that of the exact
@@ -79,7 +79,7 @@ class PairRow:
 
     @property
     def of_itself(self) -> bool:
-        """Whether it is of a model with itself, which is even and proves nothing of the model."""
+        """Whether a model is compared with itself."""
         return self.a == self.b
 
 
@@ -87,8 +87,8 @@ class PairRow:
 class ScoreRow:
     """The mean score of one model by one judge, with a 95 % bootstrap interval over questions.
 
-    The mean is over all `n` valid scores alike, as FastChat has it; `turns` are the means of each
-    turn, in order. `reasons` counts the invalid scores by reason, the most frequent first.
+    The mean is over all `n` valid scores with equal weight, as in FastChat; `turns` are the means
+    of each turn, in order. `reasons` counts the invalid scores by reason, the most frequent first.
     """
 
     model: str
@@ -125,9 +125,9 @@ def pair_rows(found: Sequence[Comparison], rules: Rules, drawn: Resampling) -> t
 
 
 def ratings(found: Sequence[Comparison], rules: Rules, drawn: Resampling) -> tuple[RatingRow, ...]:
-    """Strengths of three models or more by every judge, fitted to all their pairs together.
+    """Joint Bradley-Terry ratings of three or more models by every judge.
 
-    None for a judge whose pairs all share one model: there the fit is each pair's own rate.
+    None for a judge whose pairs all share one model: there the fit equals the win rates.
     """
     by_judge: dict[str, list[Comparison]] = {}
     for one in found:
@@ -176,7 +176,7 @@ def _ratings(
 
 
 def comparisons(stored: Sequence[Stored], rules: Rules) -> list[Comparison]:
-    """The comparisons in some files; those of a gold judge are no comparison of models."""
+    """The comparisons in some files, without the gold labels."""
     return group_by_pair(
         (
             (verdict, one.convention)
@@ -191,7 +191,7 @@ def comparisons(stored: Sequence[Stored], rules: Rules) -> list[Comparison]:
 def category_rows(
     found: Sequence[Comparison], rules: Rules, drawn: Resampling
 ) -> tuple[PairRow, ...]:
-    """The same within each category of questions, where there are several."""
+    """Win rates per category, where there are several categories."""
     return parted_rows(found, rules, drawn, lambda _, match: match.category)
 
 
@@ -201,7 +201,7 @@ def parted_rows(
     drawn: Resampling,
     part: Callable[[Comparison, Match], str | None],
 ) -> tuple[PairRow, ...]:
-    """Win rates within parts of each comparison, the parts in the order of their first match.
+    """Win rates within parts of each comparison, in the order of their first match.
 
     None for a comparison of one part, of a model with itself, or with a match that belongs to
     no part.
@@ -222,7 +222,7 @@ def parted_rows(
 
 
 def score_rows(verdicts: Sequence[Verdict], drawn: Resampling) -> tuple[ScoreRow, ...]:
-    """Mean scores of every model that a judge graded alone."""
+    """Mean scores of every model that a judge graded."""
     groups: dict[tuple[str, str], list[Verdict]] = {}
     for verdict in verdicts:
         if verdict.b is None:
@@ -305,7 +305,7 @@ def _reasons(found: Iterable[str | None]) -> dict[str, int]:
 
 def _interval(counted: Tally, drawn: Resampling) -> statistics.Interval:
     if counted.rate in (0.0, 1.0):
-        # All resamples of a clean sweep are the same, which would feign certainty.
+        # All resamples of a clean sweep are equal, which would give an interval of no width.
         questions = len(counted.questions)
         return statistics.wilson_interval(counted.rate * questions, questions, LEVEL)
     return resampling.ratio_interval(
@@ -320,7 +320,7 @@ def _signs(counted: Tally) -> tuple[int, int]:
 
 
 def _orders(comparison: Comparison) -> tuple[float | None, float | None]:
-    """Share of comparisons alike in both orders, and the win rate of the answer shown first."""
+    """Share of matches with equal outcomes in both orders, and win rate of the first position."""
     both = [
         (m.forward.outcome, m.backward.outcome)
         for m in comparison.matches
@@ -356,5 +356,5 @@ def _adjusted(rows: Sequence[PairRow]) -> tuple[PairRow, ...]:
 
 
 def as_stored(verdicts: Sequence[Verdict], source: str = "this run") -> Stored:
-    """Verdicts of this run, as if they had been read from a file of salsa's own."""
+    """Verdicts of this run, as if read from a file in salsa's format."""
     return Stored(source, "salsa", Convention(), verdicts)

@@ -1,4 +1,4 @@
-"""Which format a file of stored verdicts has, and what is customary there."""
+"""Detect and read the format of a file of stored verdicts."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +16,13 @@ from salsa_cli.evaluation.verdicts.verdict import Verdict, from_row
 
 @dataclass(frozen=True)
 class Convention:
-    """How a benchmark makes one rate of many verdicts.
+    """How a benchmark aggregates verdicts into a rate.
 
     Attributes:
-        rate: the mean of one score a question, or of all verdicts alike (`pooled`).
-        strong_weight: how many verdicts a strong one counts for.
-        dropped: what a failed game takes with it: only itself, or the game in the other order too.
-        style_origin: the difference in style at which rates are controlled: none, or the mean one.
+        rate: mean over questions, or over all verdicts (`pooled`).
+        strong_weight: weight of a strong verdict.
+        dropped: whether a failed game also drops the game in the other order.
+        style_origin: difference in style at which controlled rates hold: zero, or the mean.
     """
 
     rate: Literal["questions", "pooled"] = "questions"
@@ -33,10 +33,9 @@ class Convention:
 
 @dataclass(frozen=True)
 class Stored:
-    """The verdicts of one file; `gold` is the judge among them whose word is the truth.
+    """The verdicts of one file; `gold` is the judge that holds the gold labels.
 
-    `rows` has the row of the file, from 0, that each verdict is from; it is empty for verdicts that
-    are from no file.
+    `rows` has the row of each verdict in the file, from 0; it is empty for verdicts of this run.
     """
 
     source: str
@@ -47,7 +46,7 @@ class Stored:
     rows: Sequence[int] = ()
 
     def by_judge(self, name: str) -> "Stored":
-        """The verdicts of one judge alone."""
+        """Only the verdicts of one judge."""
         return replace(self, verdicts=[v for v in self.verdicts if v.judge == name], rows=())
 
 

@@ -1,4 +1,4 @@
-"""What is odd in stored verdicts and yet no error: said once, with the place of the first."""
+"""Remarks on oddities in stored verdicts that are no errors, with file and row of the first."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,7 +11,7 @@ Place = tuple[str, int]
 
 
 def remarks(files: Sequence[Stored]) -> list[str]:
-    """Labels that the benchmark does not know, and verdicts that repeat an earlier one."""
+    """Labels unknown to the benchmark, and repeated verdicts."""
     return [*_unknown_labels(files), *_repetitions(files)]
 
 
@@ -28,7 +28,7 @@ def _unknown_labels(files: Sequence[Stored]) -> list[str]:
 
 
 def _repetitions(files: Sequence[Stored]) -> list[str]:
-    """One remark on all verdicts of one judge on the same answers in the same order."""
+    """A remark on repeated verdicts: same judge, answers and order."""
     seen: dict[tuple[object, ...], tuple[Verdict, Place]] = {}
     repeated: list[tuple[Place, Place]] = []
     copies = 0
@@ -54,7 +54,7 @@ def _answers(verdict: Verdict) -> tuple[object, ...]:
 
 
 def _placed(files: Sequence[Stored]) -> Iterator[tuple[Verdict, Place]]:
-    """Every verdict on models with its place; a gold label may stand beside every judge's."""
+    """Every verdict with its place, without gold labels, which may repeat for every judge."""
     for one in files:
         for verdict, row in zip(one.verdicts, one.rows, strict=True):
             if verdict.judge != one.gold:

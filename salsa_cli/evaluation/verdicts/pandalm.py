@@ -1,4 +1,4 @@
-"""PandaLM's test set with the verdicts of three people, and files with those of a model."""
+"""PandaLM's test set with the verdicts of three annotators, and verdict files of models."""
 
 from collections.abc import Mapping
 
@@ -24,7 +24,7 @@ def sides(row: StoredRow) -> tuple[str, str]:
 
 
 def annotators(row: StoredRow) -> list[Verdict]:
-    """What three people said: 1 or 2 for a response, 0 for a tie."""
+    """The verdicts of three annotators: 1 or 2 for a response, 0 for a tie."""
     a, b = sides(row)
     return [
         Verdict(
@@ -40,7 +40,7 @@ def annotators(row: StoredRow) -> list[Verdict]:
 
 
 def model(row: StoredRow, known: Sides) -> list[Verdict]:
-    """What a model said; where the test set is not read as well, the responses have no names."""
+    """The verdict of a model; without the test set, the models of the responses are unknown."""
     question = row.identifier("idx")
     a, b = known.get(question, ("response1", "response2"))
     outcome = _MODEL.get(row.text("gpt_result"))

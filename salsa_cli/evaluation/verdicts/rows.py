@@ -1,4 +1,4 @@
-"""Columns of a stored row, with errors that name file and row."""
+"""Access to the columns of a stored row, with errors that name file and row."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class StoredRow:
         return self.source.error(self.index, text)
 
     def identifier(self, name: str) -> str:
-        """A question's id, as text; a number stands for itself."""
+        """A question's id as text; numbers are converted."""
         value = self.get(name)
         if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
             raise self.error(f"column '{name}' is {value!r:.40}; expected an id, text or number")
@@ -56,7 +56,7 @@ class StoredRow:
         return float(value)
 
     def choice(self, name: str, choices: Collection[Any]) -> Any:
-        """One of `choices`, none of which is true or false."""
+        """One of `choices`, which hold no booleans."""
         value = self.get(name)
         if isinstance(value, dict | list | bool) or value not in choices:
             words = dict.fromkeys("nothing" if one is None else str(one) for one in choices)
@@ -74,14 +74,14 @@ class StoredRow:
         return self._whole("judge", name)
 
     def turn(self) -> int:
-        """The turn of the conversation, from 1; 1 where the row says nothing."""
+        """The turn of the conversation, from 1; 1 if the row has none."""
         value = self.get("turn") if self.has("turn") else 1
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise self.error(f"column 'turn' is {value!r:.40}; expected 1 or more")
         return value
 
     def _whole(self, name: str, text: str) -> str:
-        """A text that can be written: JSON may escape half of a character, UTF-8 has no halves."""
+        """A text without lone surrogates, which JSON can escape but UTF-8 cannot encode."""
         if not is_whole(text):
             raise self.error(f"column '{name}' is {text!a:.40}; it holds half of a surrogate pair")
         return text

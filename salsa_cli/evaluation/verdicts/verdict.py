@@ -1,4 +1,4 @@
-"""A judge's word on one answer, or on two answers to one question: a `Verdict`."""
+"""A `Verdict`: two answers to one question compared, or one answer graded."""
 
 import sys
 from collections.abc import Mapping
@@ -16,24 +16,23 @@ _FLIPPED: Mapping[Order, Order] = {"ab": "ba", "ba": "ab"}
 class Verdict:
     """One call of a judge: two answers compared, or (with `b` None) one answer graded.
 
-    A comparison that is valid has an `outcome`; a grading that is valid has a `score_a`. A verdict
-    that could not be had or not be read says why in `invalid`, and has neither: a failure is no
-    loss.
+    A valid comparison has an `outcome`, a valid grading a `score_a`. An invalid verdict has
+    neither, and gives the reason in `invalid`: a failed call is not a loss.
 
     Attributes:
         question: its id.
         judge: name of the judge.
-        a: the model whose side `outcome` takes.
+        a: the model that `outcome` is for.
         b: the other model; None where `a` is graded alone.
         turn: of the conversation, from 1.
-        order: whose answer was shown first; None where the judge saw no order.
+        order: whose answer was shown first; None where there is no order.
         outcome: 1, 0.5 or 0 for `a`.
         strong: whether the judge called the winner much better (Arena-Hard's `>>`).
         score_a: score of `a`'s answer.
         score_b: score of `b`'s answer.
         category: of the question.
-        invalid: why there is no verdict.
-        text: what the judge wrote.
+        invalid: the reason for an invalid verdict.
+        text: the judgement as written.
     """
 
     question: str
@@ -52,7 +51,7 @@ class Verdict:
 
     @property
     def swapped(self) -> "Verdict":
-        """The same comparison, told from `b`'s side."""
+        """The same comparison with `a` and `b` exchanged."""
         assert self.b is not None
         return replace(
             self,
@@ -66,7 +65,7 @@ class Verdict:
 
 
 def short_name(judge: str) -> str:
-    """A judge's name without the folders before its file."""
+    """A judge's name without the folders of its path."""
     kind, colon, source = judge.partition(":")
     return f"{kind}{colon}{source.rstrip('/').rsplit('/', 1)[-1]}" if colon else judge
 
@@ -102,7 +101,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 
 
 def to_row(verdict: Verdict) -> dict[str, object]:
-    """The verdict as a row of judgments.jsonl; what stands at its default is left out."""
+    """The verdict as a row of judgments.jsonl; defaults are left out."""
     return {name: value for name, value in asdict(verdict).items() if value != _DEFAULTS[name]}
 
 
