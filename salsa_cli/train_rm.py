@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from salsa_cli import data
@@ -28,8 +28,7 @@ from salsa_cli.reward_models import (
 from salsa_cli.reward_models.assessment import PairScores
 from salsa_cli.reward_models.fitting import Member, Progress
 from salsa_cli.reward_models.held_out import REFERENCE_PAIRS, SCORES, HeldOutAssessment
-from salsa_cli.reward_models.pair_data import SourcePairs
-from salsa_cli.reward_models.pairs import EncodedPair
+from salsa_cli.reward_models.plan import TrainingPlan, TrainingRun
 from salsa_cli.reward_models.report_page import TrainingReport
 from salsa_cli.reward_models.results import TrainRMResult, evaluated
 from salsa_cli.reward_models.rewards import RewardScale
@@ -41,17 +40,6 @@ from salsa_cli.weights import folders
 
 RECORD = "salsa.json"
 EVALUATION = "evaluation.json"
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """What the configuration names, found, checked and encoded."""
-
-    model: Path
-    training: tuple[EncodedPair, ...]
-    held_out: tuple[EncodedPair, ...]
-    sources: tuple[SourcePairs, ...]
-    warnings: tuple[str, ...]
 
 
 def run(config: TrainRMConfig, report: Report) -> Result:
@@ -84,29 +72,20 @@ def run(config: TrainRMConfig, report: Report) -> Result:
         ) as folder,
         runtime.together(),
     ):
-        steps = fitting.step_count(plan.training, config)
-        begun = fitting.restore(folder, steps, config, runtime, report)
-        told = TrackedRun("salsa-train-rm", config.output.name, record(config), begun.rows(steps))
-        with runtime.held_by_main(
-            lambda: tracking.tracking(config.track, folder, told, report), silent
-        ) as track:
-            for member in fitting.members(config)[begun.member :]:
-                train(member, begun, plan, config, runtime, folder, both(report, track))
-                # All of the member is written: a run resumed from here starts the next one.
-                begun = Progress(member.number + 1)
-                fitting.save(folder, begun, steps, config, runtime)
+        training = TrainingRun(plan, config, runtime, folder)
+        train_members(training, report)
 
-        def conclude() -> TrainRMResult:
-            found = evaluate(config, plan, folder)
+        def finish() -> TrainRMResult:
+            found = evaluate(training)
             result = _result(config, plan, found, time.monotonic() - began)
-            write(folder, inputs, plan, found, config, result)
+            write(training, inputs, found, result)
             return result
 
-        return runtime.from_main(conclude)
+        return runtime.from_main(finish)
 
 
 def prepare(config: TrainRMConfig, report: Report) -> TrainingPlan:
-    """Find the model, read the pairs, drop what teaches nothing, split and encode them.
+    """Find the model; read, check, split and encode the pairs.
 
     Raises:
         SalsaError: an input is missing or wrong, or no pair is left.
@@ -127,103 +106,101 @@ def prepare(config: TrainRMConfig, report: Report) -> TrainingPlan:
     return TrainingPlan(model, given.training, given.held_out, given.sources, given.warnings)
 
 
-def train(
-    member: Member,
-    begun: Progress,
-    plan: TrainingPlan,
-    config: TrainRMConfig,
-    runtime: Runtime,
-    folder: Path,
-    report: Report,
-) -> None:
-    """Train one model from where `begun` says, score the held-out pairs, and write it."""
+def train_members(run: TrainingRun, report: Report) -> None:
+    """Train every model of the run that a resumed run does not have yet."""
+    config, runtime = run.config, run.runtime
+    steps = fitting.step_count(run.plan.training, config)
+    progress = fitting.restore(run, steps, report)
+    tracked = TrackedRun(
+        "salsa-train-rm", config.output.name, record(config), progress.steps_done(steps)
+    )
+    with runtime.held_by_main(
+        lambda: tracking.tracking(config.track, run.folder, tracked, report), silent
+    ) as track:
+        for member in fitting.members(config)[progress.member :]:
+            train(member, progress, run, both(report, track))
+            # The member is written in full: a run resumed from here starts with the next one.
+            progress = Progress(member.number + 1)
+            fitting.save(progress, steps, run)
+
+
+def train(member: Member, progress: Progress, run: TrainingRun, report: Report) -> None:
+    """Train one model from `progress` on, score the held-out pairs, and write it."""
+    plan, config, runtime = run.plan, run.config, run.runtime
     reward = loading.new_reward_model(plan.model, runtime.device, member.seed, config.pad_token)
-    adapted = _prepare_training(reward, member, config)
-    listen = both(report, metrics_file(folder / fitting.METRICS)) if runtime.main else silent
-    fitting.fit(reward, plan.training, member, begun, config, runtime, folder, listen)
-    if adapted is not None and config.lora_save == "merged":
-        adapted.merge()
+    adapters = _prepare_training(reward, member, config)
+    listen = both(report, metrics_file(run.folder / fitting.METRICS)) if runtime.main else silent
+    fitting.fit(reward, member, progress, run, listen)
+    if adapters is not None and config.lora_save == "merged":
+        adapters.merge()
     scores = fitting.score_pairs(reward, plan.held_out, "evaluation", config, runtime, report)
-    scale = measure_scale(reward, plan, scores, config, runtime, report)
-    runtime.from_main(lambda: write_member(member, reward, scores, scale, plan, config, folder))
+    scale = measure_scale(reward, scores, run, report)
+    runtime.from_main(lambda: write_member(member, reward, scores, scale, run))
 
 
 def write_member(
-    member: Member,
-    reward: RewardModel,
-    scores: PairScores,
-    scale: RewardScale,
-    plan: TrainingPlan,
-    config: TrainRMConfig,
-    folder: Path,
+    member: Member, reward: RewardModel, scores: PairScores, scale: RewardScale, run: TrainingRun
 ) -> None:
-    """One trained model, with the scores that it gave to the held-out pairs."""
-    place = _place(folder, member.number, config)
-    with os_errors(place, "write"):
-        place.mkdir(exist_ok=True)
-        save_model(reward, scale, plan, place, config)
-        held_out.write_scores(place / SCORES, plan.held_out, scores)
+    """Write one trained model with its scores of the held-out pairs."""
+    folder = _member_folder(run.folder, member.number, run.config)
+    with os_errors(folder, "write"):
+        folder.mkdir(exist_ok=True)
+        save_model(reward, scale, run, folder)
+        held_out.write_scores(folder / SCORES, run.plan.held_out, scores)
 
 
 def _prepare_training(
     reward: RewardModel, member: Member, config: TrainRMConfig
 ) -> Adapters | None:
-    """Put in what the training needs; returns the adapters, where there are any."""
-    adapted = None
+    """Add LoRA adapters and gradient checkpointing where the settings ask for them."""
+    adapters = None
     if config.lora_rank is not None:
         seed = stable_seed(member.seed, "adapters")
-        adapted = lora.add(reward.model, config.lora_rank, seed)
+        adapters = lora.add(reward.model, config.lora_rank, seed)
     if config.gradient_checkpointing:
         loading.checkpoint_activations(reward.model)
-    return adapted
+    return adapters
 
 
 def measure_scale(
-    reward: RewardModel,
-    plan: TrainingPlan,
-    scores: PairScores,
-    config: TrainRMConfig,
-    runtime: Runtime,
-    report: Report,
+    reward: RewardModel, scores: PairScores, run: TrainingRun, report: Report
 ) -> RewardScale:
-    """Mean and spread of the scores of answers, held-out ones first, training ones if few."""
+    """Mean and standard deviation of the scores of answers.
+
+    Of the held-out pairs, with training pairs added where they are fewer than `REFERENCE_PAIRS`.
+    """
+    plan = run.plan
     missing = plan.training[: max(0, REFERENCE_PAIRS - len(plan.held_out))]
     if not missing:
         return held_out.scale_of(scores)
-    more = fitting.score_pairs(reward, missing, "normalisation", config, runtime, report)
+    more = fitting.score_pairs(reward, missing, "normalisation", run.config, run.runtime, report)
     return held_out.scale_of(scores, more)
 
 
-def save_model(
-    reward: RewardModel, scale: RewardScale, plan: TrainingPlan, folder: Path, config: TrainRMConfig
-) -> None:
-    """The model as an ordinary folder, or its adapter as one of PEFT's, with the scale."""
-    folders.copy_tokenizer(plan.model, folder)
+def save_model(reward: RewardModel, scale: RewardScale, run: TrainingRun, folder: Path) -> None:
+    """Write the model as a Hugging Face folder, or its adapter as a PEFT folder, and the scale."""
+    folders.copy_tokenizer(run.plan.model, folder)
     folders.name_pad_token(folder, str(reward.tokenizer.pad_token))
-    if config.lora_save == "adapter":
-        lora.save(reward.model, folder, config.model)
+    if run.config.lora_save == "adapter":
+        lora.save(reward.model, folder, run.config.model)
     else:
-        saving.save_model(reward.model, folder, like=plan.model)
+        saving.save_model(reward.model, folder, like=run.plan.model)
     folders.store_reward_scale(folder, asdict(scale))
 
 
-def evaluate(config: TrainRMConfig, plan: TrainingPlan, folder: Path) -> HeldOutAssessment:
-    """Assess the models by the scores that their training wrote."""
-    places = [_place(folder, number, config) for number in range(config.ensemble)]
+def evaluate(run: TrainingRun) -> HeldOutAssessment:
+    """Assess the trained models by their stored scores of the held-out pairs."""
+    places = [_member_folder(run.folder, n, run.config) for n in range(run.config.ensemble)]
     scores = [held_out.read_scores(place / SCORES) for place in places]
     scales = [rewards.stored_scale(place) or RewardScale(0.0, 1.0) for place in places]
-    return held_out.assess(plan.held_out, scores, scales)
+    return held_out.assess(run.plan.held_out, scores, scales)
 
 
 def write(
-    folder: Path,
-    inputs: Mapping[str, JSON],
-    plan: TrainingPlan,
-    found: HeldOutAssessment,
-    config: TrainRMConfig,
-    result: TrainRMResult,
+    run: TrainingRun, inputs: Mapping[str, JSON], found: HeldOutAssessment, result: TrainRMResult
 ) -> None:
-    """Evaluation, report, cards and record; the checkpoints go last, when nothing can fail."""
+    """Write evaluation, report, model cards and record, then remove the checkpoints."""
+    plan, config, folder = run.plan, run.config, run.folder
     evaluation: dict[str, object] = {"evaluation": asdict(found.together)}
     if config.ensemble > 1:
         evaluation["members"] = [asdict(one) for one in found.members]
@@ -249,15 +226,15 @@ def write(
         write_json(folder / EVALUATION, evaluation)
         write_text(folder / "report.html", report_page.training_report(trained))
         for number, (one, scale) in enumerate(zip(found.members, found.scales, strict=True)):
-            name = str(_place(config.output, number, config))
+            name = str(_member_folder(config.output, number, config))
             card = model_card.write(trained, one, scale, name, template)
-            write_text(_place(folder, number, config) / "README.md", card)
+            write_text(_member_folder(folder, number, config) / "README.md", card)
         run_folder.write_record(folder, RECORD, made)
     checkpoints.drop_checkpoints(folder)
 
 
-def _place(folder: Path, number: int, config: TrainRMConfig) -> Path:
-    """The folder of one model: of an ensemble's member, or the run's own."""
+def _member_folder(folder: Path, number: int, config: TrainRMConfig) -> Path:
+    """The folder of one model: a subfolder for a member of an ensemble, else the run's own."""
     return folder if config.ensemble == 1 else folder / str(number)
 
 
@@ -285,7 +262,7 @@ def _result(
 def _dry_run(
     config: TrainRMConfig, plan: TrainingPlan, parts: Mapping[str, int], runtime: Runtime
 ) -> DryRun:
-    """What would be done; the time is measured on the model itself, where it fits."""
+    """What a run would do and take; its time is measured on the model where that fits."""
     steps = fitting.step_count(plan.training, config)
     took = "unknown, since it does not fit into memory"
     if sum(parts.values()) <= runtime.memory:

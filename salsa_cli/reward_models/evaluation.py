@@ -1,11 +1,11 @@
-"""`salsa train-rm` without `--data`: what a reward model that exists is worth on held-out pairs.
+"""`salsa train-rm` without `--data`: evaluate an existing reward model on held-out pairs.
 
-Trains nothing. Scores come as in `ppo` and `eval`: from the model in the device's type.
+Nothing is trained. Scores are computed as in `ppo` and `eval`, in the device's data type.
 """
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from salsa_cli import data
@@ -17,8 +17,7 @@ from salsa_cli.records import JSON, read_json, write_json, write_text
 from salsa_cli.reward_models import fitting, held_out, pair_data, report_page, rewards
 from salsa_cli.reward_models.assessment import PairScores
 from salsa_cli.reward_models.held_out import REFERENCE_PAIRS, SCORES, HeldOutAssessment
-from salsa_cli.reward_models.pair_data import SourcePairs
-from salsa_cli.reward_models.pairs import EncodedPair
+from salsa_cli.reward_models.plan import EvaluationPlan
 from salsa_cli.reward_models.report_page import EvaluationReport
 from salsa_cli.reward_models.results import EvaluatedModelResult, evaluated
 from salsa_cli.reward_models.rewards import RewardScale
@@ -29,19 +28,6 @@ from salsa_cli.weights import folders, weight_files
 
 RECORD = "salsa.json"
 EVALUATION = "evaluation.json"
-
-
-@dataclass(frozen=True)
-class EvaluationPlan:
-    """One reward model or the members of an ensemble, and the pairs to judge them by."""
-
-    models: tuple[Path, ...]
-    given: SourcePairs
-
-    @property
-    def pairs(self) -> tuple[EncodedPair, ...]:
-        """Those that are scored."""
-        return self.given.kept
 
 
 def run(config: TrainRMConfig, report: Report) -> Result:
@@ -68,8 +54,8 @@ def run(config: TrainRMConfig, report: Report) -> Result:
         result = EvaluatedModelResult(
             output=str(config.output),
             pairs=0,
-            dropped=plan.given.left_out,
-            truncated=len(plan.given.cut),
+            dropped=plan.source.left_out,
+            truncated=len(plan.source.cut),
             **evaluated(found.together, found.members),
             seconds=time.monotonic() - began,
             scales=measured,
@@ -139,15 +125,15 @@ def write(
         {"measured": asdict(one), "stored": None if kept is None else asdict(kept)}
         for one, kept in zip(result.scales, stored, strict=True)
     ]
-    appraised = EvaluationReport(config, plan.given, found, result.scales)
+    evaluated_report = EvaluationReport(config, plan.source, found, result.scales)
     made = run_folder.made_by(
         "train-rm",
         config,
         _inputs(config, plan),
         result=dict(result.record()),
-        dropped=[asdict(one) for one in plan.given.dropped],
-        cut=plan.given.cut,
-        warnings=plan.given.warnings,
+        dropped=[asdict(one) for one in plan.source.dropped],
+        cut=plan.source.cut,
+        warnings=plan.source.warnings,
     )
     with os_errors(folder, "write"):
         for number, one in enumerate(scores):
@@ -155,7 +141,7 @@ def write(
             place.mkdir(exist_ok=True)
             held_out.write_scores(place / SCORES, plan.pairs, one)
         write_json(folder / EVALUATION, evaluation)
-        write_text(folder / "report.html", report_page.evaluation_report(appraised))
+        write_text(folder / "report.html", report_page.evaluation_report(evaluated_report))
         run_folder.write_record(folder, RECORD, made)
 
 
@@ -206,7 +192,7 @@ def _dry_run(plan: EvaluationPlan) -> DryRun:
         {
             "models to evaluate": len(plan.models),
             "held-out pairs": len(plan.pairs),
-            "dropped pairs": plan.given.left_out,
+            "dropped pairs": plan.source.left_out,
             "longest pair, tokens": max(pair.length for pair in plan.pairs),
         }
     )

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from salsa_cli.records import JSON, to_json
 from salsa_cli.reward_models import pairs
 from salsa_cli.reward_models.assessment import PairScores
 from salsa_cli.reward_models.pairs import EncodedPair
+from salsa_cli.reward_models.plan import TrainingRun
 from salsa_cli.runs import checkpoints, interrupts, run_folder
 from salsa_cli.runs.events import Advanced, Measured, Note, Report
 
@@ -45,19 +45,31 @@ class Member:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come: `member` has done `step` steps, and those before it are written."""
+    """How far a run has come: members before `member` are written, which itself took `step` steps.
+
+    Attributes:
+        learner: weights and optimiser state of that member; None before its first step.
+    """
 
     member: int = 0
     step: int = 0
     learner: dict[str, Any] | None = None
 
-    def rows(self, steps: int) -> int:
-        """Rows of metrics until then, where a member takes `steps` steps."""
+    def steps_done(self, steps: int) -> int:
+        """Optimiser steps of all members so far, where each member takes `steps`."""
         return self.member * steps + self.step
+
+    def checkpoint_number(self, steps: int) -> int:
+        """The number that orders checkpoints: steps taken plus members written.
+
+        Writing a member counts as one, so that the checkpoint behind it comes after that of the
+        member's last step. `member` and `step` themselves are stored in the checkpoint.
+        """
+        return self.steps_done(steps) + self.member
 
 
 def members(config: TrainRMConfig) -> list[Member]:
-    """The models to train; the first has the run's own seed, as a run of one model would."""
+    """The models to train. The first has the run's own seed, as the model of a single run."""
     return [
         Member(number, stable_seed(config.seed, "member", number) if number else config.seed)
         for number in range(config.ensemble)
@@ -65,16 +77,10 @@ def members(config: TrainRMConfig) -> list[Member]:
 
 
 def fit(
-    reward: RewardModel,
-    training: Sequence[EncodedPair],
-    member: Member,
-    begun: Progress,
-    config: TrainRMConfig,
-    runtime: Runtime,
-    folder: Path,
-    report: Report,
+    reward: RewardModel, member: Member, progress: Progress, run: TrainingRun, report: Report
 ) -> None:
-    """Maximise the Bradley-Terry likelihood of the training pairs, from where `begun` says."""
+    """Maximise the Bradley-Terry likelihood of the training pairs, from `progress` on."""
+    config, runtime, training = run.config, run.runtime, run.plan.training
     learner = Learner(
         "reward model",
         reward.model,
@@ -83,29 +89,28 @@ def fit(
         config.max_grad_norm,
         runtime,
     )
-    if begun.learner is not None:
-        learner.restore(begun.learner)
+    if progress.learner is not None:
+        learner.restore(progress.learner)
     steps = step_count(training, config)
-    listen = _live(report, member, config)
+    report_step = _step_reporter(report, member, config)
     with interrupts.held_back(report) as held:
-        for step, batch in _batches(training, member, begun.step, config):
+        for step, batch in _batches(training, member, progress.step, config):
             began = time.perf_counter()
-            row = learn(reward, learner.network, batch, step, config, runtime)
+            row = accumulate_gradients(reward, learner.network, batch, step, config, runtime)
             share = learners.warmed_up(step, steps, config.warmup, schedule=config.schedule)
             norm = learner.step(share)
             spent = time.perf_counter() - began
             values = {**row, "grad_norm": norm, "learning_rate": share * config.learning_rate}
-            listen(step + 1, steps, values, len(batch), spent)
+            report_step(step + 1, steps, values, len(batch), spent)
             held.agree(runtime)
             due = (step + 1) % config.save_every == 0 or step + 1 == steps
             if due or held.arrived:
-                begun = Progress(member.number, step + 1, learner.state())
-                save(folder, begun, steps, config, runtime)
+                save(Progress(member.number, step + 1, learner.state()), steps, run)
                 held.obey()
     learner.follow(torch.float32)
 
 
-def learn(
+def accumulate_gradients(
     reward: RewardModel,
     network: Scoring,
     batch: Sequence[EncodedPair],
@@ -113,9 +118,9 @@ def learn(
     config: TrainRMConfig,
     runtime: Runtime,
 ) -> dict[str, float]:
-    """Gather the gradient of one batch, the mean over its pairs; returns what it measured.
+    """Accumulate the gradient of one batch, the mean over its pairs; returns its metrics.
 
-    Each process sees to its part of the batch; the figures are those of all of it.
+    Each process computes its part of the batch; the metrics are those of the whole batch.
 
     Raises:
         SalsaError: a score is NaN or infinite; names the rows.
@@ -123,9 +128,9 @@ def learn(
     found, padded = torch.empty(0, 2, device=runtime.device), 0
     places: list[int] = []
     for part in _passes(batch, config, runtime):
-        # Every process makes as many passes as the others, if need be one that counts nothing.
+        # Every process makes the same number of passes; a pass without pairs has weight 0.
         given = [batch[place] for place in part] or batch[:1]
-        chosen, rejected = score(reward, network, given, runtime)
+        chosen, rejected = score_batch(reward, network, given, runtime)
         losses = _losses(chosen, rejected, given, config)
         torch.autograd.backward(losses.sum() * (len(part) / len(given)) / len(batch))
         if part:
@@ -150,7 +155,7 @@ def learn(
     }
 
 
-def score(
+def score_batch(
     reward: RewardModel, network: Scoring, batch: Sequence[EncodedPair], runtime: Runtime
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Raw scores `[B]` in float32 of the better and the worse answers, in one forward pass."""
@@ -180,7 +185,7 @@ def score_pairs(
     found = torch.empty(0, 2, dtype=torch.float64)
     places: list[int] = []
     for order, part in pairs.sorted_batches([given[place] for place in mine], config.forward_size):
-        both = torch.stack(score(reward, plain, part, runtime), dim=1)
+        both = torch.stack(score_batch(reward, plain, part, runtime), dim=1)
         found = torch.cat([found, both.double().cpu()])
         places += [mine[place] for place in order]
         # The other processes are about as far.
@@ -196,31 +201,32 @@ def step_count(training: Sequence[EncodedPair], config: TrainRMConfig) -> int:
     return config.epochs * len(_epoch(training, config, 0, 0))
 
 
-def save(
-    folder: Path, state: Progress, steps: int, config: TrainRMConfig, runtime: Runtime
-) -> None:
+def save(progress: Progress, steps: int, run: TrainingRun) -> None:
     """Save everything that the next step depends on, in the main process; the others wait.
 
+    Args:
+        progress: the state to save.
+        steps: optimiser steps of one member.
+        run: the training run.
+
     Raises:
-        SalsaError: it cannot be written; the checkpoint before it stands.
+        SalsaError: it cannot be written; the checkpoint before it is kept.
     """
-    # A member takes one number more than it has steps: the last says that it is written.
-    number = state.member * (steps + 1) + state.step
     content = {
-        "settings": to_json(_identity(config)),
-        "member": state.member,
-        "step": state.step,
-        "learner": state.learner,
+        "settings": to_json(_identity(run.config)),
+        "member": progress.member,
+        "step": progress.step,
+        "learner": progress.learner,
     }
-    with runtime.main_first():
-        if runtime.main:
-            checkpoints.save_checkpoint(folder, number, content)
+    with run.runtime.main_first():
+        if run.runtime.main:
+            number = progress.checkpoint_number(steps)
+            checkpoints.save_checkpoint(run.folder, number, content)
 
 
-def restore(
-    folder: Path, steps: int, config: TrainRMConfig, runtime: Runtime, report: Report
-) -> Progress:
-    """How far the run in this folder has come; its metrics are cut down to that."""
+def restore(run: TrainingRun, steps: int, report: Report) -> Progress:
+    """The progress of the run in this folder; rows of metrics after it are removed."""
+    config, folder = run.config, run.folder
     saved = checkpoints.latest_checkpoint(folder)
     if saved is None:
         if config.resume:
@@ -228,18 +234,18 @@ def restore(
         return Progress()
     state = checkpoints.load_checkpoint(saved)
     checkpoints.check_same_settings(saved, state["settings"], _identity(config))
-    begun = Progress(state["member"], state["step"], state["learner"])
-    if runtime.main:
-        run_folder.keep_rows(folder / METRICS, begun.rows(steps))
-    of = f" of member {begun.member}" if config.ensemble > 1 else ""
-    report(Note(f"resumed after step {begun.step}{of}"))
-    return begun
+    progress = Progress(state["member"], state["step"], state["learner"])
+    if run.runtime.main:
+        run_folder.keep_rows(folder / METRICS, progress.steps_done(steps))
+    of = f" of member {progress.member}" if config.ensemble > 1 else ""
+    report(Note(f"resumed after step {progress.step}{of}"))
+    return progress
 
 
 def _passes(
     batch: Sequence[EncodedPair], config: TrainRMConfig, runtime: Runtime
 ) -> Iterator[list[int]]:
-    """Places in the batch of each forward pass of this process; as many passes in every process."""
+    """Indices into the batch for each forward pass of this process, the same number everywhere."""
     mine = runtime.part(torch.arange(len(batch))).tolist()
     count = 0
     for order, _ in pairs.sorted_batches([batch[place] for place in mine], config.forward_size):
@@ -266,7 +272,7 @@ def _losses(
 def _batches(
     training: Sequence[EncodedPair], member: Member, first: int, config: TrainRMConfig
 ) -> Iterator[tuple[int, list[EncodedPair]]]:
-    """The batches from step `first` on, with their steps."""
+    """The batches from step `first` on, each with its step."""
     step = 0
     seed = stable_seed(member.seed, "pairs")
     for epoch in range(config.epochs):
@@ -283,10 +289,10 @@ def _epoch(
     return pairs.epoch_batches(lengths, config.batch_size, seed, epoch)
 
 
-def _live(
+def _step_reporter(
     report: Report, member: Member, config: TrainRMConfig
 ) -> Callable[[int, int, dict[str, float], int, float], None]:
-    """What to do with the figures of a step: a row of metrics, and the bar."""
+    """A function that reports one step: a row of metrics, and the progress bar."""
     single = config.ensemble == 1
     stage = "train-rm" if single else f"train-rm {member.number + 1}/{config.ensemble}"
     label = {} if single else {"member": member.number}
@@ -309,9 +315,11 @@ def _check_finite(
     if step is None:
         raise SalsaError(
             f"the scores of {len(rows)} pairs are no finite numbers (rows "
-            f"{_some(rows)}); the model is broken. Try a lower --learning-rate"
+            f"{_first_rows(rows)}); the model is broken. Try a lower --learning-rate"
         )
-    where = f"{config.data}: the loss is no finite number at step {step + 1} (rows {_some(rows)})"
+    where = (
+        f"{config.data}: the loss is no finite number at step {step + 1} (rows {_first_rows(rows)})"
+    )
     if step == 0:
         raise SalsaError(
             f"{where}, before any weight was changed: {config.model} itself gives no finite "
@@ -323,7 +331,7 @@ def _check_finite(
     )
 
 
-def _some(rows: Sequence[int]) -> str:
+def _first_rows(rows: Sequence[int]) -> str:
     return ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
 
 

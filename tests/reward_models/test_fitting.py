@@ -81,7 +81,7 @@ def test_loss_and_gradient_are_those_of_the_formula(
 ) -> None:
     reward = new_model(world)
     config = configure(world, label_smoothing=smoothing, center=center, micro_batch_size=micro)
-    row = fitting.learn(reward, plain(reward), PAIRS, 0, config, DEVICE)
+    row = fitting.accumulate_gradients(reward, plain(reward), PAIRS, 0, config, DEVICE)
     loss, gradient = restated(reward, smoothing, center)
     # float32 against float64, through two layers of attention
     assert row["loss"] == pytest.approx(loss, rel=1e-5)
@@ -95,7 +95,7 @@ def test_accumulation_is_normalised_over_the_pairs_of_the_batch(world: World) ->
     gradients = []
     for micro in (None, 2):  # 2 and 1: unequal parts
         reward = new_model(world)
-        fitting.learn(
+        fitting.accumulate_gradients(
             reward, plain(reward), PAIRS, 0, configure(world, micro_batch_size=micro), DEVICE
         )
         gradients.append(torch.cat([p.grad.flatten() for p in reward.model.parameters()]))
@@ -104,7 +104,7 @@ def test_accumulation_is_normalised_over_the_pairs_of_the_batch(world: World) ->
 
 def test_a_step_says_what_it_measured(world: World) -> None:
     reward = new_model(world)
-    row = fitting.learn(
+    row = fitting.accumulate_gradients(
         reward, plain(reward), PAIRS, 0, configure(world, micro_batch_size=2), DEVICE
     )
     with torch.no_grad():
@@ -133,11 +133,11 @@ def test_a_loss_that_is_no_number_names_the_rows_and_changes_nothing(world: Worl
         reward.model.model.embed_tokens.weight[11] = float("nan")
     before = reward.model.score.weight.clone()
     with pytest.raises(SalsaError) as caught:
-        fitting.learn(reward, plain(reward), PAIRS, 6, configure(world), DEVICE)
+        fitting.accumulate_gradients(reward, plain(reward), PAIRS, 6, configure(world), DEVICE)
     assert "prefs.jsonl: the loss is no finite number at step 7" in str(caught.value)
     assert "(rows 2, 3), and the step was not taken" in str(caught.value)
     with pytest.raises(SalsaError, match=r"at step 1 \(rows 2, 3\), before any weight was changed"):
-        fitting.learn(reward, plain(reward), PAIRS, 0, configure(world), DEVICE)
+        fitting.accumulate_gradients(reward, plain(reward), PAIRS, 0, configure(world), DEVICE)
     assert torch.equal(reward.model.score.weight, before)
     with pytest.raises(SalsaError, match="scores of 2 pairs are no finite numbers"):
         fitting.score_pairs(reward, PAIRS, "evaluation", configure(world), DEVICE, silent)
@@ -149,3 +149,16 @@ def test_members_differ_in_seed_and_the_first_has_the_runs_own(world: World) -> 
     assert [member.number for member in found] == [0, 1, 2]
     assert found[0].seed == 5 and len({member.seed for member in found}) == 3
     assert found == fitting.members(replace(config, seed=5))
+
+
+def test_checkpoints_are_numbered_in_the_order_in_which_they_are_saved() -> None:
+    """Two members of three steps each; writing a member is a checkpoint of its own.
+
+    The files of earlier releases have the same numbers, so their runs resume.
+    """
+    steps = 3
+    saved = [fitting.Progress(0, 1), fitting.Progress(0, 2), fitting.Progress(0, 3)]
+    saved += [fitting.Progress(1), fitting.Progress(1, 1), fitting.Progress(1, 3)]
+    saved += [fitting.Progress(2)]
+    assert [one.checkpoint_number(steps) for one in saved] == [1, 2, 3, 4, 5, 7, 8]
+    assert [one.steps_done(steps) for one in saved] == [1, 2, 3, 3, 4, 6, 6]
