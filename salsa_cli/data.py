@@ -1,4 +1,4 @@
-"""Files, folders and hub datasets to typed rows, and the order in which training visits them."""
+"""Reads files, folders and hub datasets into rows, and fixes the order of training data."""
 
 import csv
 import gzip
@@ -31,18 +31,18 @@ class Message:
 
 
 Prompt = str | tuple[Message, ...]
-"""What a model answers: plain text, taken as it is, or a conversation for its chat template."""
+"""The input of a model: plain text, used as it is, or a conversation for its chat template."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Rows with the place they came from, for errors that name file, row and column."""
+    """Rows with the name of their source, so that errors can name file, row and column."""
 
     name: str
     rows: Sequence[Row]
 
     def error(self, row: int, text: str) -> SalsaError:
-        """An error about row `row` (counted from 0 here, from 1 for the user)."""
+        """An error about row `row` (0-based here, shown to the user 1-based)."""
         return SalsaError(f"{self.name}, row {row + 1}: {text}")
 
 
@@ -50,7 +50,8 @@ def read(name: str) -> Source:
     """Rows of a `.jsonl`, `.json`, `.parquet` or `.csv` file (also `.gz`), a folder, or a hub id.
 
     Raises:
-        SalsaError: nothing of that name, a file of another kind, broken content, or no rows.
+        SalsaError: nothing has that name, the format is unknown, the content is malformed, or
+            there are no rows.
     """
     path = Path(name)
     if path.is_dir():
@@ -83,7 +84,7 @@ def read_hub_file(repository: str, file: str) -> Source:
 
 
 def local_files(name: str) -> tuple[Path, ...]:
-    """The files behind a data source; none for a hub id."""
+    """The files of a data source; none for a hub id."""
     path = Path(name)
     if path.is_dir():
         return tuple(sorted(p for p in path.iterdir() if _kind(p) is not None))
@@ -91,26 +92,26 @@ def local_files(name: str) -> tuple[Path, ...]:
 
 
 def prompts(source: Source) -> list[Prompt]:
-    """The `prompt` column: text, or a list of messages that ends with the user's turn."""
+    """The `prompt` column of every row: text, or messages that do not end with the assistant."""
     return [prompt(source, index) for index in range(len(source.rows))]
 
 
 def prompt_json(prompt: Prompt) -> str | list[dict[str, str]]:
-    """A prompt as JSON has it: text, or a list of messages."""
+    """A prompt as a JSON value: text, or a list of messages."""
     if isinstance(prompt, str):
         return prompt
     return [asdict(message) for message in prompt]
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The permutation of `range(count)` of one epoch: a pure function of (seed, epoch)."""
+    """The permutation of `range(count)` for one epoch: a pure function of (seed, epoch)."""
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 def batch_indices(count: int, batch_size: int, seed: int, step: int) -> list[int]:
-    """Which of `count` items step `step` (from 0) visits: epoch after epoch, each reshuffled.
+    """Which of `count` items step `step` (0-based) uses; every epoch is shuffled anew.
 
-    A pure function of its arguments, so a resumed run needs no data position.
+    A pure function of its arguments, so a resumed run needs no stored position.
     """
     first = step * batch_size
     positions = range(first, first + batch_size)
@@ -127,7 +128,7 @@ def stable_seed(*parts: int | str) -> int:
 
 
 def column(source: Source, index: int, name: str) -> object:
-    """The value of a column that must be there and must not be empty."""
+    """The value of a column that must exist and must not be empty."""
     row = source.rows[index]
     if name not in row:
         found = ", ".join(row) or "none"
@@ -139,7 +140,7 @@ def column(source: Source, index: int, name: str) -> object:
 
 
 def prompt(source: Source, index: int) -> Prompt:
-    """The `prompt` column of one row: text, or messages of which the last is not the assistant's.
+    """The `prompt` column of one row: text, or messages that do not end with the assistant.
 
     Raises:
         SalsaError: names the row and what is wrong with its column.
@@ -206,7 +207,7 @@ def _text(path: Path) -> str:
 
 
 def _read_jsonl(path: Path) -> Iterator[Row]:
-    # Only "\n" ends a line: U+2028 and its like may stand inside a JSON string.
+    # Only "\n" ends a line: U+2028 and similar characters may occur inside a JSON string.
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if line.strip():
             yield _object(path, f"line {number}", line)
@@ -250,7 +251,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
 
 
 def _datasets() -> Any:
-    """The library, imported where it is needed and without bars of its own on stderr."""
+    """The `datasets` library, imported on demand, without its own progress bars."""
     import datasets
 
     datasets.disable_progress_bars()

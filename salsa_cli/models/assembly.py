@@ -1,6 +1,6 @@
-"""Models put together from what folders hold: a base, an adapter, a score head.
+"""Builds models from the parts in their folders: a base, an adapter, a score head.
 
-The base may be one that other models have in common (see `backbones`).
+Several models may share one base (see `backbones`).
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from salsa_cli.weights.adapters import Adapter, open_adapter, without_copies
 def language_model(
     folder: Path, dtype: torch.dtype | None, device: torch.device, source: BackboneSource
 ) -> Module:
-    """The causal language model of a folder, frozen; of an adapter's, its base with that put in."""
+    """The causal language model of a folder, frozen; of an adapter, its base with the adapter."""
     model = _base(folder, dtype, device, source)
     if folders.is_adapter(folder):
         lora.load(model, adapter(folder))
@@ -36,7 +36,7 @@ def soup_of_adapters(
     device: torch.device,
     source: BackboneSource,
 ) -> Module:
-    """The causal language model of adapters' base with their exact weighted sum, frozen."""
+    """The base model of some adapters with their exact weighted sum, frozen."""
     model = _base(parts[0], dtype, device, source)
     lora.load_sum(model, without_copies([adapter(folder) for folder in parts]), mixing)
     return model.requires_grad_(False)
@@ -45,7 +45,7 @@ def soup_of_adapters(
 def classifier(
     folder: Path, dtype: torch.dtype, device: torch.device, source: BackboneSource
 ) -> Module:
-    """A sequence classifier with its trained head, which an adapter may bring along, frozen."""
+    """A sequence classifier with its trained head, which may come from an adapter, frozen."""
     base = folders.base(folder)
     put_in = adapter(folder) if folders.is_adapter(folder) else None
     head = None if put_in is None else lora.stored_head(put_in)
@@ -68,13 +68,13 @@ def classifier(
 def untrained_classifier(
     folder: Path, dtype: torch.dtype, device: torch.device, source: BackboneSource
 ) -> Module:
-    """A sequence classifier on a language model's body, frozen, with a head of zeros."""
+    """A sequence classifier on the body of a language model, frozen, its head zero."""
     model = _with_head(language_model(folder, dtype, device, source), folders.base(folder))
     return model.requires_grad_(False)
 
 
 def has_score_head(folder: Path) -> bool:
-    """Whether a folder holds a sequence classifier, by its configuration, or the adapter of one."""
+    """Whether a folder holds a sequence classifier, by its config.json, or an adapter of one."""
     if folders.is_adapter(folder):
         return lora.HEAD in adapter(folder).others or has_score_head(folders.base(folder))
     config = read_json(folder / "config.json")
@@ -82,10 +82,10 @@ def has_score_head(folder: Path) -> bool:
 
 
 def adapter(folder: Path) -> Adapter:
-    """An adapter that can be put into its base: low-rank updates, and a score head at most.
+    """An adapter that can be loaded into its base: low-rank updates and at most a score head.
 
     Raises:
-        SalsaError: it is of another kind, or broken.
+        SalsaError: it is of another kind, or malformed.
     """
     found = open_adapter(folder)
     lora.check_parts(found)
@@ -100,10 +100,11 @@ def load(
     fresh: tuple[str, ...] = (),
     **options: Any,
 ) -> Module:
-    """What transformers makes of a folder; `kind` says in words what it was to be.
+    """Load a folder with a transformers class; `kind` names it in errors.
 
     Raises:
-        SalsaError: it cannot be loaded, or its files lack weights that do not begin by `fresh`.
+        SalsaError: it cannot be loaded, or weights are missing whose names do not start with
+            `fresh`.
     """
     try:
         model, info = loader.from_pretrained(
@@ -127,19 +128,19 @@ def load(
 
 
 def frozen(model: Module, device: torch.device) -> Module:
-    """A model as all are held: without dropout, without gradients, where they are computed."""
+    """A model in evaluation mode (no dropout), without gradients, on its device."""
     return model.eval().requires_grad_(False).to(device)
 
 
 def first_line(error: Exception) -> str:
-    """What another library's error says, in one line."""
+    """The first line of another library's error."""
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def _base(
     folder: Path, dtype: torch.dtype | None, device: torch.device, source: BackboneSource
 ) -> Module:
-    """The causal language model of a folder, or of an adapter's base alone."""
+    """The causal language model of a folder; of an adapter, its base without the adapter."""
     base = folders.base(folder)
 
     def load_base() -> Module:
@@ -149,7 +150,7 @@ def _base(
 
 
 def _with_head(model: Module, base: Path) -> Module:
-    """A sequence classifier around a language model's body, whose tensors stay where they are."""
+    """A sequence classifier around the body of a language model, without copying its tensors."""
     config = AutoConfig.from_pretrained(base, num_labels=1, trust_remote_code=False)
     try:
         with torch.device("meta"):

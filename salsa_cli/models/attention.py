@@ -1,6 +1,6 @@
-"""Attention of our own in transformers' models: who registers it, gives a model a name for it.
+"""Custom attention functions in transformers models, selected by their registered name.
 
-Only plain attention is replaced. Transformers tells what else a model wants by arguments.
+Only plain attention is replaced. Transformers requests any other kind through keyword arguments.
 """
 
 from collections.abc import Iterator, Mapping
@@ -8,27 +8,27 @@ from contextlib import contextmanager
 
 from salsa_cli.models.lm_head import Module
 
-_BENT = ("sliding_window", "softcap", "s_aux", "position_bias")
-"""Arguments by which transformers asks for attention that is not the plain one."""
+_OTHER_KINDS = ("sliding_window", "softcap", "s_aux", "position_bias")
+"""Keyword arguments with which transformers requests attention of another kind."""
 
 
 class UnsupportedAttentionError(Exception):
-    """The model asks for attention of another kind."""
+    """The model needs a kind of attention that is not implemented here."""
 
 
 def require_plain_attention(arguments: Mapping[str, object]) -> None:
-    """Refuse what is not plain attention.
+    """Check that no argument requests anything but plain attention.
 
     Raises:
-        UnsupportedAttentionError: an argument asks for something else.
+        UnsupportedAttentionError: an argument does.
     """
-    if any(arguments.get(name) is not None for name in _BENT):
+    if any(arguments.get(name) is not None for name in _OTHER_KINDS):
         raise UnsupportedAttentionError
 
 
 @contextmanager
 def use_attention(model: Module, name: str) -> Iterator[None]:
-    """The block in which a model attends by the function that is registered as `name`."""
+    """Context manager: the model uses the attention function registered as `name`."""
     config = body(model).config
     before = config._attn_implementation
     config._attn_implementation = name

@@ -1,8 +1,8 @@
-"""Weights that several models of a run have in common: loaded once, held once.
+"""Frozen weights that several models of a run share: loaded once, held in memory once.
 
-Policy, reference, critic and reward model of one base differ in their adapters alone. Each is a
-model of its own, with its own modules, so nothing has to be switched between two passes; but the
-tensors of the frozen base are the very same objects in all of them.
+Policy, reference, critic and reward model of one base differ only in their adapters. Each is a
+separate model with its own modules, so adapters need no switching between passes, but the tensors
+of the frozen base are the same objects in all of them.
 """
 
 import copy
@@ -15,27 +15,27 @@ from salsa_cli.models.forward import Module
 from salsa_cli.weights import compatibility, weight_files
 
 BackboneSource = Callable[[Path, torch.dtype | None, torch.device, Callable[[], Module]], Module]
-"""Where a frozen model of a folder comes from; the last argument loads it from there."""
+"""Returns the frozen model of a folder; the last argument loads it from disk."""
 
 
 def unshared(
     folder: Path, dtype: torch.dtype | None, device: torch.device, load: Callable[[], Module]
 ) -> Module:
-    """A model that shares nothing."""
+    """Load a model that shares no weights."""
     return load()
 
 
 def with_shared_tensors(model: Module) -> Module:
-    """A second model with modules of its own and the same tensors, which must not be changed."""
+    """A copy of a model with its own modules and the same tensors, which must not be changed."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, shared)
 
 
 class Backbones:
-    """The frozen weights that models of a run have in common.
+    """The frozen weights that models of a run share.
 
-    `same` names the folders that are shared, resolved, and of each the one that it equals (see
-    `representatives`). Models of other folders are loaded alone.
+    `same` maps each folder to share, resolved, to the folder that stands for all equal ones (see
+    `representatives`). Models of other folders share nothing.
     """
 
     def __init__(self, same: Mapping[Path, Path] | None = None) -> None:
@@ -49,7 +49,7 @@ class Backbones:
         device: torch.device,
         load: Callable[[], Module],
     ) -> Module:
-        """A model whose weights, if they are to be shared, are held for others from now on."""
+        """Load a model; weights that are to be shared are kept for later models."""
         place = self._same.get(folder.resolve())
         if place is None:
             return load()
@@ -65,14 +65,14 @@ class Backbones:
         device: torch.device,
         load: Callable[[], Module],
     ) -> Module:
-        """A model whose weights are shared if they are held already, and else go with it."""
+        """Load a model that uses shared weights if they are loaded, without keeping its own."""
         place = self._same.get(folder.resolve())
         held = None if place is None else self._held.get((place, dtype, device))
         return load() if held is None else with_shared_tensors(held)
 
     @property
     def common(self) -> frozenset[int]:
-        """The `id` of every tensor that is held: no single model may move or change these."""
+        """The `id` of every shared tensor: no single model may move or change these."""
         return frozenset(
             id(tensor)
             for model in self._held.values()
@@ -81,9 +81,9 @@ class Backbones:
 
 
 def representatives(folders: Iterable[Path]) -> Mapping[Path, Path]:
-    """Of each folder, resolved, the first one that holds the same model.
+    """Map each folder, resolved, to the first folder that holds the same model.
 
-    Weights are compared by their digests, and read for it only where all else is the same.
+    Weights are compared by digest, and only read where everything else is equal.
     """
     found: dict[Path, Path] = {}
     for folder in dict.fromkeys(path.resolve() for path in folders):

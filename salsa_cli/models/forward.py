@@ -1,7 +1,7 @@
-"""Forward passes: what a model says of given tokens, with gradients or without.
+"""Forward passes over whole sequences: log-probabilities, values and scores.
 
-The one place that calls a transformers model on whole sequences. Padding never changes a result:
-it stands behind the last real token, where a causal model does not see it, or is masked.
+Padding never changes a result: it comes after the last real token, where a causal model does not
+see it, or it is masked.
 """
 
 import torch
@@ -34,7 +34,7 @@ def answer_logits(model: Module, prompts: Tokens, responses: Tokens) -> torch.Te
 
 
 def next_logits(model: Module, prompts: Tokens) -> torch.Tensor:
-    """Logits `[B, V]` of the token behind left-padded prompts `[B, P]`."""
+    """Logits `[B, V]` of the token after left-padded prompts `[B, P]`."""
     logits: torch.Tensor = model(
         input_ids=prompts.ids,
         attention_mask=prompts.mask.long(),
@@ -48,9 +48,9 @@ def next_logits(model: Module, prompts: Tokens) -> torch.Tensor:
 def answer_logprobs(model: Module, sequences: Sequences, temperature: float) -> torch.Tensor:
     """Log-probabilities `[B, R]` in float32 of the answers' tokens, 0 on the padding.
 
-    A model in float64 gives float64. The answers' real tokens alone are projected, a few at a time
-    (`maths.projection`), so there is no tensor of answers x length x vocabulary; a model whose
-    logits salsa cannot make makes them itself, for all positions from the shortest prompt's end.
+    A model in float64 gives float64. Only real answer tokens are projected, a few at a time
+    (`maths.projection`), so no tensor of answers x length x vocabulary is allocated. A model whose
+    head salsa cannot compute returns its own logits from the end of the shortest prompt on.
     """
     places = sequences.real()
     tokens = sequences.answers.flatten()[places]
@@ -69,7 +69,7 @@ def answer_logprobs(model: Module, sequences: Sequences, temperature: float) -> 
 
 
 def answer_values(critic: Module, sequences: Sequences) -> torch.Tensor:
-    """Values `[B, R]` in float32 of the states in which each token is chosen, 0 on the padding.
+    """Values `[B, R]` in float32 of the state before each token, 0 on the padding.
 
     A critic in float64 gives float64.
     """
@@ -81,8 +81,8 @@ def answer_values(critic: Module, sequences: Sequences) -> torch.Tensor:
 def last_scores(model: Module, tokens: Tokens) -> torch.Tensor:
     """Scores `[B]` in float32 at the last real token of each row, whichever side is padded.
 
-    The head computes in float32 whatever the body's type: a score in bfloat16 has three digits,
-    and answers of nearly equal worth would tie.
+    The head computes in float32 whatever the type of the body: a score in bfloat16 has about three
+    digits, and answers of nearly equal quality would tie.
     """
     hidden = _hidden(model, tokens.ids, tokens.mask)
     last = masked.last_index(tokens.mask)
@@ -106,12 +106,12 @@ def _hidden(model: Module, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tenso
 
 
 def _before_answers(model: Module, sequences: Sequences) -> torch.Tensor:
-    """Final hidden states `[A, H]` of the tokens before each token of the answers."""
+    """Final hidden states `[A, H]` of the positions that predict the answer tokens."""
     if packed_attention.can_pack(model):
         packed = sequences.packed()
         return packed_attention.hidden_states(model, packed)[packed.predicting]
     body = getattr(model, model.base_model_prefix)
-    # What stands behind a row's last token means nothing, and is not read.
+    # Positions after the last token of a row hold arbitrary values, and are not read.
     hidden: torch.Tensor = body(input_ids=sequences.ids, use_cache=False).last_hidden_state
     return hidden.flatten(0, 1)[sequences.predicting()]
 

@@ -1,7 +1,7 @@
-"""What makes logits of a language model's hidden states, where salsa can do that itself.
+"""The output head of a language model, where salsa can compute logits without the model's code.
 
-Most models multiply by their output embedding; some then scale or bound the product. What is read
-of a model is checked once, against its own logits; a model that does something else is run whole.
+Most models multiply by their output embedding; some also scale or soft-cap the product. A head is
+checked once against the model's own logits; a model that does anything else computes them itself.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import torch
 from salsa_cli.maths import projection
 
 Module = Any
-"""A transformers model; its classes carry no types that a checker could use."""
+"""A transformers model; its classes have no type annotations that a checker could use."""
 
 _PROBE = 8  # tokens
 
@@ -22,7 +22,7 @@ _PROBE = 8  # tokens
 class Head:
     """logits = bound(scale * (hidden @ weight.T + bias)).
 
-    bound(z) = softcap * tanh(z / softcap); without a softcap, z itself.
+    bound(z) = softcap * tanh(z / softcap), or z without a softcap.
     """
 
     weight: torch.Tensor
@@ -35,7 +35,7 @@ class Head:
     ) -> torch.Tensor:
         """Log-probabilities `[N]` of tokens `[N]`, from hidden states `[N, H]`."""
         softcap = None if self.softcap is None else self.softcap / self.scale
-        # scale * z / temperature = z / (temperature / scale), and likewise under the bound.
+        # scale * z / temperature = z / (temperature / scale); the softcap changes in the same way.
         return projection.projected_logprobs(
             hidden,
             self.weight,
@@ -50,7 +50,7 @@ _checked: WeakKeyDictionary[Module, bool] = WeakKeyDictionary()
 
 
 def find_head(model: Module) -> Head | None:
-    """The head of a causal language model; None where its logits are made in another way."""
+    """The head of a causal language model; None if its logits are computed in another way."""
     head = _read(model)
     if head is None:
         return None
@@ -60,13 +60,13 @@ def find_head(model: Module) -> Head | None:
 
 
 def _read(model: Module) -> Head | None:
-    """By the output embedding and the names that configurations use."""
+    """Read the head from the output embedding and the configuration."""
     embedding = model.get_output_embeddings()
     weight = getattr(embedding, "weight", None)
     if not isinstance(embedding, torch.nn.Linear) or weight is None:
         return None
     config = model.config.get_text_config()
-    # Cohere multiplies by logit_scale, Granite divides by logits_scaling, Gemma 2 and 3 bound.
+    # Cohere multiplies by logit_scale, Granite divides by logits_scaling, Gemma 2 and 3 soft-cap.
     scale = float(getattr(config, "logit_scale", None) or 1.0)
     scale /= float(getattr(config, "logits_scaling", None) or 1.0)
     softcap = getattr(config, "final_logit_softcapping", None)
@@ -82,6 +82,6 @@ def _agrees(head: Head, model: Module) -> bool:
     whole = model(input_ids=ids, use_cache=False).logits[0]
     theirs = torch.log_softmax(whole.double(), -1).gather(-1, ids.T).squeeze(-1)
     ours = head.logprobs(hidden.last_hidden_state[0], ids[0], 1.0)
-    # A relative error of one rounding of the logits, which half precision has in other places.
+    # A few roundings of the logits: in half precision the two round in different places.
     rounding = 4 * torch.finfo(whole.dtype).eps * whole.abs().max().double()
     return bool(((ours.double() - theirs).abs() <= rounding + 1e-5).all())

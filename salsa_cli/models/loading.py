@@ -1,7 +1,7 @@
-"""Transformers: policies, reward models, critics and tokenizers, loaded, run and saved.
+"""Loads policies, reward models, critics and tokenizers with transformers.
 
-Never trains. Dropout is off in every model: all of them stay in evaluation mode, also while their
-weights are trained, so that log-probabilities of one batch can be compared between passes.
+Dropout is off in every model: all of them stay in evaluation mode, also while their weights are
+trained, so that log-probabilities of one batch can be compared between passes.
 """
 
 import math
@@ -62,7 +62,7 @@ class RewardModel:
 
     @property
     def pad_id(self) -> int:
-        """The token that pads its batches; it is masked, so any will do."""
+        """The token that pads batches; it is masked, so any token will do."""
         pad = self.tokenizer.pad_token_id
         return end_token(self.tokenizer) if pad is None else pad
 
@@ -82,10 +82,11 @@ class RewardModel:
 
 
 def find(name: str) -> Path:
-    """The folder of a model, or of an adapter that can be put into its base, which is here.
+    """The folder of a model, or of an adapter that can be loaded into its base.
 
     Raises:
-        SalsaError: there is none, or the adapter is of another kind, or PEFT is not installed.
+        SalsaError: there is no such folder, the base is missing, the adapter is of another kind, or
+            PEFT is not installed.
     """
     folder = folders.resolve_any(name)
     if folders.is_adapter(folder):
@@ -96,7 +97,7 @@ def find(name: str) -> Path:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a model folder; never runs code from the folder."""
+    """The tokenizer of a model folder; code in the folder is never executed."""
     place = folders.tokenizer(folder)
     try:
         return cast(Tokenizer, AutoTokenizer.from_pretrained(place, trust_remote_code=False))
@@ -117,33 +118,33 @@ def load_language_model(
     device: torch.device,
     source: BackboneSource = backbones.unshared,
 ) -> LanguageModel:
-    """A causal language model, frozen, in `dtype` or as it is stored; `trainable` thaws it.
+    """A causal language model, frozen, in `dtype` or its stored type; see `trainable`.
 
-    Of an adapter's folder, its base (which `source` may share) with the adapter put in.
+    For the folder of an adapter, its base (which `source` may share) with the adapter.
 
     Raises:
-        SalsaError: it cannot be loaded, weights are missing, or nothing ends its answers.
+        SalsaError: it cannot be loaded, weights are missing, or it has no end token.
     """
     tokenizer = load_tokenizer(folder)
     model = assembly.language_model(folder, dtype, device, source)
     eos = _end_ids(folder, model.generation_config, tokenizer)
     pad = eos[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    # The folder's sampling habits (top_p, repetition_penalty ...) would bend every log-probability.
+    # Sampling settings of the folder (top_p, repetition_penalty) would change the distribution.
     model.generation_config = GenerationConfig(eos_token_id=list(eos), pad_token_id=pad)
     return LanguageModel(folder, model, tokenizer, eos, pad)
 
 
 def end_ids(folder: Path) -> tuple[int, ...]:
-    """The tokens that end an answer of a model, by its files alone.
+    """The end tokens of a model, read from its files without loading it.
 
     Raises:
         SalsaError: there are none.
     """
     try:
-        habits = GenerationConfig.from_pretrained(_habits(folder))
-    except OSError:  # without such a file, the model's own configuration says it
-        habits = GenerationConfig.from_model_config(text_config(folder))
-    return _end_ids(folder, habits, load_tokenizer(folder))
+        found = GenerationConfig.from_pretrained(generation_config_folder(folder))
+    except OSError:  # without that file, config.json counts
+        found = GenerationConfig.from_model_config(text_config(folder))
+    return _end_ids(folder, found, load_tokenizer(folder))
 
 
 def load_reward_model(
@@ -152,7 +153,7 @@ def load_reward_model(
     device: torch.device,
     source: BackboneSource = backbones.unshared,
 ) -> RewardModel:
-    """A trained reward model, or the adapter of one, frozen.
+    """A trained reward model, frozen; the folder may hold its adapter.
 
     Raises:
         SalsaError: it cannot be loaded, or its folder has no trained score head.
@@ -171,11 +172,11 @@ def load_reward_model(
 def new_reward_model(
     folder: Path, device: torch.device, seed: int, pad_token: str | None = None
 ) -> RewardModel:
-    """A reward model to train: the language model's body in float32 and a fresh score head.
+    """A reward model to train: the body of a language model in float32 and a new score head.
 
-    `pad_token` is for a tokenizer that has none of use (see `tokens.padding_token`). The head is
-    normal with standard deviation 1/sqrt(d + 1) (Stiennon et al. 2020, appendix), drawn from `seed`
-    alone.
+    `pad_token` is for tokenizers without a usable one (see `tokens.padding_token`). The head is
+    normal with standard deviation 1/sqrt(d + 1) (Stiennon et al. 2020, appendix) and depends only
+    on `seed`.
     """
     tokenizer = load_tokenizer(folder)
     model = _load_body(folder)
@@ -196,9 +197,9 @@ def load_critic(
     dtype: torch.dtype = torch.float32,
     source: BackboneSource = backbones.unshared,
 ) -> Module:
-    """A value network in the scale of the rewards, its head in float32.
+    """A value network on the scale of the rewards, its head in float32.
 
-    A reward model keeps its head, rescaled as its scores are; a policy gets a head of zeros.
+    A reward model keeps its head, normalised like its scores; a policy gets a head of zeros.
     """
     trained = assembly.has_score_head(folder)
     make = assembly.classifier if trained else assembly.untrained_classifier
@@ -216,9 +217,9 @@ def load_critic(
 
 
 def trainable(model: Module) -> list[torch.nn.Parameter]:
-    """Thaw the weights of a model and return them; dropout stays off.
+    """Enable gradients of the trainable weights of a model and return them; dropout stays off.
 
-    All of them; of a model with adapters, these and the score head.
+    All weights; in a model with adapters, the adapters and the score head.
     """
     named = list(model.named_parameters())
     adapted = any("lora_" in name for name, _ in named)
@@ -255,9 +256,9 @@ def checkpointed(*given: Module) -> Iterator[None]:
                 module.gradient_checkpointing = module.training = False
 
 
-def _end_ids(folder: Path, habits: Any, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Those of the generation config, then the tokenizer's."""
-    given = habits.eos_token_id if habits else None
+def _end_ids(folder: Path, generation: Any, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The end tokens of the generation config, then that of the tokenizer."""
+    given = generation.eos_token_id if generation else None
     eos = [given] if isinstance(given, int) else list(given or [])
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in eos:
         eos.append(tokenizer.eos_token_id)
@@ -266,14 +267,14 @@ def _end_ids(folder: Path, habits: Any, tokenizer: Tokenizer) -> tuple[int, ...]
     return tuple(eos)
 
 
-def _habits(folder: Path) -> Path:
-    """The folder whose generation config counts: an adapter's own, or else its base's."""
+def generation_config_folder(folder: Path) -> Path:
+    """The folder whose generation config applies: that of an adapter, or else that of its base."""
     own = (folder / "generation_config.json").is_file()
     return folder if own else folders.base(folder)
 
 
 def _load_body(folder: Path) -> Module:
-    """A sequence classifier whose body comes from a language model; its head is not set yet."""
+    """A sequence classifier with the body of a language model; its head is not set yet."""
     model = assembly.load(
         AutoModelForSequenceClassification,
         folder,

@@ -1,11 +1,11 @@
-"""Attention over rows that lie behind one another: no padding in all that is not attention.
+"""Packed sequences: rows concatenated into one row, so that only attention sees padding.
 
-Products, norms and gates of a transformer treat every token by itself, so that rows of any length
-can pass as one row without padding. Attention alone needs to know where a row ends: here it pads
-the rows again, those of like length together. A model takes part if a trial shows that its rows do
-not touch one another then; others are given padded rows.
+Linear layers, norms and activations of a transformer treat every token independently, so rows of
+any length can be concatenated. Only attention needs to know where a row ends: it pads the rows
+again, in blocks of similar length. A model is packed if a trial shows that its rows do not affect
+one another; all other models get padded rows.
 
-On CPUs alone: on GPUs it was not measured.
+Only on CPUs: it was not measured on GPUs.
 """
 
 from contextlib import AbstractContextManager
@@ -25,7 +25,7 @@ from salsa_cli.models.lm_head import Module
 from salsa_cli.models.sequences import Packed, Sequences
 
 NAME = "salsa-packed"
-"""By which the configuration of a model names this attention."""
+"""Name of this attention in the configuration of a model."""
 
 _PROBE = (5, 3, 4)  # tokens of the rows of the trial, of which the first ones are the prompt
 
@@ -44,7 +44,7 @@ def can_pack(model: Module) -> bool:
 
 
 def copy_trial_result(copy: Module, model: Module) -> None:
-    """Let what `model` is found to do hold of a copy, whose weights may be spread then."""
+    """Use the trial of `model` for a copy of it, whose weights may be sharded later."""
     _checked[copy] = can_pack(model)
 
 
@@ -61,7 +61,7 @@ def hidden_states(model: Module, packed: Packed) -> torch.Tensor:
 
 
 def attention(model: Module) -> AbstractContextManager[None]:
-    """The block in which a model reads packed rows, the second time too if it computes it again."""
+    """Context manager: a model reads packed rows, also in passes that recompute activations."""
     return use_attention(model, NAME)
 
 
@@ -76,7 +76,7 @@ def _attend(
     scaling: float | None = None,
     **more: object,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention within each row: `[1, N, H, D]`; transformers' interface.
+    """Causal attention within each row: `[1, N, H, D]`; the interface of transformers.
 
     Args:
         query: `[1, H, N, D]`.
@@ -105,7 +105,7 @@ AttentionInterface.register(NAME, _attend)
 
 
 def stay_uncompiled() -> None:
-    """Have a compiler leave this attention alone: it would start anew for every way to pad."""
+    """Exclude this attention from compilation: every new padding would recompile it."""
     AttentionInterface.register(NAME, torch.compiler.disable(_attend))  # type: ignore[no-untyped-call]
 
 

@@ -1,4 +1,4 @@
-"""A trained model back into an ordinary Hugging Face folder."""
+"""Writes trained models as ordinary Hugging Face folders."""
 
 import shutil
 from collections.abc import Iterator
@@ -10,34 +10,34 @@ import torch
 from salsa_cli.errors import StorageError, one_line, os_errors
 from salsa_cli.models import lora
 from salsa_cli.models.forward import Module
-from salsa_cli.models.loading import _habits, load_language_model
+from salsa_cli.models.loading import generation_config_folder, load_language_model
 from salsa_cli.models.shapes import stored_dtype, text_config
 from salsa_cli.weights import folders
 
 SHARD = "2GB"
-"""Largest file of weights that are handed over; each is held once more while it is written."""
+"""Largest weight file for a sampling server; each is copied in memory while it is written."""
 
 
 def save_model(model: Module, folder: Path, *, like: Path) -> None:
-    """Configuration and weights as transformers writes them, in the weight type of `like`.
+    """Write configuration and weights with transformers, in the data type of the model `like`.
 
     A causal model also gets the generation config of `like`, byte for byte.
     """
     raised = model.to(getattr(text_config(like), "dtype", None) or torch.float32)
-    with _written(folder):
+    with _storage_errors(folder):
         raised.save_pretrained(folder)
-    for path in folder.glob("*.safetensors"):  # made for their owner alone, whatever the umask
+    for path in folder.glob("*.safetensors"):  # written with mode 0600, whatever the umask
         path.chmod((folder / "config.json").stat().st_mode)
-    habits = _habits(like) / "generation_config.json"
-    if habits.exists() and model.can_generate():
-        shutil.copyfile(habits, folder / habits.name)
+    source = generation_config_folder(like) / "generation_config.json"
+    if source.exists() and model.can_generate():
+        shutil.copyfile(source, folder / source.name)
 
 
 def save_to_sample(model: Module, folder: Path, *, like: Path) -> None:
-    """A policy under training as a whole model for another program to sample from, unchanged here.
+    """Write a policy in training as a whole model, for another program to sample from.
 
-    In the weight type of `like`, with whatever adapters it has merged: the weights that it would
-    have if it were saved now. Holds a copy of them in the CPU's memory, where the type is another.
+    In the data type of `like`, with its adapters merged: the weights that it would be saved with
+    now. The policy itself stays unchanged; a copy in CPU memory is made where the type differs.
     """
     dtype = stored_dtype(like)
     copies: dict[tuple[int, torch.Size], torch.Tensor] = {}
@@ -47,19 +47,19 @@ def save_to_sample(model: Module, folder: Path, *, like: Path) -> None:
         place = (value.data_ptr(), value.shape)
         narrow = dtype if value.is_floating_point() else value.dtype
         state[name] = copies.setdefault(place, value.detach().to("cpu", narrow))
-    with _written(folder):
+    with _storage_errors(folder):
         model.save_pretrained(folder, state_dict=state, max_shard_size=SHARD)
-    for path in folder.glob("*.safetensors"):  # made for their owner alone, whatever the umask
+    for path in folder.glob("*.safetensors"):  # written with mode 0600, whatever the umask
         path.chmod((folder / "config.json").stat().st_mode)
 
 
 @contextmanager
-def _written(folder: Path) -> Iterator[None]:
-    """The block in which transformers writes a model.
+def _storage_errors(folder: Path) -> Iterator[None]:
+    """Context manager around the code in which transformers writes a model.
 
     Raises:
-        StorageError: the file system does not take it. The library that writes the weights has an
-            error of its own for that, which is no OSError.
+        StorageError: the file system refuses the write. safetensors reports that by its own error
+            class, which is not an OSError.
     """
     with os_errors(folder, "write"):
         try:
@@ -71,9 +71,9 @@ def _written(folder: Path) -> Iterator[None]:
 
 
 def save_policy(model: Module, folder: Path, *, like: Path) -> None:
-    """A policy that began as the model of `like`: an adapter as an adapter, all else as a model.
+    """Write a policy that was loaded from `like`: an adapter as an adapter, else a whole model.
 
-    A new adapter is merged in float32 into the weights of `like` as they are stored.
+    A new adapter is merged in float32 into the stored weights of `like`.
     """
     if folders.is_adapter(like):
         lora.save_as(model, folder, like)

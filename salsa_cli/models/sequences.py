@@ -1,11 +1,11 @@
-"""Prompts with their answers as a model reads them: one row each, padded behind the answer.
+"""Prompts and answers in one row each, padded after the answer.
 
-Behind a causal model's last real token nothing matters, so the rows need no attention mask, which
-lets attention skip its upper half; and a batch is as wide as its longest row, not as its longest
-prompt and its longest answer.
+Nothing after the last real token affects a causal model, so rows need no attention mask, which lets
+attention skip its upper triangle. A batch is as wide as its longest row, not as its longest prompt
+plus its longest answer.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -14,20 +14,21 @@ import torch
 from salsa_cli.models.tokens import Tokens
 
 SHORTEST = 0.75
-"""Part of the longest row of a block that its others have at least."""
+"""Shortest row of a block, as a fraction of its longest one."""
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Rows behind one another, without padding: N tokens, A of them before a token of an answer.
+    """Concatenated rows without padding: N tokens, of which A predict an answer token.
 
     Attributes:
         ids: `[N]`.
-        positions: `[N]`, counted from 0 in each row.
-        predicting: `[A]` places of the tokens before each token of the answers.
-        blocks: rows and width of each block of padded rows of like length.
-        padded: `[M]` the token that is at each place of the blocks; on padding, the row's last.
-        real: `[N]` the place of each token in the blocks.
+        positions: `[N]`, starting from 0 in each row.
+        predicting: `[A]` indices of the tokens that predict the answer tokens.
+        blocks: rows and width of each block of padded rows of similar length.
+        padded: `[M]` index of the token at each position of the blocks; on padding, that of the
+            row's last token.
+        real: `[N]` position of each token in the blocks.
     """
 
     ids: torch.Tensor
@@ -45,7 +46,7 @@ class Sequences:
     Attributes:
         ids: `[B, T]`, right-padded.
         answers: `[B, R]` tokens of the answers, right-padded.
-        prompt_lengths: `[B]` on the CPU, so that a part can be cut without asking the device.
+        prompt_lengths: `[B]` on the CPU, so that selecting rows needs no device synchronisation.
         answer_lengths: `[B]` on the CPU.
     """
 
@@ -67,25 +68,25 @@ class Sequences:
 
     @property
     def lengths(self) -> torch.Tensor:
-        """Tokens of prompt and answer `[B]`, on the CPU."""
+        """Total length `[B]` of prompt and answer, on the CPU."""
         return self.prompt_lengths + self.answer_lengths
 
     def part(self, rows: torch.Tensor) -> "Sequences":
-        """Some rows, no wider than the longest of them; `rows` is on the CPU."""
+        """Some rows, as wide as the longest of them; `rows` is on the CPU."""
         prompts, answers = self.prompt_lengths[rows], self.answer_lengths[rows]
         there = rows.to(self.ids.device, non_blocking=True)
         width = int((prompts + answers).max())
         return Sequences(self.ids[there, :width], self.answers[there], prompts, answers)
 
     def predicting(self) -> torch.Tensor:
-        """Places `[N]` in `ids.flatten()` of the tokens before each token of the answers."""
+        """Indices `[N]` into `ids.flatten()` of the tokens that predict the answer tokens."""
         starts = torch.arange(len(self.ids)) * self.ids.shape[1] + self.prompt_lengths - 1
         return (starts[:, None] + torch.arange(self.answers.shape[1]))[self._real()].to(
             self.ids.device, non_blocking=True
         )
 
     def packed(self) -> Packed:
-        """The rows behind one another, in their order."""
+        """The rows concatenated, in their order."""
         lengths, device = self.lengths, self.ids.device
         starts = lengths.cumsum(0) - lengths
         columns = torch.arange(self.ids.shape[1])
@@ -113,11 +114,11 @@ class Sequences:
         )
 
     def real(self) -> torch.Tensor:
-        """Places `[N]` in `answers.flatten()` of the answers' real tokens."""
+        """Indices `[N]` into `answers.flatten()` of the real answer tokens."""
         return self._real().flatten().nonzero().squeeze(1).to(self.ids.device, non_blocking=True)
 
     def spread(self, found: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """One number a real token `[N]` as `[B, R]`, 0 on the padding."""
+        """Values `[N]` of the real answer tokens as `[B, R]`, 0 on the padding."""
         flat = found.new_zeros(self.answers.numel()).index_copy(0, places, found)
         return flat.view(self.answers.shape)
 
@@ -128,13 +129,13 @@ class Sequences:
 def group_by_length(
     lengths: torch.Tensor, rows: torch.Tensor, most: int, tokens: int
 ) -> list[torch.Tensor]:
-    """Rows in groups of like length for one pass each, the longest first.
+    """Rows grouped by similar length, the longest first; each group is one forward pass.
 
     Args:
         lengths: `[B]` tokens of every row of the batch.
-        rows: `[M]` those to group.
-        most: rows of a group.
-        tokens: of a group with its padding; a single row may have more.
+        rows: `[M]` rows to group.
+        most: maximum rows per group.
+        tokens: maximum tokens per group, padding included; a single row may exceed it.
     """
     order = rows[torch.argsort(lengths[rows], descending=True, stable=True)]
     groups: list[torch.Tensor] = []
@@ -148,15 +149,9 @@ def group_by_length(
 
 
 def _blocks(lengths: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Rows of like length, the longest first."""
+    """Blocks of rows of similar length, the longest first."""
     order = torch.argsort(lengths, descending=True, stable=True)
     while len(order):
         count = int((lengths[order] >= SHORTEST * lengths[order[0]]).sum())
         yield order[:count]
         order = order[count:]
-
-
-def restored(parts: Sequence[torch.Tensor], groups: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The results `[M, ...]` of groups of rows, in the order of the rows."""
-    order = torch.cat(list(groups)).to(parts[0].device)
-    return torch.cat(list(parts))[torch.argsort(order)]

@@ -1,4 +1,4 @@
-"""What config.json says of a model: sizes, types and lengths, without its weights."""
+"""Sizes, data types and lengths of a model, read from its config.json."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,12 @@ from salsa_cli.weights import folders
 
 @dataclass(frozen=True)
 class Shape:
-    """The widths of a transformer, in values a token.
+    """The widths of a transformer, in values per token.
 
     Attributes:
-        hidden: of the residual stream.
-        heads, keys: of all queries, and of all keys (or values).
-        inner: between the two halves of the feed-forward part.
+        hidden: the residual stream.
+        heads, keys: all queries, and all keys (or values).
+        inner: the hidden layer of the feed-forward block.
     """
 
     layers: int
@@ -33,24 +33,24 @@ class Shape:
 
 
 def context_length(folder: Path) -> int | None:
-    """The most tokens a model can attend to, where its configuration says so."""
+    """The most tokens that a model can read; None where its configuration does not say."""
     limit = getattr(text_config(folder), "max_position_embeddings", None)
     return int(limit) if limit else None
 
 
 def vocabulary_size(folder: Path) -> int:
-    """The number of logits of a model, by its configuration."""
+    """The number of logits of a model, from its configuration."""
     return int(text_config(folder).vocab_size)
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
-    """The type of a model's weights, by its configuration."""
+    """The data type of a model's weights, from its configuration."""
     dtype = getattr(text_config(folder), "dtype", None)
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
 def shape(folder: Path) -> Shape:
-    """How wide and deep a model is, by its configuration."""
+    """Depth and widths of a model, from its configuration."""
     config = text_config(folder)
     hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
     head = int(getattr(config, "head_dim", None) or hidden // heads)

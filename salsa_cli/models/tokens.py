@@ -1,7 +1,7 @@
-"""Prompts and answers to token ids and back: chat templates, end tokens, padding.
+"""Converts prompts and answers to token ids and back: chat templates, end tokens, padding.
 
-The one place that decides what a model reads, so that a text scores the same in training, in PPO
-and in evaluation.
+All commands use these functions, so a text gets the same ids, and the same score, in training, PPO
+and evaluation.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ PLAIN_TEMPLATE = (
     "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}\n\n{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
-"""How a conversation is written for a model that brings no chat template."""
+"""Chat template for models that have none."""
 
 
 class Tokenizer(Protocol):
-    """What salsa uses of a Hugging Face tokenizer."""
+    """The part of a Hugging Face tokenizer that salsa uses."""
 
     bos_token_id: int | None
     eos_token_id: int | None
@@ -44,7 +44,7 @@ class Tokens:
     mask: torch.Tensor
 
     def to(self, device: torch.device) -> "Tokens":
-        """The same on another device."""
+        """A copy on another device."""
         return Tokens(self.ids.to(device), self.mask.to(device))
 
     def __getitem__(self, rows: torch.Tensor | slice) -> "Tokens":
@@ -53,7 +53,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Answer:
-    """The text of an answer, and whether it came to its end or was cut at the length limit."""
+    """The text of an answer, and whether it is complete or was cut at the length limit."""
 
     text: str
     finished: bool = True
@@ -71,7 +71,7 @@ def end_token(tokenizer: Tokenizer) -> int:
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
-    """Token ids of a prompt, ready for the answer to follow."""
+    """Token ids of a prompt, to which the ids of an answer can be appended."""
     text, special = _rendered(tokenizer, prompt)
     return _encode(tokenizer, text, special)
 
@@ -88,9 +88,9 @@ def scored_ids(tokenizer: Tokenizer, prompt: Prompt, answer: Answer) -> list[int
 
 
 def answer_text(tokenizer: Tokenizer, prompt: Sequence[int], answer: Sequence[int]) -> str:
-    """The text that `answer` adds to `prompt`, special tokens left out.
+    """The text that `answer` adds to `prompt`, without special tokens.
 
-    Decoded behind the prompt, because some tokenizers drop the first blank of a text.
+    Decoded together with the prompt, because some tokenizers drop the first space of a text.
     """
     before = tokenizer.decode(list(prompt), skip_special_tokens=True)
     whole = tokenizer.decode([*prompt, *answer], skip_special_tokens=True)
@@ -102,11 +102,11 @@ def answer_text(tokenizer: Tokenizer, prompt: Sequence[int], answer: Sequence[in
 def padding_token(name: object, tokenizer: Tokenizer, wanted: str | None) -> str:
     """The token that pads the batches of a classifier: `wanted`, or the tokenizer's own.
 
-    Transformers scores a text at its last token that is no padding, so that must not be the end
-    token; else every tool but this one would score the token before it.
+    Transformers scores a text at its last token that is not padding, so the pad token must differ
+    from the end token; otherwise other tools would score the token before the end token.
 
     Raises:
-        SalsaError: there is none, or it is the end token.
+        SalsaError: there is no such token, or it is the end token.
     """
     end = end_token(tokenizer)
     token = tokenizer.pad_token if wanted is None else wanted
@@ -126,19 +126,19 @@ def padding_token(name: object, tokenizer: Tokenizer, wanted: str | None) -> str
 
 
 def template_warning(name: object, tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> str | None:
-    """What to say where conversations meet a model without a chat template; None elsewhere."""
+    """A warning about conversations for a model without a chat template; None if all is well."""
     if tokenizer.chat_template or all(isinstance(prompt, str) for prompt in prompts):
         return None
     return f"{name} has no chat template: messages are written as 'User: ...' and 'Assistant: ...'"
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad: int) -> Tokens:
-    """Rows of ids as one tensor, their ends aligned: how prompts are padded."""
+    """Rows of ids as one tensor, left-padded (for prompts)."""
     return _pad(rows, pad, left=True)
 
 
 def pad_right(rows: Sequence[Sequence[int]], pad: int) -> Tokens:
-    """Rows of ids as one tensor, their beginnings aligned."""
+    """Rows of ids as one tensor, right-padded."""
     return _pad(rows, pad, left=False)
 
 
@@ -154,12 +154,12 @@ def _pad(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> Tokens:
 
 
 def position_ids(mask: torch.Tensor) -> torch.Tensor:
-    """Positions `[B, T]` that count real tokens from 0, wherever the padding stands."""
+    """Positions `[B, T]` of the real tokens, counted from 0, whichever side is padded."""
     return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
 def _rendered(tokenizer: Tokenizer, prompt: Prompt) -> tuple[str, bool]:
-    """The prompt's text, and whether the tokenizer has still to add its special tokens."""
+    """The text of a prompt, and whether the tokenizer must still add its special tokens."""
     if isinstance(prompt, str):
         return prompt, True
     text = tokenizer.apply_chat_template(
@@ -173,7 +173,7 @@ def _rendered(tokenizer: Tokenizer, prompt: Prompt) -> tuple[str, bool]:
 
 def _encode(tokenizer: Tokenizer, text: str, special: bool) -> list[int]:
     ids = list(tokenizer.encode(text, add_special_tokens=special))
-    # Some tokenizers close every text with the end token; here the answer is still to come.
+    # Some tokenizers append the end token to every text; here the answer follows.
     if special and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
         ids.pop()
     return ids

@@ -1,4 +1,4 @@
-"""What a reward model is worth, by the pairs that it never saw."""
+"""Evaluates a reward model on held-out pairs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PairScores:
-    """Raw scores float64 [n] of the better and the worse answer of each held-out pair."""
+    """Raw scores, float64 `[n]`, of the chosen and the rejected answer of each held-out pair."""
 
     chosen: Vector
     rejected: Vector
@@ -31,7 +31,7 @@ class PairScores:
 
 @dataclass(frozen=True)
 class Group:
-    """The accuracy on one kind of pairs, ties as half; `ties` counts them."""
+    """The accuracy on one category of pairs; a tie counts as half, `ties` is their number."""
 
     name: str
     n: int
@@ -43,10 +43,10 @@ class Group:
 
 @dataclass(frozen=True)
 class LengthBias:
-    """Whether the model takes length for quality.
+    """Whether the model prefers longer answers.
 
-    `correlation` is that of the lead in score with the lead in tokens, None where one of them does
-    not vary; `longer_worse` are the pairs whose worse answer is the longer one.
+    `correlation` is the correlation of score difference and length difference (in tokens), None
+    where either does not vary; `longer_worse` are the pairs whose rejected answer is longer.
     """
 
     correlation: float | None
@@ -56,10 +56,10 @@ class LengthBias:
 
 @dataclass(frozen=True)
 class EnsembleDisagreement:
-    """How far the members of an ensemble are apart.
+    """How much the members of an ensemble disagree.
 
-    `unanimous` is the share of pairs that all members order alike; `spread` the mean over the
-    pairs of the standard deviation of the members' leads, in standard deviations of the score.
+    `unanimous` is the share of pairs that all members rank the same way. `spread` is the standard
+    deviation over the members of their normalised margins, averaged over the pairs.
     """
 
     unanimous: float
@@ -72,9 +72,9 @@ class EnsembleDisagreement:
 class Assessment:
     """Accuracy with its 95 % Wilson interval, calibration, categories, length bias.
 
-    `accuracy` counts a tie as half. `margin` is the mean lead of the better answer in raw score
-    (of an ensemble: in standard deviations). `calibration_error` is the expected calibration error
-    of the Bradley-Terry probability, `reliability` its curve.
+    `accuracy` counts a tie as half. `margin` is the mean raw score of the chosen answer minus that
+    of the rejected one (for an ensemble, of normalised scores). `calibration_error` is the expected
+    calibration error of the Bradley-Terry probability, `reliability` its curve.
     """
 
     accuracy: Group
@@ -90,7 +90,7 @@ class Assessment:
 def assess(pairs: Sequence[EncodedPair], scores: PairScores) -> Assessment:
     """Assess one model by its scores of held-out pairs.
 
-    Of a contest, the pair of its worst right and its best wrong answer counts.
+    A contest counts as one pair: its worst right answer and its best wrong one.
     """
     return _assess(pairs, [scores], [RewardScale(0.0, 1.0)])
 
@@ -98,7 +98,7 @@ def assess(pairs: Sequence[EncodedPair], scores: PairScores) -> Assessment:
 def assess_ensemble(
     pairs: Sequence[EncodedPair], members: Sequence[PairScores], scales: Sequence[RewardScale]
 ) -> Assessment:
-    """Assess the mean of the members' normalised scores, as `ppo` and `eval` take it.
+    """Assess the mean of the members' normalised scores, which `ppo` and `eval` use.
 
     Its probability is the mean of the members' probabilities.
     """
@@ -134,10 +134,9 @@ def _assess(
 
 
 def _decisive(pairs: Sequence[EncodedPair], scores: PairScores) -> tuple[list[int], list[int]]:
-    """Where the better and the worse score of each comparison stand.
+    """Indices of the chosen and of the rejected score of each comparison.
 
-    A pair is one comparison; a contest is one too, between its worst right and its best wrong
-    answer.
+    A pair is one comparison; so is a contest, between its worst right and its best wrong answer.
     """
     members: dict[object, list[int]] = {}
     for place, pair in enumerate(pairs):
@@ -177,7 +176,7 @@ def _sections(
 def _disagreement(
     each: Vector, mean: Vector, scales: Sequence[RewardScale]
 ) -> EnsembleDisagreement:
-    signs = np.sign(each)  # a tie is an order of its own
+    signs = np.sign(each)  # a tie is a third outcome
     alike = (signs == signs[0]).all(axis=0)
     normalised = each / np.array([[scale.std] for scale in scales])
     return EnsembleDisagreement(

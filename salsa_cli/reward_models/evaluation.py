@@ -31,7 +31,7 @@ EVALUATION = "evaluation.json"
 
 
 def run(config: TrainRMConfig, report: Report) -> Result:
-    """Evaluate the reward model `config.model` and write what was found to `config.output`."""
+    """Evaluate the reward model `config.model` and write the results to `config.output`."""
     began = time.monotonic()
     resumed = config.resume and not config.force
     if resumed and (done := run_folder.finished(config.output, RECORD, config)) is not None:
@@ -77,7 +77,7 @@ def prepare(config: TrainRMConfig, report: Report) -> EvaluationPlan:
     """Find the model or the ensemble, read and encode the pairs.
 
     Raises:
-        SalsaError: an input is missing or wrong, or no pair is left.
+        SalsaError: an input is missing or malformed, or no pair is left.
     """
     found = folders.members(Path(config.model)) or (loading.find(config.model),)
     for folder in found:
@@ -102,7 +102,7 @@ def prepare(config: TrainRMConfig, report: Report) -> EvaluationPlan:
 def score(
     folder: Path, plan: EvaluationPlan, config: TrainRMConfig, runtime: Runtime, report: Report
 ) -> PairScores:
-    """Raw scores of all pairs by one model."""
+    """Raw scores of all pairs, by one model."""
     reward = loading.load_reward_model(folder, runtime.frozen_dtype, runtime.device)
     stage = "evaluation" if len(plan.models) == 1 else f"evaluation by {folder.name}"
     return fitting.score_pairs(reward, plan.pairs, stage, config, runtime, report)
@@ -117,7 +117,7 @@ def write(
     config: TrainRMConfig,
     result: EvaluatedModelResult,
 ) -> None:
-    """Evaluation, scores, report and record."""
+    """Write evaluation, scores, report and record."""
     evaluation: dict[str, object] = {"evaluation": asdict(found.together)}
     if len(plan.models) > 1:
         evaluation["members"] = [asdict(one) for one in found.members]
@@ -146,7 +146,7 @@ def write(
 
 
 def store_scales(plan: EvaluationPlan, measured: Sequence[RewardScale], report: Report) -> None:
-    """Write the scales into the models' own configurations, each file at once."""
+    """Store the measured scales in the models' folders, each file atomically."""
     if len(plan.pairs) < REFERENCE_PAIRS:
         report(
             Warned(
@@ -171,7 +171,7 @@ def _inputs(config: TrainRMConfig, plan: EvaluationPlan) -> Mapping[str, JSON]:
 
 
 def _trained_on(config: TrainRMConfig) -> Iterator[str]:
-    """A warning where the record of the model names the very files that are to be held out."""
+    """A warning if the model's record says that it was trained on the held-out files."""
     place = Path(config.model) / RECORD
     made = read_json(place) if place.is_file() else {}
     inputs = made.get("inputs") if isinstance(made, dict) else None

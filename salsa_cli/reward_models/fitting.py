@@ -1,4 +1,4 @@
-"""One reward model fitted to pairs: batches, loss, steps, checkpoints."""
+"""Fits one reward model to pairs: batches, loss, optimiser steps, checkpoints."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +32,7 @@ MANNER = ("save_every", "track")
 """Settings that do not change the result: how often it saves, and who watches."""
 
 Scoring = Callable[[Tokens], torch.Tensor]
-"""Raw scores `[B]` of rows `[B, T]`: the pass of a reward model."""
+"""Raw scores `[B]` of rows `[B, T]`: the forward pass of a reward model."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def accumulate_gradients(
 def score_batch(
     reward: RewardModel, network: Scoring, batch: Sequence[EncodedPair], runtime: Runtime
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Raw scores `[B]` in float32 of the better and the worse answers, in one forward pass."""
+    """Raw scores `[B]` in float32 of the chosen and the rejected answers, in one forward pass."""
     rows = [pair.chosen for pair in batch] + [pair.rejected for pair in batch]
     with runtime.autocast():
         scores = network(pad_right(rows, reward.pad_id).to(runtime.device))
@@ -188,7 +188,7 @@ def score_pairs(
         both = torch.stack(score_batch(reward, plain, part, runtime), dim=1)
         found = torch.cat([found, both.double().cpu()])
         places += [mine[place] for place in order]
-        # The other processes are about as far.
+        # The other processes have scored about as many.
         done = min(len(given), len(places) * runtime.processes)
         report(Advanced(stage, done, len(given), "pairs"))
     scores = runtime.whole(found, torch.tensor(places, dtype=torch.long), len(given))
@@ -197,7 +197,7 @@ def score_pairs(
 
 
 def step_count(training: Sequence[EncodedPair], config: TrainRMConfig) -> int:
-    """Optimiser steps of one member's training."""
+    """Optimiser steps that one member takes."""
     return config.epochs * len(_epoch(training, config, 0, 0))
 
 
@@ -261,7 +261,7 @@ def _losses(
     batch: Sequence[EncodedPair],
     config: TrainRMConfig,
 ) -> torch.Tensor:
-    """Loss `[B]` of each pair, given its scores `[B]`."""
+    """Losses `[B]` of pairs with scores `[B]`."""
     margin = torch.tensor([pair.margin for pair in batch], device=chosen.device)
     losses = preference.loss(chosen, rejected, margin, config.label_smoothing)
     if config.center:
@@ -336,5 +336,5 @@ def _first_rows(rows: Sequence[int]) -> str:
 
 
 def _identity(config: TrainRMConfig) -> dict[str, JSON]:
-    """The settings that a resumed run must share."""
+    """The settings that must be the same in a resumed run."""
     return {n: v for n, v in record(config).items() if n not in ("output", *MANNER)}

@@ -1,4 +1,4 @@
-"""What the training of a reward model will take, estimated beforehand: memory, disk, time."""
+"""Estimates the memory, disk space and time of a reward model's training."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -17,19 +17,20 @@ from salsa_cli.weights import weight_files
 from salsa_cli.weights.weight_files import WeightFiles
 
 WEIGHT = 4
-"""Bytes of a weight in float32, as all are held."""
+"""Bytes of a weight in float32."""
 
 LEARNING = 12
-"""Bytes that a trained weight takes beside itself: gradient and the two moments of Adam."""
+"""Additional bytes of a trained weight: its gradient and the two moments of Adam."""
 
 SAVED = 8
-"""Bytes that a trained weight takes in a checkpoint beside itself: the moments."""
+"""Additional bytes of a trained weight in a checkpoint: the two moments of Adam."""
 
 TRIES = 3
-"""Passes of which the fastest is taken: the first one warms up, and others use the machine too."""
+"""Timed passes, of which the fastest counts: the first one includes warm-up."""
 
 CHECKPOINTS = 3
-"""Checkpoints on the disk at most: two are kept, and a new one is written before the oldest goes"""
+"""Maximum checkpoints on disk: two are kept, and a new one is written before the oldest is
+removed."""
 
 
 def memory(
@@ -62,10 +63,10 @@ def memory(
 
 
 def check_memory(parts: Mapping[str, int], available: int) -> None:
-    """Refuse a training that cannot fit.
+    """Check that a training run fits into memory.
 
     Raises:
-        SalsaError: the parts come to more than the device has.
+        SalsaError: the parts need more memory than the device has.
     """
     total = sum(parts.values())
     if total > available:
@@ -78,7 +79,7 @@ def check_memory(parts: Mapping[str, int], available: int) -> None:
 
 
 def disk(folder: Path, config: TrainRMConfig) -> int:
-    """Bytes that the run will write: its checkpoints at their most, and the models."""
+    """Bytes on disk at most: checkpoints and models."""
     opened = weight_files.open_weight_files(folder)
     checkpoint = WEIGHT * _body(opened) + SAVED * _trained(opened, config)
     return CHECKPOINTS * checkpoint + config.ensemble * opened.nbytes
@@ -109,12 +110,12 @@ def seconds_per_pair(
 
 
 def _body(model: WeightFiles) -> int:
-    """Weights of a reward model: those of the language model without its output layer."""
+    """Number of weights of a reward model: those of the language model without its head."""
     return sum(t.elements for name, t in model.tensors.items() if not name.startswith("lm_head."))
 
 
 def _trained(model: WeightFiles, config: TrainRMConfig) -> int:
-    """Weights that learn: all, or two narrow matrices beside every linear layer."""
+    """Number of trained weights: all, or those of the adapters of every linear layer."""
     if config.lora_rank is None:
         return _body(model)
     linear = [

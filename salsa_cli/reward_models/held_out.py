@@ -1,4 +1,4 @@
-"""The scores of held-out pairs: assessed, written, read again."""
+"""Scores of held-out pairs: assess, write and read them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from salsa_cli.reward_models.rewards import RewardScale
 SCORES = "eval_scores.jsonl"
 
 REFERENCE_PAIRS = 256
-"""Pairs whose scores make the scale; fewer would leave the deviation to chance."""
+"""Pairs that the mean and standard deviation of the scores are measured on."""
 
 
 @dataclass(frozen=True)
 class HeldOutAssessment:
-    """What held-out pairs show: of each member with its scale, and of all together."""
+    """The assessment of each member with its scale, and that of the whole ensemble."""
 
     members: tuple[Assessment, ...]
     scales: tuple[RewardScale, ...]
@@ -31,7 +31,7 @@ class HeldOutAssessment:
 def assess(
     pairs: Sequence[EncodedPair], scores: Sequence[PairScores], scales: Sequence[RewardScale]
 ) -> HeldOutAssessment:
-    """Assess one model, or the members of an ensemble and their mean, by scores of the pairs."""
+    """Assess one model, or the members of an ensemble and their mean, by their scores."""
     members = tuple(assessment.assess(pairs, one) for one in scores)
     together = members[0]
     if len(members) > 1:
@@ -40,14 +40,14 @@ def assess(
 
 
 def scale_of(*scores: PairScores) -> RewardScale:
-    """Mean and standard deviation of the scores of answers; equal scores keep their size."""
+    """Mean and standard deviation of all scores; the deviation is 1 where all are equal."""
     values = [side for one in scores for side in (one.chosen, one.rejected)]
     mean, std = statistics.mean_and_std(np.concatenate(values))
     return RewardScale(mean, std or 1.0)
 
 
 def write_scores(path: Path, pairs: Sequence[EncodedPair], scores: PairScores) -> None:
-    """One row a pair: its row in the data, its category, the raw scores of its answers."""
+    """Write one row per pair: its row in the data, its category, the raw scores."""
     sides = zip(pairs, scores.chosen.tolist(), scores.rejected.tolist(), strict=True)
     rows = [
         {"row": pair.row, "category": pair.category, "chosen": better, "rejected": worse}
@@ -57,7 +57,7 @@ def write_scores(path: Path, pairs: Sequence[EncodedPair], scores: PairScores) -
 
 
 def read_scores(path: Path) -> PairScores:
-    """What `write_scores` wrote."""
+    """Read what `write_scores` wrote."""
     rows = read_rows(path)
     return PairScores(
         np.array([row["chosen"] for row in rows]), np.array([row["rejected"] for row in rows])

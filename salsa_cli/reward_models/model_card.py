@@ -1,4 +1,4 @@
-"""README.md of a trained reward model: what it is, what it is worth, and how to use it."""
+"""The model card (README.md) of a trained reward model."""
 
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.models.tokens import PLAIN_TEMPLATE
@@ -12,13 +12,13 @@ from salsa_cli.text import counted, figure
 def write(
     trained: TrainingReport, member: Assessment, scale: RewardScale, name: str, template: str | None
 ) -> str:
-    """The card of one model.
+    """The model card of one model.
 
     Args:
-        trained: the run that made it.
-        member: what this model is worth.
-        scale: that of its raw scores.
-        name: where it lies.
+        trained: the training run.
+        member: the assessment of this model.
+        scale: the scale of its raw scores.
+        name: the path of its folder.
         template: the chat template of its tokenizer.
     """
     config, accuracy = trained.config, member.accuracy
@@ -65,7 +65,7 @@ A higher score is better. The end token belongs to a finished answer.
 
 
 def _caveats(trained: TrainingReport, member: Assessment) -> str:
-    """What a reader has to know of the figures and the data, a line each."""
+    """Caveats about the figures and the data, one per line."""
     lines, whole = [], member.accuracy
     if whole.low <= 0.5 <= whole.high:
         lines.append(f"{proves_nothing(whole.n)}.")
@@ -85,7 +85,7 @@ def _is_adapter(config: TrainRMConfig) -> bool:
 
 
 def _recipe(config: TrainRMConfig, scale: RewardScale, name: str, template: str | None) -> str:
-    """Code that scores as salsa does."""
+    """Code that computes the scores of salsa."""
     mean = f"{'-' if scale.mean >= 0 else '+'} {abs(scale.mean):.9g}"
     return f'''import torch
 {_loading(config, name)}
@@ -107,7 +107,7 @@ def score(prompt, answer):
 
 
 def _loading(config: TrainRMConfig, name: str) -> str:
-    """Code that loads the model; an adapter's configuration does not tell the number of scores."""
+    """Code that loads the model; the configuration of an adapter lacks the number of labels."""
     if _is_adapter(config):
         return f"""\
 from peft import AutoPeftModelForSequenceClassification

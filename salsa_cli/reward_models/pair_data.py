@@ -1,4 +1,4 @@
-"""The pairs that a reward model is trained on and judged by, from the files that a run names."""
+"""Reads the pairs that a reward model is trained and evaluated on from a run's data sources."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ from salsa_cli.runs.events import Note, Report, Warned
 from salsa_cli.text import counted
 
 WIDE_MARGIN = 10.0
-"""A lead in score from which on a pair is decided for good, and margins deserve a look."""
+"""Margins above this are warned of: a difference of 10 is a probability of 99.995 %."""
 
 
 @dataclass(frozen=True)
 class SourcePairs:
-    """What one source holds: the pairs that are kept, and what became of the others.
+    """The pairs of one source: those that are kept, and those that are dropped, with reasons.
 
-    `cut` are the rows of which an answer lost its end, `warnings` what was said of the source.
+    `cut` are the rows with a truncated answer, `warnings` the warnings about this source.
     """
 
     name: str
@@ -42,13 +42,13 @@ class SourcePairs:
 
     @property
     def left_out(self) -> int:
-        """Rows that are not kept."""
+        """Number of rows that are dropped."""
         return sum(len(one.rows) for one in self.dropped)
 
 
 @dataclass(frozen=True)
 class RewardData:
-    """Pairs to train on, pairs held out, the sources they come from, and all warnings."""
+    """Training pairs, held-out pairs, the sources they come from, and all warnings."""
 
     training: tuple[EncodedPair, ...]
     held_out: tuple[EncodedPair, ...]
@@ -56,8 +56,8 @@ class RewardData:
     warnings: tuple[str, ...]
 
 
-class Reader:
-    """Reads sources for one model."""
+class PairReader:
+    """Reads and encodes the pairs of data sources for one model."""
 
     def __init__(
         self, model: Path, tokenizer: Tokenizer, limit: int, config: TrainRMConfig, report: Report
@@ -73,13 +73,13 @@ class Reader:
         return self._pairs(data.read(name))
 
     def held_out_pairs(self, name: str) -> SourcePairs:
-        """The same; the source may also hold contests, as RewardBench 2 does."""
+        """The same; the source may also hold lists of answers, as RewardBench 2 does."""
         source = data.read(name)
         return self._contests(source) if has_answer_sets(source) else self._pairs(source)
 
     def _contests(self, source: Source) -> SourcePairs:
         given = answer_sets(source)
-        self._refuse_holes(source, given)
+        self._refuse_missing_answers(source, given)
         config = self._config
         encoded = pairs.encode_contests(self._tokenizer, given, self._limit, config.on_long)
         return self._kept(source, encoded, "prompt")
@@ -87,27 +87,29 @@ class Reader:
     def _pairs(self, source: Source) -> SourcePairs:
         config = self._config
         given = preferences(source, config.margin)
-        self._refuse_holes(source, given)
+        self._refuse_missing_answers(source, given)
         if config.margin is None and MARGIN in source.rows[0]:
             self._report(
                 Note(f"{source.name} has a column '{MARGIN}'; --margin {MARGIN} would use it")
             )
         encoded = pairs.encode(self._tokenizer, given, self._limit, config.on_long)
-        return self._kept(source, encoded, "pair", self._oddities(source.name, given))
+        return self._kept(source, encoded, "pair", self._warnings(source.name, given))
 
-    def _refuse_holes(self, source: Source, given: Sequence[Preference | AnswerSet]) -> None:
-        holes = [one for one in given if one.hole]
-        if self._config.on_empty == "drop" or not holes:
+    def _refuse_missing_answers(
+        self, source: Source, given: Sequence[Preference | AnswerSet]
+    ) -> None:
+        missing = [one for one in given if one.missing_answer]
+        if self._config.on_empty == "drop" or not missing:
             return
-        others = counted(len(holes) - 1, "more row")
-        more = f" (as {'does' if len(holes) == 2 else 'do'} {others})" if len(holes) > 1 else ""
+        others = counted(len(missing) - 1, "more row")
+        more = f" (as {'does' if len(missing) == 2 else 'do'} {others})" if len(missing) > 1 else ""
         raise source.error(
-            holes[0].row - 1,
-            f"column '{holes[0].hole}' holds an empty answer{more}; expected text. "
+            missing[0].row - 1,
+            f"column '{missing[0].missing_answer}' holds an empty answer{more}; expected text. "
             "--on-empty drop leaves such pairs out",
         )
 
-    def _refuse_unknown(self, name: str, given: Sequence[EncodedPair]) -> None:
+    def _refuse_unknown_tokens(self, name: str, given: Sequence[EncodedPair]) -> None:
         size = shapes.vocabulary_size(self._model)
         for pair in given:
             if (token := max(*pair.chosen, *pair.rejected)) >= size:
@@ -117,8 +119,8 @@ class Reader:
                     "expected a tokenizer and a model of one vocabulary"
                 )
 
-    def _oddities(self, name: str, given: Sequence[Preference]) -> Iterator[str]:
-        """What is no error and may yet be one."""
+    def _warnings(self, name: str, given: Sequence[Preference]) -> Iterator[str]:
+        """What is allowed, but likely to be a mistake in the data."""
         if warning := template_warning(self._model, self._tokenizer, [one.prompt for one in given]):
             yield warning
         if rows := [p.row for p in given if p.scores is not None and p.scores[0] < p.scores[1]]:
@@ -126,7 +128,7 @@ class Reader:
                 f"{name}: in {counted(len(rows), 'pair')} the rejected answer has the higher score "
                 f"(first in row {rows[0]}); they are used as they are labelled"
             )
-        if rows := [one.row for one in given if one.empty and not one.hole]:
+        if rows := [one.row for one in given if one.empty and not one.missing_answer]:
             yield (
                 f"{name}: {counted(len(rows), 'rejected answer')} without text, and scored by "
                 f"raters (first in row {rows[0]}): the model learns that saying nothing is worse"
@@ -138,17 +140,17 @@ class Reader:
             )
 
     def _kept(
-        self, source: Source, encoded: EncodedPairs, unit: str, oddities: Iterable[str] = ()
+        self, source: Source, encoded: EncodedPairs, unit: str, more_warnings: Iterable[str] = ()
     ) -> SourcePairs:
-        """What is left of a source; says what is odd, how many were left out or cut, and why."""
+        """The pairs of a source; warns of what is dropped or cut, and why."""
         name, all_of_them = source.name, counted(len(source.rows), unit)
         reasons = "; ".join(one.text() for one in encoded.dropped)
         long = TOO_LONG.format(limit=self._limit) in {one.reason for one in encoded.dropped}
         hint = ". --on-long truncate cuts those that are too long, and keeps them" if long else ""
         if not encoded.kept:
             raise SalsaError(f"{name}: nothing is left of {all_of_them}: {reasons}{hint}")
-        self._refuse_unknown(name, encoded.kept)
-        warnings = list(oddities)
+        self._refuse_unknown_tokens(name, encoded.kept)
+        warnings = list(more_warnings)
         if reasons:
             left_out = sum(len(one.rows) for one in encoded.dropped)
             warnings.append(f"{name}: {left_out} of {all_of_them} left out: {reasons}{hint}")
@@ -164,12 +166,12 @@ class Reader:
 def load(
     model: Path, tokenizer: Tokenizer, limit: int, config: TrainRMConfig, report: Report
 ) -> RewardData:
-    """Read, check, encode and split; longer pairs than `limit` tokens are too long.
+    """Read, check, encode and split the pairs; `limit` is the maximum length in tokens.
 
     Raises:
-        SalsaError: a file is missing or wrong, or no pair is left of it.
+        SalsaError: a file is missing or malformed, or no pair of it is left.
     """
-    reader = Reader(model, tokenizer, limit, config, report)
+    reader = PairReader(model, tokenizer, limit, config, report)
     given = reader.training_pairs(str(config.data))
     if config.eval_data is None:
         seed = stable_seed(config.seed, "held-out")
@@ -185,16 +187,16 @@ def load(
 def load_held_out(
     model: Path, tokenizer: Tokenizer, limit: int, config: TrainRMConfig, report: Report
 ) -> SourcePairs:
-    """The same of `eval_data` alone.
+    """Read, check and encode only the pairs of `eval_data`.
 
     Raises:
-        SalsaError: the file is missing or wrong, or no pair is left of it.
+        SalsaError: the file is missing or malformed, or no pair of it is left.
     """
-    return Reader(model, tokenizer, limit, config, report).held_out_pairs(str(config.eval_data))
+    return PairReader(model, tokenizer, limit, config, report).held_out_pairs(str(config.eval_data))
 
 
 def _overlap(training: SourcePairs, held_out: SourcePairs) -> list[str]:
-    """A warning where prompts that are trained on are held out as well."""
+    """A warning if prompts of the training pairs are also held out."""
     seen = {pair.prompt for pair in training.kept}
     shared = sum(pair.prompt in seen for pair in held_out.kept)
     if not shared:

@@ -1,4 +1,4 @@
-"""Preference pairs ready to train on: encoded, checked, split by prompt, batched by length."""
+"""Encodes preference pairs, splits them by prompt and batches them by length."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,18 +24,17 @@ NO_ROOM = "no room for an answer in {limit} tokens"
 TOO_LONG = "longer than {limit} tokens"
 
 _WINDOW = 16
-"""Batches among which pairs are sorted by length: enough that little is padding, and few enough
-that the batches of an epoch are still mixed at random."""
+"""Batches within which pairs are sorted by length: enough to save padding, few enough that the
+batches of an epoch are still mixed at random."""
 
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """Token ids of a prompt with its better and with its worse answer.
+    """Token ids of a prompt with its chosen and with its rejected answer.
 
-    `margin` and `category` are those of the pair, `row` is its row in its file, counted from 1;
-    `cut` says that an answer was too long and lost its end.
-    Pairs of one `contest` hold the right and the wrong answers to one prompt (see
-    `encode_contests`).
+    `margin` and `category` are those of the pair, `row` is its 1-based row in its file; `cut` is
+    true if an answer was truncated. Pairs of one `contest` hold the right and the wrong answers to
+    one prompt (see `encode_contests`).
     """
 
     prompt: Prompt
@@ -49,19 +48,19 @@ class EncodedPair:
 
     @property
     def length(self) -> int:
-        """Tokens of the longer one."""
+        """Tokens of the longer sequence."""
         return max(len(self.chosen), len(self.rejected))
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """Pairs that are left out, and why."""
+    """Rows that are dropped for one reason."""
 
     reason: str
     rows: tuple[int, ...]
 
     def text(self) -> str:
-        """For a person: how many, why, and the first rows."""
+        """The reason, the number of rows and the first of them."""
         shown = ", ".join(map(str, self.rows[:5])) + (", ..." if len(self.rows) > 5 else "")
         noun = "row" if len(self.rows) == 1 else "rows"
         return f"{self.reason}: {len(self.rows)} ({noun} {shown})"
@@ -69,7 +68,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class EncodedPairs:
-    """The pairs that are kept, those that are not, and the rows of which an answer was cut."""
+    """The pairs that are kept, the rows that are dropped, and rows with a truncated answer."""
 
     kept: tuple[EncodedPair, ...]
     dropped: tuple[Dropped, ...]
@@ -79,26 +78,26 @@ class EncodedPairs:
 def encode(
     tokenizer: Tokenizer, pairs: Sequence[Preference], max_length: int, on_long: OnLong
 ) -> EncodedPairs:
-    """Encode every pair that can teach something; one with a hole for an answer cannot.
+    """Encode pairs; those that nothing can be learnt from are dropped, with the reason.
 
     Args:
         tokenizer: of the reward model.
         pairs: to encode.
-        max_length: tokens of prompt, answer and end token at most.
-        on_long: what becomes of a longer pair: it is dropped, or its answers are cut there (and
-            then have no end token).
+        max_length: maximum tokens of prompt, answer and end token.
+        on_long: whether a longer pair is dropped, or its answers are truncated (and then have no
+            end token).
     """
-    outcomes = [(pair.row, [_useful(tokenizer, pair, max_length, on_long)]) for pair in pairs]
-    return _sorted_out(outcomes)
+    outcomes = [(pair.row, [_encode_pair(tokenizer, pair, max_length, on_long)]) for pair in pairs]
+    return _collect(outcomes)
 
 
 def encode_contests(
     tokenizer: Tokenizer, given: Sequence[AnswerSet], max_length: int, on_long: OnLong
 ) -> EncodedPairs:
-    """Encode contests as pairs that hold each of its answers: the first right one with the first
-    wrong one, and so on; the shorter list goes on with its last answer.
+    """Encode answer sets as pairs: the first right answer with the first wrong one, and so on.
 
-    A contest is dropped as a whole. Answers that are identical stay: they tie, by the rules.
+    The last answer of the shorter list is repeated. An answer set is dropped as a whole. Identical
+    answers are kept: they are a tie, by the rules of RewardBench 2.
     """
     outcomes: list[tuple[int, list[EncodedPair | str]]] = []
     for one in given:
@@ -112,14 +111,17 @@ def encode_contests(
             )
             for place in range(max(len(one.right), len(one.wrong)))
         ]
-        found = [EMPTY if one.hole else _fitted(tokenizer, p, max_length, on_long) for p in pairs]
+        found = [
+            EMPTY if one.missing_answer else _encode_within_limit(tokenizer, p, max_length, on_long)
+            for p in pairs
+        ]
         named = [f if isinstance(f, str) else replace(f, contest=one.name) for f in found]
         outcomes.append((one.row, named))
-    return _sorted_out(outcomes)
+    return _collect(outcomes)
 
 
-def _sorted_out(outcomes: Sequence[tuple[int, Sequence[EncodedPair | str]]]) -> EncodedPairs:
-    """Rows with what became of their pairs; one reason drops the row."""
+def _collect(outcomes: Sequence[tuple[int, Sequence[EncodedPair | str]]]) -> EncodedPairs:
+    """Separate rows that are kept from rows that are dropped; one reason drops the row."""
     kept: list[EncodedPair] = []
     dropped: dict[str, list[int]] = {}
     for row, found in outcomes:
@@ -133,24 +135,24 @@ def _sorted_out(outcomes: Sequence[tuple[int, Sequence[EncodedPair | str]]]) -> 
     return EncodedPairs(tuple(kept), tuple(left_out), tuple(cut))
 
 
-def _useful(
+def _encode_pair(
     tokenizer: Tokenizer, pair: Preference, max_length: int, on_long: OnLong
 ) -> EncodedPair | str:
-    """The encoded pair, or the reason why it teaches nothing."""
+    """The encoded pair, or the reason to drop it."""
     if pair.scores is not None and pair.scores[0] == pair.scores[1]:
         return EQUAL_SCORES
-    if pair.hole:
+    if pair.missing_answer:
         return EMPTY
-    found = _fitted(tokenizer, pair, max_length, on_long)
+    found = _encode_within_limit(tokenizer, pair, max_length, on_long)
     if isinstance(found, EncodedPair) and found.chosen == found.rejected:
         return ALIKE_ONCE_CUT.format(limit=max_length) if found.cut else IDENTICAL
     return found
 
 
-def _fitted(
+def _encode_within_limit(
     tokenizer: Tokenizer, pair: Preference, max_length: int, on_long: OnLong
 ) -> EncodedPair | str:
-    """The encoded pair, cut where it may be, or the reason why there is no room for it."""
+    """The encoded pair, truncated if allowed, or the reason to drop it."""
     chosen, rejected = (
         tuple(scored_ids(tokenizer, pair.prompt, answer)) for answer in (pair.chosen, pair.rejected)
     )
@@ -173,10 +175,10 @@ def _fitted(
 def split_by_prompt(
     pairs: Sequence[EncodedPair], share: float, seed: int
 ) -> tuple[tuple[EncodedPair, ...], tuple[EncodedPair, ...]]:
-    """About `share` of the pairs held out, no prompt on both sides: (training, held out).
+    """Hold out about `share` of the pairs, with no prompt on both sides: (training, held out).
 
-    Prompts are visited in an order that `seed` gives, and one is held out where that brings the
-    count of pairs nearer to the share.
+    Prompts are visited in an order that depends on `seed`; one is held out if that brings the
+    number of held-out pairs closer to the share.
 
     Raises:
         SalsaError: all pairs have one prompt.
@@ -206,11 +208,11 @@ def split_by_prompt(
 def epoch_batches(
     lengths: Sequence[int], batch_size: int, seed: int, epoch: int
 ) -> list[list[int]]:
-    """The batches of one epoch: every pair once, those of similar length together.
+    """The batches of one epoch: every pair once, grouped by similar length.
 
-    The pairs are shuffled and cut into windows of some batches; each window is sorted by length
-    and cut into batches, whose sizes differ by one at most; then the batches are shuffled. A pure
-    function of its arguments, and the number of batches does not depend on seed or epoch.
+    The pairs are shuffled and divided into windows; each window is sorted by length and divided
+    into batches whose sizes differ by at most one; then the batches are shuffled. A pure function
+    of its arguments; the number of batches does not depend on seed or epoch.
     """
     order = data.epoch_order(len(lengths), seed, epoch)
     sizes = np.asarray(lengths)
@@ -219,16 +221,16 @@ def epoch_batches(
         ranked = window[np.argsort(sizes[window], kind="stable")]
         count = -(-len(ranked) // batch_size)
         batches += [part.tolist() for part in np.array_split(ranked, count)]
-    # Another stream than the one that shuffled the pairs.
+    # A random stream independent of the one that shuffled the pairs.
     return [batches[place] for place in data.epoch_order(len(batches), ~seed & 2**63 - 1, epoch)]
 
 
 def sorted_batches(
     pairs: Sequence[EncodedPair], batch_size: int
 ) -> Iterator[tuple[list[int], list[EncodedPair]]]:
-    """All pairs in batches of similar length, longest first, each with the pairs' places.
+    """All pairs in batches of similar length, each with the indices of its pairs.
 
-    Longest first: what does not fit into memory fails at once.
+    Longest first, so that a batch that does not fit into memory fails at once.
     """
     order = sorted(range(len(pairs)), key=lambda place: -pairs[place].length)
     for first in range(0, len(order), batch_size):

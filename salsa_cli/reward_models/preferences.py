@@ -1,4 +1,4 @@
-"""Preference rows in every common layout to typed pairs: the better and the worse answer."""
+"""Reads preference pairs from rows in every common layout."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,16 +8,16 @@ from salsa_cli.data import Message, Prompt, Source, column, conversation, prompt
 from salsa_cli.models.tokens import Answer
 
 SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))
-"""Columns, of the row or of its `metadata`, in which data sets keep what raters gave."""
+"""Columns of the row, or of its `metadata`, that hold the scores given by raters."""
 
 CATEGORIES = ("subset", "category")
-"""Columns that say of which kind a pair is."""
+"""Columns that hold the category of a pair."""
 
 MARGIN = "margin"
-"""The usual column for by how much the chosen answer should lead."""
+"""The usual name of the margin column."""
 
 LARGEST_MARGIN = 100.0
-"""A lead in score of 10 is a probability of 99.995 %; beyond this it is no lead in score at all."""
+"""A score difference of 10 is a probability of 99.995 %; more than this is not a margin."""
 
 _TURN = "\n\nAssistant:"
 
@@ -26,10 +26,10 @@ _Side = str | tuple[Message, ...]
 
 @dataclass(frozen=True)
 class Preference:
-    """Two answers to one prompt, the first of them preferred.
+    """Two answers to one prompt, of which the first is preferred.
 
-    `margin` is the lead that the chosen answer should have, `category` the kind of the pair;
-    `scores` are what raters gave to the two, where the data says so. `row` counts from 1.
+    `margin` is the score difference that the chosen answer should have; `scores` are those given by
+    raters, where the data has them. `row` is 1-based.
     """
 
     prompt: Prompt
@@ -42,15 +42,15 @@ class Preference:
 
     @property
     def empty(self) -> str | None:
-        """The column whose answer holds no text; None where both say something."""
+        """The first column with an answer without text; None if both have text."""
         return _first_empty((self.chosen.text,), (self.rejected.text,))
 
     @property
-    def hole(self) -> str | None:
-        """The same, where an empty answer is a hole in the data.
+    def missing_answer(self) -> str | None:
+        """The same, if the empty answer is missing data.
 
-        An answer that raters scored, and not as the better one, was seen to be empty: that is what
-        a model said, and saying nothing is what it should learn to rank low.
+        An empty answer that raters scored, and not as the better one, is a real answer: a model
+        said nothing, and the reward model should learn to rank that low.
         """
         if self.scores is not None and (
             self.scores[0] == self.scores[1] or self.empty == "rejected"
@@ -60,12 +60,12 @@ class Preference:
 
 
 def preferences(source: Source, margin: str | None = None) -> list[Preference]:
-    """Preference pairs in any of TRL's layouts, or as the transcripts of HH-RLHF.
+    """Preference pairs in any of TRL's layouts, or transcripts as in HH-RLHF.
 
     `prompt` + `chosen` + `rejected`, or only the last two with the prompt as their common
     beginning; each a string or a list of messages. Where `chosen` and `rejected` are
     conversations, they may repeat the prompt (as ultrafeedback_binarized does) or start after it.
-    Answers may be empty; `Preference.hole` judges that.
+    Answers may be empty; `Preference.missing_answer` judges that.
 
     Args:
         source: the rows.
@@ -79,7 +79,7 @@ def preferences(source: Source, margin: str | None = None) -> list[Preference]:
 
 @dataclass(frozen=True)
 class AnswerSet:
-    """A prompt with its right and its wrong answers, as RewardBench 2 has them."""
+    """A prompt with its right and its wrong answers, as in RewardBench 2."""
 
     prompt: Prompt
     right: tuple[str, ...]
@@ -89,13 +89,13 @@ class AnswerSet:
     row: int = 1
 
     @property
-    def hole(self) -> str | None:
-        """The column that holds an answer without text, if one does."""
+    def missing_answer(self) -> str | None:
+        """The first column that holds an answer without text, if any."""
         return _first_empty(self.right, self.wrong)
 
 
 def has_answer_sets(source: Source) -> bool:
-    """Whether a row holds lists of answers, as in RewardBench 2, and not one pair."""
+    """Whether rows hold lists of answers, as in RewardBench 2, instead of one pair."""
     answers = source.rows[0].get("rejected")
     return isinstance(answers, list) and bool(answers) and isinstance(answers[0], str)
 
@@ -158,7 +158,7 @@ def _require_pair(source: Source, index: int) -> None:
 
 
 def _sides(source: Source, index: int) -> tuple[_Side, _Side]:
-    """The chosen and the rejected one; an empty one is a text, or ends the other's conversation."""
+    """Chosen and rejected; an empty one becomes a text, or the end of the other's conversation."""
     chosen, rejected = _side(source, index, "chosen"), _side(source, index, "rejected")
     if not rejected and not isinstance(chosen, str):
         return chosen, (*chosen[:-1], Message("assistant", ""))
@@ -175,7 +175,7 @@ def _side(source: Source, index: int, name: str) -> _Side:
 
 
 def _first_empty(better: Sequence[str], worse: Sequence[str]) -> str | None:
-    """The first of the columns 'chosen' and 'rejected' that holds an answer without text."""
+    """The first of the columns 'chosen' and 'rejected' with an answer without text."""
     sides = (("chosen", better), ("rejected", worse))
     return next((name for name, texts in sides if not all(map(str.strip, texts))), None)
 
@@ -186,7 +186,7 @@ def _from_texts(
     if explicit is not None:
         return explicit, chosen, rejected
     if chosen == rejected or not chosen or not rejected:
-        return "", chosen, rejected  # nobody can tell where the answer begins; nobody need to
+        return "", chosen, rejected  # the start of the answer is unknown, and does not matter
     shared = _common_beginning(chosen, rejected)
     if not shared:
         raise source.error(
@@ -217,11 +217,11 @@ def _from_messages(
 
 
 def _common_beginning(first: str, second: str) -> str:
-    """The prompt that two texts begin with.
+    """The prompt that two texts share.
 
-    Of two transcripts ("\\n\\nHuman: ... \\n\\nAssistant: ...") all up to the assistant's turn in
-    which they part; of other texts the longest common beginning, cut back to a place where both go
-    on with a new word.
+    For two transcripts ("\\n\\nHuman: ... \\n\\nAssistant: ..."), everything up to the turn of the
+    assistant in which they differ; for other texts the longest common prefix that ends at a word
+    boundary in both.
     """
     length = 0
     for a, b in zip(first, second, strict=False):
@@ -232,17 +232,17 @@ def _common_beginning(first: str, second: str) -> str:
         return first[: turn + len(_TURN)]
     while not (_word_ends(first, length) and _word_ends(second, length)):
         length -= 1
-    # The blank belongs to the answer, as it does in a prompt that ends with its last word.
+    # The space belongs to the answer, as it does after a prompt that ends with a word.
     return first[:length].rstrip(" ")
 
 
 def _word_ends(text: str, length: int) -> bool:
-    """Whether no word goes on across this place."""
+    """Whether this position is a word boundary."""
     return length in (0, len(text)) or text[length - 1].isspace() or text[length].isspace()
 
 
 def _finished(source: Source, index: int, name: str) -> bool:
-    """Whether an answer came to its end; rows that do not say so hold whole answers."""
+    """Whether an answer is complete; without the column, it is."""
     value = source.rows[index].get(f"{name}_finished")
     if value is None:
         return True

@@ -1,4 +1,4 @@
-"""What a person reads of a reward model: `report.html`, of its training or of its evaluation."""
+"""`report.html` of a reward model: of its training, or of its evaluation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,18 +21,18 @@ from salsa_cli.reward_models.rewards import RewardScale
 from salsa_cli.text import figure
 
 _POINTS = 80
-"""Points of a curve: each is the mean of the steps that fall on it."""
+"""Maximum points of a curve; each is the mean of several steps."""
 
 BIASED = 0.5
-"""Correlation of score with length from which on a reader is warned."""
+"""Correlation of score and length above which the report warns."""
 
 FEW = 16
-"""Pairs, below which a correlation of one half may well be chance (its 95 % interval holds 0)."""
+"""Below this number of pairs the 95 % interval of a correlation of one half contains 0."""
 
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """All that is known of a finished training; `pairs` were trained on."""
+    """The content of the report of a training run; `pairs` is the number of training pairs."""
 
     config: TrainRMConfig
     pairs: int
@@ -44,7 +44,7 @@ class TrainingReport:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """All that is known of a model that was only evaluated, with the scales that were measured."""
+    """The content of the report of an evaluation, with the scales that were measured."""
 
     config: TrainRMConfig
     source: SourcePairs
@@ -94,7 +94,7 @@ def _key_figures(given: HeldOutAssessment, more: Sequence[pages.KeyFigure]) -> p
     found, whole = given.together, given.together.accuracy
     interval = f"{whole.low:.1%} to {whole.high:.1%} (95 %)"
     lead = "of the better answer's score"
-    if len(given.members) > 1:  # whose raw scores have different scales
+    if len(given.members) > 1:  # their raw scores have different scales
         lead += ", each member's divided by its deviation"
     figures = [
         pages.KeyFigure("held-out accuracy", f"{whole.accuracy:.1%}", interval),
@@ -150,7 +150,7 @@ def _curves(trained: TrainingReport) -> list[pages.Block]:
 def _thinned(
     rows: Sequence[Mapping[str, Any]], name: str
 ) -> tuple[list[float], list[float | None]]:
-    """Steps and values, neighbours averaged to `_POINTS` points at most."""
+    """Steps and values, averaged over neighbours to at most `_POINTS` points."""
     width = -(-len(rows) // _POINTS)
     parts = [rows[first : first + width] for first in range(0, len(rows), width)]
     steps = [float(part[-1]["step"]) for part in parts]
@@ -203,7 +203,7 @@ def _sections(found: Assessment) -> list[pages.Block]:
 
 
 def _data(sources: Sequence[SourcePairs], warnings: Sequence[str]) -> list[pages.Block]:
-    """What was said of the data, and how many of each source were left out or cut."""
+    """How many pairs of each source were dropped or cut, and the warnings about the data."""
     rows = [
         (Path(source.name).name, one.reason, str(len(one.rows)))
         for source in sources

@@ -1,4 +1,4 @@
-"""What `train-rm` hands back: what a reward model is worth, as JSON and in a few lines."""
+"""The result of `train-rm`, as JSON and as a summary."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,20 +13,19 @@ from salsa_cli.text import counted, duration, figure
 
 @dataclass(frozen=True, kw_only=True)
 class RewardModelResult:
-    """What held-out pairs show of a reward model; accuracy is the share of them that it orders.
+    """A reward model on held-out pairs; accuracy is the share that it ranks correctly.
 
     Attributes:
         output: the folder that was written.
-        pairs: that the model was trained on.
-        dropped: rows of all files that were left out.
-        truncated: rows of which an answer was cut.
+        pairs: number of training pairs.
+        dropped: rows of all files that were dropped.
+        truncated: rows with a truncated answer.
         eval_low, eval_high: 95 % interval of the accuracy.
-        eval_margin: mean lead of the better answer; of an ensemble, whose members' scores are
-            divided by their deviations first.
-        categories: accuracy by the kind of the pairs, where the data has kinds.
-        sections: the scores of RewardBench by its own rules, where the data is of it.
-        members: accuracy of each member of an ensemble, whose mean score the other figures
-            describe.
+        eval_margin: mean score of the chosen answer minus that of the rejected one; for an
+            ensemble, of normalised scores.
+        categories: accuracy by category, where the data has categories.
+        sections: RewardBench scores by its own rules, for RewardBench data.
+        members: accuracy of each member of an ensemble; all other values describe its mean score.
     """
 
     output: str
@@ -47,7 +46,7 @@ class RewardModelResult:
 
     @classmethod
     def restored(cls, record: Mapping[str, Any]) -> Self:
-        """From what `record` gave, by way of JSON."""
+        """Rebuild a result from its record in JSON."""
         typed = {
             "categories": tuple(Group(**one) for one in record["categories"]),
             "sections": tuple(Section(**one) for one in record["sections"]),
@@ -60,7 +59,7 @@ class RewardModelResult:
         return asdict(self)
 
     def summary(self) -> tuple[str, Table | None]:
-        """A few lines, and the accuracy by category."""
+        """A few lines of text, and a table of the accuracy by category."""
         rows = [
             (one.name, str(one.n), f"{one.accuracy:.1%}", f"{one.low:.1%} to {one.high:.1%}")
             for one in self.categories
@@ -91,7 +90,7 @@ class RewardModelResult:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRMResult(RewardModelResult):
-    """The same of a model that was trained."""
+    """The result of a training run."""
 
     def _first_line(self) -> str:
         trained = f"trained on {counted(self.pairs, 'pair')} in {duration(self.seconds)}"
@@ -100,16 +99,16 @@ class TrainRMResult(RewardModelResult):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedModelResult(RewardModelResult):
-    """The same of a model that was there already, and the scale of its scores on these answers.
+    """The result of evaluating an existing model, with the scale of its scores on these answers.
 
-    `scales` are those of the members; of one model, one.
+    `scales` has one entry per member; a single model has one.
     """
 
     scales: tuple[RewardScale, ...]
 
     @classmethod
     def restored(cls, record: Mapping[str, Any]) -> Self:
-        """From what `record` gave, by way of JSON."""
+        """Rebuild a result from its record in JSON."""
         scales = tuple(RewardScale(**one) for one in record["scales"])
         return super().restored({**record, "scales": scales})
 
@@ -121,13 +120,13 @@ class EvaluatedModelResult(RewardModelResult):
 
 
 def proves_nothing(pairs: int) -> str:
-    """What to say where the interval holds one half."""
+    """The sentence for an interval that contains one half."""
     verb = "does" if pairs == 1 else "do"
     return f"{counted(pairs, 'pair')} {verb} not tell this accuracy from guessing"
 
 
 def evaluated(found: Assessment, members: Sequence[Assessment]) -> dict[str, Any]:
-    """The fields of a result that an evaluation gives."""
+    """The fields of a result that come from an assessment."""
     whole = found.accuracy
     return {
         "eval_pairs": whole.n,

@@ -1,4 +1,4 @@
-"""Sources of reward: reward models and Python functions, as one thing that scores answers."""
+"""Rewards: reward models and Python functions behind one interface that scores answers."""
 
 import importlib
 import importlib.util
@@ -40,10 +40,10 @@ class FunctionScorer:
     function: Callable[[list[Any], list[str]], Sequence[float]]
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> torch.Tensor:
-        """Call the function and check what it returns."""
+        """Call the function and check its scores."""
         texts = [answer.text for answer in answers]
         try:
-            with _stdout_left_alone():
+            with _stdout_to_stderr():
                 values = [
                     float(v) for v in self.function([data.prompt_json(p) for p in prompts], texts)
                 ]
@@ -58,32 +58,32 @@ class FunctionScorer:
 
 @dataclass(frozen=True)
 class RewardScale:
-    """Mean and standard deviation of raw scores; what is subtracted and divided by."""
+    """Mean and standard deviation of raw scores; (score - mean) / std is the reward."""
 
     mean: float
     std: float
 
     @classmethod
     def of(cls, scores: torch.Tensor) -> Self:
-        """That of scores [N]; equal scores keep their size."""
+        """The scale of scores `[N]`; the deviation is 1 where all are equal."""
         mean, std = statistics.mean_and_std(scores.double().numpy())
         return cls(mean, std or 1.0)
 
 
 def stored_scale(folder: Path) -> RewardScale | None:
-    """The scale that a reward model's folder holds; its scores are taken by it."""
+    """The scale that is stored in the folder of a reward model; its scores are normalised by it."""
     found = folders.reward_scale(folder)
     return RewardScale(float(found["mean"]), float(found["std"])) if found else None
 
 
 def unscaled(names: Sequence[str]) -> list[Path]:
-    """The models among some rewards that hold no scale, so that their scores are taken raw."""
+    """The models of some rewards that have no stored scale, so their raw scores are used."""
     return [one for name in names for one in models_of(name) if stored_scale(one) is None]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Rewards of answers: `total` `[B]`, and its members `[N, B]`, scaled, in their order."""
+    """Rewards of answers: `total` `[B]`, and the normalised scores `[N, B]` of the members."""
 
     total: torch.Tensor
     members: torch.Tensor
@@ -91,14 +91,14 @@ class Scores:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """One or several rewards and the rule that makes one of them."""
+    """One or several rewards, and the rule that combines them."""
 
     members: tuple[Scorer, ...]
     combine: Callable[[torch.Tensor], torch.Tensor]
     scales: tuple[RewardScale, ...] = ()
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Scores:
-        """Score answers by every member, scaled where there are scales, and by the rule."""
+        """Score answers with every member, normalise where there are scales, and combine."""
         raw = self.raw(prompts, answers)
         if self.scales:
             means = torch.tensor([scale.mean for scale in self.scales])
@@ -107,19 +107,19 @@ class Ensemble:
         return Scores(self.combine(raw), raw)
 
     def raw(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> torch.Tensor:
-        """Scores `[N, B]` of the members as they give them."""
+        """Raw scores `[N, B]` of the members."""
         return torch.stack([member.score(prompts, answers) for member in self.members])
 
 
 @dataclass(frozen=True)
-class Divided:
-    """A reward that scores each answer by itself: every process scores its part."""
+class DistributedScorer:
+    """A reward that scores answers independently: every process scores its part."""
 
     scorer: Scorer
     runtime: Runtime
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> torch.Tensor:
-        """Score the part of this process, and put the parts together."""
+        """Score the part of this process, and gather all parts."""
         rows = self.runtime.part(torch.arange(len(answers)))
         mine = slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 0)
         scores = self.scorer.score(prompts[mine], answers[mine]) if len(rows) else torch.empty(0)
@@ -127,14 +127,14 @@ class Divided:
 
 
 @dataclass(frozen=True)
-class Central:
-    """A reward that may depend on the batch, its order or the calls before: one process scores."""
+class MainProcessScorer:
+    """A reward that may depend on the batch or on earlier calls: one process scores."""
 
     scorer: Scorer
     runtime: Runtime
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> torch.Tensor:
-        """Score all answers in the main process, and tell the others."""
+        """Score all answers in the main process and broadcast the scores."""
         return self.runtime.from_main(lambda: self.scorer.score(prompts, answers))
 
 
@@ -147,12 +147,12 @@ def combination(rule: str, weight: float) -> Callable[[torch.Tensor], torch.Tens
 
 @dataclass(frozen=True)
 class MeanScorer:
-    """The mean of several reward models' normalised scores: an ensemble's folder as one reward."""
+    """The folder of an ensemble as one reward: the mean of its members' normalised scores."""
 
     members: tuple[Scorer, ...]
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> torch.Tensor:
-        """Score by every member, and average."""
+        """Score with every member, and average."""
         return torch.stack([one.score(prompts, answers) for one in self.members]).mean(0)
 
 
@@ -162,7 +162,7 @@ def is_function(name: str) -> bool:
 
 
 def resolve(name: str) -> str:
-    """Check that a reward exists before anything is loaded, fetching it from the hub if needed."""
+    """Check that a reward exists, and fetch it from the hub if needed; loads no weights."""
     if is_function(name):
         _function(name)
         return name
@@ -172,18 +172,22 @@ def resolve(name: str) -> str:
 
 
 def models_of(name: str) -> tuple[Path, ...]:
-    """The models behind a reward: one, the members of an ensemble, or none for a function."""
+    """The models of a reward: one, the members of an ensemble, or none for a function."""
     if is_function(name):
         return ()
     return folders.members(Path(name)) or (Path(name),)
 
 
 def load(name: str, runtime: Runtime, source: BackboneSource = backbones.unshared) -> Scorer:
-    """A reward model's folder, an ensemble's, or a function, ready to score on all processes."""
+    """Load a reward model, an ensemble or a function, to score on all processes."""
     scorer = _load(name, runtime, source)
     if runtime.processes == 1:
         return scorer
-    return Central(scorer, runtime) if is_function(name) else Divided(scorer, runtime)
+    return (
+        MainProcessScorer(scorer, runtime)
+        if is_function(name)
+        else DistributedScorer(scorer, runtime)
+    )
 
 
 def _load(name: str, runtime: Runtime, source: BackboneSource) -> Scorer:
@@ -195,11 +199,11 @@ def _load(name: str, runtime: Runtime, source: BackboneSource) -> Scorer:
 
 
 def modules(scorer: Scorer) -> Iterator[Module]:
-    """The models that score, of one reward; none for a function."""
+    """The transformers models of one reward; none for a function."""
     if isinstance(scorer, MeanScorer):
         for member in scorer.members:
             yield from modules(member)
-    if isinstance(scorer, Divided):
+    if isinstance(scorer, DistributedScorer):
         yield from modules(scorer.scorer)
     if isinstance(scorer, RewardModel):
         yield scorer.model
@@ -216,7 +220,7 @@ def _function(name: str) -> Callable[[list[Any], list[str]], Sequence[float]]:
 
 def _module(name: str, place: str) -> ModuleType:
     try:
-        with _stdout_left_alone():
+        with _stdout_to_stderr():
             if not place.endswith(".py"):
                 return importlib.import_module(place)
             spec = importlib.util.spec_from_file_location(Path(place).stem, place)
@@ -231,6 +235,6 @@ def _module(name: str, place: str) -> ModuleType:
         ) from error
 
 
-def _stdout_left_alone() -> AbstractContextManager[TextIO]:
-    """What a function prints goes to stderr: stdout belongs to the result."""
+def _stdout_to_stderr() -> AbstractContextManager[TextIO]:
+    """Redirect what a function prints to stderr: stdout is for the result."""
     return redirect_stdout(sys.stderr)

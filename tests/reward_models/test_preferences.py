@@ -191,7 +191,7 @@ def test_an_empty_answer_is_a_hole_unless_raters_scored_it_as_the_worse_one(
     hole: str | None,
 ) -> None:
     pair = Preference("p", Answer(chosen), Answer(rejected), scores=scores)
-    assert (pair.empty, pair.hole) == (empty, hole)
+    assert (pair.empty, pair.missing_answer) == (empty, hole)
 
 
 def test_rows_of_rewardbench_2_are_contests() -> None:
@@ -200,7 +200,8 @@ def test_rows_of_rewardbench_2_are_contests() -> None:
     assert has_answer_sets(Source("x", [row]))
     assert not has_answer_sets(Source("x", [{"chosen": [GOOD], "rejected": [BAD]}]))
     holes = [
-        answer_sets(Source("x", [{**row, **change}]))[0].hole for change in ({}, {"chosen": [""]})
+        answer_sets(Source("x", [{**row, **change}]))[0].missing_answer
+        for change in ({}, {"chosen": [""]})
     ]
     assert holes == [None, "chosen"]
     with pytest.raises(
