@@ -85,7 +85,7 @@ MUTANTS = [
     Mutant(
         "the optimiser not restored",
         "reward_models/fitting.py",
-        "learner.restore(begun.learner)",
+        "learner.restore(progress.learner)",
         "pass",
     ),
     Mutant(
@@ -128,8 +128,8 @@ MUTANTS = [
     Mutant(
         "identical answers dropped from contests",
         "reward_models/pairs.py",
-        "found = [EMPTY if one.hole else _fitted(",
-        "found = [EMPTY if one.hole else _useful(",
+        "EMPTY if one.missing_answer else _encode_within_limit(",
+        "EMPTY if one.missing_answer else _encode_pair(",
     ),
     Mutant(
         "batches in the order of the file",

@@ -200,7 +200,9 @@ def test_activations_computed_twice_give_the_same_gradient(world: World) -> None
         calls: list[int] = []
         layer = reward.model.model.layers[0].mlp
         layer.register_forward_pre_hook(lambda *given, calls=calls: calls.append(1))
-        fitting.learn(reward, partial(last_scores, reward.model), PAIRS, 0, config, DEVICE)
+        fitting.accumulate_gradients(
+            reward, partial(last_scores, reward.model), PAIRS, 0, config, DEVICE
+        )
         gradients.append(torch.cat([p.grad.flatten() for p in reward.model.parameters()]))
         passes.append(len(calls))
         assert not layer.training
