@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from salsa_cli import VERSION
-from salsa_cli.config.base import Config, ParallelConfig
+from salsa_cli.config.base import Config, TrainingConfig
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.config.options import Manners, options
 from salsa_cli.config.ppo import PPOConfig
@@ -28,9 +28,12 @@ from salsa_cli.runs.terminal import listening, print_error, print_result
 INTERRUPTED = 130
 TERMINATED = 143
 
-WITHOUT_TORCH = ("salsa_cli.soup", "salsa_cli.evaluation.verdict_files")
+SOUP, PPO, EVALUATE = "salsa_cli.soup", "salsa_cli.ppo", "salsa_cli.evaluate"
+TRAIN_RM, EVALUATE_RM = "salsa_cli.train_rm", "salsa_cli.reward_models.evaluation"
+RECOUNT = "salsa_cli.evaluation.verdict_files"
 
-IN_PARALLEL = ("salsa_cli.ppo", "salsa_cli.train_rm")
+WITHOUT_TORCH = (SOUP, RECOUNT)
+IN_PARALLEL = (PPO, TRAIN_RM)
 
 app = typer.Typer(
     name="salsa",
@@ -68,7 +71,7 @@ def soup(config: SoupConfig, manners: Manners) -> None:
 
     salsa soup sft-a/ sft-b/ --alpha 0.5 -o ref/
     """
-    _execute("salsa_cli.soup", config, manners)
+    _execute(SOUP, config, manners)
 
 
 @app.command("train-rm")
@@ -80,11 +83,7 @@ def train_rm(config: TrainRMConfig, manners: Manners) -> None:
 
     salsa train-rm rm/ --eval-data rewardbench.jsonl -o evaluation/
     """
-    _execute(
-        "salsa_cli.train_rm" if config.data is not None else "salsa_cli.reward_models.appraise",
-        config,
-        manners,
-    )
+    _execute(EVALUATE_RM if config.data is None else TRAIN_RM, config, manners)
 
 
 @app.command("ppo")
@@ -94,7 +93,7 @@ def ppo(config: PPOConfig, manners: Manners) -> None:
 
     salsa ppo --ref ref/ --reward rm/ --prompts prompts.jsonl -o policy/
     """
-    _execute("salsa_cli.ppo", config, manners)
+    _execute(PPO, config, manners)
 
 
 @app.command("eval")
@@ -106,11 +105,7 @@ def evaluate(config: EvalConfig, manners: Manners) -> None:
 
     salsa eval --judgments judgments.jsonl -o results/
     """
-    _execute(
-        "salsa_cli.evaluation.verdict_files" if config.judgments else "salsa_cli.evaluate",
-        config,
-        manners,
-    )
+    _execute(RECOUNT if config.judgments else EVALUATE, config, manners)
 
 
 def main() -> None:
@@ -154,7 +149,7 @@ def _execute(module: str, config: Config, manners: Manners) -> None:
 
 def _processes(module: str, config: Config) -> int | None:
     """How many processes the command is to run in; None where it runs in one alone."""
-    if isinstance(config, ParallelConfig) and module in IN_PARALLEL:
+    if isinstance(config, TrainingConfig) and module in IN_PARALLEL:
         return config.processes
     return None
 

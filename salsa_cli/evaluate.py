@@ -91,13 +91,12 @@ def run(config: EvalConfig, report: Report) -> Result:
 def begin(folder: Path, plan: EvalPlan, config: EvalConfig) -> None:
     """Write salsa.json; refuse to resume a run that was started with other settings."""
     path = folder / "salsa.json"
-    made = eval_result.made_by(config, planning.inputs(plan, config))
+    inputs = planning.inputs(plan, config)
     if path.exists():
-        before = planning.comparable(read_json(path))
-        checkpoints.check_same_settings(
-            checkpoints.Saved(0, path), to_json(before), planning.comparable(made)
-        )
-    run_folder.write_record(folder, path.name, made)
+        before = read_json(path)
+        checkpoints.check_same_settings(path, before["settings"], config)
+        checkpoints.check_same_inputs(path, before["inputs"], inputs)
+    run_folder.write_record(folder, path.name, eval_result.made_by(config, inputs))
     (folder / "answers").mkdir(exist_ok=True)
 
 

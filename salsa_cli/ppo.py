@@ -104,9 +104,7 @@ class PPOResult:
 def run(config: PPOConfig, report: Report) -> Result:
     """Train a policy and write it to `config.output`."""
     resumed = config.resume and not config.force
-    # A run that picks the size of its passes records what it picked.
-    picked = () if config.micro_batch_size else ("micro_batch_size",)
-    if resumed and (done := run_folder.finished(config.output, RECORD, config, picked)) is not None:
+    if resumed and (done := run_folder.finished(RECORD, config)) is not None:
         report(Note(f"{config.output} is complete; nothing is left to do"))
         return PPOResult(**done)
     tracking.check(config.track)

@@ -16,7 +16,7 @@ from threading import Semaphore
 import numpy as np
 import xxhash
 
-from salsa_cli.config.options import record
+from salsa_cli.config.comparison import result_settings
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.records import JSON, write_json, write_text
@@ -34,7 +34,6 @@ from salsa_cli.weights.shards import Block, ShardWriter
 from salsa_cli.weights.weight_files import combined_digest, tensor_hash, weights_digest
 
 THREADS = 4  # more than cores, since most of them wait for the disk
-MANNER = ("output", "memory", "verify")  # settings that do not change the result
 LARGEST_BLOCK = 8 << 20  # beyond it the disk gets no faster
 
 
@@ -79,11 +78,7 @@ def run(config: SoupConfig, report: Report) -> Result:
     """Average the models of `config` into `config.output`."""
     began = time.monotonic()
     resumed = config.resume and not config.force
-    if (
-        resumed
-        and (done := run_folder.finished(config.output, folders.SOUP_RECORD, config, MANNER))
-        is not None
-    ):
+    if resumed and (done := run_folder.finished(folders.SOUP_RECORD, config)) is not None:
         report(Note(f"{config.output} is complete already"))
         return SoupResult(**done)
     config = _without_files(config, report)
@@ -315,10 +310,11 @@ def _identity(plan: SoupPlan, config: SoupConfig) -> dict[str, JSON]:
         for one in (*plan.streamed, *plan.ingredients)
         for path, found in one.files.items()
     }
-    settings = {
-        name: value for name, value in record(config).items() if name not in (*MANNER, "tokenizer")
+    return {
+        **result_settings(config),
+        "files": files,
+        "bytes of a block (--memory)": _block_size(config),
     }
-    return {**settings, "files": files, "bytes of a block (--memory)": _block_size(config)}
 
 
 def _without_files(config: SoupConfig, report: Report) -> SoupConfig:

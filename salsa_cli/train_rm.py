@@ -46,10 +46,7 @@ def run(config: TrainRMConfig, report: Report) -> Result:
     """Train one reward model or several and write them to `config.output`."""
     began = time.monotonic()
     resumed = config.resume and not config.force
-    if (
-        resumed
-        and (done := run_folder.finished(config.output, RECORD, config, fitting.MANNER)) is not None
-    ):
+    if resumed and (done := run_folder.finished(RECORD, config)) is not None:
         report(Note(f"{config.output} is complete; nothing is left to do"))
         return TrainRMResult.restored(done)
     tracking.check(config.track)

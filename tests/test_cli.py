@@ -1,5 +1,6 @@
 """The command line as a person and a pipeline meet it: real processes, exit codes, streams."""
 
+import importlib.util
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from salsa_cli import cli
 from salsa_cli.records import read_rows
 from tests.support import tiny
 from tests.support.worlds import World
@@ -115,6 +117,25 @@ def test_a_record_is_a_configuration_and_flags_override_it(world: World, tmp_pat
         assert json.loads(done.stdout)["weights"] == [0.75, 0.25]
     done = salsa("soup", "--config", record, "--alpha", "1", "-o", "three", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["weights"] == [0.0, 1.0]
+
+
+def test_a_complete_run_is_done_again_in_no_time(world: World, tmp_path: Path) -> None:
+    """What a script that tries again meets: 0, unless it asks for another result."""
+    command = ["soup", world.a, world.b, "-o"]
+    assert salsa(*command, "ref", cwd=tmp_path).returncode == 0
+    for same in ([], ["--memory", "64MB"], ["--verify"]):
+        done = salsa(*command, tmp_path / "ref", "--resume", "--json", *same, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["output"] == "ref"
+    done = salsa(*command, "ref", "--resume", "--dtype", "float16", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "ref is complete, but was made with other settings: dtype was auto" in done.stderr
+
+
+def test_every_command_names_a_module_that_is_there() -> None:
+    modules = (cli.SOUP, cli.TRAIN_RM, cli.EVALUATE_RM, cli.PPO, cli.EVALUATE, cli.RECOUNT)
+    for module in modules:
+        assert importlib.util.find_spec(module) is not None, module
 
 
 # --------------------------------------------------------------------------- bad input

@@ -78,7 +78,9 @@ def test_a_complete_run_that_is_resumed_is_handed_back(world: World, tmp_path: P
     config = configure(world, tmp_path / "r", *models, **landscape)
     result = run(config)
     heard: list[Event] = []
-    again = evaluate.run(replace(config, resume=True, batch_size=3), heard.append)
+    again = evaluate.run(
+        replace(config, resume=True, batch_size=3, max_invalid=0.0, concurrency=2), heard.append
+    )
     assert again == result and again.summary() == result.summary()
     assert heard == [Note(f"{config.output} is complete; nothing is left to do")]
     with pytest.raises(SalsaError, match=r"is complete, but .* seed was 0, is 1"):

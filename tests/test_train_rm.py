@@ -376,12 +376,44 @@ def test_a_model_without_a_pad_token_of_its_own_is_refused(world: World, tmp_pat
     assert model.config.pad_token_id == tokenizer.pad_token_id == 3
 
 
-def test_a_result_that_is_complete_is_read_back(trained: TrainRMConfig) -> None:
-    result = train_rm.run(replace(trained, resume=True), silent)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"save_every": 7},
+        {"track": ("tensorboard",)},
+        {"output": Path("rm")},
+        {"gradient_checkpointing": True},
+    ],
+    ids=str,
+)
+def test_a_result_that_is_complete_is_read_back(
+    trained: TrainRMConfig, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained.output.parent)
+    result = train_rm.run(replace(trained, resume=True, **changes), silent)
     assert isinstance(result, train_rm.TrainRMResult)
     assert result.eval_pairs == 4 and result.members == (1.0,)
     made = json.loads((trained.output / "salsa.json").read_text())
     assert made["result"] == json.loads(json.dumps(result.record()))
+
+
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"lora_save": "adapter", "lora_rank": 2}])
+def test_a_complete_result_of_other_settings_is_refused(
+    trained: TrainRMConfig, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(SalsaError, match=r"is complete, but .* was .*, is ") as caught:
+        train_rm.run(replace(trained, resume=True, **changes), silent)
+    assert all(name in str(caught.value) for name in changes)
+
+
+def test_recomputed_activations_change_no_bit(trained: TrainRMConfig, tmp_path: Path) -> None:
+    """So a run that does not fit may be resumed with --gradient-checkpointing."""
+    config = replace(trained, output=tmp_path / "rm", gradient_checkpointing=True)
+    train_rm.run(config, silent)
+    names = ("model.safetensors", "config.json")
+    for name in names:
+        assert (config.output / name).read_bytes() == (trained.output / name).read_bytes()
 
 
 def test_a_disk_that_is_full_ends_with_one_message_and_keeps_the_checkpoint(

@@ -1,15 +1,16 @@
 """What can be set of `salsa eval`, and which settings do not go together."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from salsa_cli.config.base import Config, Device, Setting
+from salsa_cli.config.base import ModelConfig, Setting
 from salsa_cli.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig(Config):
+class EvalConfig(ModelConfig):
     """`salsa eval`."""
 
     models: Annotated[
@@ -79,7 +80,13 @@ class EvalConfig(Config):
     ] = None
     batch_size: Annotated[
         int,
-        Setting("Answers generated or judged at a time.", low=1, metavar="N", panel="Generation"),
+        Setting(
+            "Answers generated or judged at a time.",
+            low=1,
+            metavar="N",
+            panel="Generation",
+            changes_result=False,
+        ),
     ] = 64
     grading: Annotated[
         Literal["pairwise", "single"],
@@ -113,6 +120,7 @@ class EvalConfig(Config):
             high=1,
             metavar="X",
             panel="Judges",
+            changes_result=False,
         ),
     ] = None
     base_url: Annotated[
@@ -131,6 +139,7 @@ class EvalConfig(Config):
             low=0,
             metavar="N",
             recorded=False,
+            changes_result=False,
             panel="API",
         ),
     ] = None
@@ -141,11 +150,20 @@ class EvalConfig(Config):
             low=0,
             metavar="IN,OUT",
             recorded=False,
+            changes_result=False,
             panel="API",
         ),
     ] = None
     concurrency: Annotated[
-        int, Setting("Calls under way at once.", low=1, metavar="N", recorded=False, panel="API")
+        int,
+        Setting(
+            "Calls under way at once.",
+            low=1,
+            metavar="N",
+            recorded=False,
+            changes_result=False,
+            panel="API",
+        ),
     ] = 8
     tries: Annotated[
         int,
@@ -154,12 +172,20 @@ class EvalConfig(Config):
             low=1,
             metavar="N",
             recorded=False,
+            changes_result=False,
             panel="API",
         ),
     ] = 6
     timeout: Annotated[
         float,
-        Setting("Seconds to wait for one call.", above=0, metavar="X", recorded=False, panel="API"),
+        Setting(
+            "Seconds to wait for one call.",
+            above=0,
+            metavar="X",
+            recorded=False,
+            changes_result=False,
+            panel="API",
+        ),
     ] = 120.0
     cache: Annotated[
         Path | None,
@@ -168,6 +194,7 @@ class EvalConfig(Config):
             "kept in OUTPUT.",
             metavar="FILE",
             recorded=False,
+            changes_result=False,
             panel="Judges",
         ),
     ] = None
@@ -228,17 +255,7 @@ class EvalConfig(Config):
     draws: Annotated[
         int, Setting("Bootstrap draws over the prompts.", low=100, metavar="N", panel="Statistics")
     ] = 10_000
-    seed: Annotated[
-        int, Setting("Seed of sampling and of the bootstrap.", low=0, metavar="N", panel="Run")
-    ] = 0
-    device: Annotated[Device, Setting("Where to compute.", panel="Run")] = "auto"
-    resume: Annotated[
-        bool, Setting("Continue a run that was stopped.", recorded=False, panel="Run")
-    ] = False
-    dry_run: Annotated[
-        bool,
-        Setting("Check the inputs and say what would be done.", recorded=False, panel="Run"),
-    ] = False
+    SAYS: ClassVar[Mapping[str, str]] = {"seed": "Seed of sampling and of the bootstrap."}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,9 +15,10 @@ from typing import Annotated, Any, TypeVar, get_args
 import typer
 import yaml
 
-from salsa_cli.config.base import Config, Field, declared, size_text
+from salsa_cli.config.base import Config, Field, declared
 from salsa_cli.errors import UsageError
 from salsa_cli.records import JSON
+from salsa_cli.text import amount
 
 C = TypeVar("C", bound=Config)
 
@@ -61,7 +62,7 @@ def options(config_type: type[C]) -> Callable[[Callable[[C, Manners], None]], Ca
 def record(config: Config) -> dict[str, JSON]:
     """The settings as JSON values, without those that only say how to run."""
     return {
-        field.name: _jsonable(getattr(config, field.name))
+        field.name: as_json(getattr(config, field.name))
         for field in declared(type(config))
         if field.setting.recorded
     }
@@ -163,7 +164,7 @@ def _parameter(field: Field, default: Any) -> inspect.Parameter:
     kind = field.type
     if setting.size:
         kind, common["parser"], common["metavar"] = int, parse_size, "SIZE"
-        common["show_default"] = False if default is None else size_text(default)
+        common["show_default"] = False if default is None else amount(default, "B")
     elif tuple in {getattr(part, "__origin__", None) for part in (kind, *get_args(kind))}:
         if float in _leaves(kind):
             kind, common["parser"] = Any, parse_numbers
@@ -227,9 +228,10 @@ def _leaves(kind: Any) -> set[Any]:
     return {kind} if not parts else set().union(*(_leaves(part) for part in parts))
 
 
-def _jsonable(value: object) -> JSON:
+def as_json(value: object) -> JSON:
+    """A setting's value as JSON has it: lists for tuples, text for paths."""
     if isinstance(value, tuple):
-        return [_jsonable(item) for item in value]
+        return [as_json(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return str(value)

@@ -1,12 +1,12 @@
 """What can be set of `salsa ppo`, and which settings do not go together."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from salsa_cli.config.base import TRACKERS, Device, ParallelConfig, Setting
+from salsa_cli.config.base import TRACKERS, Setting, TrainingConfig
 from salsa_cli.errors import UsageError
 
 EMA_RATE = 0.01
@@ -34,7 +34,7 @@ OFFLOADABLE = {"ref": "reference", "reward": "rewards", "watch": "watched"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOConfig(ParallelConfig):
+class PPOConfig(TrainingConfig):
     """`salsa ppo`."""
 
     ref: Annotated[
@@ -220,6 +220,7 @@ class PPOConfig(ParallelConfig):
             f"Server of --generator vllm, on this machine; {VLLM_URL} by default.",
             metavar="URL",
             panel="PPO",
+            changes_result=False,
         ),
     ] = None
     gamma: Annotated[
@@ -257,6 +258,7 @@ class PPOConfig(ParallelConfig):
             low=1,
             metavar="N",
             panel="Training",
+            chosen=True,
         ),
     ] = None
     learning_rate: Annotated[
@@ -299,6 +301,7 @@ class PPOConfig(ParallelConfig):
         bool,
         Setting(
             "Compute activations twice instead of keeping them: less memory, more time.",
+            changes_result=False,
             panel="Training",
         ),
     ] = False
@@ -317,6 +320,7 @@ class PPOConfig(ParallelConfig):
             f"{', '.join(OFFLOADABLE)}. Repeatable, or with commas.",
             metavar="NAMES",
             panel="Training",
+            changes_result=False,
         ),
     ] = ()
     optimiser: Annotated[
@@ -338,10 +342,24 @@ class PPOConfig(ParallelConfig):
         ),
     ] = None
     save_every: Annotated[
-        int, Setting("Updates between checkpoints.", low=1, metavar="N", panel="Run")
+        int,
+        Setting(
+            "Updates between checkpoints.",
+            low=1,
+            metavar="N",
+            panel="Run",
+            changes_result=False,
+        ),
     ] = 10
     keep_checkpoints: Annotated[
-        int, Setting("Checkpoints to keep, the newest.", low=1, metavar="N", panel="Run")
+        int,
+        Setting(
+            "Checkpoints to keep, the newest.",
+            low=1,
+            metavar="N",
+            panel="Run",
+            changes_result=False,
+        ),
     ] = 2
     stop_on: Annotated[
         tuple[str, ...],
@@ -349,27 +367,13 @@ class PPOConfig(ParallelConfig):
             f"Warning at which the run stops, its state saved: {', '.join(WARNINGS)}. Repeatable.",
             metavar="WARNING",
             panel="Run",
+            changes_result=False,
         ),
     ] = ()
-    track: Annotated[
-        tuple[str, ...],
-        Setting(
-            f"Tracker that gets the metrics: {', '.join(TRACKERS)}. Repeatable.",
-            metavar="TRACKER",
-            panel="Run",
-        ),
-    ] = ()
-    seed: Annotated[
-        int, Setting("Seed of order and sampling.", low=0, metavar="N", panel="Run")
-    ] = 0
-    device: Annotated[Device, Setting("Where to compute.", panel="Run")] = "auto"
-    resume: Annotated[
-        bool, Setting("Continue a run that was stopped.", recorded=False, panel="Run")
-    ] = False
-    dry_run: Annotated[
-        bool,
-        Setting("Check the inputs and say what would be done.", recorded=False, panel="Run"),
-    ] = False
+    SAYS: ClassVar[Mapping[str, str]] = {
+        "track": f"Tracker that gets the metrics: {', '.join(TRACKERS)}. Repeatable.",
+        "seed": "Seed of order and sampling.",
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

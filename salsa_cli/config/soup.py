@@ -45,7 +45,13 @@ class SoupConfig(Config):
         bool, Setting("Average values that are NaN or Inf instead of refusing them.")
     ] = False
     memory: Annotated[
-        int, Setting("Memory for the pieces in flight.", size=True, low=8 * MEGABYTE)
+        int,
+        Setting(
+            "Memory for the pieces in flight.",
+            size=True,
+            low=8 * MEGABYTE,
+            changes_result=False,
+        ),
     ] = 256 * MEGABYTE
     dtype: Annotated[
         WeightDtype,
@@ -74,19 +80,28 @@ class SoupConfig(Config):
         ),
     ] = None
     verify: Annotated[
-        bool, Setting("Read the result back and check every value against a recomputation.")
+        bool,
+        Setting(
+            "Read the result back and check every value against a recomputation.",
+            changes_result=False,
+        ),
     ] = False
     resume: Annotated[
         bool,
         Setting(
             "Continue a soup that was killed. Begins anew if there is none.",
             recorded=False,
+            changes_result=False,
             panel="Run",
         ),
     ] = False
     dry_run: Annotated[
         bool,
-        Setting("Check the inputs and say what would be written; write nothing.", recorded=False),
+        Setting(
+            "Check the inputs and say what would be written; write nothing.",
+            recorded=False,
+            changes_result=False,
+        ),
     ] = False
 
     def __post_init__(self) -> None:

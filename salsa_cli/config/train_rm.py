@@ -1,10 +1,10 @@
 """What can be set of `salsa train-rm`, and which settings do not go together."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from salsa_cli.config.base import TRACKERS, Device, ParallelConfig, Setting, declared
+from salsa_cli.config.base import TRACKERS, Setting, TrainingConfig, declared
 from salsa_cli.errors import UsageError
 
 EVAL_SHARE = 0.1
@@ -17,7 +17,7 @@ _OF_EVALUATION = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainRMConfig(ParallelConfig):
+class TrainRMConfig(TrainingConfig):
     """`salsa train-rm`."""
 
     model: Annotated[
@@ -140,7 +140,11 @@ class TrainRMConfig(ParallelConfig):
     ] = "merged"
     gradient_checkpointing: Annotated[
         bool,
-        Setting("Compute activations twice instead of keeping them.", panel="Training"),
+        Setting(
+            "Compute activations twice instead of keeping them.",
+            changes_result=False,
+            panel="Training",
+        ),
     ] = False
     ensemble: Annotated[
         int,
@@ -152,27 +156,16 @@ class TrainRMConfig(ParallelConfig):
         ),
     ] = 1
     save_every: Annotated[
-        int, Setting("Steps between checkpoints.", low=1, metavar="N", panel="Run")
-    ] = 500
-    track: Annotated[
-        tuple[str, ...],
+        int,
         Setting(
-            f"Send the metrics to {', '.join(TRACKERS)}. Repeatable.",
-            metavar="TRACKER",
+            "Steps between checkpoints.",
+            low=1,
+            metavar="N",
             panel="Run",
+            changes_result=False,
         ),
-    ] = ()
-    seed: Annotated[
-        int, Setting("Seed of the score head and the order.", low=0, metavar="N", panel="Run")
-    ] = 0
-    device: Annotated[Device, Setting("Where to compute.", panel="Run")] = "auto"
-    resume: Annotated[
-        bool, Setting("Continue a run that was stopped.", recorded=False, panel="Run")
-    ] = False
-    dry_run: Annotated[
-        bool,
-        Setting("Check the inputs and say what would be done.", recorded=False, panel="Run"),
-    ] = False
+    ] = 500
+    SAYS: ClassVar[Mapping[str, str]] = {"seed": "Seed of the score head and the order."}
 
     def __post_init__(self) -> None:
         super().__post_init__()

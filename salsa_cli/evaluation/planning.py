@@ -141,15 +141,6 @@ def forecast(name: str, asked: Sequence[JudgeTask], store: Path, config: EvalCon
     return writing.forecast(name, asked, writing.read_store(store), sampling(config), price)
 
 
-def comparable(made: Mapping[str, JSON]) -> dict[str, JSON]:
-    """The settings and inputs that must be equal for a run to be resumed."""
-    settings, found = made["settings"], made["inputs"]
-    assert isinstance(settings, dict) and isinstance(found, dict)
-    free = {"batch_size", "output", "max_invalid"}
-    fixed = {name: value for name, value in settings.items() if name not in free}
-    return {**fixed, **{f"the input {name}": value for name, value in found.items()}}
-
-
 def _models(names: Sequence[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for given in names:

@@ -34,7 +34,7 @@ def run(config: TrainRMConfig, report: Report) -> Result:
     """Evaluate the reward model `config.model` and write the results to `config.output`."""
     began = time.monotonic()
     resumed = config.resume and not config.force
-    if resumed and (done := run_folder.finished(config.output, RECORD, config)) is not None:
+    if resumed and (done := run_folder.finished(RECORD, config)) is not None:
         report(Note(f"{config.output} is complete; nothing is left to do"))
         return EvaluatedModelResult.restored(done)
     run_folder.check_output(config.output, config.force)

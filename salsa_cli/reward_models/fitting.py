@@ -1,5 +1,6 @@
 """Fits one reward model to pairs: batches, loss, optimiser steps, checkpoints."""
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any
 
 import torch
 
-from salsa_cli.config.options import record
+from salsa_cli.config.comparison import result_settings
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.data import stable_seed
 from salsa_cli.devices.runtime import Runtime
@@ -18,7 +19,7 @@ from salsa_cli.models import forward, learners
 from salsa_cli.models.learners import Learner
 from salsa_cli.models.loading import RewardModel
 from salsa_cli.models.tokens import Tokens, pad_right
-from salsa_cli.records import JSON, to_json
+from salsa_cli.records import to_json
 from salsa_cli.reward_models import pairs
 from salsa_cli.reward_models.assessment import PairScores
 from salsa_cli.reward_models.pairs import EncodedPair
@@ -27,9 +28,6 @@ from salsa_cli.runs import checkpoints, interrupts, run_folder
 from salsa_cli.runs.events import Advanced, Measured, Note, Report
 
 METRICS = "metrics.jsonl"
-
-MANNER = ("save_every", "track")
-"""Settings that do not change the result: how often it saves, and who watches."""
 
 Scoring = Callable[[Tokens], torch.Tensor]
 """Raw scores `[B]` of rows `[B, T]`: the forward pass of a reward model."""
@@ -213,7 +211,7 @@ def save(progress: Progress, steps: int, run: TrainingRun) -> None:
         SalsaError: it cannot be written; the checkpoint before it is kept.
     """
     content = {
-        "settings": to_json(_identity(run.config)),
+        "settings": to_json(result_settings(run.config)),
         "member": progress.member,
         "step": progress.step,
         "learner": progress.learner,
@@ -233,7 +231,7 @@ def restore(run: TrainingRun, steps: int, report: Report) -> Progress:
             report(Note("there is no checkpoint to resume from: the run starts at the beginning"))
         return Progress()
     state = checkpoints.load_checkpoint(saved)
-    checkpoints.check_same_settings(saved, state["settings"], _identity(config))
+    checkpoints.check_same_settings(saved.file, json.loads(state["settings"]), config)
     progress = Progress(state["member"], state["step"], state["learner"])
     if run.runtime.main:
         run_folder.keep_rows(folder / METRICS, progress.steps_done(steps))
@@ -333,8 +331,3 @@ def _check_finite(
 
 def _first_rows(rows: Sequence[int]) -> str:
     return ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
-
-
-def _identity(config: TrainRMConfig) -> dict[str, JSON]:
-    """The settings that must be the same in a resumed run."""
-    return {n: v for n, v in record(config).items() if n not in ("output", *MANNER)}

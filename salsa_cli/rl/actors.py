@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from salsa_cli.config.comparison import result_settings
 from salsa_cli.config.ppo import UNCERTAINTY_WEIGHT, PPOConfig
 from salsa_cli.data import stable_seed
 from salsa_cli.devices.runtime import Runtime
@@ -32,7 +33,6 @@ from salsa_cli.reward_models.rewards import Ensemble, RewardScale
 from salsa_cli.rl import references, weight_sharing
 from salsa_cli.rl.offload import Parked
 from salsa_cli.rl.plan import PPOPlan
-from salsa_cli.rl.preflight import resume_settings
 from salsa_cli.runs import checkpoints
 from salsa_cli.weights import folders
 
@@ -204,7 +204,7 @@ def save_state(
     Every process must call it; the main one writes, and the others wait until it stands.
     """
     content: dict[str, Any] = {
-        "settings": to_json(resume_settings(config)),
+        "settings": to_json(result_settings(config)),
         "inputs": to_json(inputs),
         "policy": actors.actor.state(),
         "critic": actors.critic.state(),

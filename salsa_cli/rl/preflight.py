@@ -5,12 +5,11 @@ Reads configurations, tokenizers and the headers of weight files; loads no weigh
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from salsa_cli import data
-from salsa_cli.config.options import record
+from salsa_cli.config.comparison import with_choices
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.data import Prompt
 from salsa_cli.devices.runtime import Runtime
@@ -105,12 +104,6 @@ def prepare(config: PPOConfig, report: Report) -> PPOPlan:
     return plan
 
 
-def resume_settings(config: PPOConfig) -> dict[str, JSON]:
-    """The settings that a resumed run must share; where it saves and who watches may vary."""
-    free = ("output", "save_every", "keep_checkpoints", "stop_on", "track", "offload", "vllm_url")
-    return {name: value for name, value in record(config).items() if name not in free}
-
-
 def check_processes(config: PPOConfig, runtime: Runtime) -> None:
     """Refuse processes among which the answers of a step, or the moments, cannot be divided.
 
@@ -171,7 +164,8 @@ def checked_inputs(plan: PPOPlan, config: PPOConfig) -> dict[str, JSON]:
     """
     inputs = plan.inputs(config)
     if (saved := _checkpoint(config)) is not None:
-        checkpoints.check_same_inputs(saved, checkpoints.peek_checkpoint(saved)["inputs"], inputs)
+        stored = json.loads(checkpoints.peek_checkpoint(saved)["inputs"])
+        checkpoints.check_same_inputs(saved.file, stored, inputs)
     return inputs
 
 
@@ -187,11 +181,10 @@ def disk(plan: PPOPlan, config: PPOConfig) -> int:
 
 
 def with_recorded_choices(config: PPOConfig) -> PPOConfig:
-    """With `--resume`, the size of a pass that the run began with, where none is given now."""
-    if config.micro_batch_size is not None or (saved := _checkpoint(config)) is None:
+    """With `--resume`, what the run chose when it began: the size of a forward pass."""
+    if (saved := _checkpoint(config)) is None:
         return config
-    stored = json.loads(checkpoints.peek_checkpoint(saved)["settings"])
-    return replace(config, micro_batch_size=stored["micro_batch_size"])
+    return with_choices(config, json.loads(checkpoints.peek_checkpoint(saved)["settings"]))
 
 
 def is_begun(config: PPOConfig) -> bool:
@@ -210,8 +203,8 @@ def _checkpoint(config: PPOConfig) -> checkpoints.Saved | None:
 
 def _same_settings(config: PPOConfig) -> None:
     if (saved := _checkpoint(config)) is not None:
-        stored = checkpoints.peek_checkpoint(saved)
-        checkpoints.check_same_settings(saved, stored["settings"], resume_settings(config))
+        stored = json.loads(checkpoints.peek_checkpoint(saved)["settings"])
+        checkpoints.check_same_settings(saved.file, stored, config)
 
 
 def _policy(config: PPOConfig, reference: Reference) -> Path:

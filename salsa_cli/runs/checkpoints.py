@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from salsa_cli.config.base import Config
+from salsa_cli.config.comparison import differences
 from salsa_cli.errors import SalsaError, os_errors
 from salsa_cli.records import JSON, to_json
 
@@ -87,37 +89,41 @@ def drop_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def check_same_settings(saved: Saved, stored: str, settings: Mapping[str, JSON]) -> None:
-    """Refuse to continue a run under other settings than those it began with.
+def check_same_settings(saved: Path, settings: Mapping[str, JSON], config: Config) -> None:
+    """Refuse to continue a run with other settings than those it began with.
+
+    Settings that do not change the result may differ.
+
+    Args:
+        saved: the file that holds the run's `settings`.
 
     Raises:
         SalsaError: names every setting that differs, with both values.
     """
-    if differing := _differences(json.loads(stored), settings):
+    if differing := differences(settings, config):
         raise SalsaError(
-            f"{saved.file} is of a run with other settings: {'; '.join(differing)}. "
+            f"{saved} is of a run with other settings: {'; '.join(differing)}. "
             "Resume with the same ones, or start again with --force"
         )
 
 
-def check_same_inputs(saved: Saved, stored: str, inputs: Mapping[str, JSON]) -> None:
+def check_same_inputs(saved: Path, before: Mapping[str, JSON], inputs: Mapping[str, JSON]) -> None:
     """Refuse to continue a run whose models or data have changed since it began.
+
+    Args:
+        saved: the file that holds what the inputs were `before`.
 
     Raises:
         SalsaError: names every input that differs, with both descriptions.
     """
-    if differing := _differences(json.loads(stored), inputs):
+    inputs = json.loads(to_json(inputs))
+    differing = [
+        f"{name} was {before.get(name)}, is {inputs.get(name)}"
+        for name in sorted({*before, *inputs})
+        if before.get(name) != inputs.get(name)
+    ]
+    if differing:
         raise SalsaError(
-            f"{saved.file} is of a run with other inputs: {'; '.join(differing)}. "
+            f"{saved} is of a run with other inputs: {'; '.join(differing)}. "
             "Resume with the same ones, or start again with --force"
         )
-
-
-def _differences(before: Mapping[str, JSON], now: Mapping[str, JSON]) -> list[str]:
-    """Every entry that is not the same in two records, as JSON has it."""
-    now = json.loads(to_json(now))
-    return [
-        f"{name} was {before.get(name)}, is {now.get(name)}"
-        for name in sorted({*before, *now})
-        if before.get(name) != now.get(name)
-    ]

@@ -4,15 +4,16 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from salsa_cli.config.base import Config
+from salsa_cli.config.comparison import differences
 from salsa_cli.config.options import record
 from salsa_cli.errors import SalsaError, UsageError
-from salsa_cli.records import JSON, to_json, write_json
+from salsa_cli.records import JSON, write_json
 from salsa_cli.runs.checkpoints import latest_checkpoint
 from salsa_cli.runs.versions import versions
 
@@ -161,29 +162,20 @@ def write_record(folder: Path, name: str, content: Mapping[str, JSON]) -> None:
     write_json(folder / name, content)
 
 
-def finished(
-    output: Path, name: str, config: Config, besides: Collection[str] = ()
-) -> dict[str, Any] | None:
-    """The result that a complete run recorded in `output/name`; None where there is none.
-
-    Settings in `besides` do not change the result, and may differ.
+def finished(name: str, config: Config) -> dict[str, Any] | None:
+    """The result that a complete run recorded in the file `name` of its output; None if none did.
 
     Raises:
-        SalsaError: that run had other settings; it names them.
+        SalsaError: that run had other settings that change the result; names them.
     """
+    output = config.output
     path = output / name
     if not path.is_file():
         return None
     made = json.loads(path.read_text(encoding="utf-8"))
     if "result" not in made:
         return None
-    before, now = made["settings"], json.loads(to_json(record(config)))
-    differing = [
-        f"{key} was {before.get(key)}, is {now.get(key)}"
-        for key in sorted(now)
-        if before.get(key) != now[key] and key not in besides
-    ]
-    if differing:
+    if differing := differences(made["settings"], config):
         raise SalsaError(
             f"{output} is complete, but was made with other settings: {'; '.join(differing)}. "
             "Choose another -o, or replace it with --force"

@@ -1,6 +1,5 @@
 """The life of a run folder: draft, rename, checkpoint, resume, lock."""
 
-import json
 import multiprocessing
 import resource
 from pathlib import Path
@@ -8,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from salsa_cli.config.options import record
+from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.runs import checkpoints, run_folder
 
@@ -221,12 +222,24 @@ def test_two_processes_do_not_share_a_draft(tmp_path: Path) -> None:
 
 
 def test_other_settings_are_named() -> None:
-    saved = checkpoints.Saved(3, Path("000003.pt"))
-    with pytest.raises(SalsaError, match=r"lr was 1, is 2; new was None, is \[1\]"):
-        checkpoints.check_same_settings(
-            saved, json.dumps({"lr": 1, "k": 0}), {"lr": 2, "k": 0, "new": [1]}
-        )
-    checkpoints.check_same_settings(saved, json.dumps({"a": [1, 2]}), {"a": [1, 2]})
+    file = Path("000003.pt")
+    config = SoupConfig(models=("a", "b"), output=Path("out"), memory=10**8)
+    before = {**record(config), "memory": 10**9, "output": "/somewhere/out"}
+    checkpoints.check_same_settings(file, before, config)
+    before |= {"alpha": 0.3, "models": ["a", "c"]}
+    with pytest.raises(SalsaError) as caught:
+        checkpoints.check_same_settings(file, before, config)
+    assert str(caught.value) == (
+        "000003.pt is of a run with other settings: models was ['a', 'c'], is ['a', 'b']; "
+        "alpha was 0.3, is None. Resume with the same ones, or start again with --force"
+    )
+
+
+def test_other_inputs_are_named() -> None:
+    file = Path("000003.pt")
+    checkpoints.check_same_inputs(file, {"a": [1, 2]}, {"a": (1, 2)})  # type: ignore[dict-item]
+    with pytest.raises(SalsaError, match=r"other inputs: a was 1, is 2; new was None, is \[1\]"):
+        checkpoints.check_same_inputs(file, {"a": 1, "k": 0}, {"a": 2, "k": 0, "new": [1]})
 
 
 def test_rows_beyond_the_checkpoint_are_cut(tmp_path: Path) -> None:

@@ -20,9 +20,6 @@ _MOST_LINES = 4
 
 FILE, RECORD = "results.json", "salsa.json"
 
-# Settings that change no figure of a complete result.
-_NOT_IN_FIGURES = frozenset({"batch_size", "output"})
-
 
 @dataclass(frozen=True)
 class AnswerRow:
@@ -184,15 +181,20 @@ def finished(config: EvalConfig, report: Report) -> EvalResult | None:
     """The stored result, if a complete evaluation is resumed.
 
     Raises:
-        SalsaError: it had other settings.
+        SalsaError: it had other settings, or more invalid judgements than `config` allows.
     """
     if not config.resume or config.force:
         return None
-    recorded = run_folder.finished(config.output, RECORD, config, _NOT_IN_FIGURES)
+    recorded = run_folder.finished(RECORD, config)
     if recorded is None:
         return None
+    result = EvalResult.of(read_json(config.output / recorded["file"]))
+    if config.max_invalid is not None:
+        invalid_verdicts.refuse(
+            result.pairs, result.scores, config.max_invalid, "Give a larger one to accept them"
+        )
     report(Note(f"{config.output} is complete; nothing is left to do"))
-    return EvalResult.of(read_json(config.output / recorded["file"]))
+    return result
 
 
 _ROWS: Mapping[str, type[Any]] = {

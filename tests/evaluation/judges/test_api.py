@@ -458,7 +458,7 @@ def test_a_resumed_run_must_be_the_same(files: dict[str, Path]) -> None:
         with pytest.raises(SalsaError, match=r"judge_tokens was 2048, is 5\. Resume with the same"):
             run(configure(files, server, tries=1, resume=True, judge_tokens=5))
         files["x"].write_text(files["x"].read_text() + "\n")
-        with pytest.raises(SalsaError, match="the input answers was"):
+        with pytest.raises(SalsaError, match="other inputs: answers was"):
             run(configure(files, server, tries=1, resume=True))
 
 
