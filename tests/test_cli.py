@@ -15,15 +15,16 @@ import pytest
 
 from salsa_cli import cli
 from salsa_cli.records import read_rows
-from tests.support import tiny
+from tests.support import commands, tiny
 from tests.support.worlds import World
 
 VERBS = ("soup", "train-rm", "ppo", "eval")
 
 
-def salsa(
+def started(
     *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
+    """A command in a new interpreter, which takes seconds where PyTorch is needed."""
     return subprocess.run(
         [sys.executable, "-m", "salsa_cli", *map(str, arguments)],
         capture_output=True,
@@ -32,6 +33,11 @@ def salsa(
         env={**os.environ, "COLUMNS": "100", **(env or {})},
         check=False,
     )
+
+
+def hear_interrupts() -> None:
+    """In the child: a shell that runs the tests in the background lets them ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def assert_refused(
@@ -75,17 +81,17 @@ def test_soup_needs_no_torch(world: World, tmp_path: Path) -> None:
 
 
 def test_bounds_and_defaults_are_in_the_help() -> None:
-    text = re.sub(r"\s+", " ", salsa("ppo", "--help", env={"COLUMNS": "200"}).stdout)
+    text = re.sub(r"\s+", " ", started("ppo", "--help", env={"COLUMNS": "200"}).stdout)
     assert "Weight of the penalty. (from 0) [default: 0.05]" in text
     assert "Clip range of the ratio. (above 0 below 1) [default: 0.2]" in text
 
 
 def test_version() -> None:
-    assert re.fullmatch(r"salsa \d+\.\d+\.\d+\n", salsa("--version").stdout)
+    assert re.fullmatch(r"salsa \d+\.\d+\.\d+\n", started("--version").stdout)
 
 
 def test_json_is_one_object_and_nothing_else(world: World, tmp_path: Path) -> None:
-    done = salsa("soup", world.a, world.b, "--alpha", "0.5", "-o", "ref/", "--json", cwd=tmp_path)
+    done = started("soup", world.a, world.b, "--alpha", "0.5", "-o", "ref/", "--json", cwd=tmp_path)
     assert done.returncode == 0
     result = json.loads(done.stdout)
     assert done.stdout.count("\n") == 1
@@ -95,27 +101,29 @@ def test_json_is_one_object_and_nothing_else(world: World, tmp_path: Path) -> No
 
 def test_without_a_terminal_there_are_plain_lines(world: World, tmp_path: Path) -> None:
     forced = {"TERM": "xterm-256color", "PYTHONUTF8": "1"}
-    done = salsa("soup", world.a, world.b, "-o", tmp_path / "ref", env=forced)
+    done = started("soup", world.a, world.b, "-o", tmp_path / "ref", env=forced)
     assert "\x1b" not in done.stdout + done.stderr and "\r" not in done.stderr
     assert "averaging 2 models into 21 tensors" in done.stderr
     assert "0.5" in done.stdout
 
 
 def test_quiet_is_silent(world: World, tmp_path: Path) -> None:
-    done = salsa("soup", world.a, world.b, "-o", tmp_path / "ref", "-q")
+    done = commands.run("soup", world.a, world.b, "-o", tmp_path / "ref", "-q")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    failed = salsa("soup", world.a, world.b, "-o", tmp_path / "ref", "-q")
+    failed = commands.run("soup", world.a, world.b, "-o", tmp_path / "ref", "-q")
     assert failed.returncode == 1 and "exists already" in failed.stderr
 
 
 def test_a_record_is_a_configuration_and_flags_override_it(world: World, tmp_path: Path) -> None:
-    salsa("soup", world.a, world.b, "--alpha", "0.25", "-o", tmp_path / "one")
+    commands.run("soup", world.a, world.b, "--alpha", "0.25", "-o", tmp_path / "one")
     record = tmp_path / "one" / "soup.json"
     for order in (["--config", record, "-o", "two"], ["-o", "two", "--config", record, "--force"]):
-        done = salsa("soup", *order, "--json", cwd=tmp_path)
+        done = commands.run("soup", *order, "--json", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["weights"] == [0.75, 0.25]
-    done = salsa("soup", "--config", record, "--alpha", "1", "-o", "three", "--json", cwd=tmp_path)
+    done = commands.run(
+        "soup", "--config", record, "--alpha", "1", "-o", "three", "--json", cwd=tmp_path
+    )
     assert json.loads(done.stdout)["weights"] == [0.0, 1.0]
 
 
@@ -201,12 +209,12 @@ def test_bad_input(
     )
     named = {"A": world.a, "B": world.b, "S": world.soup, "RM": world.rm}
     named |= {"P": world.prompts, "PREFS": world.preferences, "rm:RM": f"rm:{world.rm}"}  # type: ignore[dict-item]
-    done = salsa(*(named.get(word, word) for word in arguments), cwd=tmp_path)
+    done = commands.run(*(named.get(word, word) for word in arguments), cwd=tmp_path)
     assert_refused(done, words, tmp_path, {"empty", "empty.jsonl", "column.jsonl"}, code)
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    done = salsa("soup", "x", "y", "-o", "out", cwd=tmp_path, env={"SALSA_DEBUG": "1"})
+    done = started("soup", "x", "y", "-o", "out", cwd=tmp_path, env={"SALSA_DEBUG": "1"})
     assert done.returncode == 1
     assert "Traceback" in done.stderr and "no such folder" in done.stderr
 
@@ -214,12 +222,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------- interruption
 
 
-def hear_interrupts() -> None:
-    """In the child: a shell that runs the tests in the background lets them ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def commands(world: World) -> dict[str, list[object]]:
+def lengthy(world: World) -> dict[str, list[object]]:
     """Each command with enough to do that it can be stopped in the middle."""
     sleepy = world.prompts.with_name("sleepy.py")
     sleepy.write_text("import time\ndef score(prompts, answers):\n    time.sleep(600)\n")
@@ -245,14 +248,7 @@ def test_an_interrupted_training_of_a_reward_keeps_its_steps(
     world: World, tmp_path: Path, sent: signal.Signals, code: int
 ) -> None:
     """Long before the first checkpoint is due."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "salsa_cli", *map(str, commands(world)["train-rm"]), "-o", "out"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=hear_interrupts,
-    )
+    process = commands.Command(*lengthy(world)["train-rm"], "-o", "out", cwd=tmp_path)
     metrics = tmp_path / "out.partial" / "metrics.jsonl"
     while not metrics.exists() and process.poll() is None:
         time.sleep(0.01)
@@ -271,14 +267,7 @@ def test_an_interrupted_training_of_a_reward_keeps_its_steps(
 def test_an_interrupted_command_leaves_nothing(
     world: World, tmp_path: Path, verb: str, sent: signal.Signals, code: int
 ) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "salsa_cli", *map(str, commands(world)[verb]), "-o", "out"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=hear_interrupts,
-    )
+    process = commands.Command(*lengthy(world)[verb], "-o", "out", cwd=tmp_path)
     while not (tmp_path / "out.partial").exists() and process.poll() is None:
         time.sleep(0.01)
     time.sleep(0.5)
@@ -306,7 +295,7 @@ def test_an_interrupted_soup_leaves_what_can_be_continued(world: World, tmp_path
     assert "Traceback" not in done.stderr
     assert "ref.partial keeps 1 finished block; continue it with --resume" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["ref.partial"]
-    salsa("soup", world.a, world.b, "-o", tmp_path / "ref", "--resume")
+    commands.run("soup", world.a, world.b, "-o", tmp_path / "ref", "--resume")
     assert [path.name for path in tmp_path.iterdir()] == ["ref"]
 
 
@@ -316,13 +305,7 @@ def test_an_interrupted_soup_leaves_what_can_be_continued(world: World, tmp_path
 def test_an_interrupted_ppo_finishes_its_update_and_says_how_to_go_on(
     world: World, tmp_path: Path, sent: signal.Signals, code: int
 ) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "salsa_cli", *map(str, commands(world)["ppo"]), "-o", "out"],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=hear_interrupts,
-    )
+    process = commands.Command(*lengthy(world)["ppo"], "-o", "out", cwd=tmp_path)
     metrics = tmp_path / "out.partial" / "metrics.jsonl"
     while not metrics.exists() and process.poll() is None:
         time.sleep(0.01)
@@ -338,14 +321,8 @@ def test_an_interrupted_ppo_finishes_its_update_and_says_how_to_go_on(
 
 
 def test_an_interrupted_eval_keeps_its_answers(world: World, tmp_path: Path) -> None:
-    arguments = [*commands(world)["eval"], world.a, "--response-length", 6, "-o", "out"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "salsa_cli", *map(str, arguments)],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=hear_interrupts,
-    )
+    arguments = [*lengthy(world)["eval"], world.a, "--response-length", 6, "-o", "out"]
+    process = commands.Command(*arguments, cwd=tmp_path)
     answers = tmp_path / "out.partial" / "answers"
     while process.poll() is None and not any(f.stat().st_size for f in answers.glob("*.jsonl")):
         time.sleep(0.01)
@@ -357,14 +334,13 @@ def test_an_interrupted_eval_keeps_its_answers(world: World, tmp_path: Path) -> 
 
 
 def test_a_killed_eval_goes_on_to_the_same_answers(world: World, tmp_path: Path) -> None:
-    rows = [{"prompt": f"{a} {b}"} for a in tiny.WORDS for b in tiny.WORDS]
+    rows = [{"prompt": f"{a} {b}"} for a in tiny.WORDS for b in tiny.WORDS[:8]]
     prompts = tiny.write_rows(tmp_path / "p.jsonl", rows)
     arguments = [
         *("eval", world.a, world.b, "--prompts", prompts, "--judge", f"rm:{world.rm}"),
         *("--response-length", 20, "--batch-size", 8, "--draws", 100, "--device", "cpu"),
     ]
-    command = [sys.executable, "-m", "salsa_cli", *map(str, arguments), "-o"]
-    process = subprocess.Popen([*command, "out"], cwd=tmp_path, stderr=subprocess.PIPE)
+    process = commands.Command(*arguments, "-o", "out", cwd=tmp_path)
     second = tmp_path / "out.partial" / "answers" / "b.jsonl"
     while not (second.exists() and second.read_bytes().count(b"\n") > 30):
         assert process.poll() is None
@@ -373,11 +349,11 @@ def test_a_killed_eval_goes_on_to_the_same_answers(world: World, tmp_path: Path)
     process.communicate()
     made = second.read_bytes()
     assert made.count(b"\n") < len(rows)
-    refused = subprocess.run([*command, "out"], cwd=tmp_path, capture_output=True, text=True)
+    refused = commands.run(*arguments, "-o", "out", cwd=tmp_path)
     assert refused.returncode == 1 and "continue it with --resume" in refused.stderr
     assert second.read_bytes() == made
     for folder, more in (("out", ["--resume"]), ("whole", [])):
-        done = salsa(*arguments, "-o", folder, *more, cwd=tmp_path)
+        done = commands.run(*arguments, "-o", folder, *more, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     for name in ("answers/a.jsonl", "answers/b.jsonl", "judgments.jsonl"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

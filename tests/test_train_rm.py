@@ -3,8 +3,6 @@
 import json
 import resource
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +21,7 @@ from salsa_cli.models.tokens import Answer
 from salsa_cli.records import read_rows
 from salsa_cli.runs import checkpoints, run_folder
 from salsa_cli.runs.events import Event, Measured, Warned, silent
-from tests.support import tiny
+from tests.support import commands, tiny
 from tests.support.trackers import scalars
 from tests.support.worlds import World
 
@@ -476,17 +474,17 @@ def test_a_run_that_was_killed_resumes_to_the_same_bits(
 ) -> None:
     """SIGKILL at any moment: nothing can be cleaned up, and nothing needs to be."""
     settings = "--epochs 4 --batch-size 8 --learning-rate 3e-3 --save-every 1 --device cpu -q"
-    command = [sys.executable, "-m", "salsa_cli", "train-rm", str(world.a)]
-    command += ["--data", str(world.preferences), "-o", str(tmp_path / "rm"), *settings.split()]
-    process = subprocess.Popen(command)
+    command = ["train-rm", world.a, "--data", world.preferences, "-o", tmp_path / "rm"]
+    command += settings.split()
+    process = commands.Command(*command)
     while len(list(tmp_path.glob("rm.partial/checkpoints/*.pt"))) < 2 and process.poll() is None:
         time.sleep(0.002)
     process.kill()
     process.wait()
     assert not (tmp_path / "rm").exists() and (tmp_path / "rm.partial").exists()
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    again = commands.run(*command)
     assert again.returncode == 1 and "continue it with --resume" in again.stderr
-    subprocess.run([*command, "--resume"], check=True)
+    assert commands.run(*command, "--resume").returncode == 0
     first, second = (
         (folder / "model.safetensors").read_bytes() for folder in (tmp_path / "rm", trained.output)
     )

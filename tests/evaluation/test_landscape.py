@@ -1,8 +1,6 @@
 """Where models lie: soups in memory, rewards along a line, KL to anchors."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ from salsa_cli.evaluation.results.eval_result import EvalResult
 from salsa_cli.models import loading
 from salsa_cli.records import read_rows
 from salsa_cli.runs.events import Advanced, Event, silent
-from tests.support import tiny
+from tests.support import commands, tiny
 from tests.support.worlds import World
 
 
@@ -230,27 +228,16 @@ def test_models_of_two_bases(world: World, tmp_path: Path) -> None:
 
 
 def test_the_command_line(world: World, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "salsa_cli", "eval"]
-    done = subprocess.run(
-        [
-            *(*command, "--line", str(world.a), str(world.b), "--points", "2"),
-            *("--prompts", str(world.prompts), "--judge", f"rm:{world.rm}"),
-            *("--response-length", "4", "--draws", "100", "--device", "cpu"),
-            *("-o", str(tmp_path / "r"), "--json"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
+    done = commands.run(
+        *("eval", "--line", world.a, world.b, "--points", 2),
+        *("--prompts", world.prompts, "--judge", f"rm:{world.rm}"),
+        *("--response-length", 4, "--draws", 100, "--device", "cpu"),
+        *("-o", tmp_path / "r", "--json"),
     )
     assert done.returncode == 0, done.stderr
     line = json.loads(done.stdout)["line"]
     assert [row["weights"] for row in line] == [[1.0, 0.0], [0.0, 1.0]]
-    again = subprocess.run(
-        [*command, "--config", str(tmp_path / "r" / "salsa.json"), "-o", str(tmp_path / "again"),
-         "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )  # fmt: skip
+    record = tmp_path / "r" / "salsa.json"
+    again = commands.run("eval", "--config", record, "-o", tmp_path / "again", "--json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["line"] == line

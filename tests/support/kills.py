@@ -11,13 +11,13 @@ import json
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 from tests.support import tiny
+from tests.support.commands import Command, run
 
 UPDATES = 12
 
@@ -32,12 +32,7 @@ def make_world(folder: Path) -> list[str]:
         --minibatches 2 --response-length 6 --learning-rate 1e-3 --save-every 2 --anchor-every 3
         --ref-update ema --ref-rate 0.1 --kl-target 4 --kl-horizon 64 --normalize-reward
         --device cpu -q""".split()
-    return [*command(), "ppo", "--ref", f"soup({a},{b},alpha=0.5)", *options]
-
-
-def command() -> list[str]:
-    """The command line of the package that is imported here."""
-    return [sys.executable, "-m", "salsa_cli"]
+    return ["ppo", "--ref", f"soup({a},{b},alpha=0.5)", *options]
 
 
 def trace(folder: Path) -> tuple[list[dict[str, object]], bytes, bytes]:
@@ -63,7 +58,7 @@ def finished_updates(output: Path) -> int:
 
 def strike(train: list[str], output: Path, moment: float, pace: float) -> str | None:
     """Kill a run at `moment`, counted in updates; returns where it stood, None if it was faster."""
-    process = subprocess.Popen([*train, "-o", str(output)])
+    process = Command(*train, "-o", output)
     whole = int(moment)
     while process.poll() is None and (
         not partial(output).exists() or finished_updates(output) < whole
@@ -77,13 +72,20 @@ def strike(train: list[str], output: Path, moment: float, pace: float) -> str | 
     return f"{finished_updates(output):2} rows, {', '.join(saved) or 'no checkpoint'}"
 
 
+def finish(*command: object) -> None:
+    """Run a command to its end."""
+    done = run(*command)
+    if done.returncode:
+        sys.exit(done.stderr)
+
+
 def main(count: int, seed: int) -> int:
     """Make `count` kills; returns the number of runs that differ."""
     moments = random.Random(seed)
     with tempfile.TemporaryDirectory() as root:
         train = make_world(Path(root))
         alone = Path(root) / "alone"
-        subprocess.run([*train, "-o", str(alone)], check=True)
+        finish(*train, "-o", alone)
         expected, pace = trace(alone), seconds_per_update(alone)
         struck = same = 0
         while struck < count:
@@ -92,7 +94,7 @@ def main(count: int, seed: int) -> int:
             place = strike(train, output, moment, pace)
             if place is not None:
                 struck += 1
-                subprocess.run([*train, "-o", str(output), "--resume"], check=True)
+                finish(*train, "-o", output, "--resume")
                 equal = trace(output) == expected
                 same += equal
                 verdict = "bit-identical" if equal else "DIFFERS"

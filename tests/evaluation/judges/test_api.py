@@ -1,11 +1,8 @@
 """The judge behind an API, against a server that misbehaves: nothing lost, nothing paid twice."""
 
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -24,7 +21,7 @@ from salsa_cli.evaluation.judges.api import Patience
 from salsa_cli.evaluation.results.eval_result import EvalResult
 from salsa_cli.records import read_rows
 from salsa_cli.runs.events import DryRun, Event, Note, silent
-from tests.support import servers, tiny
+from tests.support import commands, servers, tiny
 from tests.support.servers import Answer, Server
 from tests.support.worlds import World
 
@@ -416,12 +413,12 @@ def test_killed_and_resumed_no_verdict_is_paid_for_twice(files: dict[str, Path])
     store = folder / "out.partial" / "judge_texts.jsonl"
     with servers.serving(healthy, seconds=0.1) as server:
         command = [
-            *(sys.executable, "-m", "salsa_cli", "eval", "--prompts", files["prompts"]),
+            *("eval", "--prompts", files["prompts"]),
             *("--answers", f"x={files['x']}", "--answers", f"y={files['y']}"),
             *("--judge", "openai:m", "--base-url", server.url, "--concurrency", "2"),
             *("--device", "cpu", "-o", folder / "out"),
         ]
-        process = subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE)
+        process = commands.Command(*command)
         while not (store.exists() and store.read_bytes().count(b"\n") >= 7):
             assert process.poll() is None
             time.sleep(0.01)
@@ -431,12 +428,7 @@ def test_killed_and_resumed_no_verdict_is_paid_for_twice(files: dict[str, Path])
         before = len(server.prompts)
         assert 7 <= len(had) < 20
         time.sleep(0.2)  # calls under way at the kill end
-        done = subprocess.run(
-            [*(str(word) for word in command), "--resume", "--json"],
-            capture_output=True,
-            text=True,
-            env={**os.environ},
-        )
+        done = commands.run(*command, "--resume", "--json")
         assert done.returncode == 0, done.stderr
         after = server.prompts[before:]
     assert f"{len(had)} judgements stored" in done.stderr
