@@ -63,7 +63,7 @@ def run(config: EvalConfig, report: Report) -> Result:
             texts,
             config,
             gradings=_gradings(scored),
-            style_baseline=config.baseline or plan.names[-1],
+            style_baseline=config.baseline or (plan.names[-1] if plan.names else None),
             max_invalid=MAX_INVALID if config.max_invalid is None else config.max_invalid,
             remedy="--resume asks for the missing ones again",
         )

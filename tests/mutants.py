@@ -121,9 +121,9 @@ MUTANTS = [
     ),
     Mutant(
         "rows given back in another order",
-        "models/sequences.py",
-        "torch.cat(list(parts))[torch.argsort(order)]",
-        "torch.cat(list(parts))[order]",
+        "devices/runtime.py",
+        "held[rows.to(device)] = values",
+        "held[rows.to(device).sort().values] = values",
     ),
     Mutant(
         "the last chunk's gradient alone",
