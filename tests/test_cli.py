@@ -16,6 +16,7 @@ import pytest
 from salsa_cli import cli
 from salsa_cli.records import read_rows
 from tests.support import commands, tiny
+from tests.support.commands import run as salsa
 from tests.support.worlds import World
 
 VERBS = ("soup", "train-rm", "ppo", "eval")
@@ -108,22 +109,20 @@ def test_without_a_terminal_there_are_plain_lines(world: World, tmp_path: Path) 
 
 
 def test_quiet_is_silent(world: World, tmp_path: Path) -> None:
-    done = commands.run("soup", world.a, world.b, "-o", tmp_path / "ref", "-q")
+    done = salsa("soup", world.a, world.b, "-o", tmp_path / "ref", "-q")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    failed = commands.run("soup", world.a, world.b, "-o", tmp_path / "ref", "-q")
+    failed = salsa("soup", world.a, world.b, "-o", tmp_path / "ref", "-q")
     assert failed.returncode == 1 and "exists already" in failed.stderr
 
 
 def test_a_record_is_a_configuration_and_flags_override_it(world: World, tmp_path: Path) -> None:
-    commands.run("soup", world.a, world.b, "--alpha", "0.25", "-o", tmp_path / "one")
+    salsa("soup", world.a, world.b, "--alpha", "0.25", "-o", tmp_path / "one")
     record = tmp_path / "one" / "soup.json"
     for order in (["--config", record, "-o", "two"], ["-o", "two", "--config", record, "--force"]):
-        done = commands.run("soup", *order, "--json", cwd=tmp_path)
+        done = salsa("soup", *order, "--json", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["weights"] == [0.75, 0.25]
-    done = commands.run(
-        "soup", "--config", record, "--alpha", "1", "-o", "three", "--json", cwd=tmp_path
-    )
+    done = salsa("soup", "--config", record, "--alpha", "1", "-o", "three", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["weights"] == [0.0, 1.0]
 
 
@@ -209,7 +208,7 @@ def test_bad_input(
     )
     named = {"A": world.a, "B": world.b, "S": world.soup, "RM": world.rm}
     named |= {"P": world.prompts, "PREFS": world.preferences, "rm:RM": f"rm:{world.rm}"}  # type: ignore[dict-item]
-    done = commands.run(*(named.get(word, word) for word in arguments), cwd=tmp_path)
+    done = salsa(*(named.get(word, word) for word in arguments), cwd=tmp_path)
     assert_refused(done, words, tmp_path, {"empty", "empty.jsonl", "column.jsonl"}, code)
 
 
@@ -295,7 +294,7 @@ def test_an_interrupted_soup_leaves_what_can_be_continued(world: World, tmp_path
     assert "Traceback" not in done.stderr
     assert "ref.partial keeps 1 finished block; continue it with --resume" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["ref.partial"]
-    commands.run("soup", world.a, world.b, "-o", tmp_path / "ref", "--resume")
+    salsa("soup", world.a, world.b, "-o", tmp_path / "ref", "--resume")
     assert [path.name for path in tmp_path.iterdir()] == ["ref"]
 
 
@@ -349,11 +348,11 @@ def test_a_killed_eval_goes_on_to_the_same_answers(world: World, tmp_path: Path)
     process.communicate()
     made = second.read_bytes()
     assert made.count(b"\n") < len(rows)
-    refused = commands.run(*arguments, "-o", "out", cwd=tmp_path)
+    refused = salsa(*arguments, "-o", "out", cwd=tmp_path)
     assert refused.returncode == 1 and "continue it with --resume" in refused.stderr
     assert second.read_bytes() == made
     for folder, more in (("out", ["--resume"]), ("whole", [])):
-        done = commands.run(*arguments, "-o", folder, *more, cwd=tmp_path)
+        done = salsa(*arguments, "-o", folder, *more, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     for name in ("answers/a.jsonl", "answers/b.jsonl", "judgments.jsonl"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
