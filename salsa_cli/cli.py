@@ -168,7 +168,7 @@ def _print(result: Result, manners: Manners) -> None:
 def _fail(error: Exception) -> NoReturn:
     if os.environ.get("SALSA_DEBUG"):
         raise error
-    if processes.speaks(error):
+    if processes.reports(error):
         place = f"process {processes.rank()}: " if processes.rank() else ""
         print_error(place + _explain(error))
     code = error.exit_code if isinstance(error, SalsaError) else 1

@@ -1,4 +1,4 @@
-"""The errors a user is meant to read: what was found, what was expected, what to do."""
+"""Errors for users: what was found, what was expected, what to do."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class SalsaError(Exception):
-    """The command cannot do what was asked; the message is complete as it stands."""
+    """The command cannot do what was asked; the message is printed as it is."""
 
     exit_code = 1
 
@@ -18,16 +18,16 @@ class UsageError(SalsaError):
 
 
 class StorageError(SalsaError):
-    """The file system does not read or write; what it has of a result may be continued later."""
+    """Reading or writing failed; a partial result may be continued later."""
 
 
 class Elsewhere(SalsaError):
-    """Another process of this run has failed, and says why."""
+    """Another process of this run has failed, and reports the error."""
 
 
 @contextmanager
 def os_errors(path: Path, verb: str) -> Iterator[None]:
-    """Turn what the file system says of `path` into a `StorageError`: cannot read, cannot write."""
+    """Turn an `OSError` about `path` into a `StorageError`: cannot read it, cannot write it."""
     try:
         yield
     except OSError as error:
@@ -36,7 +36,7 @@ def os_errors(path: Path, verb: str) -> Iterator[None]:
 
 @contextmanager
 def during(what: str) -> Iterator[None]:
-    """Let a `SalsaError` of the block say in what it arose."""
+    """Prefix a `SalsaError` of the block with what was being done."""
     try:
         yield
     except SalsaError as error:
@@ -44,7 +44,7 @@ def during(what: str) -> Iterator[None]:
 
 
 def one_line(text: str) -> str:
-    """Foreign text, fit for one line of a message."""
+    """Untrusted text, shortened to one printable line of a message."""
     cut = text[:200]
     shown = cut if cut.isprintable() and cut else ascii(cut)
     return shown if len(text) <= 200 else f"{shown}..."

@@ -141,7 +141,7 @@ def run(config: PPOConfig, report: Report) -> Result:
         actors, state = begin(folder, plan, fresh, config, runtime, report)
         oversight = Watchdog(folder / "metrics.jsonl", config, report)
         with (
-            interrupts.held_back(report) as held,
+            interrupts.deferred_interrupts(report) as held,
             runtime.held_by_main(
                 lambda: _recording(config, folder, state.update, report), silent
             ) as listen,
@@ -157,13 +157,13 @@ def run(config: PPOConfig, report: Report) -> Result:
                 oversight.see(metrics)
                 held.agree(runtime)
                 due = state.update % config.save_every == 0 or state.update == config.updates
-                if due or held.arrived or oversight.stops:
+                if due or held.pending or oversight.stops:
                     save_state(folder, state, inputs, actors, config, runtime)
                     # Nobody leaves before the main process is done: the first ends the others.
                     with runtime.main_first():
                         if runtime.main:
                             report_page.write(folder, config.output.name)
-                    held.obey()
+                    held.raise_pending()
                     oversight.obey()
         actors.actor.follow(torch.float32)
 

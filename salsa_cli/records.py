@@ -1,4 +1,4 @@
-"""JSON as salsa writes it and reads it: finite numbers out, one clear error in."""
+"""JSON as salsa writes and reads it: only finite numbers are written, errors name the place."""
 
 import json
 import os
@@ -13,7 +13,7 @@ JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
 
 
 def to_json(value: object, indent: int | None = None) -> str:
-    """JSON text of `value`; NaN and infinities become null, which is what JSON has for them."""
+    """JSON text of `value`; NaN and infinities, which JSON lacks, become null."""
     return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, indent=indent)
 
 
@@ -32,7 +32,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a UTF-8 file.
 
     Raises:
-        SalsaError: the file cannot be read, is no JSON, or holds something else than an object.
+        SalsaError: the file cannot be read, is not JSON, or is not an object.
     """
     return parse_object(read_bytes(path), str(path))
 
@@ -40,8 +40,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def parse_object(raw: bytes, where: str, *, strict: bool = False) -> dict[str, Any]:
     """The JSON object in `raw`.
 
-    `strict` refuses what Python's parser lets pass: repeated names, NaN, and half of a surrogate
-    pair, which JSON can escape and UTF-8 cannot hold.
+    `strict` refuses what Python's parser accepts: repeated names, NaN, and unpaired surrogates,
+    which JSON can escape but UTF-8 cannot encode.
     """
     try:
         value = json.loads(

@@ -2,14 +2,14 @@
 
 
 def plain(text: str, length: int) -> str:
-    """Foreign text in one line of at most `length` characters, without control codes."""
+    """Untrusted text in one line of at most `length` characters, without control codes."""
     text = " ".join(text.split())
     line = "".join(ch if ch.isprintable() else "\N{REPLACEMENT CHARACTER}" for ch in text)
     return line if len(line) <= length else line[: length - 3] + "..."
 
 
 def amount(count: float, unit: str) -> str:
-    """A count of units; bytes as 13.5GB."""
+    """A number of units; bytes are written as 13.5GB."""
     if unit != "B":
         return f"{count:,.0f}"
     for suffix, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
@@ -19,12 +19,12 @@ def amount(count: float, unit: str) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """A number of things by their name: 1 pair, 700 pairs."""
+    """A number with its noun: 1 pair, 700 pairs."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def figure(value: float) -> str:
-    """A number with three or four telling digits."""
+    """A number with three or four significant digits."""
     if isinstance(value, int):
         return f"{value:,}"
     if 1000 <= abs(value) < 10**6:

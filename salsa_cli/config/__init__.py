@@ -1,1 +1,1 @@
-"""One frozen dataclass a command, and its way to the command line and to files."""
+"""One frozen dataclass per command, translated to options, files and records, and back."""

@@ -1,4 +1,4 @@
-"""What can be set of `salsa eval`, and which settings do not go together."""
+"""The settings of `salsa eval`, and which of them contradict each other."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

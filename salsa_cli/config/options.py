@@ -1,8 +1,8 @@
 """From a configuration class to command-line options and to JSON or YAML, and back.
 
 `options` gives a command function the signature that Typer needs, derived from the dataclass.
-A `--config` file becomes Typer's table of defaults, so that a flag overrides the file and the file
-overrides the default, in whichever order they are typed.
+A `--config` file becomes Typer's table of defaults: a flag overrides the file and the file
+overrides the default, in whatever order they are given.
 """
 
 import inspect
@@ -28,14 +28,14 @@ _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 @dataclass(frozen=True)
 class Manners:
-    """How a command speaks; the same for every command."""
+    """How a command reports its result; the same for every command."""
 
     json: bool
     quiet: bool
 
 
 def options(config_type: type[C]) -> Callable[[Callable[[C, Manners], None]], Callable[..., None]]:
-    """Make a Typer command of `function(config, manners)`, its options those of `config_type`."""
+    """Turn `function(config, manners)` into a Typer command with the options of `config_type`."""
 
     def decorate(function: Callable[[C, Manners], None]) -> Callable[..., None]:
         def command(context: typer.Context, **given: Any) -> None:
@@ -60,7 +60,7 @@ def options(config_type: type[C]) -> Callable[[Callable[[C, Manners], None]], Ca
 
 
 def record(config: Config) -> dict[str, JSON]:
-    """The settings as JSON values, without those that only say how to run."""
+    """The recorded settings as JSON values."""
     return {
         field.name: as_json(getattr(config, field.name))
         for field in declared(type(config))
@@ -93,7 +93,7 @@ def read_config_file(path: Path, config_type: type[Config]) -> dict[str, Any]:
             f"--config {path}: unknown setting {', '.join(unknown)}; "
             f"expected some of {', '.join(sorted(known))}"
         )
-    # One name where several may stand; as a list it would be taken letter by letter.
+    # A single name for a list of names: Typer would split the text into letters.
     return {
         name: [value] if isinstance(value, str) and _lists_names(known[name]) else value
         for name, value in found.items()
@@ -121,13 +121,13 @@ def parse_numbers(value: object) -> tuple[float, ...]:
 
 
 def _build(config_type: type[C], given: Mapping[str, Any]) -> C:
-    # Typer hands lists; the configuration holds tuples, which nobody can change.
+    # Typer passes lists; a configuration has tuples, which are immutable.
     values: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
     return config_type(**values)
 
 
 def _overruled(context: typer.Context, config_type: type[Config]) -> list[str]:
-    """Settings of a file that give way, because a flag says the same thing in another way."""
+    """Settings of a file that are ignored, because a flag says the same thing in another way."""
 
     def typed(name: str) -> bool:
         source = context.get_parameter_source(name)

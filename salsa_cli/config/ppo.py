@@ -1,4 +1,4 @@
-"""What can be set of `salsa ppo`, and which settings do not go together."""
+"""The settings of `salsa ppo`, and which of them contradict each other."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ WARNINGS = (
     "length-bias",
     "weak-critic",
 )
-"""Warnings that the monitors know by name."""
+"""Names of the warnings that the monitors issue."""
 
 OFFLOADABLE = {"ref": "reference", "reward": "rewards", "watch": "watched"}
-"""What `--offload` takes, and the models that it means."""
+"""Values of `--offload`, and the fields of `Actors` they stand for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -403,28 +403,28 @@ class PPOConfig(TrainingConfig):
 
     @property
     def offloaded(self) -> tuple[str, ...]:
-        """The names that `--offload` holds."""
+        """The names given by `--offload`."""
         return tuple(part for names in self.offload for part in names.split(","))
 
     @property
     def server(self) -> str | None:
-        """Where the server is that samples, as `http://HOST:PORT`; None where none does."""
+        """URL of the vLLM server, `http://HOST:PORT`; None if none is used."""
         if self.generator != "vllm":
             return None
         return (self.vllm_url or VLLM_URL).rstrip("/")
 
     @property
     def reference_rate(self) -> float:
-        """Share of the way to the policy that a moving reference goes at once."""
+        """How far a moving reference goes towards the policy in one update of it, from 0 to 1."""
         return self.ref_rate or (EMA_RATE if self.ref_update == "ema" else 1.0)
 
     @property
     def reference_period(self) -> int:
-        """Updates between two moves of the reference."""
+        """PPO updates between two updates of the reference."""
         return self.ref_every or (1 if self.ref_update == "ema" else SYNC_EVERY)
 
     def undivided(self, processes: int) -> Iterator[str]:
-        """Why so many processes cannot share a minibatch, if so."""
+        """Reason why a minibatch cannot be divided among `processes`, if there is one."""
         if self.minibatch_size % processes:
             yield (
                 f"a minibatch of {self.minibatch_size} answers (--batch-size {self.batch_size} in "
@@ -506,7 +506,7 @@ class PPOConfig(TrainingConfig):
             yield f"--no-eos {self.no_eos} needs --no-eos-value"
 
     def _names(self) -> Iterator[str]:
-        """Names that stand for something else than a file."""
+        """Names that are not among those known."""
         for option, given, known in (
             ("--stop-on", self.stop_on, WARNINGS),
             ("--track", self.track, TRACKERS),
@@ -523,7 +523,7 @@ class PPOConfig(TrainingConfig):
             yield "--stop-on cheap-stopping has no effect with --anchor-every 0"
 
     def _server(self) -> Iterator[str]:
-        """The server reads the policy's weights from a folder, so it is on this machine."""
+        """The server must be on this machine, since it reads the policy's weights from a folder."""
         if self.vllm_url is None:
             return
         if self.generator != "vllm":
@@ -536,7 +536,7 @@ class PPOConfig(TrainingConfig):
 
 
 def _is_local(url: str) -> bool:
-    """Whether a text is `http://HOST[:PORT]`, and the host is this machine by its own name."""
+    """Whether a text is `http://HOST[:PORT]` with a loopback host."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port

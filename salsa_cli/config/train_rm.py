@@ -1,4 +1,4 @@
-"""What can be set of `salsa train-rm`, and which settings do not go together."""
+"""The settings of `salsa train-rm`, and which of them contradict each other."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _OF_EVALUATION = {
     *("model", "eval_data", "output", "force", "resume", "dry_run", "device", "store_scale"),
     *("batch_size", "micro_batch_size", "max_length", "on_long", "on_empty"),
 }
-"""Settings that matter where nothing is trained."""
+"""Settings that have an effect without `--data`, if a reward model is only evaluated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +174,7 @@ class TrainRMConfig(TrainingConfig):
             raise UsageError("; ".join(reasons))
 
     def _training(self) -> Iterator[str]:
-        """Settings that have no effect where a model is trained."""
+        """Reasons against a training run: settings without effect, unknown names."""
         if self.eval_data is not None and self.eval_share is not None:
             yield "--eval-share has no effect with --eval-data"
         for name in self.track:
@@ -186,7 +186,7 @@ class TrainRMConfig(TrainingConfig):
             yield "--store-scale has no effect with --data: a trained model has its scale"
 
     def _evaluation(self) -> Iterator[str]:
-        """What a mere evaluation lacks, and settings that have no effect on it."""
+        """Reasons against an evaluation: missing pairs, settings without effect."""
         if self.eval_data is None:
             yield (
                 "--data is missing; expected preference pairs to train on, or --eval-data with "
@@ -204,7 +204,7 @@ class TrainRMConfig(TrainingConfig):
 
     @property
     def held_out_share(self) -> float:
-        """Share of the pairs that are held out where none are given apart."""
+        """Share of the pairs that is held out if there are no separate evaluation pairs."""
         return EVAL_SHARE if self.eval_share is None else self.eval_share
 
     @property

@@ -1,6 +1,6 @@
-"""The memory of this machine that a process may still take: of the machine, and of its container.
+"""The memory that a process may still allocate, limited by the machine and by its container.
 
-Linux says both under /proc and /sys; elsewhere it is all that the machine has.
+On Linux, both limits come from /proc and /sys; elsewhere it is the machine's total memory.
 """
 
 import os
@@ -12,14 +12,14 @@ _FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
-"""Limit, usage, and the part of the usage that gives way: in control groups of version 2 and 1."""
+"""Limit, usage, and the reclaimable part of the usage, in control groups v2 and v1."""
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that can be taken without another process losing some, as the kernel estimates it.
+    """Bytes that can be allocated without swapping, as the kernel estimates it.
 
-    The least of `MemAvailable` and of what every control group around this process has left
-    (Linux, Documentation/admin-guide/cgroup-v2.rst): a container has less than its machine.
+    The minimum of `MemAvailable` and of what each control group of this process has left (Linux,
+    Documentation/admin-guide/cgroup-v2.rst), since a container may use less than the machine has.
     """
     return min([_machine(root), *_control_groups(root)])
 
@@ -32,7 +32,7 @@ def _machine(root: Path) -> int:
 
 
 def _control_groups(root: Path) -> Iterator[int]:
-    """What each group from that of this process upwards leaves, where it has a limit."""
+    """What is left in the control group of this process and in each parent with a limit."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers in ("", "memory"):
@@ -52,7 +52,7 @@ def _left(folder: Path) -> Iterator[int]:
 
 
 def _read(path: Path) -> str:
-    """The text of a file; empty where there is none."""
+    """The text of a file; empty if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError:

@@ -1,7 +1,7 @@
-"""Several processes of one command: started on this machine, and ended together. Never torch.
+"""Several processes of one command, started and stopped together on this machine. Never torch.
 
-A process learns from its environment, as every launcher of PyTorch sets it (`RANK`, `WORLD_SIZE`,
-`MASTER_ADDR` ...), which of how many it is. The main process alone prints and writes.
+Each process reads its rank from the environment variables of PyTorch's launchers (`RANK`,
+`WORLD_SIZE`, `MASTER_ADDR` ...). Only the main process prints and writes.
 """
 
 import os
@@ -18,35 +18,35 @@ from types import FrameType
 from salsa_cli.errors import Elsewhere, SalsaError, UsageError
 
 GRACE = 20.0
-"""Seconds that the others have to end by themselves when one process has failed."""
+"""Seconds that the other processes have to exit after one has failed."""
 
 TURN = 2.0
-"""Seconds that a process leaves to the main one to say what went wrong, if both met it."""
+"""Seconds in which the main process may report an error first, before another one does."""
 
 _LIFELINE = "SALSA_LIFELINE"
-"""Names the pipe that a launcher holds open while it lives."""
+"""File descriptor of a pipe that the launcher keeps open while it is alive."""
 
 _PAUSE = 0.05
 
 
 def rank() -> int:
-    """Which process of the run this is; 0 is the main process."""
+    """Rank of this process; 0 is the main process."""
     return int(os.environ.get("RANK", "0"))
 
 
 def count() -> int:
-    """How many processes the run has."""
+    """Number of processes of the run."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def to_start(wanted: int | None) -> int:
-    """How many processes are still to be started for a command that wants so many; 0 for none.
+    """Number of processes to start for a command; 0 if it is to run in this process.
 
     Args:
-        wanted: None for a command that runs in one process.
+        wanted: processes asked for; None for a command that always runs in one.
 
     Raises:
-        UsageError: this process is one of another number of them.
+        UsageError: a launcher has started another number of processes.
     """
     if count() == 1:
         return wanted if wanted is not None and wanted > 1 else 0
@@ -61,19 +61,19 @@ def to_start(wanted: int | None) -> int:
 
 
 def start(number: int) -> int:
-    """Run this very command line in `number` processes; returns the exit code of the run.
+    """Run this command line in `number` processes; returns the exit code of the run.
 
-    Ctrl-C and SIGTERM are passed on to all of them. They end when this process does, however it
-    ends.
+    Ctrl-C and SIGTERM are forwarded to all of them. They exit when this process does, even if it
+    is killed.
 
     Raises:
-        SalsaError: a signal ended one of them, which says nothing by itself.
+        SalsaError: one of them was killed by a signal, and so could not report an error.
     """
     reading, writing = os.pipe()
     workers = [_launch(place, environment, reading) for place, environment in _places(number)]
     os.close(reading)
-    with _signals(workers) as told:
-        first = _first_failed(workers, told)
+    with _signals(workers) as forwarded:
+        first = _first_failed(workers, forwarded)
         _end(workers)
     os.close(writing)
     if first is not None and workers[first].returncode < 0:
@@ -83,13 +83,13 @@ def start(number: int) -> int:
 
 
 def watch_launcher() -> None:
-    """Stop as by SIGTERM when the launcher that started this process is gone."""
+    """Send SIGTERM to this process when the launcher that started it is gone."""
     lifeline = os.environ.pop(_LIFELINE, None)
     if lifeline is None:
         return
 
     def watch() -> None:
-        os.read(int(lifeline), 1)  # comes back, empty, when nobody holds the other end
+        os.read(int(lifeline), 1)  # returns, empty, when the other end is closed
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(GRACE)
         os._exit(1)
@@ -97,20 +97,19 @@ def watch_launcher() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def speaks(error: Exception) -> bool:
-    """Whether it is for this process to say what went wrong; waits for the main one to do so.
+def reports(error: Exception) -> bool:
+    """Whether this process should print the error; gives the main process time to do so first.
 
-    Most of what a process meets all of them meet. The main one speaks at once, and whoever
-    started the processes ends the others then.
+    Most errors occur in all processes. The main one prints at once, and the launcher then stops
+    the others.
     """
     return not (rank() and isinstance(error, Elsewhere)) and let_main_go_first()
 
 
 def let_main_go_first() -> bool:
-    """Wait a moment if this is not the main process; returns whether nobody ended the wait.
+    """Wait a moment if this is not the main process; returns False if the wait was interrupted.
 
-    The main one may still be in the middle of the last thing that all did together, and would lose
-    the connection there.
+    The main process may still be in the last collective operation, and would lose its connection.
     """
     if rank():
         try:
@@ -121,9 +120,9 @@ def let_main_go_first() -> bool:
 
 
 def leave(code: int) -> None:
-    """End this process at once if it is one of several.
+    """Exit at once if this is one of several processes.
 
-    An orderly exit may wait for the others, or trip over the threads that talked to them.
+    A normal exit may wait for the others, or fail in the threads that communicated with them.
     """
     if count() > 1:
         sys.stdout.flush()
@@ -142,7 +141,7 @@ def _places(number: int) -> Iterator[tuple[int, dict[str, str]]]:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    # Each process with all the cores would wait for the others' threads.
+    # With all cores for each process, their threads would compete.
     threads = max(1, (os.cpu_count() or 1) // number)
     usual = {
         "OMP_NUM_THREADS": str(threads),
@@ -154,7 +153,7 @@ def _places(number: int) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _launch(place: int, environment: dict[str, str], lifeline: int) -> subprocess.Popen[bytes]:
-    """Start one process, out of reach of the terminal's Ctrl-C, which is passed on once."""
+    """Start one process in a group of its own: Ctrl-C is forwarded to it, once."""
     nothing = None if place == 0 else subprocess.DEVNULL
     return subprocess.Popen(
         [sys.executable, "-m", "salsa_cli", *sys.argv[1:]],
@@ -166,19 +165,19 @@ def _launch(place: int, environment: dict[str, str], lifeline: int) -> subproces
     )
 
 
-class _Told:
-    """How often the processes have been told to stop."""
+class _Forwarded:
+    """Counts the signals that were forwarded."""
 
     times = 0
 
 
 @contextmanager
-def _signals(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[_Told]:
-    """Pass Ctrl-C and SIGTERM on; where a signal is ignored, it stays so."""
-    told = _Told()
+def _signals(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[_Forwarded]:
+    """Forward Ctrl-C and SIGTERM; a signal that is ignored stays ignored."""
+    forwarded = _Forwarded()
 
-    def pass_on(signum: int, frame: FrameType | None) -> None:
-        told.times += 1
+    def forward(signum: int, frame: FrameType | None) -> None:
+        forwarded.times += 1
         for worker in workers:
             worker.send_signal(signum)  # does nothing to one that has ended
 
@@ -186,30 +185,30 @@ def _signals(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[_Told]:
     try:
         for one, handler in before.items():
             if handler is not signal.SIG_IGN:
-                signal.signal(one, pass_on)
-        yield told
+                signal.signal(one, forward)
+        yield forwarded
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
 
 
-def _first_failed(workers: Sequence[subprocess.Popen[bytes]], told: _Told) -> int | None:
-    """Wait until all have ended well, one has failed (its place), or a signal came twice."""
+def _first_failed(workers: Sequence[subprocess.Popen[bytes]], forwarded: _Forwarded) -> int | None:
+    """Wait for all to succeed, one to fail (returns its rank), or a second signal."""
     while True:
         codes = [worker.poll() for worker in workers]
         failed = [place for place, code in enumerate(codes) if code]
-        if failed or told.times > 1 or None not in codes:
-            # One that a signal ended says nothing, and those that miss it do.
+        if failed or forwarded.times > 1 or None not in codes:
+            # Prefer a process that could report its error to one killed by a signal.
             return min(failed, key=lambda place: codes[place] or 0, default=None)
         time.sleep(_PAUSE)
 
 
 def _end(workers: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Wait for all to end; not for long."""
+    """Wait for all to exit, and kill those that do not in time."""
     main, *others = workers
     deadline = time.monotonic() + GRACE
     while any(worker.poll() is None for worker in workers):
-        if main.returncode is not None:  # it has said why, and there is nothing to wait for
+        if main.returncode is not None:  # the main process has reported the error
             for worker in others:
                 worker.terminate()
             deadline = min(deadline, time.monotonic() + TURN)

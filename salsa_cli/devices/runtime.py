@@ -1,8 +1,8 @@
-"""Where and how tensors are computed: accelerate's devices and processes. Never algorithms.
+"""The device and the processes of a run, by accelerate. Never algorithms.
 
-With several processes, all of them run the same program on the same batch. Each computes its part
-of the rows; parts are put together again before anything is made of the whole batch, so that every
-process holds the same figures and the same weights. The main process alone prints and writes.
+All processes run the same program on the same batch. Each computes its part of the rows; the parts
+are gathered before the whole batch is used, so that every process has the same values and the same
+weights. Only the main process prints and writes.
 """
 
 import os
@@ -25,21 +25,21 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=1)
-"""How long processes wait for one another: as long as it takes. Launchers notice when one dies."""
+"""Timeout of collective operations. It may be long: the launcher notices when a process dies."""
 
 BUCKET = 2**26
-"""Gradient values that are summed over the processes at once."""
+"""Number of gradient values per all-reduce."""
 
 _LOST = ("onnection closed", "onnection reset", "onnection refused", "roken pipe", "NCCL", "gloo")
-"""What the texts of errors have in common that arise where another process is gone."""
+"""Parts of the error messages that follow the loss of another process."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """The device that this process computes on, and the processes of the run.
+    """The device of this process, and the processes of the run.
 
     Attributes:
-        sharding: how what learns is spread over the processes; None where each holds all of it.
+        sharding: how trained models are sharded over the processes; None if they are replicated.
     """
 
     accelerator: Accelerator
@@ -47,45 +47,45 @@ class Runtime:
 
     @property
     def device(self) -> torch.device:
-        """Where models and batches go."""
+        """The device of models and batches."""
         device: torch.device = self.accelerator.device
         return device
 
     @property
     def processes(self) -> int:
-        """How many processes the run has."""
+        """Number of processes of the run."""
         return int(self.accelerator.num_processes)
 
     @property
     def nearby(self) -> int:
-        """How many of them are on this machine."""
+        """Number of processes on this machine."""
         return int(os.environ.get("LOCAL_WORLD_SIZE", str(self.processes)))
 
     @property
     def rank(self) -> int:
-        """Which of the processes this is; 0 is the main one."""
+        """Rank of this process; 0 is the main process."""
         return int(self.accelerator.process_index)
 
     @property
     def main(self) -> bool:
-        """Whether this is the process that prints and writes."""
+        """Whether this is the main process, which prints and writes."""
         return bool(self.accelerator.is_main_process)
 
     @property
     def frozen_dtype(self) -> torch.dtype:
-        """Type of weights that are not trained: bfloat16 on a GPU, float32 on a CPU."""
+        """Dtype of frozen weights: bfloat16 on a GPU, float32 on a CPU."""
         return torch.bfloat16 if self.device.type == "cuda" else torch.float32
 
     @property
     def memory(self) -> int:
-        """Bytes that this process may still use."""
+        """Bytes that this process may still allocate on its device."""
         if self.device.type == "cuda":
             return torch.cuda.mem_get_info(self.device)[0]
         return available_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
     @property
     def pass_tokens(self) -> int:
-        """Tokens that a forward pass should have at most: enough to keep the device busy."""
+        """Most tokens per forward pass; enough to keep the device busy."""
         return 16384 if self.device.type == "cuda" else 2048
 
     def autocast(self) -> torch.autocast:
@@ -94,7 +94,7 @@ class Runtime:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=on_gpu)
 
     def part(self, rows: torch.Tensor) -> torch.Tensor:
-        """The rows that fall to this process: a run of them, as long as any other's, or one less.
+        """The rows of this process: contiguous, and of equal size in all processes up to one row.
 
         Args:
             rows: `[N]`, the same in every process.
@@ -107,14 +107,14 @@ class Runtime:
         return parts
 
     def whole(self, values: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:
-        """The values of all `count` rows, put together from the parts of all processes.
+        """The values of all `count` rows, gathered from the parts of all processes.
 
         Args:
-            values: `[n, ...]` of this process; the other dimensions are the same everywhere.
-            rows: `[n]` where they belong; every row is some process's.
+            values: `[n, ...]` of this process; the other dimensions are equal in all processes.
+            rows: `[n]`, the rows that the values are of; each row is in exactly one part.
         """
         device = self.device
-        # Nobody else adds to a row, and adding zeros changes no value.
+        # Every row is zero in all processes but one, so the sum is exact.
         kind = torch.uint8 if values.dtype == torch.bool else values.dtype
         held = torch.zeros((count, *values.shape[1:]), dtype=kind, device=device)
         held[rows.to(device)] = values.to(device=device, dtype=kind)
@@ -135,7 +135,7 @@ class Runtime:
         return float(held)
 
     def from_main(self, find: Callable[[], T]) -> T:
-        """What `find` returns in the main process, which alone calls it.
+        """What `find` returns in the main process, the only one that calls it.
 
         Raises:
             Elsewhere: it fails there.
@@ -161,7 +161,7 @@ class Runtime:
             try:
                 yield
             except BaseException:
-                with suppress(RuntimeError):  # where nobody is left to be told
+                with suppress(RuntimeError):  # raised if no other process is left
                     self.most(1)
                 raise
             self.most(0)
@@ -174,7 +174,7 @@ class Runtime:
     def held_by_main(
         self, enter: Callable[[], AbstractContextManager[T]], seen: S
     ) -> Iterator[T | S]:
-        """The block in a context that the main process alone enters; the others get `seen`.
+        """Run a block in a context that only the main process enters; the others get `seen`.
 
         Raises:
             Elsewhere: the main process cannot enter it.
@@ -186,10 +186,10 @@ class Runtime:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Say it plainly where the block fails because another process is gone.
+        """Raise a clear error if the block fails because another process has exited.
 
         Raises:
-            Elsewhere: it does.
+            Elsewhere: another process has exited.
         """
         try:
             yield
@@ -199,7 +199,7 @@ class Runtime:
             raise
 
     def sum_gradients(self, parameters: Sequence[torch.Tensor]) -> None:
-        """Make every gradient its sum over the processes; all of them have the same ones."""
+        """Sum every gradient over the processes, in place."""
         if self.processes == 1:
             return
         gradients = [one.grad for one in parameters if one.grad is not None]
@@ -212,14 +212,14 @@ class Runtime:
 
 
 def start_runtime(device: str, *, shard: bool = False) -> Runtime:
-    """Set up the device that was asked for (`auto`, `cpu` or `cuda`), and meet the processes.
+    """Set up the device (`auto`, `cpu` or `cuda`) and connect to the other processes.
 
     Args:
-        shard: spread what learns over the processes, as accelerate's own configuration may ask too.
+        shard: shard trained models over the processes; accelerate's configuration may say so, too.
 
     Raises:
-        SalsaError: `cuda` was asked for and there is none, there are more processes than devices,
-            or accelerate is configured for something that salsa does not do.
+        SalsaError: there is no CUDA device, there are more processes than devices, or accelerate
+            is configured for something that salsa does not support.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise SalsaError("--device cuda: no CUDA device is available here; use --device cpu")
@@ -241,10 +241,10 @@ def start_runtime(device: str, *, shard: bool = False) -> Runtime:
 
 
 def _sharding(asked: bool) -> Sharding | None:
-    """What the command line asks for, or accelerate's configuration.
+    """The sharding of the command line, or of accelerate's configuration.
 
     Raises:
-        SalsaError: that names an engine or a way that salsa does not know.
+        SalsaError: accelerate is configured in a way that salsa does not support.
     """
     for engine in ("DEEPSPEED", "MEGATRON_LM"):
         if _is_set(f"ACCELERATE_USE_{engine}"):
@@ -265,7 +265,7 @@ def _sharding(asked: bool) -> Sharding | None:
             f"accelerate is configured with {', '.join(found)}; expected fsdp_version: 2 without "
             "offload and activation checkpointing"
         )
-    # The models are loaded whole by every process, and spread by salsa.
+    # Every process loads the whole models, and salsa shards them.
     os.environ["ACCELERATE_USE_FSDP"] = os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     return Sharding(reshard=_is_set("FSDP_RESHARD_AFTER_FORWARD", "true"))
 
@@ -275,7 +275,7 @@ def _is_set(variable: str, default: str = "false") -> bool:
 
 
 def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """Tensors of one type by turns, up to `BUCKET` values together."""
+    """Lists of consecutive tensors of one dtype, with at most `BUCKET` values each."""
     bucket: list[torch.Tensor] = []
     for tensor in tensors:
         full = sum(held.numel() for held in bucket) + tensor.numel() > BUCKET

@@ -1,7 +1,7 @@
-"""Weights, gradients and moments spread over the processes: PyTorch's FSDP2.
+"""Weights, gradients and optimiser moments sharded over the processes, by PyTorch's FSDP2.
 
-A sharded network is a copy of its own, which alone is trained: the plain model beside it generates,
-scores and is saved, in any number of forward passes, without waiting for another process.
+The sharded network is a separate copy, used only for training. The plain model generates, scores
+and is saved, in any number of forward passes, without collective operations.
 """
 
 from collections.abc import Collection
@@ -17,11 +17,11 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 @dataclass(frozen=True)
 class Sharding:
-    """How to spread a network.
+    """How to shard a network.
 
     Attributes:
-        reshard: give the layers' whole weights away between the forward and the backward pass
-            (as ZeRO-3 does), or keep them (ZeRO-2).
+        reshard: free the layers' gathered weights between the forward and the backward pass (as
+            ZeRO-3 does), or keep them (ZeRO-2).
     """
 
     reshard: bool = True
@@ -29,9 +29,9 @@ class Sharding:
     def spread(
         self, network: torch.nn.Module, layers: Collection[str], device: torch.device
     ) -> None:
-        """Spread the weights of `network` in place, those of each layer together.
+        """Shard the weights of `network` in place, layer by layer.
 
-        Gradients become their sums over the processes.
+        Gradients are summed over the processes.
 
         Args:
             layers: class names of the modules that are gathered one at a time.
@@ -39,22 +39,22 @@ class Sharding:
         mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
         modules = [one for one in network.modules() if type(one).__name__ in layers]
         for module in (*modules, network):
-            # What is not in a layer is needed again as soon as the backward pass begins.
+            # Weights outside the layers are needed again at the start of the backward pass.
             reshard = self.reshard and module is not network
             sharded = fully_shard(module, mesh=mesh, reshard_after_forward=reshard)
             assert isinstance(sharded, FSDPModule)
-            # A loss is divided by the tokens of the whole batch: its gradients add up.
+            # The loss is already divided by the tokens of the whole batch, so gradients are summed.
             sharded.set_gradient_divide_factor(1.0)
             sharded.set_force_sum_reduction_for_comms(True)
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor put together from its parts; every process must call it."""
+    """The full tensor, gathered from its shards; every process must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def gathered(state: Any, *, keep: bool) -> Any:
-    """A state with its tensors whole, on the CPU.
+    """A state with its tensors gathered, on the CPU.
 
     Every process must call it; those that do not `keep` the tensors get empty ones.
     """
@@ -67,7 +67,7 @@ def gathered(state: Any, *, keep: bool) -> Any:
 
 
 def spread_like(given: torch.Tensor, example: torch.Tensor) -> torch.Tensor:
-    """This process's share of `given`, which every process holds, as `example` is spread."""
+    """This process's shard of `given`, which every process has in full, sharded like `example`."""
     if not isinstance(example, DTensor) or given.shape != example.shape:
         return given
     return distribute_tensor(

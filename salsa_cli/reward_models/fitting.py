@@ -91,7 +91,7 @@ def fit(
         learner.restore(progress.learner)
     steps = step_count(training, config)
     report_step = _step_reporter(report, member, config)
-    with interrupts.held_back(report) as held:
+    with interrupts.deferred_interrupts(report) as held:
         for step, batch in _batches(training, member, progress.step, config):
             began = time.perf_counter()
             row = accumulate_gradients(reward, learner.network, batch, step, config, runtime)
@@ -102,9 +102,9 @@ def fit(
             report_step(step + 1, steps, values, len(batch), spent)
             held.agree(runtime)
             due = (step + 1) % config.save_every == 0 or step + 1 == steps
-            if due or held.arrived:
+            if due or held.pending:
                 save(Progress(member.number, step + 1, learner.state()), steps, run)
-                held.obey()
+                held.raise_pending()
     learner.follow(torch.float32)
 
 

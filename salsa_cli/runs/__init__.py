@@ -1,1 +1,1 @@
-"""A run: its folder, its checkpoints, its signals, and the events that tell of it."""
+"""A run: its folder, checkpoints and signals, and the events that report its progress."""

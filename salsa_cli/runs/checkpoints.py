@@ -34,10 +34,10 @@ def latest_checkpoint(folder: Path) -> Saved | None:
 
 
 def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], keep: int = 2) -> None:
-    """Save `state` (tensors and plain values) atomically and drop all but the newest `keep`.
+    """Save `state` (tensors and plain values) atomically; keep the newest `keep` checkpoints.
 
     Raises:
-        SalsaError: it cannot be written; the checkpoints before it stand.
+        SalsaError: it cannot be written; earlier checkpoints are kept.
     """
     import torch
 
@@ -53,7 +53,7 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], keep: int
             unfinished.replace(path)
         except BaseException as error:
             unfinished.unlink(missing_ok=True)
-            # PyTorch's writer hides behind an error of its own what the disk said.
+            # PyTorch's writer raises an error of its own in place of the file system's.
             if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
@@ -67,7 +67,7 @@ def load_checkpoint(saved: Saved) -> dict[str, Any]:
 
 
 def peek_checkpoint(saved: Saved) -> dict[str, Any]:
-    """The same with its tensors still on the disk, to look at the plain values."""
+    """The same with memory-mapped tensors, for a look at the plain values."""
     return _read_checkpoint(saved, mmap=True)
 
 

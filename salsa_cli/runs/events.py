@@ -1,7 +1,7 @@
 """Events of a running command, and where they go: a terminal, a log, a file of metrics.
 
-A command emits events and never asks who listens. Everything here goes to stderr or to a file:
-stdout belongs to the result.
+A command emits events and does not know who receives them. They go to stderr or to files; stdout
+is for the result.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,14 +17,14 @@ Value = float | int | str | bool | None
 
 @dataclass(frozen=True)
 class Note:
-    """One line that a person should read once."""
+    """A line of information."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Warned:
-    """Something that is probably not as intended, and what to try."""
+    """Something that is probably unintended, and what to do about it."""
 
     text: str
 
@@ -49,7 +49,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Said:
-    """A sample of what a model answers, as it said it."""
+    """A prompt and a model's answer to it, as an example."""
 
     prompt: str
     answer: str
@@ -69,14 +69,14 @@ class Table:
 
 
 class Result(Protocol):
-    """What a command hands back."""
+    """What a command returns."""
 
     def record(self) -> Mapping[str, object]:
         """The object that `--json` prints."""
         ...
 
     def summary(self) -> tuple[str, Table | None]:
-        """The same for a person: lines of text, and a table to stand above them."""
+        """The same for a person: lines of text, and a table to print above them."""
         ...
 
 
@@ -84,7 +84,7 @@ class Result(Protocol):
 class DryRun:
     """What a command would do, as facts by name; the result of `--dry-run`.
 
-    `table` stands above them for a person; `details` say the same and more for `--json`.
+    `table` is printed above the facts; `details` are added to the object of `--json`.
     """
 
     facts: Mapping[str, Value]
@@ -102,11 +102,11 @@ class DryRun:
 
 
 def silent(event: Event) -> None:
-    """Listens and says nothing."""
+    """Ignores every event."""
 
 
 def both(first: Report, second: Report) -> Report:
-    """Send every event to two listeners."""
+    """A report that sends every event to two others."""
 
     def send(event: Event) -> None:
         first(event)

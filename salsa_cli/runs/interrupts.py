@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, held back until the work in hand is at a good place to stop."""
+"""Ctrl-C and SIGTERM, deferred until the end of a step."""
 
 import signal
 import threading
@@ -14,55 +14,55 @@ _KINDS = (None, KeyboardInterrupt, Terminated)
 
 
 class Interrupts:
-    """Ctrl-C or SIGTERM that arrived while work was under way that is better finished.
+    """A Ctrl-C or SIGTERM received in the middle of a step.
 
-    It counts from the moment on at which all processes of the run know of it: one that acted on
-    what it alone has heard would leave the others in the middle of a step.
+    It takes effect when all processes of the run know of it: a process that stopped alone would
+    leave the others waiting in the middle of a step.
     """
 
     def __init__(self) -> None:
-        self._heard: type[KeyboardInterrupt] | None = None
+        self._received: type[KeyboardInterrupt] | None = None
         self._agreed: type[KeyboardInterrupt] | None = None
 
     @property
-    def arrived(self) -> bool:
-        """Whether the work is to end at this good moment, by the newest agreement."""
+    def pending(self) -> bool:
+        """Whether all processes have agreed to stop after this step."""
         return self._agreed is not None
 
     @property
     def unanswered(self) -> type[KeyboardInterrupt] | None:
-        """What this process has heard, and no agreement has taken up."""
-        return self._heard if self._agreed is None else None
+        """What this process has received since the last agreement."""
+        return self._received if self._agreed is None else None
 
     def note(self, kind: type[KeyboardInterrupt]) -> None:
-        """Remember one; a second one is not to wait."""
-        if self._heard is not None:
+        """Remember a signal; a second one is raised at once."""
+        if self._received is not None:
             raise kind
-        self._heard = kind
+        self._received = kind
 
     def agree(self, runtime: Runtime) -> None:
-        """Take up what arrived in any process of the run, so that all stop at the same step."""
-        self._agreed = _KINDS[int(runtime.most(_KINDS.index(self._heard)))]
+        """Share what any process has received, so that all stop after the same step."""
+        self._agreed = _KINDS[int(runtime.most(_KINDS.index(self._received)))]
 
-    def obey(self) -> None:
-        """Raise what was agreed on, if anything was."""
+    def raise_pending(self) -> None:
+        """Raise the signal that all processes have agreed on, if there is one."""
         if self._agreed is not None:
             raise self._agreed
 
 
 @contextmanager
-def held_back(report: Report) -> Iterator[Interrupts]:
-    """Hold Ctrl-C and SIGTERM back until the block asks for them; a second one is not held back.
+def deferred_interrupts(report: Report) -> Iterator[Interrupts]:
+    """Defer Ctrl-C and SIGTERM until the block asks for them; a second one is raised at once.
 
-    One that came too late for the block's last agreement is raised when the block has ended. Where
-    a signal is ignored, as in a shell's background, it stays so.
+    A signal that arrives after the block's last agreement is raised at the end of the block. A
+    signal that is ignored, as in a background job of a shell, stays ignored.
     """
     held = Interrupts()
     kinds = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
 
-    def hear(signum: int, frame: FrameType | None) -> None:
+    def receive(signum: int, frame: FrameType | None) -> None:
         held.note(kinds[signal.Signals(signum)])
-        with suppress(RuntimeError):  # raised where the signal falls into a line being written
+        with suppress(RuntimeError):  # raised if the signal interrupts a line being written
             report(Note("finishing this step, then stopping; again to stop at once"))
 
     before = {}
@@ -71,7 +71,7 @@ def held_back(report: Report) -> Iterator[Interrupts]:
     try:
         for one, handler in before.items():
             if handler is not signal.SIG_IGN:
-                signal.signal(one, hear)
+                signal.signal(one, receive)
         yield held
     finally:
         for one, handler in before.items():

@@ -1,4 +1,4 @@
-"""The run folder: a draft that becomes the result in one rename, its record, its checkpoints."""
+"""The run folder: a draft that becomes the result in one rename, and the record of the run."""
 
 import fcntl
 import json
@@ -20,25 +20,26 @@ from salsa_cli.runs.versions import versions
 PARTIAL = ".partial"
 _LOCK = ".lock"
 
-# What a folder holds that may be replaced by a new result.
+# A folder with one of these files is a model or a result, which --force may replace.
 _EXPLAINED = {"soup.json", "salsa.json", "config.json", "adapter_config.json"}
 
 
 def partial_folder(output: Path) -> Path:
-    """Where a run works until it is complete: beside its output, so that a rename ends it."""
+    """The folder in which a run works: next to its output, which a rename then creates."""
     return output.with_name(output.name + PARTIAL)
 
 
 def check_output(output: Path, force: bool, inputs: Iterable[Path] = ()) -> None:
-    """Refuse an output that exists, or that cannot be made.
+    """Refuse an output that exists or cannot be created.
 
-    `inputs` are what the run reads; `force` never replaces them, nor a folder around them, nor one
-    that salsa or a model does not explain.
+    Args:
+        inputs: what the run reads. `force` replaces neither them nor a folder that holds them, nor
+            a folder that is neither a model nor a result of salsa.
 
     Raises:
-        UsageError: `output` is no name for a folder.
-        SalsaError: `output` exists and `force` is not set or may not replace it, or its parent is
-            no writable folder.
+        UsageError: `output` cannot be the name of a folder.
+        SalsaError: `output` exists and `force` is not set or may not replace it, or its parent
+            is not a writable folder.
     """
     if output.name in ("", ".."):
         raise UsageError(f"-o {output}: expected the name of a folder that is to be made")
@@ -70,7 +71,7 @@ def _check_replaceable(output: Path, inputs: Iterable[Path]) -> None:
 
 @contextmanager
 def draft(output: Path, *, force: bool) -> Iterator[Path]:
-    """A fresh folder to fill; becomes `output` when the block ends, vanishes when it fails."""
+    """An empty folder that becomes `output` at the end of the block, and is removed if it fails."""
     with _locked(output, force) as folder:
         _empty(folder)
         try:
@@ -82,11 +83,11 @@ def draft(output: Path, *, force: bool) -> Iterator[Path]:
 
 
 Kept = Callable[[Path], str | None]
-"""What an unfinished run's folder holds that is worth keeping, in words; None for nothing."""
+"""Describes what the folder of an unfinished run has worth keeping; None if nothing."""
 
 
 def saved_steps(folder: Path) -> str | None:
-    """What a training run keeps: its newest checkpoint."""
+    """What a training run has worth keeping: its newest checkpoint."""
     saved = latest_checkpoint(folder)
     return f"the run up to step {saved.step}" if saved else None
 
@@ -95,11 +96,11 @@ def saved_steps(folder: Path) -> str | None:
 def resumable(
     output: Path, *, force: bool, resume: bool, kept: Kept = saved_steps
 ) -> Iterator[Path]:
-    """A folder to fill that outlives a failure if it holds something worth keeping by then.
+    """As `draft`, but the folder survives a failure if it has something worth keeping.
 
     Raises:
-        SalsaError: `output` exists, or an unfinished run of that name was neither to be
-            continued (`resume`) nor to be discarded (`force`).
+        SalsaError: `output` exists, or there is an unfinished run of that name and neither
+            `resume` nor `force` is set.
     """
     folder = partial_folder(output)
     if not resume and not force and kept(folder) is not None:
@@ -128,9 +129,10 @@ def resumable(
 
 
 def publish(folder: Path, output: Path) -> None:
-    """Make `folder` the result `output`; what stood there before goes only then.
+    """Rename `folder` to `output`; only then remove an earlier result.
 
-    The lock moves along and goes last: whoever waits for it never meets a folder without one.
+    The lock moves with the folder and is removed last: no other process ever finds the folder
+    without it.
     """
     _sync(folder)
     if not output.exists():
@@ -147,7 +149,7 @@ def publish(folder: Path, output: Path) -> None:
 def made_by(
     command: str, config: Config, inputs: Mapping[str, JSON], **more: Any
 ) -> dict[str, JSON]:
-    """How a result was made; `--config` takes it back."""
+    """The record of how a result was made; `--config` accepts it."""
     return {
         "command": command,
         "settings": record(config),
@@ -200,7 +202,7 @@ def _empty(folder: Path) -> None:
 
 @contextmanager
 def _locked(output: Path, force: bool) -> Iterator[Path]:
-    """The folder in which a run of this output works, made if need be, for this process alone."""
+    """The folder in which a run of this output works, locked by this process."""
     check_output(output, force)
     folder = partial_folder(output)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / _LOCK).exists():
@@ -209,7 +211,7 @@ def _locked(output: Path, force: bool) -> Iterator[Path]:
     busy = SalsaError(f"{folder} is in use by another salsa process")
     try:
         lock = (folder / _LOCK).open("w")
-    except FileNotFoundError as error:  # it became a result between two of our lines
+    except FileNotFoundError as error:  # another process has just published it
         raise busy from error
     with lock:
         try:
@@ -218,12 +220,12 @@ def _locked(output: Path, force: bool) -> Iterator[Path]:
             raise busy from error
         if not _is_at(lock, folder / _LOCK):
             raise busy
-        check_output(output, force)  # another process may have made it meanwhile
+        check_output(output, force)  # another process may have created it since
         yield folder
 
 
 def _is_at(file: IO[str], path: Path) -> bool:
-    """Whether an open file is still the one of this name."""
+    """Whether the open file is still the one at this path."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

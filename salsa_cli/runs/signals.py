@@ -1,15 +1,15 @@
-"""SIGTERM as an exception that unwinds like Ctrl-C."""
+"""SIGTERM as an exception."""
 
 import signal
 from types import FrameType
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived; unwinds like Ctrl-C."""
+    """SIGTERM was received; unwinds the program like Ctrl-C."""
 
 
 def terminate_like_interrupt() -> None:
-    """Make SIGTERM unwind the program, so that drafts are cleaned up."""
+    """Raise `Terminated` at SIGTERM, so that partial results are cleaned up."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise Terminated

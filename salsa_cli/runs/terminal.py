@@ -1,4 +1,4 @@
-"""Events and results on a terminal, or as plain lines where there is none."""
+"""Events and results on a terminal, or as plain lines if there is none."""
 
 import sys
 import time
@@ -40,7 +40,7 @@ from salsa_cli.text import amount, duration, figure, plain
 
 @contextmanager
 def listening(quiet: bool) -> Iterator[Report]:
-    """The listener for this process's stderr: a live view, plain lines, or nothing."""
+    """The report for stderr: a live view, plain lines, or nothing."""
     if quiet:
         yield silent
         return
@@ -56,9 +56,9 @@ def listening(quiet: bool) -> Iterator[Report]:
 
 
 class PlainLines:
-    """Events as plain lines, at most one progress line every `pause` seconds and stage.
+    """Events as plain lines: per stage, at most one progress line every `pause` seconds.
 
-    A sample answer comes with every tenth of them at most.
+    A sample answer is printed every ten pauses at most.
     """
 
     def __init__(self, stream: IO[str], pause: float = 2.0) -> None:
@@ -109,7 +109,7 @@ class PlainLines:
 
 
 class LiveView:
-    """Bars for the stages under way; below them the latest figures and a sample answer."""
+    """Progress bars for the stages; below them the latest figures and a sample answer."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -140,7 +140,7 @@ class LiveView:
                 pass
 
     def close(self) -> None:
-        """Leave the last picture on the screen."""
+        """Stop updating; the last state stays on the screen."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -196,7 +196,7 @@ def print_result(result: Result) -> None:
     console = Console(highlight=False, soft_wrap=True, emoji=False)
     if table is not None:
         drawn = _rich_table(table)
-        # A name that is cut is no name: a line too long for the terminal wraps there.
+        # Do not truncate names: a line that is too long wraps in the terminal.
         wide = console.options.update(max_width=10_000)
         console.width = max(console.width, Measurement.get(console, wide, drawn).maximum)
         console.print(drawn)

@@ -24,14 +24,14 @@ PACKAGES: Mapping[str, Sequence[str]] = {
     "wandb": ("wandb",),
     "trackio": ("trackio",),
 }
-"""Trackers by name, each with the packages of which it needs one."""
+"""Trackers by name, each with packages of which one must be installed."""
 
 
 def check(names: Sequence[str]) -> None:
-    """Refuse trackers whose package is not installed; says so before anything is loaded.
+    """Refuse trackers whose package is not installed.
 
     Raises:
-        SalsaError: names every tracker that lacks its package, and how to install them.
+        SalsaError: names every such tracker, and how to install it.
     """
     missing = [name for name in names if not any(map(_installed, PACKAGES[name]))]
     if missing:
@@ -44,13 +44,13 @@ def check(names: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What trackers are told of a run.
+    """What trackers need to know about a run.
 
     Attributes:
-        project: what runs of its kind stand under, for the trackers that know projects.
-        name: of the run.
-        settings: stored with a run that begins.
-        done: rows of metrics that are there already; above 0 for a run that is resumed.
+        project: the project that the run belongs to, for the trackers that have projects.
+        name: name of the run.
+        settings: stored when the run starts.
+        done: rows of metrics that exist already; above 0 for a resumed run.
     """
 
     project: str
@@ -63,15 +63,15 @@ class TrackedRun:
 def tracking(
     names: Sequence[str], folder: Path, run: TrackedRun, report: Report
 ) -> Iterator[Report]:
-    """A listener that sends every `Measured` row to the trackers, as the step of its number.
+    """A report that sends every `Measured` row to the trackers, with its number as the step.
 
-    A tracker that fails on the way is left behind with a warning: the run is worth more.
+    A tracker that fails during the run is dropped with a warning; the run continues.
 
     Args:
-        names: of the trackers; none is as good as a listener that does nothing.
-        folder: where TensorBoard writes its event files, below `tensorboard/`.
-        run: what they are told of it.
-        report: hears of a tracker that fails.
+        names: the trackers; may be empty.
+        folder: TensorBoard writes its event files to `tensorboard/` in it.
+        run: what the trackers are told about the run.
+        report: receives the warning about a tracker that fails.
 
     Raises:
         SalsaError: a tracker cannot be started.
@@ -97,7 +97,7 @@ def tracking(
 
 
 def labelled(values: Mapping[str, object]) -> dict[str, float]:
-    """The numbers of a row; those of an ensemble's member as `member-1/...`."""
+    """The numbers of a row; those of a member of an ensemble as `member-1/...`."""
     member = values.get("member")
     if member is None:
         return flat(values)
@@ -117,7 +117,7 @@ def flat(values: Mapping[str, object]) -> dict[str, float]:
 
 @contextmanager
 def _started(name: str, folder: Path, run: TrackedRun, report: Report) -> Iterator[GeneralTracker]:
-    # Some greet and take leave on stdout, which belongs to the result.
+    # Some trackers print to stdout, which is for the result.
     try:
         with redirect_stdout(sys.stderr):
             tracker = _tracker(name, folder, run)
@@ -135,7 +135,7 @@ def _started(name: str, folder: Path, run: TrackedRun, report: Report) -> Iterat
 
 @contextmanager
 def _survived(name: str, when: str, report: Report) -> Iterator[list[str]]:
-    """A block in which a tracker may fail; the list that it is given is empty if it did."""
+    """Run a block in which a tracker may fail; the list yielded is empty afterwards if it did."""
     survived = [name]
     try:
         with redirect_stdout(sys.stderr):
@@ -154,7 +154,7 @@ def _survived(name: str, when: str, report: Report) -> Iterator[list[str]]:
 def _tracker(name: str, folder: Path, run: TrackedRun) -> GeneralTracker:
     match name:
         case "tensorboard":
-            # What a resumed run repeats replaces what it had written before.
+            # Steps that a resumed run repeats replace those written before.
             return TensorBoardTracker("tensorboard", folder, purge_step=run.done + 1)
         case "wandb":
             return WandBTracker(run.project, name=run.name)
@@ -164,14 +164,14 @@ def _tracker(name: str, folder: Path, run: TrackedRun) -> GeneralTracker:
 
 def _finish(tracker: GeneralTracker) -> None:
     if isinstance(tracker, TrackioTracker):
-        # The tracker's own `finish` leaves trackio to take leave again at exit, on stdout.
+        # After the tracker's own `finish`, trackio would print to stdout again at exit.
         import_module("trackio").finish()
     else:
         tracker.finish()
 
 
 def _primitive(settings: Mapping[str, JSON]) -> dict[str, JSON]:
-    """Settings as trackers take them: no lists, no None."""
+    """Settings as trackers accept them: no lists, no None."""
     return {
         name: value if isinstance(value, bool | int | float | str) else str(value)
         for name, value in settings.items()

@@ -9,7 +9,7 @@ _FOUNDATIONS = ("torch", "transformers", "safetensors", "accelerate", "datasets"
 
 
 def versions() -> dict[str, str]:
-    """Versions of salsa, Python and the libraries that results depend on; imports none of them."""
+    """Versions of salsa, Python and the main libraries, found without importing them."""
     found = {"salsa": VERSION, "python": platform.python_version()}
     for name in _FOUNDATIONS:
         try:

@@ -43,17 +43,17 @@ def test_the_main_process_speaks_at_once_and_the_others_after_it(
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
     place(monkeypatch, 0, 2)
-    assert processes.speaks(SalsaError("x")) and processes.speaks(Elsewhere("x"))
+    assert processes.reports(SalsaError("x")) and processes.reports(Elsewhere("x"))
     assert slept == []
     place(monkeypatch, 1, 2)
-    assert processes.speaks(SalsaError("x")) and slept == [processes.TURN]
-    assert not processes.speaks(Elsewhere("x"))
+    assert processes.reports(SalsaError("x")) and slept == [processes.TURN]
+    assert not processes.reports(Elsewhere("x"))
 
     def ended(seconds: float) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(time, "sleep", ended)
-    assert not processes.speaks(SalsaError("x"))
+    assert not processes.reports(SalsaError("x"))
 
 
 @pytest.mark.parametrize(

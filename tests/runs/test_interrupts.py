@@ -24,16 +24,16 @@ def test_the_first_waits_and_the_second_does_not(
     runtime = start_runtime("cpu")
     before = signal.signal(sent, signal.default_int_handler)
     try:
-        with interrupts.held_back(heard.append) as held:
+        with interrupts.deferred_interrupts(heard.append) as held:
             held.agree(runtime)
-            assert not held.arrived
-            held.obey()
+            assert not held.pending
+            held.raise_pending()
             os.kill(os.getpid(), sent)
             held.agree(runtime)
-            assert held.arrived
+            assert held.pending
             assert heard == [Note("finishing this step, then stopping; again to stop at once")]
             with pytest.raises(kind):
-                held.obey()
+                held.raise_pending()
             with pytest.raises(kind):
                 os.kill(os.getpid(), sent)
                 signal.pause()
@@ -52,26 +52,26 @@ def test_what_arrives_while_processes_agree_waits_for_the_next_agreement() -> No
     device = cast("Runtime", SimpleNamespace(most=most))
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with pytest.raises(Terminated), interrupts.held_back(silent) as held:
+        with pytest.raises(Terminated), interrupts.deferred_interrupts(silent) as held:
             held.agree(device)
-            assert not held.arrived
-            held.obey()
+            assert not held.pending
+            held.raise_pending()
             # The block ends without another agreement: the signal is not lost.
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def test_what_another_process_heard_counts_here_too() -> None:
-    with interrupts.held_back(silent) as held:
+    with interrupts.deferred_interrupts(silent) as held:
         held.agree(cast("Runtime", SimpleNamespace(most=lambda value: max(value, 2))))
         with pytest.raises(Terminated):
-            held.obey()
+            held.raise_pending()
 
 
 def test_what_was_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with interrupts.held_back(silent) as held:
+        with interrupts.deferred_interrupts(silent) as held:
             os.kill(os.getpid(), signal.SIGINT)
             assert held.unanswered is None
     finally:
@@ -83,8 +83,8 @@ def test_other_threads_hold_nothing_back() -> None:
     done: list[bool] = []
 
     def work() -> None:
-        with interrupts.held_back(silent) as held:
-            done.append(held.arrived)
+        with interrupts.deferred_interrupts(silent) as held:
+            done.append(held.pending)
 
     thread = threading.Thread(target=work)
     thread.start()
