@@ -85,7 +85,7 @@ def label(sft: Path, prompts: list[str], output: Path) -> Path:
     cpu = start_runtime("cpu")
     policy = loading.load_language_model(sft, torch.float32, cpu.device)
     rows = []
-    for start in range(0, 2000, 100):
+    for start in range(0, 1200, 100):
         chosen = [prompts[i % len(prompts)] for i in range(start, start + 100) for _ in range(2)]
         sampled = rollouts.sample(
             policy,
@@ -135,9 +135,9 @@ def chain(
             reward=(str(root / "rm"),),
             prompts=str(prompt_file),
             output=root / "policy",
-            updates=28,
+            updates=16,
             response_length=LENGTH,
-            learning_rate=5e-4,
+            learning_rate=8e-4,
             critic_learning_rate=1e-3,
             lam=1.0,
             schedule="constant",

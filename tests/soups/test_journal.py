@@ -1,0 +1,82 @@
+"""The journal of a soup: what an interrupted run has finished, and whose run it was."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from salsa_cli.errors import SalsaError, StorageError
+from salsa_cli.soups import journal
+from salsa_cli.soups.journal import Entry, Journal
+
+IDENTITY = {"models": ["a", "b"], "mixing": [0.5, 0.5]}
+ONE = Entry("aa", ({"w": "11"}, {"w": "22"}))
+TWO = Entry("bb", ({}, {"v": "33"}))
+
+
+def write(folder: Path, *entries: Entry) -> Path:
+    with Journal(folder, IDENTITY, ()) as running:
+        for entry in entries:
+            running.add(entry)
+    return folder / journal.NAME
+
+
+def test_what_was_finished_is_read_back(tmp_path: Path) -> None:
+    assert journal.read(tmp_path, IDENTITY) == []
+    write(tmp_path, ONE, TWO)
+    assert journal.read(tmp_path, IDENTITY) == [ONE, TWO]
+    with Journal(tmp_path, IDENTITY, [ONE, TWO]) as running:
+        assert running.entries == (ONE, TWO)
+        running.keep(1)
+        running.add(TWO)
+    assert journal.read(tmp_path, IDENTITY) == [ONE, TWO]
+
+
+def test_progress_in_words(tmp_path: Path) -> None:
+    assert journal.progress(tmp_path) is None
+    write(tmp_path)
+    assert journal.progress(tmp_path) is None
+    write(tmp_path, ONE)
+    assert journal.progress(tmp_path) == "1 finished block"
+    write(tmp_path, ONE, TWO)
+    assert journal.progress(tmp_path) == "2 finished blocks"
+
+
+def test_a_last_line_that_was_cut_short_does_not_count(tmp_path: Path) -> None:
+    path = write(tmp_path, ONE, TWO)
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        found = journal.read(tmp_path, IDENTITY)
+        assert found == [ONE, TWO][: max(0, whole[:length].count(b"\n") - 1)]
+
+
+def test_another_merge_is_refused_and_what_differs_is_named(tmp_path: Path) -> None:
+    write(tmp_path, ONE)
+    with pytest.raises(SalsaError) as found:
+        journal.read(tmp_path, {"models": ["a", "b"], "mixing": [0.3, 0.7], "seed": 1})
+    assert "is the draft of another merge" in str(found.value)
+    assert "- mixing: [0.5, 0.5] then, [0.3, 0.7] now" in str(found.value)
+    assert "- seed: null then, 1 now" in str(found.value)
+    assert "models" not in str(found.value)
+
+
+def test_there_is_nothing_to_resume_where_the_inputs_cannot_be_averaged(tmp_path: Path) -> None:
+    for error, kept in (
+        (SalsaError("NaN in w"), False),
+        (StorageError("the disk is full"), True),
+        (KeyboardInterrupt(), True),
+        (ValueError("a defect"), True),
+    ):
+        with pytest.raises(type(error)), Journal(tmp_path, IDENTITY, ()) as running:
+            running.add(ONE)
+            raise error
+        assert (tmp_path / journal.NAME).exists() is kept, error
+
+
+def test_a_line_is_one_object_and_is_on_its_way_at_once(tmp_path: Path) -> None:
+    with Journal(tmp_path, IDENTITY, ()) as running:
+        running.add(ONE)
+        lines = (tmp_path / journal.NAME).read_text().splitlines()
+    assert json.loads(lines[0]) == IDENTITY
+    assert json.loads(lines[1]) == {"file": "aa", "tensors": [{"w": "11"}, {"w": "22"}]}
