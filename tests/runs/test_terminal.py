@@ -1,9 +1,7 @@
-"""Where events go, and how numbers look to a person."""
+"""What a terminal shows of events: plain lines, a live view, results and errors."""
 
 import io
-import json
 import time
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -16,11 +14,8 @@ from salsa_cli.runs.events import (
     Said,
     Table,
     Warned,
-    both,
-    metrics_file,
 )
 from salsa_cli.runs.terminal import LiveView, PlainLines, print_error, print_result
-from salsa_cli.text import amount, duration, figure, plain
 
 
 def test_plain_lines_are_few_and_whole() -> None:
@@ -94,35 +89,6 @@ def test_plain_lines_show_a_sample_now_and_then(monkeypatch: pytest.MonkeyPatch)
     assert stream.getvalue().splitlines() == ["sample: why? -> one", "sample: why? -> three lines"]
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        (" two\n word ", "two word"),
-        ("12345678", "12345678"),
-        ("123456789", "12345..."),
-        ("\x1b[0m\x07", "\ufffd[0m\ufffd"),
-        ("\ud800", "\ufffd"),
-    ],
-)
-def test_foreign_text_in_one_line(text: str, shown: str) -> None:
-    assert plain(text, 8) == shown
-
-
-def test_metrics_are_appended_line_by_line(tmp_path: Path) -> None:
-    listen = metrics_file(tmp_path / "m.jsonl")
-    listen(Measured({"a": 1, "b": float("nan")}))
-    listen(Note("not a metric"))
-    listen(Measured({"a": 2, "time": {"x": 0.5}}))
-    rows = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
-    assert rows == [{"a": 1, "b": None}, {"a": 2, "time": {"x": 0.5}}]
-
-
-def test_both_listeners_hear_everything() -> None:
-    heard: list[object] = []
-    both(heard.append, heard.append)(Note("x"))
-    assert heard == [Note("x"), Note("x")]
-
-
 def test_results_go_to_stdout_and_errors_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     class Found:
         def record(self) -> dict[str, object]:
@@ -148,47 +114,3 @@ def test_names_with_colons_are_no_emoji(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().err == "error: openai:m: it failed\n"
     print_result(DryRun({"judges": "openai:cat: and [red]"}))
     assert capsys.readouterr().out == "judges: openai:cat: and [red]\n"
-
-
-def test_a_dry_run_as_record_and_as_text() -> None:
-    dry = DryRun({"training pairs": 3, "longest pair, tokens": 9})
-    assert dry.record() == {"dry_run": True, "training_pairs": 3, "longest_pair_tokens": 9}
-    assert dry.summary() == ("training pairs: 3\nlongest pair, tokens: 9", None)
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0B"), (999, "999B"), (1000, "1kB"), (13_480_000_000, "13.5GB"), (2 * 10**12, "2TB")],
-)
-def test_bytes(count: int, text: str) -> None:
-    assert amount(count, "B") == text
-
-
-def test_counts() -> None:
-    assert amount(12345, "steps") == "12,345"
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.0, "0.000"),
-        (0.05, "0.050"),
-        (-1.23456, "-1.235"),
-        (12.34, "12.3"),
-        (999.96, "1000.0"),
-        (1234.5, "1,234"),
-        (1.5e7, "1.5e+07"),
-        (3e-6, "3e-06"),
-        (1234567, "1,234,567"),
-    ],
-)
-def test_figures(value: float, text: str) -> None:
-    assert figure(value) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.04, "0.0 s"), (9.94, "9.9 s"), (59.4, "59 s"), (61, "1 min 1 s"), (7500, "2 h 5 min")],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
