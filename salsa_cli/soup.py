@@ -7,9 +7,9 @@ W = (1 - alpha) A + alpha B (Chegini et al. 2024). Every value is the float64 av
 import os
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from threading import Semaphore
 
@@ -18,18 +18,21 @@ import xxhash
 
 from salsa_cli.config.comparison import result_settings
 from salsa_cli.config.soup import SoupConfig
-from salsa_cli.errors import SalsaError
-from salsa_cli.records import JSON, write_json, write_text
+from salsa_cli.errors import SalsaError, StorageError, UsageError
+from salsa_cli.records import JSON, read_json, write_text
 from salsa_cli.runs import run_folder
 from salsa_cli.runs.events import Advanced, DryRun, Note, Report, Result, Table, Warned
 from salsa_cli.soups import journal
 from salsa_cli.soups.journal import Entry, Journal
-from salsa_cli.soups.planning import SoupPlan, prepare
+from salsa_cli.soups.plan import SoupPlan
+from salsa_cli.soups.planning import prepare
 from salsa_cli.soups.sources import TensorSource, Workspace, workspaces
 from salsa_cli.soups.streaming import in_blocks
-from salsa_cli.text import amount, duration
-from salsa_cli.weights import folders, weight_files
+from salsa_cli.text import amount, duration, plain
+from salsa_cli.weights import cards, folders, weight_files
+from salsa_cli.weights.companions import write_problem
 from salsa_cli.weights.disk import ALIGNMENT, Bytes, InputFile, aligned
+from salsa_cli.weights.folders import ADAPTER_CONFIG
 from salsa_cli.weights.shards import Block, ShardWriter
 from salsa_cli.weights.weight_files import combined_digest, tensor_hash, weights_digest
 
@@ -49,6 +52,7 @@ class SoupResult:
     bytes: int
     io: str
     seconds: float
+    left_out: tuple[str, ...] = ()
 
     def record(self) -> Mapping[str, object]:
         """The object that `--json` prints."""
@@ -78,9 +82,9 @@ def run(config: SoupConfig, report: Report) -> Result:
     """Average the models of `config` into `config.output`."""
     began = time.monotonic()
     resumed = config.resume and not config.force
-    if resumed and (done := run_folder.finished(folders.SOUP_RECORD, config)) is not None:
-        report(Note(f"{config.output} is complete already"))
-        return SoupResult(**done)
+    check_names(config)
+    if resumed and (done := finished(config, report)) is not None:
+        return done
     config = _without_files(config, report)
     run_folder.check_output(config.output, config.force)
     plan = prepare(config, report)
@@ -93,6 +97,9 @@ def run(config: SoupConfig, report: Report) -> Result:
         journal.read(run_folder.partial_folder(config.output), identity) if config.resume else []
     )
     report(Note(f"averaging {len(plan.folders)} models into {len(plan.tensors)} tensors"))
+    left_out = tuple(name for one in plan.companions for name in one.left_out)
+    if left_out:
+        report(Note(f"left out of {plan.template}: {', '.join(left_out)}"))
     with run_folder.resumable(
         config.output, force=config.force, resume=config.resume, kept=journal.progress
     ) as folder:
@@ -111,9 +118,61 @@ def run(config: SoupConfig, report: Report) -> Result:
             bytes=plan.nbytes,
             io=written.way,
             seconds=time.monotonic() - began,
+            left_out=left_out,
         )
-        write_companions(plan, config, folder, written, result)
+        with naming_the_disk(config):
+            write_companions(plan, config, folder, written, result)
+        (folder / journal.NAME).unlink()
     return result
+
+
+def check_names(config: SoupConfig) -> None:
+    """Refuse paths that are no UTF-8: they cannot be recorded.
+
+    Raises:
+        UsageError: it names the path.
+    """
+    named = (*config.models, str(config.output), config.tokenizer, config.merge_into, config.base)
+    for name in named:
+        try:
+            (name or "").encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"{name!a}: its name is no UTF-8 text, which {folders.SOUP_RECORD} cannot "
+                "hold; rename it, or give a link to it with another name"
+            ) from error
+
+
+def finished(config: SoupConfig, report: Report) -> SoupResult | None:
+    """The result of a soup that is complete, its weights still those that were written.
+
+    Raises:
+        SalsaError: it was made with other settings, or its files are gone or have changed.
+    """
+    path = config.output / folders.SOUP_RECORD
+    if not path.is_file():
+        return None
+    advice = "choose another -o, or make it again with --force"
+    made = read_json(path)
+    written = made.get("files_xxh3")
+    settings_known = isinstance(made.get("settings"), dict)
+    if not (settings_known and isinstance(written, dict) and isinstance(made.get("result"), dict)):
+        raise SalsaError(f"{path} is not the record of a complete soup; {advice}")
+    done = run_folder.finished(folders.SOUP_RECORD, config)
+    if done is None:
+        return None
+    for name, expected in written.items():
+        file = config.output / name
+        if not file.is_file():
+            raise SalsaError(f"{config.output} was complete, but {name} is gone; {advice}")
+        if weight_files.file_hash(file) != expected:
+            raise SalsaError(f"{config.output} was complete, but {name} has changed; {advice}")
+    is_model = any((config.output / one).is_file() for one in ("config.json", ADAPTER_CONFIG))
+    if not is_model:
+        raise SalsaError(f"{config.output} was complete, but its configuration is gone; {advice}")
+    report(Note(f"{config.output} is complete already"))
+    known = {field.name for field in fields(SoupResult)}
+    return SoupResult(**{name: value for name, value in done.items() if name in known})
 
 
 def dry_run(plan: SoupPlan, config: SoupConfig) -> DryRun:
@@ -143,10 +202,10 @@ def check_room(plan: SoupPlan, config: SoupConfig) -> None:
         for path in run_folder.partial_folder(config.output).glob("*.safetensors")
     )
     free = folders.free_space(config.output) + there
-    if free < plan.nbytes:
+    needed = plan.nbytes + sum(one.nbytes for one in plan.companions)
+    if free < needed:
         raise SalsaError(
-            f"{config.output} needs {amount(plan.nbytes, 'B')} and its disk has "
-            f"{amount(free, 'B')} free"
+            f"{config.output} needs {amount(needed, 'B')} and its disk has {amount(free, 'B')} free"
         )
 
 
@@ -278,8 +337,8 @@ def write_companions(
     result: SoupResult,
 ) -> None:
     """Write tokenizer, model card and record; config.json, without which nothing loads, last."""
-    folders.copy_tokenizer(plan.tokenizer, folder)
-    folders.copy_if_present(plan.template / "generation_config.json", folder)
+    for one in plan.companions:
+        one.copy(folder)
     ingredients: list[JSON] = [
         {"model": model, "weight": weight, "path": str(path), "weights_xxh3": digest}
         for model, weight, path, digest in zip(
@@ -299,8 +358,24 @@ def write_companions(
     )
     run_folder.write_record(folder, folders.SOUP_RECORD, made)
     write_text(folder / "README.md", _model_card(plan, config))
-    (folder / journal.NAME).unlink()
-    write_json(folder / plan.config_name, plan.config)
+    write_text(folder / plan.config_name, plan.config_text)
+
+
+@contextmanager
+def naming_the_disk(config: SoupConfig) -> Iterator[None]:
+    """Say of which disk a small file did not find room on.
+
+    Raises:
+        StorageError: in place of what the system says.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{config.output}: {write_problem(error)} ({error.filename or 'its disk'})"
+        ) from error
+    except StorageError as error:
+        raise StorageError(f"{config.output}: {error}") from error
 
 
 def _identity(plan: SoupPlan, config: SoupConfig) -> dict[str, JSON]:
@@ -350,18 +425,24 @@ def _read_rate(plan: SoupPlan) -> float:
 
 def _model_card(plan: SoupPlan, config: SoupConfig) -> str:
     named = (*((plan.base,) if plan.base else ()), *config.models)
-    bases = "".join(f"- {model}\n" for model in named)
+    adapter = plan.config_name == ADAPTER_CONFIG
+    head = cards.front_matter(
+        named,
+        library="peft" if adapter else "transformers",
+        tags=("merge", "salsa"),
+        relation="adapter" if adapter else "merge",
+    )
+    base = f"The base model is {cards.cell(plan.base)}.\n\n" if plan.base else ""
     rows = "".join(
-        f"| {model} | {weight:.6g} |\n"
+        f"| {cards.cell(model)} | {weight:.6g} |\n"
         for model, weight in zip(config.models, config.mixing, strict=True)
     )
     return (
-        f"---\nbase_model:\n{bases}tags:\n- merge\n- salsa\n---\n\n"
-        "# A model soup\n\n"
+        f"{head}\n# A model soup\n\n"
         "The weighted average of the weights of these models, made by `salsa soup`; "
         "`soup.json` has the digests.\n\n"
-        f"| model | weight |\n|---|---|\n{rows}\n"
-        f"    {_command(config)}\n"
+        f"{base}| model | weight |\n|---|---|\n{rows}\n"
+        f"    {plain(_command(config), 10_000)}\n"
     )
 
 
@@ -376,7 +457,9 @@ def _command(config: SoupConfig) -> str:
         "--max-shard-size": config.max_shard_size,
         "--tokenizer": config.tokenizer,
         "--merge-into": config.merge_into,
+        "--base": config.base,
     }
     given = [str(part) for pair in options.items() if pair[1] is not None for part in pair]
+    given += [part for key in config.allow_different for part in ("--allow-different", key)]
     given += ["--normalize"] if config.normalize else []
     return shlex.join(["salsa", "soup", *config.models, *given, "-o", str(config.output)])

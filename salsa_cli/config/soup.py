@@ -79,6 +79,21 @@ class SoupConfig(Config):
             metavar="BASE",
         ),
     ] = None
+    base: Annotated[
+        str | None,
+        Setting(
+            "For LoRA adapters that name their base differently: the base of all of them.",
+            metavar="BASE",
+        ),
+    ] = None
+    allow_different: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Average models although they differ in KEY, as the refusal names it: "
+            "config.rope_scaling, tokenizer.eos_token. Repeatable.",
+            metavar="KEY",
+        ),
+    ] = ()
     verify: Annotated[
         bool,
         Setting(

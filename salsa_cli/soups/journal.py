@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 from salsa_cli.errors import SalsaError, StorageError, os_errors
 from salsa_cli.records import JSON, to_json, write_text
@@ -33,10 +33,12 @@ class Entry:
 def progress(folder: Path) -> str | None:
     """The progress of a draft in words; None if no block is finished."""
     path = folder / NAME
-    lines = path.read_bytes().count(b"\n") if path.is_file() else 0
-    if lines < 2:
+    if not path.is_file():
         return None
-    return "1 finished block" if lines == 2 else f"{lines - 1} finished blocks"
+    identity, entries = _parse(path.read_bytes())
+    if identity is None or not entries:
+        return None
+    return "1 finished block" if len(entries) == 1 else f"{len(entries)} finished blocks"
 
 
 def read(folder: Path, identity: Mapping[str, JSON]) -> list[Entry]:
@@ -49,10 +51,10 @@ def read(folder: Path, identity: Mapping[str, JSON]) -> list[Entry]:
     if not path.is_file():
         return []
     with os_errors(path, "read"):
-        first, *lines = path.read_bytes().split(b"\n")[:-1] or [b""]  # the last may be cut short
-    if not first:
+        before, entries = _parse(path.read_bytes())
+    if before is None:
         return []
-    before, now = json.loads(first), json.loads(to_json(identity))
+    now = json.loads(to_json(identity))
     if differing := [
         f"{name}: {_short(before.get(name))} then, {_short(now.get(name))} now"
         for name in sorted({*before, *now})
@@ -63,8 +65,7 @@ def read(folder: Path, identity: Mapping[str, JSON]) -> list[Entry]:
             f"{folder} is the draft of another merge; resume with the same settings and inputs, "
             f"or start again without --resume:\n{listed}"
         )
-    entries = [json.loads(line) for line in lines]
-    return [Entry(entry["file"], tuple(entry["tensors"])) for entry in entries]
+    return entries
 
 
 class Journal:
@@ -113,6 +114,35 @@ class Journal:
                 self._path, "".join(map(_line, [self._identity, *map(asdict, self.entries)]))
             )
             return self._path.open("a", encoding="utf-8")
+
+
+def _parse(raw: bytes) -> tuple[dict[str, JSON] | None, list[Entry]]:
+    """The identity and the entries up to the first line that is damaged.
+
+    The last line may be cut short; after a power cut blocks of zeros may stand in place of lines.
+    """
+    first, *lines = raw.split(b"\n")[:-1] or [b""]
+    identity = _object(first)
+    if identity is not None and identity.keys() == {"file", "tensors"}:
+        identity = None  # the first line is gone
+    entries = []
+    for line in lines if identity is not None else ():
+        found = _object(line) or {}
+        file, tensors = found.get("file"), found.get("tensors")
+        if not isinstance(file, str) or not isinstance(tensors, list):
+            break
+        if not all(isinstance(one, dict) for one in tensors):
+            break
+        entries.append(Entry(file, tuple(tensors)))
+    return identity, entries
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:  # no UTF-8 is one too
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _line(content: Mapping[str, object]) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from salsa_cli.errors import SalsaError, one_line
+from salsa_cli.errors import SalsaError, during, one_line
 from salsa_cli.maths.averaging import FLOATS
 from salsa_cli.records import JSON, read_json
 from salsa_cli.weights.folders import ADAPTER_CONFIG
@@ -25,7 +25,12 @@ from salsa_cli.weights.layout import NewTensor, TensorSpec
 from salsa_cli.weights.weight_files import WeightFiles, differences, open_adapter_weights
 
 PREFIX = "base_model.model."
-_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.weight)?")
+_FACTOR = re.compile(
+    r"(?P<module>.+)\.(?P<kind>lora_(embedding_)?)(?P<side>[AB])(\.(?!weight)\w+)?(?P<end>\.weight)?"
+)
+# What the state of a module in memory has and a file saved by peft has not.
+_LIVE = re.compile(r"\.modules_to_save\.\w+(?=\.)")
+_ORIGINAL = ".original_module."
 
 _COPY = ".base_layer."
 
@@ -42,7 +47,7 @@ _UNSUPPORTED = (
 )
 # Initialisations that change the base model as well.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-_MUST_AGREE = ("base_model_name_or_path", "revision", "task_type", "bias", "fan_in_fan_out")
+_MUST_AGREE = ("task_type", "bias", "fan_in_fan_out")
 
 Side = Literal["A", "B"]
 
@@ -125,9 +130,17 @@ def open_adapter(folder: Path) -> Adapter:
     others: dict[str, TensorSpec] = {}
     for name, spec in weights.tensors.items():
         if match := _FACTOR.fullmatch(name):
-            sides.setdefault(match["module"], {})[match["side"]] = spec
-        else:
-            others[name] = spec
+            module, side = match["module"], match["side"]
+            if side in sides.setdefault(module, {}):
+                raise SalsaError(
+                    f"{folder}: {one_line(module)} has several factors lora_{side}; expected the "
+                    "weights of one adapter"
+                )
+            plain = f"{module}.{match['kind']}{side}{match['end'] or ''}"
+            sides[module][side] = replace(spec, name=plain)
+        elif _ORIGINAL not in name:
+            plain = _LIVE.sub("", name)
+            others[plain] = replace(spec, name=plain)
     factors = {
         module: _factors(folder, module, pair, config) for module, pair in sorted(sides.items())
     }
@@ -153,16 +166,33 @@ def without_copies(adapters: Sequence[Adapter]) -> tuple[Adapter, ...]:
     )
 
 
-def disagreements(adapters: Sequence[Adapter]) -> tuple[str, ...]:
-    """Why adapters cannot be summed, one line each: other bases, shapes or full tensors."""
+def base_names(adapters: Iterable[Adapter]) -> tuple[str | None, ...]:
+    """The bases that the adapters name, each once and in one spelling; None for none."""
+    return tuple(dict.fromkeys(_base(one)[0] for one in adapters))
+
+
+def disagreements(adapters: Sequence[Adapter], base_is_told: bool = False) -> tuple[str, ...]:
+    """Why adapters cannot be summed, one line each: other bases, shapes or full tensors.
+
+    `base_is_told` if the user says which base all of them are for.
+    """
     first = adapters[0]
     found = [
         f"{ADAPTER_CONFIG} {key}: {first.config.get(key)!r} in {first.folder}, "
         f"{other.config.get(key)!r} in {other.folder}"
         for other in adapters[1:]
         for key in _MUST_AGREE
-        if first.config.get(key) != other.config.get(key)
+        if _setting(first, key) != _setting(other, key)
+        and not (key == "task_type" and None in (_setting(first, key), _setting(other, key)))
     ]
+    if not base_is_told:
+        found += [
+            f"{ADAPTER_CONFIG} base_model_name_or_path: {_shown(first)} in {first.folder}, "
+            f"{_shown(other)} in {other.folder} (if both are one base, name it: --base BASE, or "
+            "--merge-into BASE)"
+            for other in adapters[1:]
+            if _base(first) != _base(other)
+        ]
     for module in _modules(adapters):
         shapes = {_shape(one.factors[module]) for one in adapters if module in one.factors}
         if len(shapes) > 1:
@@ -245,8 +275,9 @@ def _factors(
         raise SalsaError(f"{folder}: {one_line(module)} has one LoRA factor; expected both")
     a, b = pair["A"], pair["B"]
     name = module.removeprefix(PREFIX)
-    rank = _by_pattern(config.get("rank_pattern"), name, config.get("r"))
-    alpha = _by_pattern(config.get("alpha_pattern"), name, config.get("lora_alpha"))
+    with during(str(folder)):
+        rank = _by_pattern(config.get("rank_pattern"), name, config.get("r"))
+        alpha = _by_pattern(config.get("alpha_pattern"), name, config.get("lora_alpha"))
     columns = math.prod(b.shape[1:])
     if min(len(a.shape), len(b.shape)) < 2 or a.shape[0] != columns or b.shape[1] != columns:
         raise SalsaError(
@@ -265,10 +296,38 @@ def _factors(
     return Factors(a, b, scale, transposed)
 
 
+def _setting(adapter: Adapter, key: str) -> object:
+    """A setting, an absent one as peft reads it."""
+    return adapter.config.get(key) or {"bias": "none", "fan_in_fan_out": False}.get(key)
+
+
+def _base(adapter: Adapter) -> tuple[str | None, str]:
+    """Name and revision of the base; a local folder by where it is."""
+    name = adapter.config.get("base_model_name_or_path") or None
+    revision = adapter.config.get("revision") or "main"
+    if not isinstance(name, str):
+        return None, str(revision)
+    places = (Path(name), adapter.folder.parent / name, adapter.folder / name)
+    local = next((place for place in places if place.is_dir()), None)
+    return (name.rstrip("/") if local is None else str(local.resolve())), str(revision)
+
+
+def _shown(adapter: Adapter) -> str:
+    name, revision = _base(adapter)
+    return repr(name) if revision == "main" else f"{name!r} (revision {revision})"
+
+
 def _by_pattern(patterns: object, name: str, default: object) -> object:
     """peft's rule: the value of the first pattern that matches the end of the module's name."""
     for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
-        if re.match(rf"(.*\.)?({pattern})$", name):
+        try:
+            found = re.match(rf"(.*\.)?({pattern})$", name)
+        except re.error as error:
+            raise SalsaError(
+                f"{ADAPTER_CONFIG} has the pattern {one_line(repr(pattern))}, which is no regular "
+                f"expression: {error}; correct it in rank_pattern or alpha_pattern"
+            ) from error
+        if found:
             return value
     return default
 
@@ -296,6 +355,9 @@ def _sum_config(
         if rank != common
     }
     config = dict(first.config) | {
+        "task_type": next(
+            (kind for one in adapters if (kind := one.config.get("task_type"))), None
+        ),
         "r": common,
         "lora_alpha": common,
         "rank_pattern": apart,

@@ -11,6 +11,7 @@ from salsa_cli.records import JSON, read_json, write_json
 from salsa_cli.weights.weight_files import (
     adapter_message,
     digest,
+    has_model_weights,
     listing,
     open_adapter_weights,
     open_weight_files,
@@ -19,7 +20,10 @@ from salsa_cli.weights.weight_files import (
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 _PICKLED = ["pytorch_model*.bin", "adapter_model.bin"]  # only if there are no safetensors
-_FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_FETCHED = [
+    *["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.bpe"],
+    *["*.py", "LICENSE*", "NOTICE*", "USE_POLICY*"],  # copied into soups; code is never run here
+]
 # Copies of the weights for other programs: in subfolders, or in Mistral's own layout.
 _NOT_FETCHED = ["*/*.safetensors", "consolidated*"]
 
@@ -47,8 +51,8 @@ REWARD_SCALE = "salsa_reward"
 def resolve(name: str) -> Path:
     """The local folder of a model: the folder `name`, or else the hub model of that id, downloaded.
 
-    Only configuration, tokenizer and weights are downloaded, never code; `.bin` files only if there
-    are no safetensors.
+    Only weights and the files that loaders read are downloaded; `.bin` files only if there are no
+    safetensors. Code is among them, so that a soup can carry it; nothing here runs it.
 
     Raises:
         SalsaError: there is no such folder or hub model, the hub cannot be reached, or the folder
@@ -72,8 +76,13 @@ def resolve_any(name: str) -> Path:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds a LoRA adapter and no model."""
-    return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
+    """Whether a folder holds a LoRA adapter and no model.
+
+    Some tools save the base's config.json along with an adapter; weights make it a model.
+    """
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return False
+    return not (folder / "config.json").is_file() or not has_model_weights(folder)
 
 
 def base(folder: Path) -> Path:
@@ -146,9 +155,12 @@ def ingredients(folder: Path) -> tuple[str, ...]:
     path = folder / SOUP_RECORD
     if not path.exists():
         return ()
+    named = read_json(path).get("ingredients")
+    if not isinstance(named, list) or not all(isinstance(one, dict) for one in named):
+        raise SalsaError(f"{path}: no list of ingredients in it; expected the record of a soup")
     found = []
-    for ingredient in read_json(path)["ingredients"]:
-        name = str(ingredient["model"])
+    for ingredient in named:
+        name = str(ingredient.get("model"))
         beside = folder.parent / name
         found.append(str(beside) if not Path(name).exists() and beside.exists() else name)
     return tuple(found)
@@ -169,12 +181,6 @@ def name_pad_token(folder: Path, token: str) -> None:
     given = settings.get("pad_token")
     if (given.get("content") if isinstance(given, dict) else given) != token:
         write_json(path, {**settings, "pad_token": token})
-
-
-def copy_if_present(path: Path, target: Path) -> None:
-    """Copy a file into a folder if the file exists."""
-    if path.is_file():
-        shutil.copyfile(path, target / path.name)
 
 
 def members(folder: Path) -> tuple[Path, ...]:

@@ -124,7 +124,7 @@ def test_one_name_in_a_file_stands_for_a_list_of_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("alpha: 0.5\nalfa: 1\n", "unknown setting alfa; expected some of allow_nonfinite"),
+        ("alpha: 0.5\nalfa: 1\n", "unknown setting alfa; expected some of allow_different"),
         ("a: [1,\nb: 2", "line 2, column 5: this is neither JSON nor YAML"),
         ("- 1\n", "expected a mapping"),
     ],

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from salsa_cli import soup
 from salsa_cli.config.soup import SoupConfig
-from salsa_cli.errors import SalsaError, StorageError
+from salsa_cli.errors import SalsaError, StorageError, UsageError
 from salsa_cli.runs.events import Advanced, Event, Note, Warned, silent
 from salsa_cli.soups import journal
 from salsa_cli.soups.sources import TensorSource
@@ -241,3 +241,69 @@ def test_killed_at_any_moment_nothing_is_half_made(
         shutil.rmtree(tmp_path / f"ref{number}")
     print(f"{killed} of {kills} were killed before their end")
     assert killed
+
+
+def test_a_damaged_journal_is_resumed_from_its_good_part(
+    pair: tuple[Path, Path], undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        soup.run(configure(tmp_path / "ref", *pair), Stop(7))
+    path = tmp_path / "ref.partial" / journal.NAME
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:3]) + b"\0" * 512 + b"".join(lines[4:]))
+    soup.run(configure(tmp_path / "ref", *pair, resume=True), silent)
+    assert contents(tmp_path / "ref") == undisturbed
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"settings": {}}', "\0\0"])
+def test_a_broken_record_is_not_complete(
+    pair: tuple[Path, Path], tmp_path: Path, damage: str
+) -> None:
+    soup.run(configure(tmp_path / "ref", *pair), silent)
+    (tmp_path / "ref" / "soup.json").write_text(damage)
+    with pytest.raises(SalsaError, match=r"soup\.json"):
+        soup.run(configure(tmp_path / "ref", *pair, resume=True), silent)
+    soup.run(configure(tmp_path / "ref", *pair, resume=True, force=True), silent)
+
+
+def test_a_complete_soup_whose_weights_changed_is_not_complete(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    config = configure(tmp_path / "ref", *pair, resume=True)
+    soup.run(config, silent)
+    soup.run(config, silent)
+    (file,) = sorted((tmp_path / "ref").glob("model*.safetensors"))[:1]
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(SalsaError, match=f"{file.name} has changed; choose another -o, or make it"):
+        soup.run(config, silent)
+    file.unlink()
+    with pytest.raises(SalsaError, match=f"{file.name} is gone"):
+        soup.run(config, silent)
+
+
+def test_a_disk_that_fills_up_while_companions_are_copied_keeps_the_draft(
+    pair: tuple[Path, Path],
+    undisturbed: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("salsa_cli.weights.companions.shutil.copyfileobj", full)
+        with pytest.raises(SalsaError, match=r"ref: .*the disk is full; make room") as caught:
+            soup.run(configure(tmp_path / "ref", *pair), silent)
+    assert "ref.partial keeps" in str(caught.value)
+    soup.run(configure(tmp_path / "ref", *pair, resume=True), silent)
+    assert contents(tmp_path / "ref") == undisturbed
+
+
+def test_a_path_that_is_no_utf8_is_refused_first(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    odd = os.fsencode(tmp_path) + b"/mod\xffel"
+    Path(shutil.copytree(pair[0], tmp_path / "copy")).rename(os.fsdecode(odd))
+    with pytest.raises(UsageError, match="its name is no UTF-8 text"):
+        soup.run(configure(tmp_path / "ref", Path(os.fsdecode(odd)), pair[1]), silent)
+    assert not (tmp_path / "ref.partial").exists()

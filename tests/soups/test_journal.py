@@ -80,3 +80,49 @@ def test_a_line_is_one_object_and_is_on_its_way_at_once(tmp_path: Path) -> None:
         lines = (tmp_path / journal.NAME).read_text().splitlines()
     assert json.loads(lines[0]) == IDENTITY
     assert json.loads(lines[1]) == {"file": "aa", "tensors": [{"w": "11"}, {"w": "22"}]}
+
+
+# A damaged journal: everything up to the damage is kept, and nothing crashes.
+
+ENTRIES = [Entry(f"{n:032x}", ({f"t{n}": "0"},)) for n in range(4)]
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> list[bytes]:
+    with Journal(tmp_path, IDENTITY, []) as notes:
+        for entry in ENTRIES:
+            notes.add(entry)
+    return (tmp_path / journal.NAME).read_bytes().splitlines(keepends=True)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b'{"file": "00',
+        b"\0" * 4096,
+        b"\0" * 100 + b"\n",
+        b"\xff\xfe\n",
+        b"[]\n",
+        b'{"file": 3, "tensors": []}\n',
+        b'{"file": "0", "tensors": [3]}\n',
+    ],
+)
+@pytest.mark.parametrize("good", [0, 2, 4])
+def test_it_is_read_up_to_the_damage(
+    tmp_path: Path, lines: list[bytes], damage: bytes, good: int
+) -> None:
+    content = b"".join(lines[: 1 + good]) + damage + (b"".join(lines[2:]) if damage else b"")
+    (tmp_path / journal.NAME).write_bytes(content)
+    assert journal.read(tmp_path, IDENTITY) == ENTRIES[:good]
+    told = {0: None, 2: "2 finished blocks", 4: "4 finished blocks"}
+    assert journal.progress(tmp_path) == told[good]
+
+
+@pytest.mark.parametrize("first", [b"\0" * 64 + b"\n", b"", b"{\n", b"[]\n", b"\xff\n"])
+def test_without_its_first_line_it_is_none(
+    tmp_path: Path, lines: list[bytes], first: bytes
+) -> None:
+    (tmp_path / journal.NAME).write_bytes(first + b"".join(lines[1:]))
+    assert journal.progress(tmp_path) is None
+    assert journal.read(tmp_path, IDENTITY) == []

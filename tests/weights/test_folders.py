@@ -52,13 +52,7 @@ class TestResolve:
         assert resolve("Qwen/Qwen2.5-0.5B") == snapshot
         ((name, options),) = hub["asked"]
         assert name == "Qwen/Qwen2.5-0.5B"
-        assert options["allow_patterns"] == [
-            "*.json",
-            "*.safetensors",
-            "*.model",
-            "*.txt",
-            "*.jinja",
-        ]
+        assert options["allow_patterns"] == folders._FETCHED
         assert options["ignore_patterns"] == ["*/*.safetensors", "consolidated*"]
 
     def test_pickles_are_fetched_where_there_is_nothing_else(
@@ -75,16 +69,16 @@ class TestResolve:
         ]
 
     def test_what_is_fetched(self) -> None:
-        """By the hub's own filter: no code, no pickles, no weights twice."""
+        """By the hub's own filter: no pickles, no weights twice; code is carried, not run."""
         from huggingface_hub.utils._paths import filter_repo_objects
 
         wanted = [
             "config.json", "model.safetensors", "model-00001-of-00002.safetensors",
             "model.safetensors.index.json", "tokenizer.model", "vocab.txt", "chat_template.jinja",
-            "additional_chat_templates/tool_use.jinja",
+            "additional_chat_templates/tool_use.jinja", "modeling_x.py", "LICENSE",
         ]  # fmt: skip
         unwanted = [
-            "pytorch_model.bin", "modeling_x.py", "consolidated.safetensors",
+            "pytorch_model.bin", "consolidated.safetensors",
             "original/model.safetensors", "onnx/model.onnx", "optimizer.pt", "README.md",
         ]  # fmt: skip
         fetched = filter_repo_objects(

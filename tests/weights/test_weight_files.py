@@ -115,8 +115,7 @@ class TestOpenCheckpoint:
         folder = shards(tmp_path / "m")
         both = {"v": np.zeros(1, np.float32), "u": np.zeros(1, np.float32)}
         safetensors.numpy.save_file(both, folder / FIRST)
-        message = failure(lambda: open_weight_files(folder))
-        assert f"tensor u of {FIRST} is not in the index" in message
+        assert "u" in open_weight_files(folder).tensors  # transformers loads it too
 
     def test_tensor_in_two_shards(self, tmp_path: Path) -> None:
         folder = shards(tmp_path / "m")

@@ -1,0 +1,60 @@
+"""The head of a model card (README.md) as the hub reads it: YAML between two lines of dashes."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from salsa_cli.text import plain
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_TABLE_WIDTH = 300
+
+
+def front_matter(
+    base_models: Iterable[str],
+    *,
+    library: str,
+    tags: Sequence[str],
+    relation: str | None = None,
+    pipeline: str | None = None,
+) -> str:
+    """The metadata of a card.
+
+    The hub accepts only ids of its own as `base_model`, so local folders are left out; the text of
+    the card names them. `relation` says what the model is to them: `finetune`, `adapter`, `merge`.
+    """
+    ids = [name for name in dict.fromkeys(base_models) if is_hub_id(name)]
+    lines = ["---"]
+    if ids:
+        lines += ["base_model:", *(f"- {_quoted(name)}" for name in ids)]
+        lines += [f"base_model_relation: {relation}"] if relation else []
+    lines.append(f"library_name: {library}")
+    if pipeline:
+        lines.append(f"pipeline_tag: {pipeline}")
+    return "\n".join([*lines, "tags:", *(f"- {_quoted(tag)}" for tag in tags), "---", ""])
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a model's name is one on the hub, and no folder here."""
+    return (
+        _HUB_ID.fullmatch(name) is not None
+        and len(name) <= 96
+        and not name.endswith((".git", ".ipynb", ".", "-"))
+        and not any(pair in name for pair in ("--", ".."))
+        and not Path(name).exists()
+    )
+
+
+def cell(text: str) -> str:
+    """Foreign text in a cell of a Markdown table, or within a line."""
+    return plain(text, _TABLE_WIDTH).replace("|", "\\|")
+
+
+def _quoted(text: str) -> str:
+    """A YAML scalar: plain where nothing can be misread, else as in JSON, which YAML includes."""
+    simple = re.fullmatch(r"[A-Za-z][A-Za-z0-9_./-]*", text) is not None
+    return text if simple and text.lower() not in _WORDS else json.dumps(text)
+
+
+_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}

@@ -1,0 +1,72 @@
+"""Which files of a model folder go into a model made from it."""
+
+from pathlib import Path
+
+import pytest
+
+from salsa_cli.errors import StorageError
+from salsa_cli.weights import companions as companion_files
+from salsa_cli.weights.companions import companions, copy_file, with_tokenizer
+
+
+def folder(path: Path, *names: str) -> Path:
+    for name in names:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(f"{path.name}: {name}")
+    return path
+
+
+CARRIED = (
+    "additional_chat_templates/tool.jinja",
+    "generation_config.json",
+    "modeling_x.py",
+    "preprocessor_config.json",
+    "spk/voice.npy",
+    "tekken.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+)
+LEFT_OUT = (
+    "consolidated.00.pth",
+    "flax_model.msgpack",
+    "model.gguf",
+    "optimizer.pt",
+    "pytorch_model.bin",
+    "salsa.json",
+    "trainer_state.json",
+)
+
+
+def test_everything_but_weights_and_records(tmp_path: Path) -> None:
+    source = folder(tmp_path / "a", *CARRIED, *LEFT_OUT, "onnx/model.onnx", "onnx/config.json")
+    folder(source, "config.json", "model.safetensors", "checkpoint-5/model.safetensors")
+    found = companions(source, ("config.json", "model.safetensors"))
+    assert found.carried == CARRIED
+    assert sorted(found.left_out) == sorted((*LEFT_OUT, "checkpoint-5/", "onnx/"))
+    found.copy(tmp_path / "b")
+    assert all((tmp_path / "b" / n).read_text() == f"a: {n}" for n in CARRIED)
+    assert found.nbytes == sum((source / name).stat().st_size for name in CARRIED)
+
+
+def test_the_tokenizer_of_another_folder(tmp_path: Path) -> None:
+    a = folder(tmp_path / "a", "tokenizer.json", "vocab.json", "modeling_x.py", "image.json")
+    b = folder(tmp_path / "b", "tokenizer.json", "tokenization_x.py", "other.json", "more.py")
+    (b / "tokenizer_config.json").write_text(
+        '{"auto_map": {"AutoTokenizer": ["tokenization_x.XTokenizer", null]}}'
+    )
+    ours, theirs = with_tokenizer(companions(a, ()), b)
+    assert ours.carried == ("image.json", "modeling_x.py")
+    assert theirs.carried == ("tokenization_x.py", "tokenizer.json", "tokenizer_config.json")
+    assert with_tokenizer(companions(a, ()), a) == (companions(a, ()),)
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = folder(tmp_path / "a", "x.json") / "x.json"
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(companion_files.shutil, "copyfileobj", full)
+    with pytest.raises(StorageError, match=r"b/x\.json: the disk is full; make room on it"):
+        copy_file(source, tmp_path / "b" / "x.json")
