@@ -94,7 +94,8 @@ def begin(folder: Path, plan: EvalPlan, config: EvalConfig) -> None:
     inputs = planning.inputs(plan, config)
     if path.exists():
         before = read_json(path)
-        checkpoints.check_same_settings(path, before["settings"], config)
+        settings = planning.with_larger_limit(before["settings"], config)
+        checkpoints.check_same_settings(path, settings, config)
         checkpoints.check_same_inputs(path, before["inputs"], inputs)
     run_folder.write_record(folder, path.name, eval_result.made_by(config, inputs))
     (folder / "answers").mkdir(exist_ok=True)
@@ -157,13 +158,13 @@ def ask(
     """The verdicts of an LLM judge; reports a forecast of the calls first."""
     sampling = planning.sampling(config)
     store = planning.store(folder, config)
-    cases = planning.cases(writer, plan, answered, config)
-    forecast = planning.forecast(writer.name, cases, store, config)
+    tasks = planning.tasks(writer, plan, answered, config)
+    forecast = planning.forecast(writer.name, tasks, store, config)
     report(Note(str(forecast)))
     if writer.name in plan.apis and config.max_calls is not None:
         plan.apis[writer.name].check_budget(forecast.calls)
     return writing.judge(
-        writer, cases, sampling, grading=config.grading, store=store, report=report
+        writer, tasks, sampling, grading=config.grading, store=store, report=report
     )
 
 

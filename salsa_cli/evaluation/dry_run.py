@@ -54,7 +54,7 @@ def _forecasts(plan: EvalPlan, config: EvalConfig) -> list[Forecast]:
     for spec in plan.judges:
         if not spec.scores:
             writer = plan.apis.get(spec.name) or _Named(spec.name)
-            asked = planning.cases(writer, plan, answered, config)
+            asked = planning.tasks(writer, plan, answered, config)
             found.append(planning.forecast(spec.name, asked, store, config))
             if spec.name in plan.apis and not plan.models:
                 plan.apis[spec.name].check_budget(found[-1].calls)

@@ -119,11 +119,11 @@ def store(folder: Path, config: EvalConfig) -> Path:
     return config.cache or folder / "judge_texts.jsonl"
 
 
-def cases(
+def tasks(
     writer: Writer, plan: EvalPlan, answered: Mapping[str, Replies], config: EvalConfig
 ) -> list[JudgeTask]:
     """Everything to ask an LLM judge."""
-    return writing.cases(
+    return writing.tasks(
         writer,
         plan.questions,
         answered,
@@ -138,7 +138,19 @@ def cases(
 def forecast(name: str, asked: Sequence[JudgeTask], store: Path, config: EvalConfig) -> Forecast:
     """Calls and tokens that an LLM judge will need, given the judgements in `store`."""
     price = (config.price[0], config.price[1]) if config.price else None
-    return writing.forecast(name, asked, writing.read_store(store), sampling(config), price)
+    return writing.forecast(
+        name, asked, writing.read_store(store, config.judge_tokens), sampling(config), price
+    )
+
+
+def with_larger_limit(settings: Mapping[str, JSON], config: EvalConfig) -> dict[str, JSON]:
+    """Earlier settings, with the `--judge-tokens` of now if it is larger.
+
+    A larger limit changes no judgement that ended under the smaller one.
+    """
+    before = settings.get("judge_tokens")
+    larger = isinstance(before, int) and before < config.judge_tokens
+    return {**settings, "judge_tokens": config.judge_tokens} if larger else dict(settings)
 
 
 def _models(names: Sequence[str]) -> dict[str, Path]:

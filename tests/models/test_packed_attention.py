@@ -11,32 +11,6 @@ from tests.support.families import ANSWERS, PROMPTS, build, read
 ROWS = [prompt + answer for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]
 
 
-def test_packed_rows_of_a_hand_worked_example() -> None:
-    ids = torch.tensor([[1, 2, 3, 0], [4, 5, 6, 7], [8, 0, 0, 0]])
-    given = Sequences(
-        ids,
-        torch.tensor([[3, 0], [6, 7], [8, 0]]),
-        torch.tensor([2, 2, 0]),
-        torch.tensor([1, 2, 1]),
-    )
-    packed = given.packed()
-    assert packed.ids.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert packed.positions.tolist() == [0, 1, 2, 0, 1, 2, 3, 0]
-    # The longest first; 3 tokens are three quarters of 4, one is less.
-    assert packed.blocks == ((2, 4), (1, 1))
-    assert packed.padded.tolist() == [3, 4, 5, 6, 0, 1, 2, 2, 7]
-    assert packed.real.tolist() == [4, 5, 6, 0, 1, 2, 3, 8]
-    assert packed.padded[packed.real].tolist() == list(range(8))
-
-
-def test_the_tokens_before_the_answers_are_those_of_padded_rows() -> None:
-    given = read()
-    packed = given.packed()
-    there = given.ids.flatten()[given.predicting()]
-    assert packed.ids[packed.predicting].tolist() == there.tolist()
-    assert [len(ids) for ids in packed.ids.split(given.lengths.tolist())] == list(map(len, ROWS))
-
-
 @pytest.mark.parametrize("family", ["Llama", "Qwen 2", "Gemma", "Cohere, multiplied logits"])
 def test_rows_do_not_touch(family: str) -> None:
     model = build(family)

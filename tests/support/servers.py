@@ -21,8 +21,8 @@ class Answer:
     silent: bool = False
 
 
-def chat(text: str | None) -> Answer:
-    """A chat completion."""
+def chat(text: object, finish: str = "stop", **message: object) -> Answer:
+    """A chat completion; `message` adds fields such as `reasoning_content`."""
     content = {
         "id": "c",
         "object": "chat.completion",
@@ -31,8 +31,8 @@ def chat(text: str | None) -> Answer:
         "choices": [
             {
                 "index": 0,
-                "finish_reason": "stop",
-                "message": {"role": "assistant", "content": text},
+                "finish_reason": finish,
+                "message": {"role": "assistant", "content": text, **message},
             }
         ],
     }

@@ -6,6 +6,8 @@ from typing import Any
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.evaluation import verdict_files
 from salsa_cli.evaluation.results.eval_result import EvalResult
+from salsa_cli.evaluation.verdicts import formats
+from salsa_cli.evaluation.verdicts.formats import Stored
 from salsa_cli.runs.events import silent
 from tests.support import tiny
 
@@ -73,3 +75,10 @@ def pairs(wins: int, ties: int, losses: int, **changes: Any) -> list[dict[str, A
         {**PAIR, "question_id": n, "g1_winner": winner, "g2_winner": winner, **changes}
         for n, winner in enumerate(winners)
     ]
+
+
+def read_verdicts(
+    tmp_path: Path, *rows: dict[str, Any], name: str = "j.jsonl", **given: Any
+) -> Stored:
+    (found,) = formats.read([str(tiny.write_rows(tmp_path / name, list(rows)))], **given)
+    return found

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from threading import Event, Lock
-from typing import Any
+from typing import Any, TypeGuard
 
 from salsa_cli.errors import SalsaError, one_line
 from salsa_cli.evaluation.judges.writing import Completion, JudgeSampling, Request
@@ -68,6 +68,14 @@ class _Failed:
     reason: str
     again: bool
     after: float | None = None
+
+
+@dataclass(frozen=True)
+class _Reply:
+    """The text of a chat completion; `cut` where the token limit ended it."""
+
+    text: str
+    cut: bool
 
 
 class ApiWriter:
@@ -170,8 +178,8 @@ class ApiWriter:
         reason = ""
         for number in range(1, self._patience.tries + 1):
             result = self._call(request, sampling)
-            if isinstance(result, str):
-                return Completion(request, text=result)
+            if not isinstance(result, _Failed):
+                return Completion(request, text=result.text, cut=result.cut)
             reason = result.reason
             if not result.again or number == self._patience.tries:
                 break
@@ -183,7 +191,7 @@ class ApiWriter:
         times = "" if number == 1 else f" ({number} tries)"
         return Completion(request, failure=f"{reason}{times}")
 
-    def _call(self, request: Request, sampling: JudgeSampling) -> str | _Failed:
+    def _call(self, request: Request, sampling: JudgeSampling) -> _Reply | _Failed:
         import openai
 
         self._budget.take()
@@ -214,10 +222,7 @@ class ApiWriter:
             return _Failed(_said(error), again, _retry_after(error))
         except (openai.APIError, ValueError) as error:  # JSON that breaks off is a ValueError
             return _Failed(f"broken reply: {one_line(str(error))}", again=True)
-        text = _content(completion)
-        if text is None:
-            return _Failed("broken reply: JSON, but no chat completion", again=True)
-        return text
+        return _reply(completion)
 
     def _refusal(self, error: Any) -> SalsaError:
         return SalsaError(
@@ -259,16 +264,32 @@ def _gave_up(name: str, last: Completion) -> SalsaError:
     )
 
 
-def _content(completion: object) -> str | None:
-    """The text of a chat completion; None where it is none. An empty text is one."""
+def _reply(completion: object) -> _Reply | _Failed:
+    """The text of a chat completion, without reasoning that the server returns apart from it."""
     choices = getattr(completion, "choices", None)
-    message = (
-        getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
-    )
-    if message is None:
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = getattr(choice, "message", None)
+    text = _text(getattr(message, "content", None)) if message is not None else None
+    if text is None:
+        return _Failed("broken reply: JSON, but no chat completion", again=True)
+    return _Reply(text, cut=getattr(choice, "finish_reason", None) == "length")
+
+
+def _text(content: object) -> str | None:
+    """The text of a message's content: a text, nothing, or a list of typed parts.
+
+    Of parts, those of type `text` count; Mistral's models send their reasoning as `thinking`.
+    """
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
         return None
-    content = getattr(message, "content", None)
-    return content if isinstance(content, str) else "" if content is None else None
+    texts = (part.get("text") for part in content if _is_text(part))
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _is_text(part: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(part, dict) and part.get("type") in ("text", "output_text")
 
 
 def _cause(error: BaseException) -> str:

@@ -14,11 +14,11 @@ from salsa_cli.weights import folders
 
 
 class LocalWriter:
-    """A causal language model; it is loaded when it is first asked."""
+    """A causal language model; loaded on first use."""
 
     def __init__(self, name: str, folder: Path, batch_size: int, runtime: Runtime) -> None:
         self.name = name
-        # The digest of the weights, wherever they lie: computed once, as it reads them all.
+        # The digest of the weights; computed once, as it reads them all.
         self.identity = str(folders.describe(folder)["weights_xxh3"])
         self._folder = folder
         self._batch_size = batch_size
@@ -26,7 +26,7 @@ class LocalWriter:
         self._model: LanguageModel | None = None
 
     def write(self, requests: Sequence[Request], sampling: JudgeSampling) -> Iterator[Completion]:
-        """One `Completion` a request, the longest first."""
+        """One `Completion` per request, the longest prompt first."""
         if not requests:
             return
         if self._model is None:
@@ -39,7 +39,7 @@ class LocalWriter:
         fitting = []
         for request in sorted(requests, key=lambda r: len(ids[r]), reverse=True):
             if room is not None and len(ids[request]) + sampling.max_tokens > room:
-                # Without the length of this one: failures of one reason are counted together.
+                # The prompt's own length is left out, so that equal failures are counted together.
                 failure = (
                     f"too long with --judge-tokens {sampling.max_tokens} for its {room} tokens"
                 )
@@ -53,8 +53,8 @@ class LocalWriter:
                 [ids[request] for request in batch],
                 [stable_seed(sampling.seed, "judge", r.key, r.attempt) for r in batch],
                 length=sampling.max_tokens,
-                temperature=sampling.temperature,
+                temperature=1.0 if sampling.temperature is None else sampling.temperature,
                 runtime=self._runtime,
             )
             for request, answer in zip(batch, rollouts.texts(model, sampled), strict=True):
-                yield Completion(request, text=answer.text)
+                yield Completion(request, text=answer.text, cut=not answer.finished)

@@ -1,4 +1,4 @@
-"""What a judge that writes is asked, and how its judgement is read. The wording is salsa's own."""
+"""The prompts of LLM judges, in salsa's own wording or from a file."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,6 @@ from types import MappingProxyType
 
 from salsa_cli.errors import UsageError
 from salsa_cli.evaluation.questions.benchmarks import Question
-from salsa_cli.evaluation.verdicts.labels import Label
 
 PAIRWISE = """\
 Two AI assistants, A and B, have replied to the same user. Decide whose reply serves the user \
@@ -83,23 +82,6 @@ _PLACEHOLDERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 _OPTIONAL = "reference"
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
-_LABEL = re.compile(r"\[\[\s*(A>>B|A>B|A=B|B>A|B>>A|A|B|C)\s*\]\]")
-_GRADE = re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*(?:/\s*10)?\s*\]\]")
-
-
-_MEANING: Mapping[str, Label] = MappingProxyType(
-    {
-        "A>>B": Label(1.0, strong=True),
-        "A>B": Label(1.0),
-        "A": Label(1.0),
-        "A=B": Label(0.5),
-        "C": Label(0.5),
-        "B": Label(0.0),
-        "B>A": Label(0.0),
-        "B>>A": Label(0.0, strong=True),
-    }
-)
-
 
 def template(grading: str, file: Path | None) -> str:
     """The judge's prompt: ours, or that of a file, in which the placeholders must stand.
@@ -140,19 +122,6 @@ def fill(template: str, question: Question, turn: int, answers: Mapping[str, Seq
     values[_OPTIONAL] = _reference(question, turn)
     # One pass: what an answer itself holds in braces stays as it is.
     return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
-
-
-def compared(text: str) -> Label | None:
-    """What a judgement says of A against B; None where it gives no label, or two that differ."""
-    meanings = {_MEANING[label] for label in _LABEL.findall(text)}
-    return meanings.pop() if len(meanings) == 1 else None
-
-
-def graded(text: str) -> float | None:
-    """The grade in a judgement; None where it gives none from 1 to 10, or two that differ."""
-    grades = {float(grade) for grade in _GRADE.findall(text)}
-    grade = grades.pop() if len(grades) == 1 else None
-    return grade if grade is not None and 1 <= grade <= 10 else None
 
 
 def _opening(question: Question) -> str:

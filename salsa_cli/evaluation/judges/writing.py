@@ -1,8 +1,9 @@
-"""Judges that read answers and write a judgement: what they are asked, once or twice, and kept.
+"""LLM judges: what they are asked, how their judgements are read, and how these are stored.
 
-Whatever model writes (`Writer`), the rest is the same. A judgement that can be read is stored at
-once, so that it is paid for once; one that cannot be read is asked for once more and is then
-invalid; a failure is never stored, and is never a loss.
+The model behind a judge is a `Writer`. A judgement that can be read is stored at once, so that it
+is paid for once. One that cannot be read is asked for once more, and is then invalid. One that was
+cut at the token limit is invalid, whatever labels are in it. Invalid judgements and failed calls
+are not stored, and are never a loss.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +18,9 @@ from salsa_cli.evaluation.judges import wording
 from salsa_cli.evaluation.questions import answer_files
 from salsa_cli.evaluation.questions.answer_files import Replies
 from salsa_cli.evaluation.questions.benchmarks import Question
+from salsa_cli.evaluation.verdicts import labels
 from salsa_cli.evaluation.verdicts.labels import Label
-from salsa_cli.evaluation.verdicts.verdict import Order, Verdict
+from salsa_cli.evaluation.verdicts.verdict import CUT, Order, Verdict
 from salsa_cli.records import to_json
 from salsa_cli.runs.events import Advanced, Note, Report
 from salsa_cli.text import amount
@@ -31,29 +33,44 @@ BYTES_A_TOKEN = 4
 
 @dataclass(frozen=True)
 class JudgeSampling:
-    """How a judge writes: temperature (0 takes the likeliest token) and most tokens a judgement."""
+    """Sampling of judgements.
 
-    temperature: float
+    Attributes:
+        temperature: 0 takes the likeliest token; None leaves it to the server, for models that
+            refuse the parameter.
+        max_tokens: token limit of a judgement, thinking included.
+    """
+
+    temperature: float | None
     max_tokens: int
     seed: int
 
 
 @dataclass(frozen=True)
 class Request:
-    """One thing to ask of a judge; `attempt` counts from 0."""
+    """One prompt for a judge.
+
+    Attributes:
+        key: of its judgement in the store; the same for every token limit.
+        text: the prompt.
+        attempt: counts from 0.
+        legacy_key: with the token limit in it, as stores of earlier versions have it.
+    """
 
     key: str
     text: str
     attempt: int = 0
+    legacy_key: str = ""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What came of a request: a text, or why there is none."""
+    """What a judge wrote, or why it wrote nothing; `cut` where the token limit ended the text."""
 
     request: Request
     text: str | None = None
     failure: str | None = None
+    cut: bool = False
 
 
 class Writer(Protocol):
@@ -64,17 +81,17 @@ class Writer(Protocol):
 
     @property
     def identity(self) -> str:
-        """What tells it from every other judge: part of the key of what is stored."""
+        """Identifies the judge; part of the key of its stored judgements."""
         ...
 
     def write(self, requests: Sequence[Request], sampling: JudgeSampling) -> Iterator[Completion]:
-        """One `Completion` a request, as they come, in any order."""
+        """One `Completion` per request, in any order."""
         ...
 
 
 @dataclass(frozen=True)
 class JudgeTask:
-    """One judgement to be had: of `a` alone, or of `a` and `b` in one order."""
+    """One judgement to make: `a` graded, or `a` and `b` compared in one order."""
 
     question: Question
     turn: int
@@ -82,7 +99,7 @@ class JudgeTask:
     b: str | None
     order: Order | None
     request: Request | None
-    """None where nothing needs to be asked: two answers of the same words tie."""
+    """None where nothing is asked: two equal answers tie."""
 
     def verdict(self, judge: str, judgement: "Judgement") -> Verdict:
         """The verdict that a judgement gives on this task."""
@@ -107,7 +124,7 @@ class JudgeTask:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A judgement as it was read: a comparison or a grade, or why it is invalid."""
+    """A judgement that was read: its label or grade, or why it is invalid."""
 
     text: str | None = None
     label: Label | None = None
@@ -117,7 +134,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What the calls of a judge will take, before the first: tokens in are estimated from bytes."""
+    """Calls, tokens and cost of a judge before the first call; input tokens are estimates."""
 
     judge: str
     calls: int
@@ -135,7 +152,7 @@ class Forecast:
         return text if self.cost is None else f"{text}, together about ${self.cost:,.2f}"
 
 
-def cases(
+def tasks(
     writer: Writer,
     questions: Sequence[Question],
     answers: Mapping[str, Replies],
@@ -146,7 +163,7 @@ def cases(
     orders: Sequence[Order],
     baseline: str | None = None,
 ) -> list[JudgeTask]:
-    """All that a judge is to be asked about these answers: every pair, or those of the baseline."""
+    """Everything to ask a judge about these answers: all pairs, or those of the baseline."""
     pairs = [(a, b) for a, b in combinations(answers, 2) if baseline in (None, a, b)]
     found = []
     for question in questions:
@@ -155,7 +172,7 @@ def cases(
             if grading == "single":
                 for a in answers:
                     text = wording.fill(template, question, turn, {"answer": said[a]})
-                    alone = Request(_key(writer, text, sampling), text)
+                    alone = _request(writer, text, sampling)
                     found.append(JudgeTask(question, turn, a, None, None, alone))
                 continue
             for a, b in pairs:
@@ -164,7 +181,7 @@ def cases(
                     shown = {"answer_a": said[first], "answer_b": said[second]}
                     text = wording.fill(template, question, turn, shown)
                     same = said[a][:turn] == said[b][:turn]
-                    request = None if same else Request(_key(writer, text, sampling), text)
+                    request = None if same else _request(writer, text, sampling)
                     found.append(JudgeTask(question, turn, a, b, order, request))
     return found
 
@@ -176,9 +193,9 @@ def forecast(
     sampling: JudgeSampling,
     price: tuple[float, float] | None,
 ) -> Forecast:
-    """What is left to ask; `price` is in dollars a million tokens, in and out."""
-    needed = {case.request.key: case.request for case in asked if case.request}
-    open_ = [request for key, request in needed.items() if key not in stored]
+    """What is left to ask; `price` is in dollars per million tokens, in and out."""
+    needed = {task.request.key: task.request for task in asked if task.request}
+    open_ = [request for request in needed.values() if _stored(request, stored) is None]
     tokens_in = sum(len(request.text.encode()) for request in open_) // BYTES_A_TOKEN
     tokens_out = len(open_) * sampling.max_tokens
     cost = (tokens_in * price[0] + tokens_out * price[1]) / 1e6 if price else None
@@ -194,17 +211,20 @@ def judge(
     store: Path,
     report: Report,
 ) -> list[Verdict]:
-    """The judge's word on every case; the stored judgements in `store` are not asked for again."""
+    """The verdicts of a judge; judgements in `store` are not asked for again."""
     judgements = _ask(writer, asked, sampling, grading, store, report)
     same = Judgement(label=Label(0.5))
     return [
-        case.verdict(writer.name, judgements[case.request.key] if case.request else same)
-        for case in asked
+        task.verdict(writer.name, judgements[task.request.key] if task.request else same)
+        for task in asked
     ]
 
 
-def read_store(store: Path) -> dict[str, str]:
+def read_store(store: Path, max_tokens: int | None = None) -> dict[str, str]:
     """The stored judgements, by the key of their request.
+
+    Args:
+        max_tokens: leaves out judgements that were made under a larger token limit than this one.
 
     Raises:
         SalsaError: the file holds something else; names file and line.
@@ -216,7 +236,16 @@ def read_store(store: Path) -> dict[str, str]:
                 f"{store}, line {number}: no stored judgement; its columns are "
                 f"{', '.join(row) or 'none'}; expected texts in 'key' and 'text'"
             )
-    return {row["key"]: row["text"] for row in rows}
+    return {row["key"]: row["text"] for row in rows if _within(row.get("max_tokens"), max_tokens)}
+
+
+def _within(made_with: object, max_tokens: int | None) -> bool:
+    """Whether a judgement is one that this token limit would give as well: it ended before it."""
+    return max_tokens is None or not isinstance(made_with, int) or made_with <= max_tokens
+
+
+def _stored(request: Request, stored: Mapping[str, str]) -> str | None:
+    return stored.get(request.key, stored.get(request.legacy_key))
 
 
 def _ask(
@@ -228,53 +257,80 @@ def _ask(
     report: Report,
 ) -> dict[str, Judgement]:
     """The judgement on each request, by its key."""
-    requests = {case.request.key: case.request for case in asked if case.request}
+    requests = {task.request.key: task.request for task in asked if task.request}
     answer_files.cut_off(store)
-    stored = read_store(store)
-    judgements = {key: _read(stored[key], grading) for key in requests if key in stored}
+    stored = read_store(store, sampling.max_tokens)
+    judgements: dict[str, Judgement] = {}
     again: list[Request] = []
-    todo = [request for key, request in requests.items() if key not in judgements]
+    todo: list[Request] = []
+    for key, request in requests.items():
+        if (text := _stored(request, stored)) is None:
+            todo.append(request)
+        else:
+            judgements[key] = _read(text, grading)
     for completion in writer.write(todo, sampling):
-        key = completion.request.key
-        judgements[key] = _read_completion(completion, grading, writer, store)
-        if completion.text is not None and judgements[key].invalid:
-            del judgements[key]
-            again.append(Request(key, completion.request.text + wording.REMINDER, attempt=1))
+        request = completion.request
+        judgement = _accept(completion, sampling, grading, writer, store)
+        if judgement.invalid is not None and completion.text is not None and not completion.cut:
+            again.append(replace(request, text=request.text + wording.REMINDER, attempt=1))
+        else:
+            judgements[request.key] = judgement
         report(Advanced(f"judging by {writer.name}", len(judgements), len(requests), "judgements"))
     if again:
         report(Note(f"{writer.name}: asking once more for {len(again)} judgements without verdict"))
     for completion in writer.write(again, sampling):
-        judgements[completion.request.key] = _read_completion(completion, grading, writer, store)
+        judgements[completion.request.key] = _accept(completion, sampling, grading, writer, store)
         report(Advanced(f"judging by {writer.name}", len(judgements), len(requests), "judgements"))
     return judgements
 
 
-def _read_completion(
-    completion: Completion, grading: Grading, writer: Writer, store: Path
+def _accept(
+    completion: Completion, sampling: JudgeSampling, grading: Grading, writer: Writer, store: Path
 ) -> Judgement:
-    """Read a judgement, and store it if it is one."""
+    """Read what a judge wrote, and store it if it is valid."""
     if completion.text is None:
         return Judgement(invalid=completion.failure)
+    if completion.cut:
+        return Judgement(completion.text, invalid=f"{CUT} {sampling.max_tokens}")
     judgement = _read(completion.text, grading)
     if judgement.invalid is None:
-        row = {"key": completion.request.key, "judge": writer.name, "text": completion.text}
+        row = {
+            "key": completion.request.key,
+            "judge": writer.name,
+            "text": completion.text,
+            "max_tokens": sampling.max_tokens,
+        }
         answer_files.append(store, [row])
     return judgement
 
 
 def _read(text: str, grading: Grading) -> Judgement:
-    if grading == "single":
-        grade = wording.graded(text)
-        return Judgement(text, grade=grade, invalid=None if grade is not None else "no grade in it")
-    label = wording.compared(text)
-    return Judgement(text, label, invalid=None if label else "no verdict in it")
+    if grading == "pairwise":
+        label = labels.read_label(text)
+        return Judgement(text, label, invalid=None if label else "no verdict in it")
+    grade = labels.read_grade(text)
+    if grade is None:
+        return Judgement(text, invalid="no grade in it")
+    low, high = labels.LOWEST_GRADE, labels.HIGHEST_GRADE
+    if not low <= grade <= high:
+        return Judgement(text, invalid=f"grade {grade:g} is not from {low:g} to {high:g}")
+    return Judgement(text, grade=grade)
 
 
-def _key(writer: Writer, text: str, sampling: JudgeSampling) -> str:
-    """Judge, prompt, both answers and their order (all in `text`), and sampling.
+def _request(writer: Writer, text: str, sampling: JudgeSampling) -> Request:
+    """The request for a prompt; its key is of the judge, the prompt and the sampling.
 
-    At temperature 0 the seed changes nothing, and is no reason to pay again.
+    The prompt has both answers and their order in it. At temperature 0 the seed changes nothing. A
+    larger token limit changes nothing that ended before it.
     """
-    drawn = sampling if sampling.temperature else replace(sampling, seed=0)
-    parts = to_json([writer.identity, text, asdict(drawn)])
-    return blake2b(parts.encode(), digest_size=16).hexdigest()
+    drawn = asdict(replace(sampling, seed=0) if sampling.temperature == 0 else sampling)
+    unlimited = {name: value for name, value in drawn.items() if name != "max_tokens"}
+    return Request(
+        _digest([writer.identity, text, unlimited]),
+        text,
+        legacy_key=_digest([writer.identity, text, drawn]),
+    )
+
+
+def _digest(parts: object) -> str:
+    return blake2b(to_json(parts).encode(), digest_size=16).hexdigest()

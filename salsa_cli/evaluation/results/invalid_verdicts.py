@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation.results.win_rates import PairRow, ScoreRow
+from salsa_cli.evaluation.verdicts.verdict import CUT
 
 _MOST_REASONS = 3
 _LOWEST_GRADE, _HIGHEST_GRADE = 1.0, 10.0
@@ -23,7 +24,12 @@ def refuse(pairs: Sequence[PairRow], scores: Sequence[ScoreRow], most: float, re
     lines = [_pair(row) for row in pairs if _failed(row.reasons) > most * row.judgements]
     lines += [_grades(row) for row in scores if row.invalid > most * (row.n + row.invalid)]
     if lines:
-        raise SalsaError("\n".join([*lines, f"That is more than --max-invalid {most:g}. {remedy}"]))
+        reasons = [reason for row in pairs for reason in row.reasons]
+        reasons += [reason for row in scores for reason in row.reasons]
+        cut = any(reason.startswith(CUT) for reason in reasons)
+        larger = ", with a larger --judge-tokens where they were cut" if cut else ""
+        ending = f"That is more than --max-invalid {most:g}. {remedy}{larger}"
+        raise SalsaError("\n".join([*lines, ending]))
 
 
 def counted(reasons: Mapping[str, int]) -> str:

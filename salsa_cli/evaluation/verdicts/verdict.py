@@ -9,6 +9,9 @@ from salsa_cli.errors import SalsaError
 
 Order = Literal["ab", "ba"]
 
+CUT = "cut at --judge-tokens"
+"""How the reason of a judgement begins that was cut at the token limit."""
+
 _FLIPPED: Mapping[Order, Order] = {"ab": "ba", "ba": "ab"}
 
 

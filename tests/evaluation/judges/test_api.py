@@ -143,6 +143,76 @@ def test_a_judgement_without_verdict_is_asked_for_once_more(
     assert len(reminded) == 2
 
 
+CUT_TEXTS = [
+    "<think>Perhaps [[B>A]] at first; but then I",
+    "A is right, so [[A>B]] and",
+    "[[A>B]]",
+]
+
+
+@pytest.mark.parametrize("text", CUT_TEXTS)
+def test_a_judgement_that_was_cut_is_no_verdict(files: dict[str, Path], text: str) -> None:
+    patient = False
+
+    def cut(prompt: str, number: int) -> Answer:
+        short = "question 3\n" in prompt and not patient
+        return servers.chat(text, finish="length") if short else healthy(prompt, number)
+
+    out = files["prompts"].parent / "out"
+    with servers.serving(cut) as server:
+        config = configure(files, server, judge_tokens=9)
+        with pytest.raises(SalsaError, match=r"\(2 times: cut at --judge-tokens 9\)") as caught:
+            run(config)
+        assert "--resume asks for the missing ones again, with a larger --judge-tok" in str(
+            caught.value
+        )
+        assert len(server.prompts) == 20  # under the same limit, another try would be cut again
+        assert len(read_rows(out.with_name("out.partial") / "judge_texts.jsonl")) == 18
+        with pytest.raises(SalsaError, match="judge_tokens was 9, is 8"):
+            run(replace(config, resume=True, judge_tokens=8))
+        patient = True
+        (pair,) = run(replace(config, resume=True, judge_tokens=10)).pairs
+        # The 18 that had ended before the smaller limit are not paid for again.
+        assert (pair.win_rate, pair.invalid, len(server.prompts)) == (0.35, 0, 22)
+
+
+def thinking(text: str) -> list[Answer]:
+    """One judgement, as servers of reasoning models send it."""
+    other = "Perhaps [[B>>A]]?"
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": other}]}
+    return [
+        servers.chat(f"<think>{other}</think>{text}"),
+        servers.chat(text, reasoning_content=other),
+        servers.chat(text, reasoning=other),
+        servers.chat([thought, {"type": "text", "text": text}]),
+    ]
+
+
+@pytest.mark.parametrize("kind", range(4))
+def test_thinking_is_no_part_of_a_judgement(files: dict[str, Path], kind: int) -> None:
+    with servers.serving(lambda prompt, number: thinking(taste(prompt))[kind]) as server:
+        (pair,) = run(configure(files, server)).pairs
+    assert (pair.win_rate, pair.invalid, len(server.prompts)) == (0.35, 0, 20)
+
+
+def test_a_store_of_earlier_versions_is_not_paid_for_again(files: dict[str, Path]) -> None:
+    cache = files["prompts"].with_name("cache.jsonl")
+    with servers.serving(healthy) as server:
+        run(configure(files, server, cache=cache))
+        plan = planning.prepare(configure(files, server, output=cache.with_name("plan")))
+        tasks = planning.tasks(
+            plan.apis["openai:m"], plan, plan.given, configure(files, server, cache=cache)
+        )
+        keys = {task.request.key: task.request.legacy_key for task in tasks if task.request}
+        rows = [
+            {"key": keys[row["key"]], "judge": row["judge"], "text": row["text"]}
+            for row in read_rows(cache)
+        ]
+        tiny.write_rows(cache, rows)
+        run(configure(files, server, cache=cache, output=cache.with_name("again")))
+        assert len(server.prompts) == 20
+
+
 def test_what_stays_unread_is_invalid_and_no_loss(files: dict[str, Path]) -> None:
     def stubborn(prompt: str, number: int) -> Answer:
         return servers.chat("pass") if "question 3\n" in prompt else healthy(prompt, number)

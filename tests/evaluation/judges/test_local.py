@@ -33,7 +33,11 @@ TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model that can say nothing but the five verdicts; which, depends on the prompt."""
+    """A random model that writes one of the five labels and ends; which one, the prompt decides.
+
+    The first of its hidden dimensions says "the last token was a label", no layer writes to it, and
+    the end token is read from it.
+    """
     folder = tmp_path_factory.mktemp("judge")
     tokenizer = tiny.tokenizer([*tiny.WORDS, *LABELS])
     tokenizer.chat_template = TEMPLATE
@@ -46,6 +50,14 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
             parameter.mul_(8.0)
         mute = [i for word, i in tokenizer.get_vocab().items() if word not in LABELS]
         model.lm_head.weight[mute] = 0.0
+        model.lm_head.weight[:, 0] = 0.0
+        model.lm_head.weight[tokenizer.eos_token_id, 0] = 1000.0
+        spoken = [i for word, i in tokenizer.get_vocab().items() if word in LABELS]
+        model.model.embed_tokens.weight[:, 0] = 0.0
+        model.model.embed_tokens.weight[spoken, 0] = 1000.0
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[0] = 0.0
+            layer.mlp.down_proj.weight[0] = 0.0
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -69,7 +81,7 @@ def configure(files: dict[str, Path], name: str, **changes: Any) -> EvalConfig:
         "answers": (f"x={files['x']}", f"y={files['y']}"),
         "prompts": str(files["prompts"]),
         "judge": (name,),
-        "judge_tokens": 1,
+        "judge_tokens": 2,
         "output": files["prompts"].parent / "out",
         "draws": 100,
         "device": "cpu",
@@ -99,6 +111,17 @@ def test_a_local_judge(judge: Path, files: dict[str, Path]) -> None:
     assert run(turned)[0].pairs[0].win_rate == 1 - pair.win_rate
 
 
+def test_a_judgement_that_is_cut_is_no_verdict(judge: Path, files: dict[str, Path]) -> None:
+    config = configure(files, f"hf:{judge}", judge_tokens=1)
+    with pytest.raises(SalsaError, match=r"22 of 24 .*\(22 times: cut at --judge-tokens 1\)"):
+        run(config)
+    # All that was missing is judged under a larger limit.
+    result, rows = run(replace(config, judge_tokens=2, resume=True))
+    assert (result.pairs[0].n, result.pairs[0].invalid) == (12, 0)
+    whole = configure(files, f"hf:{judge}", output=config.output.with_name("whole"))
+    assert rows == run(whole)[1]
+
+
 def test_a_local_judge_that_samples(judge: Path, files: dict[str, Path]) -> None:
     config = configure(files, f"hf:{judge}", judge_temperature=3.0, max_invalid=1.0)
     rows = run(config)[1]
@@ -110,7 +133,7 @@ def test_a_local_judge_that_samples(judge: Path, files: dict[str, Path]) -> None
 
 def test_a_local_judge_without_room(world: World, files: dict[str, Path]) -> None:
     with pytest.raises(
-        SalsaError, match=r"22 of 24 .*: too long with --judge-tokens 1 for its 64 tokens"
+        SalsaError, match=r"22 of 24 .*: too long with --judge-tokens 2 for its 64 tokens"
     ):
         run(configure(files, f"hf:{world.a}"))
     assert not list(files["prompts"].parent.glob("out*"))
@@ -154,10 +177,15 @@ def test_a_real_server_says_what_the_local_model_says(
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"transformers serve needs {package}: pip install 'transformers[serving]'")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    local = run(configure(files, f"hf:{judge}"))[1]
+    # The server calls a text cut that ends with its last token.
+    local = run(configure(files, f"hf:{judge}", judge_tokens=3))[1]
     with transformers_serve(judge) as url:
         config = configure(
-            files, f"openai:{judge}", base_url=url, output=files["prompts"].parent / "served"
+            files,
+            f"openai:{judge}",
+            base_url=url,
+            judge_tokens=3,
+            output=files["prompts"].parent / "served",
         )
         result, served = run(config)
     assert (result.pairs[0].n, result.pairs[0].invalid) == (12, 0)

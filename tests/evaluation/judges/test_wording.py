@@ -8,7 +8,6 @@ from salsa_cli.data import Message
 from salsa_cli.errors import UsageError
 from salsa_cli.evaluation.judges import wording
 from salsa_cli.evaluation.questions.benchmarks import Question
-from salsa_cli.evaluation.verdicts.labels import Label
 
 TWO_TURNS = Question(
     "1", (Message("user", "Q1"),), ("Q2",), category="math", references=("R1", "R2")
@@ -58,52 +57,6 @@ def test_earlier_turns_of_a_conversation_are_shown() -> None:
     opening = (Message("system", "S"), Message("user", "U"))
     text = wording.fill("{question}|{answer}", Question("1", opening), 1, {"answer": ["x"]})
     assert text == "System: S\n\nUser: U|x"
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("[[A>>B]]", Label(1.0, strong=True)),
-        ("so: [[A>B]].", Label(1.0)),
-        ("[[ A=B ]]", Label(0.5)),
-        ("[[B>A]]", Label(0.0)),
-        ("[[B>>A]]", Label(0.0, strong=True)),
-        ("[[A]]", Label(1.0)),
-        ("[[B]]", Label(0.0)),
-        ("[[C]]", Label(0.5)),
-        ("[[A>B]] yes, [[A>B]]", Label(1.0)),
-        ("[[A]] that is [[A>B]]", Label(1.0)),
-        ("[[A>B]] or [[B>A]]", None),
-        ("[[A>B]] or [[A>>B]]", None),
-        ("[A>B]", None),
-        ("[[D]]", None),
-        ("", None),
-    ],
-)
-def test_reading_a_comparison(text: str, expected: Label | None) -> None:
-    assert wording.compared(text) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "grade"),
-    [
-        ("[[7]]", 7.0),
-        ("Rating: [[ 7.5 ]]", 7.5),
-        ("[[7/10]]", 7.0),
-        ("[[10]]", 10.0),
-        ("[[0]]", None),
-        ("[[11]]", None),
-        ("[[7]] or [[8]]", None),
-        ("7", None),
-    ],
-)
-def test_reading_a_grade(text: str, grade: float | None) -> None:
-    assert wording.graded(text) == grade
-
-
-def test_the_other_side_of_a_comparison() -> None:
-    assert Label(1.0, strong=True).swapped == Label(0.0, strong=True)
-    assert Label(0.5).swapped == Label(0.5)
 
 
 def test_our_own_prompts_have_their_placeholders(tmp_path: Path) -> None:

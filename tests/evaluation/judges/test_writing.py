@@ -31,17 +31,17 @@ class Fixed:
             yield Completion(request, failure=text) if text == "down" else Completion(request, text)
 
 
-def cases(writer: Fixed, x: Sequence[str], y: Sequence[str]) -> list[JudgeTask]:
+def tasks(writer: Fixed, x: Sequence[str], y: Sequence[str]) -> list[JudgeTask]:
     question = Question("q", (Message("user", "one"),), ("two",) * (len(x) - 1))
     answers = {"x": {"q": tuple(map(Reply, x))}, "y": {"q": tuple(map(Reply, y))}}
-    return writing.cases(
+    return writing.tasks(
         writer, [question], answers, TEMPLATE, SAMPLING, grading="pairwise", orders=("ab", "ba")
     )
 
 
 def test_equal_conversations_tie_and_equal_turns_do_not() -> None:
     def silent_ties(x: Sequence[str], y: Sequence[str]) -> list[bool]:
-        return [case.request is None for case in cases(Fixed([]), x, y)]
+        return [case.request is None for case in tasks(Fixed([]), x, y)]
 
     assert silent_ties(["a", "b"], ["a", "b"]) == [True] * 4
     # Equal in the first turn only: its two orders need no judge.
@@ -52,7 +52,7 @@ def test_equal_conversations_tie_and_equal_turns_do_not() -> None:
 
 def test_the_order_is_taken_back(tmp_path: Path) -> None:
     writer = Fixed(["[[A>>B]]", "[[A>>B]]"])
-    asked = cases(writer, ["a"], ["b"])
+    asked = tasks(writer, ["a"], ["b"])
     verdicts = writing.judge(
         writer, asked, SAMPLING, grading="pairwise", store=tmp_path / "s", report=silent
     )
@@ -66,7 +66,7 @@ def test_the_order_is_taken_back(tmp_path: Path) -> None:
 def test_once_more_and_then_invalid_and_never_stored(tmp_path: Path) -> None:
     writer = Fixed(["hm", "down", "hm", "[[A=B]]", "[[A>B]]"])
     store = tmp_path / "s"
-    asked = cases(writer, ["a"], ["b"])
+    asked = tasks(writer, ["a"], ["b"])
     first, second = writing.judge(
         writer, asked, SAMPLING, grading="pairwise", store=store, report=silent
     )
@@ -83,7 +83,7 @@ def test_once_more_and_then_invalid_and_never_stored(tmp_path: Path) -> None:
 
 def test_the_forecast_counts_what_is_not_stored() -> None:
     writer = Fixed([])
-    asked = cases(writer, ["a" * 4000], ["b" * 4000])
+    asked = tasks(writer, ["a" * 4000], ["b" * 4000])
     request = asked[0].request
     assert request is not None
     whole = writing.forecast("fixed", asked, {}, SAMPLING, (1.0, 10.0))

@@ -1,0 +1,41 @@
+"""The row of an update: what it holds, and that it comes back from JSON."""
+
+import json
+from dataclasses import fields, replace
+from math import isnan, nan
+
+import pytest
+
+from salsa_cli.records import to_json
+from salsa_cli.rl.metrics import UpdateMetrics
+from tests.support.histories import START
+
+
+def through_json(given: UpdateMetrics) -> UpdateMetrics:
+    return UpdateMetrics.of(json.loads(to_json(given.row())))
+
+
+def test_a_row_comes_back_as_it_was() -> None:
+    given = replace(START, rewards={"a": 1.0, "b": -1.0}, kl_anchors={"start": 0.5})
+    assert through_json(given) == given
+    assert through_json(replace(given, reference_end=None)).reference_end is None
+
+
+def test_figures_of_a_sampler_are_in_the_row_only_if_there_was_one() -> None:
+    names = {field.name for field in fields(UpdateMetrics)}
+    sampler = {name for name in names if name.startswith("sampler_")}
+    assert set(START.row()) == names - sampler
+    served = replace(START, sampler_mismatch=0.01, sampler_truncated=0.0)
+    assert set(served.row()) == names
+    assert through_json(served) == served
+
+
+def test_what_was_not_finite_is_nan_again_and_not_absent() -> None:
+    found = through_json(replace(START, kl=nan, policy_grad_norm=float("inf")))
+    assert isnan(found.kl) and isnan(found.policy_grad_norm)
+    assert found.reward == START.reward
+
+
+def test_speed_is_over_the_whole_update() -> None:
+    given = replace(START, tokens=2560, time={"rollout": 1.0, "learning": 0.6})
+    assert given.tokens_per_second == pytest.approx(1600)
