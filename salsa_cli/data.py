@@ -18,7 +18,13 @@ from salsa_cli.errors import SalsaError
 Row = Mapping[str, Any]
 T = TypeVar("T")
 
+_CONVERSATIONS = ("chosen", "rejected", "completion", "messages")
+"""Columns that hold whole conversations, or the answers to one."""
+
 _SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
+_LARGEST_CELL = 2**31 - 1
+"""Characters of a CSV cell; by default Python's parser refuses more than 131,072."""
+
 _HUB_ID = re.compile(r"^(?P<path>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<split>\w+))?$")
 
 
@@ -92,7 +98,7 @@ def local_files(name: str) -> tuple[Path, ...]:
 
 
 def prompts(source: Source) -> list[Prompt]:
-    """The `prompt` column of every row: text, or messages that do not end with the assistant."""
+    """The prompt of every row; see `prompt`."""
     return [prompt(source, index) for index in range(len(source.rows))]
 
 
@@ -134,12 +140,34 @@ def column(source: Source, index: int, name: str) -> object:
         found = ", ".join(row) or "none"
         raise source.error(index, f"no column '{name}'; its columns are {found}")
     value = row[name]
-    if value is None or value == "" or value == []:
+    if is_empty(value):
         raise source.error(index, f"column '{name}' is empty")
     return value
 
 
+def is_empty(value: object) -> bool:
+    """Whether a cell holds nothing: null, an empty text (as in CSV), or an empty list."""
+    return value is None or value == "" or value == []
+
+
 def prompt(source: Source, index: int) -> Prompt:
+    """What a model answers in one row; all commands read rows by this rule.
+
+    A `prompt` of messages is a conversation. So is a `prompt` of plain text if the answers of the
+    row (`chosen`, `rejected`, `completion`) or its `messages` are lists of messages; their turns
+    before the answer belong to the prompt. Without `prompt`, these turns are the prompt. Any other
+    `prompt` is plain text.
+
+    Raises:
+        SalsaError: names the row and what is wrong with its column.
+    """
+    context = _answered_context(source, index)
+    if context is None:
+        return prompt_column(source, index)
+    return with_context(source, index, optional_prompt(source, index), context)
+
+
+def prompt_column(source: Source, index: int) -> Prompt:
     """The `prompt` column of one row: text, or messages that do not end with the assistant.
 
     Raises:
@@ -154,6 +182,70 @@ def prompt(source: Source, index: int) -> Prompt:
             index, "the 'prompt' ends with the assistant's turn; expected the user's"
         )
     return messages
+
+
+def optional_prompt(source: Source, index: int) -> Prompt | None:
+    """The same; None if the row has no prompt column or its cell is empty."""
+    return None if is_empty(source.rows[index].get("prompt")) else prompt_column(source, index)
+
+
+def with_context(
+    source: Source, index: int, explicit: Prompt | None, context: tuple[Message, ...]
+) -> tuple[Message, ...]:
+    """The conversation that is answered, from the `prompt` column and the answers' first turns.
+
+    Args:
+        source: the rows.
+        index: of the row.
+        explicit: the `prompt` column; None if there is none.
+        context: the turns before the answer in `chosen`, `rejected`, `completion` or `messages`.
+            They may repeat the prompt, all of it or its end, or continue it.
+
+    Raises:
+        SalsaError: the two contradict each other, or both are empty.
+    """
+    if explicit is None and not context:
+        raise source.error(index, "no 'prompt' column, and the conversations hold no user turn")
+    if explicit is None:
+        return context
+    if isinstance(explicit, str):
+        said = {turn.content.strip() for turn in context if turn.role == "user"}
+        if context and explicit.strip() not in said:
+            raise _contradiction(source, index, explicit)
+        return context or (Message("user", explicit),)
+    for length in range(min(len(explicit), len(context)), 0, -1):
+        if _same_turns(explicit[-length:], context[:length]):
+            return (*explicit, *context[length:])
+    if not context or context[0].role == "assistant":
+        return (*explicit, *context)
+    if _same_turns(explicit, context[-len(explicit) :]):
+        return context
+    raise _contradiction(source, index, explicit[-1].content)
+
+
+def _same_turns(first: Sequence[Message], other: Sequence[Message]) -> bool:
+    """Whether two conversations are the same, up to white space around the turns."""
+    return [(one.role, one.content.strip()) for one in first] == [
+        (one.role, one.content.strip()) for one in other
+    ]
+
+
+def _contradiction(source: Source, index: int, text: str) -> SalsaError:
+    return source.error(
+        index,
+        f"the 'prompt' ({text.strip()!r:.60}) is no turn of the conversation that the answer "
+        "belongs to; expected the same conversation in both, or no 'prompt' column",
+    )
+
+
+def _answered_context(source: Source, index: int) -> tuple[Message, ...] | None:
+    """The turns before the answer of a row that holds conversations; None if it holds none."""
+    for name in _CONVERSATIONS:
+        value = source.rows[index].get(name)
+        if isinstance(value, Sequence) and value and isinstance(value[0], Mapping):
+            turns = conversation(source, index, name, value)
+            return turns[:-1] if turns[-1].role == "assistant" else turns
+    return None
 
 
 def conversation(source: Source, index: int, column: str, value: object) -> tuple[Message, ...]:
@@ -208,9 +300,12 @@ def _text(path: Path) -> str:
 
 def _read_jsonl(path: Path) -> Iterator[Row]:
     # Only "\n" ends a line: U+2028 and similar characters may occur inside a JSON string.
+    count = 0
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if line.strip():
-            yield _object(path, f"line {number}", line)
+            row = _object(path, f"line {number}", line)
+            _refuse_lone_surrogates(path, count := count + 1, row)
+            yield row
 
 
 def _object(path: Path, place: str, text: str) -> Row:
@@ -236,10 +331,25 @@ def _read_json(path: Path) -> Iterator[Row]:
     rows = value.get("data") if isinstance(value, dict) else value
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise SalsaError(f"{path}: expected a JSON list of objects (one object a line is .jsonl)")
+    for number, row in enumerate(rows, start=1):
+        _refuse_lone_surrogates(path, number, row)
     yield from rows
 
 
+def _refuse_lone_surrogates(path: Path, number: int, row: Row) -> None:
+    """JSON can escape half of a surrogate pair, which is no text: no tokenizer can encode it."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise SalsaError(
+            f"{path}, row {number}: its text holds half of a surrogate pair ({half}), which is no "
+            "character; repair or remove it"
+        ) from error
+
+
 def _read_csv(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(_LARGEST_CELL)
     yield from csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
 
 

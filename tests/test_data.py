@@ -127,3 +127,34 @@ def test_stable_seed_is_stable_and_separates_its_parts() -> None:
     assert data.stable_seed(0, "rollout", 3, 5) == 1874772470824432436
     assert data.stable_seed("a", "bc") != data.stable_seed("ab", "c")
     assert 0 <= data.stable_seed("x") < 2**63
+
+
+@pytest.mark.parametrize("half", ["\\ud800", "\\udfff"])
+@pytest.mark.parametrize("name", ["p.jsonl", "p.json"])
+def test_half_of_a_surrogate_pair_is_named_with_its_row(
+    tmp_path: Path, name: str, half: str
+) -> None:
+    rows = ['{"prompt": "a \\ud83d\\ude00"}', f'{{"prompt": [{{"content": "b {half}"}}]}}']
+    text = "\n".join(rows) if name == "p.jsonl" else f"[{', '.join(rows)}]"
+    (tmp_path / name).write_text(text)
+    with pytest.raises(SalsaError) as caught:
+        data.read(str(tmp_path / name))
+    assert f"{name}, row 2: its text holds half of a surrogate pair ({half})" in str(caught.value)
+    (tmp_path / name).write_text(text.replace(half, "!"))
+    assert data.read(str(tmp_path / name)).rows[0] == {"prompt": "a \N{GRINNING FACE}"}
+
+
+def test_a_long_cell_of_a_csv_file_is_read(tmp_path: Path) -> None:
+    long = "word " * 40_000
+    (tmp_path / "p.csv").write_text(f'prompt,id\n"{long}",7\n')
+    assert data.read(str(tmp_path / "p.csv")).rows == [{"prompt": long, "id": "7"}]
+
+
+@pytest.mark.parametrize("column", ["chosen", "rejected", "completion", "messages"])
+def test_a_text_prompt_beside_message_lists_is_a_conversation(column: str) -> None:
+    asked = (Message("user", "Why?"),)
+    for turns in ([USER, GOOD], [GOOD]):
+        rows = [{"prompt": "Why?", column: turns}]
+        assert data.prompts(Source("x", rows)) == [asked]
+    assert data.prompts(Source("x", [{"prompt": "Why?", column: "Because."}])) == ["Why?"]
+    assert data.prompts(Source("x", [{"prompt": "Why?", column: ["Because."]}])) == ["Why?"]

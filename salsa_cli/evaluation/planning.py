@@ -15,8 +15,10 @@ from salsa_cli.evaluation.judges.writing import Forecast, JudgeSampling, JudgeTa
 from salsa_cli.evaluation.questions import answer_files, benchmarks
 from salsa_cli.evaluation.questions.answer_files import Replies
 from salsa_cli.evaluation.questions.benchmarks import Question
-from salsa_cli.models.loading import find
+from salsa_cli.models import readable
+from salsa_cli.models.loading import find, load_tokenizer
 from salsa_cli.records import JSON
+from salsa_cli.reward_models import rewards
 from salsa_cli.weights import folders
 
 
@@ -85,11 +87,25 @@ def prepare(config: EvalConfig) -> EvalPlan:
         line=_of_one_base(config.line or ()),
         plane=_of_one_base(config.plane or ()),
     )
+    _check_prompts(plan, config)
     if config.cache is not None:
         _check_cache(config.cache)
     for api in plan.apis.values():
         api.check()
     return plan
+
+
+def _check_prompts(plan: EvalPlan, config: EvalConfig) -> None:
+    """Refuse questions that a model or a reward model cannot read to their last turn."""
+    asked = [one.conversation([""] * len(one.followups)) for one in plan.questions]
+    lengths = [one.turns * (config.response_length or one.length) for one in plan.questions]
+    longest = max(lengths) if plan.models else 0
+    for folder in plan.models.values():
+        tokenizer = load_tokenizer(folder)
+        readable.check_prompts(folder, tokenizer, asked, str(config.prompts), longest)
+    for judge in plan.judges:
+        if judge.kind == "rm":
+            rewards.check_prompts(judge.source, asked, str(config.prompts), longest)
 
 
 def inputs(plan: EvalPlan, config: EvalConfig) -> dict[str, JSON]:

@@ -20,10 +20,11 @@ from transformers import (
 )
 
 from salsa_cli.data import Prompt
-from salsa_cli.errors import SalsaError
+from salsa_cli.errors import SalsaError, during
 from salsa_cli.models import assembly, backbones, lora
 from salsa_cli.models.backbones import BackboneSource
 from salsa_cli.models.forward import Module, last_scores
+from salsa_cli.models.readable import UNLIMITED, Limits
 from salsa_cli.models.shapes import text_config
 from salsa_cli.models.tokens import (
     Answer,
@@ -59,12 +60,12 @@ class RewardModel:
     tokenizer: Tokenizer
     mean: float
     std: float
+    limits: Limits = UNLIMITED
 
     @property
     def pad_id(self) -> int:
-        """The token that pads batches; it is masked, so any token will do."""
-        pad = self.tokenizer.pad_token_id
-        return end_token(self.tokenizer) if pad is None else pad
+        """The token that pads batches; it is masked, so any token of the embedding will do."""
+        return self.limits.pad(self.tokenizer.pad_token_id, end_token(self.tokenizer))
 
     def score_ids(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Raw scores `[B]` in float32, with gradients, of rows of token ids."""
@@ -78,6 +79,8 @@ class RewardModel:
             scored_ids(self.tokenizer, prompt, answer)
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
+        with during(str(self.folder)):
+            self.limits.check(self.tokenizer, rows)
         return ((self.score_ids(rows) - self.mean) / self.std).cpu()
 
 
@@ -128,7 +131,7 @@ def load_language_model(
     tokenizer = load_tokenizer(folder)
     model = assembly.language_model(folder, dtype, device, source)
     eos = _end_ids(folder, model.generation_config, tokenizer)
-    pad = eos[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    pad = Limits.of(folder).pad(tokenizer.pad_token_id, eos[0])
     # Sampling settings of the folder (top_p, repetition_penalty) would change the distribution.
     model.generation_config = GenerationConfig(eos_token_id=list(eos), pad_token_id=pad)
     return LanguageModel(folder, model, tokenizer, eos, pad)
@@ -166,6 +169,7 @@ def load_reward_model(
         load_tokenizer(folder),
         float(scale.get("mean", 0.0)),
         float(scale.get("std", 1.0)),
+        Limits.of(folder),
     )
 
 
@@ -188,7 +192,8 @@ def new_reward_model(
         model.score.weight.copy_(noise / math.sqrt(width + 1))
     tokenizer.pad_token = padding_token(folder, tokenizer, pad_token)
     model.config.pad_token_id = tokenizer.pad_token_id
-    return RewardModel(folder, assembly.frozen(model, device), tokenizer, 0.0, 1.0)
+    trained = assembly.frozen(model, device)
+    return RewardModel(folder, trained, tokenizer, 0.0, 1.0, Limits.of(folder))
 
 
 def load_critic(

@@ -1,5 +1,6 @@
 """Sizes, data types and lengths of a model, read from its config.json."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,13 @@ from transformers import (
 
 from salsa_cli.errors import SalsaError
 from salsa_cli.models import assembly
-from salsa_cli.weights import folders
+from salsa_cli.weights import folders, weight_files
+
+_POSITION_TABLE = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings?|positions_embed)\.")
+"""Names of the weights of learned positions."""
+
+_COMPUTED_TABLES = ("gptj", "codegen")
+"""Models that compute a table of positions when they are built, and store none."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,19 @@ def context_length(folder: Path) -> int | None:
     """The most tokens that a model can read; None where its configuration does not say."""
     limit = getattr(text_config(folder), "max_position_embeddings", None)
     return int(limit) if limit else None
+
+
+def position_limit(folder: Path) -> int | None:
+    """The most tokens that a model can read at all; None where positions have no table.
+
+    A learned table, or a precomputed one, has a last row: reading on is an error. Rotary positions
+    go on beyond the length of their training.
+    """
+    names = weight_files.open_weight_files(folders.base(folder)).tensors
+    kind = getattr(text_config(folder), "model_type", "")
+    if any(_POSITION_TABLE.search(name) for name in names) or kind in _COMPUTED_TABLES:
+        return context_length(folder)
+    return None
 
 
 def vocabulary_size(folder: Path) -> int:

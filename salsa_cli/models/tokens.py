@@ -11,7 +11,10 @@ from typing import Any, Protocol
 import torch
 
 from salsa_cli.data import Prompt, prompt_json
-from salsa_cli.errors import SalsaError
+from salsa_cli.errors import SalsaError, during, one_line
+
+_LONGEST_BEGINNING = 4
+"""More tokens than any tokenizer puts before a text (GLM: two)."""
 
 PLAIN_TEMPLATE = (
     "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}\n\n{% endfor %}"
@@ -79,12 +82,17 @@ def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
 def scored_ids(tokenizer: Tokenizer, prompt: Prompt, answer: Answer) -> list[int]:
     """Token ids of prompt and answer as a reward model reads them.
 
-    Prompt and answer are encoded as one text. A finished answer closes with the end token, exactly
-    once; an answer that was cut closes with its last token.
+    Prompt and answer are encoded as one text. A finished answer ends with the end token exactly
+    once, also where its text spells the end token out; a truncated answer ends with its last token.
     """
     text, special = _rendered(tokenizer, prompt)
     ids = _encode(tokenizer, text + answer.text, special)
-    return [*ids, end_token(tokenizer)] if answer.finished else ids
+    if not answer.finished:
+        return ids
+    end = end_token(tokenizer)
+    if end in ids and (said := _without_end(tokenizer, answer.text)) != answer.text:
+        ids = _encode(tokenizer, text + said, special)
+    return [*ids, end]
 
 
 def answer_text(tokenizer: Tokenizer, prompt: Sequence[int], answer: Sequence[int]) -> str:
@@ -126,10 +134,24 @@ def padding_token(name: object, tokenizer: Tokenizer, wanted: str | None) -> str
 
 
 def template_warning(name: object, tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> str | None:
-    """A warning about conversations for a model without a chat template; None if all is well."""
-    if tokenizer.chat_template or all(isinstance(prompt, str) for prompt in prompts):
+    """A warning if prompts and model do not agree about a chat template; None if all is well.
+
+    Either conversations meet a model without a chat template, or plain text meets one that has a
+    template, as chat models do; then the first such prompt is shown as the model reads it.
+    """
+    plain = [prompt for prompt in prompts if isinstance(prompt, str)]
+    if not tokenizer.chat_template and len(plain) < len(prompts):
+        return (
+            f"{name} has no chat template: messages are written as 'User: ...' and 'Assistant: ...'"
+        )
+    if not tokenizer.chat_template or not plain:
         return None
-    return f"{name} has no chat template: messages are written as 'User: ...' and 'Assistant: ...'"
+    read = tokenizer.decode(prompt_ids(tokenizer, plain[0]))
+    return (
+        f"{name} has a chat template, and {len(plain)} of {len(prompts)} prompts are plain text, "
+        f"which is read without it. The first is read as {read!r:.200}. If the model expects "
+        'conversations, give messages: "prompt": [{"role": "user", "content": ...}]'
+    )
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad: int) -> Tokens:
@@ -158,16 +180,56 @@ def position_ids(mask: torch.Tensor) -> torch.Tensor:
     return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
+def row_ids(
+    tokenizer: Tokenizer, prompts: Sequence[Prompt], source: object
+) -> list[tuple[int, ...]]:
+    """Token ids of the prompts of a data source, one prompt per row.
+
+    Raises:
+        SalsaError: a prompt cannot be rendered or has no token; names the row.
+    """
+    found = []
+    for row, prompt in enumerate(prompts, start=1):
+        with during(f"{source}, row {row}"):
+            ids = tuple(prompt_ids(tokenizer, prompt))
+            if not ids:
+                raise SalsaError("the prompt has no token")
+        found.append(ids)
+    return found
+
+
+def check_rendering(tokenizer: Tokenizer, prompts: Sequence[Prompt], source: object) -> None:
+    """Render every conversation of a data source with the chat template.
+
+    Raises:
+        SalsaError: the template refuses one; names the row.
+    """
+    for row, prompt in enumerate(prompts, start=1):
+        with during(f"{source}, row {row}"):
+            _rendered(tokenizer, prompt)
+
+
 def _rendered(tokenizer: Tokenizer, prompt: Prompt) -> tuple[str, bool]:
-    """The text of a prompt, and whether the tokenizer must still add its special tokens."""
+    """The text of a prompt, and whether the tokenizer must still add its special tokens.
+
+    Raises:
+        SalsaError: the chat template does not accept the conversation; quotes what it says.
+    """
     if isinstance(prompt, str):
         return prompt, True
-    text = tokenizer.apply_chat_template(
-        prompt_json(prompt),
-        tokenize=False,
-        add_generation_prompt=True,
-        chat_template=tokenizer.chat_template or PLAIN_TEMPLATE,
-    )
+    try:
+        text = tokenizer.apply_chat_template(
+            prompt_json(prompt),
+            tokenize=False,
+            add_generation_prompt=True,
+            chat_template=tokenizer.chat_template or PLAIN_TEMPLATE,
+        )
+    except Exception as error:  # raised by the template itself, or by a fault in it
+        roles = ", ".join(turn.role for turn in prompt)
+        said = one_line(str(error).strip()) or type(error).__name__
+        raise SalsaError(
+            f"the chat template refuses a conversation of the turns {roles}: {said}"
+        ) from error
     return str(text), tokenizer.chat_template is None
 
 
@@ -176,4 +238,23 @@ def _encode(tokenizer: Tokenizer, text: str, special: bool) -> list[int]:
     # Some tokenizers append the end token to every text; here the answer follows.
     if special and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
         ids.pop()
+    return _without_second_beginning(tokenizer, ids) if special else ids
+
+
+def _without_second_beginning(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
+    """A text that was rendered elsewhere may begin with the tokens that the tokenizer adds."""
+    if not ids or ids[0] not in ids[1:_LONGEST_BEGINNING]:
+        return ids
+    marked, bare = (tokenizer.encode("a", add_special_tokens=one) for one in (True, False))
+    added = marked[: next((n for n in range(len(marked)) if marked[n:][: len(bare)] == bare), 0)]
+    while added and ids[: 2 * len(added)] == 2 * list(added):
+        ids = ids[len(added) :]
     return ids
+
+
+def _without_end(tokenizer: Tokenizer, answer: str) -> str:
+    """An answer whose text spells out the end token, as rendered conversations do, without it."""
+    end = tokenizer.decode([end_token(tokenizer)]).strip()
+    while end and answer.rstrip().endswith(end):
+        answer = answer.rstrip()[: -len(end)]
+    return answer

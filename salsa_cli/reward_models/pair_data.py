@@ -7,7 +7,7 @@ from pathlib import Path
 from salsa_cli import data
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.data import Source, stable_seed
-from salsa_cli.errors import SalsaError
+from salsa_cli.errors import SalsaError, during
 from salsa_cli.models import shapes
 from salsa_cli.models.tokens import Tokenizer, template_warning
 from salsa_cli.reward_models import pairs
@@ -81,7 +81,8 @@ class PairReader:
         given = answer_sets(source)
         self._refuse_missing_answers(source, given)
         config = self._config
-        encoded = pairs.encode_contests(self._tokenizer, given, self._limit, config.on_long)
+        with during(source.name):
+            encoded = pairs.encode_contests(self._tokenizer, given, self._limit, config.on_long)
         return self._kept(source, encoded, "prompt")
 
     def _pairs(self, source: Source) -> SourcePairs:
@@ -92,7 +93,8 @@ class PairReader:
             self._report(
                 Note(f"{source.name} has a column '{MARGIN}'; --margin {MARGIN} would use it")
             )
-        encoded = pairs.encode(self._tokenizer, given, self._limit, config.on_long)
+        with during(source.name):
+            encoded = pairs.encode(self._tokenizer, given, self._limit, config.on_long)
         return self._kept(source, encoded, "pair", self._warnings(source.name, given))
 
     def _refuse_missing_answers(
@@ -123,6 +125,11 @@ class PairReader:
         """What is allowed, but likely to be a mistake in the data."""
         if warning := template_warning(self._model, self._tokenizer, [one.prompt for one in given]):
             yield warning
+        if rows := [one.row for one in given if one.repeats_prompt]:
+            yield (
+                f"{name}: in {counted(len(rows), 'pair')} both answers begin with the prompt "
+                f"(first in row {rows[0]}); it is read once"
+            )
         if rows := [p.row for p in given if p.scores is not None and p.scores[0] < p.scores[1]]:
             yield (
                 f"{name}: in {counted(len(rows), 'pair')} the rejected answer has the higher score "

@@ -9,7 +9,7 @@ import numpy as np
 
 from salsa_cli import data
 from salsa_cli.data import Prompt
-from salsa_cli.errors import SalsaError
+from salsa_cli.errors import SalsaError, during
 from salsa_cli.models.tokens import Answer, Tokenizer, prompt_ids, scored_ids
 from salsa_cli.reward_models.preferences import AnswerSet, Preference
 from salsa_cli.text import counted
@@ -153,9 +153,11 @@ def _encode_within_limit(
     tokenizer: Tokenizer, pair: Preference, max_length: int, on_long: OnLong
 ) -> EncodedPair | str:
     """The encoded pair, truncated if allowed, or the reason to drop it."""
-    chosen, rejected = (
-        tuple(scored_ids(tokenizer, pair.prompt, answer)) for answer in (pair.chosen, pair.rejected)
-    )
+    with during(f"row {pair.row}"):
+        chosen, rejected = (
+            tuple(scored_ids(tokenizer, pair.prompt, answer))
+            for answer in (pair.chosen, pair.rejected)
+        )
     long = max(len(chosen), len(rejected)) > max_length
     if long and len(prompt_ids(tokenizer, pair.prompt)) >= max_length:
         return NO_ROOM.format(limit=max_length)

@@ -2,9 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, isnan
 
-from salsa_cli.data import Message, Prompt, Source, column, conversation, prompt
+from salsa_cli.data import (
+    Message,
+    Prompt,
+    Source,
+    column,
+    conversation,
+    is_empty,
+    optional_prompt,
+    prompt,
+    prompt_column,
+    with_context,
+)
 from salsa_cli.models.tokens import Answer
 
 SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))
@@ -29,7 +40,8 @@ class Preference:
     """Two answers to one prompt, of which the first is preferred.
 
     `margin` is the score difference that the chosen answer should have; `scores` are those given by
-    raters, where the data has them. `row` is 1-based.
+    raters, where the data has them. `row` is 1-based. `repeats_prompt` says that both answers
+    began with the prompt, which was removed from them.
     """
 
     prompt: Prompt
@@ -39,6 +51,7 @@ class Preference:
     category: str | None = None
     scores: tuple[float, float] | None = None
     row: int = 1
+    repeats_prompt: bool = False
 
     @property
     def empty(self) -> str | None:
@@ -128,12 +141,14 @@ def _answers(source: Source, index: int, name: str) -> tuple[str, ...]:
 
 def _preference(source: Source, index: int, margin: str | None) -> Preference:
     _require_pair(source, index)
-    explicit = prompt(source, index) if "prompt" in source.rows[index] else None
     chosen, rejected = _sides(source, index)
+    explicit = _explicit_prompt(source, index, chosen)
     if isinstance(chosen, str) and isinstance(rejected, str):
         start, *texts = _from_texts(source, index, explicit, chosen, rejected)
+        repeats = isinstance(explicit, str) and texts != [chosen, rejected]
     elif not isinstance(chosen, str) and not isinstance(rejected, str):
         start, *texts = _from_messages(source, index, explicit, chosen, rejected)
+        repeats = False
     else:
         raise source.error(index, "one of 'chosen' and 'rejected' is text, the other messages")
     return Preference(
@@ -144,7 +159,15 @@ def _preference(source: Source, index: int, margin: str | None) -> Preference:
         _category(source, index),
         _scores(source, index),
         index + 1,
+        repeats,
     )
+
+
+def _explicit_prompt(source: Source, index: int, chosen: _Side) -> Prompt | None:
+    """The prompt column, if there is one; it may be empty where the answers are conversations."""
+    if not isinstance(chosen, str):
+        return optional_prompt(source, index)
+    return prompt_column(source, index) if "prompt" in source.rows[index] else None
 
 
 def _require_pair(source: Source, index: int) -> None:
@@ -183,6 +206,8 @@ def _first_empty(better: Sequence[str], worse: Sequence[str]) -> str | None:
 def _from_texts(
     source: Source, index: int, explicit: Prompt | None, chosen: str, rejected: str
 ) -> tuple[Prompt, str, str]:
+    if isinstance(explicit, str) and all(_repeats(explicit, text) for text in (chosen, rejected)):
+        return explicit, chosen[len(explicit) :], rejected[len(explicit) :]
     if explicit is not None:
         return explicit, chosen, rejected
     if chosen == rejected or not chosen or not rejected:
@@ -193,6 +218,11 @@ def _from_texts(
             index, "no 'prompt' column, and 'chosen' and 'rejected' begin differently"
         )
     return shared, chosen[len(shared) :], rejected[len(shared) :]
+
+
+def _repeats(prompt: str, answer: str) -> bool:
+    """Whether an answer is the whole text, prompt included."""
+    return answer.startswith(prompt) and _word_ends(answer, len(prompt))
 
 
 def _from_messages(
@@ -208,12 +238,8 @@ def _from_messages(
     context = chosen[:-1]
     if context != rejected[:-1]:
         raise source.error(index, "'chosen' and 'rejected' differ before their last message")
-    if not context and explicit is None:
-        raise source.error(index, "no 'prompt' column, and the conversations hold no user turn")
-    if not context:
-        assert explicit is not None
-        context = (Message("user", explicit),) if isinstance(explicit, str) else explicit
-    return context, chosen[-1].content, rejected[-1].content
+    start = with_context(source, index, explicit, context)
+    return start, chosen[-1].content, rejected[-1].content
 
 
 def _common_beginning(first: str, second: str) -> str:
@@ -244,8 +270,10 @@ def _word_ends(text: str, length: int) -> bool:
 def _finished(source: Source, index: int, name: str) -> bool:
     """Whether an answer is complete; without the column, it is."""
     value = source.rows[index].get(f"{name}_finished")
-    if value is None:
+    if _is_blank(value):
         return True
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):  # as CSV has it
+        return value.strip().lower() == "true"
     if not isinstance(value, bool):
         raise source.error(
             index, f"column '{name}_finished' holds {value!r:.40}; expected true or false"
@@ -255,7 +283,14 @@ def _finished(source: Source, index: int, name: str) -> bool:
 
 def _category(source: Source, index: int) -> str | None:
     values = (source.rows[index].get(name) for name in CATEGORIES)
-    return next((str(value) for value in values if value not in (None, "")), None)
+    return next((str(value) for value in values if not _is_blank(value)), None)
+
+
+def _is_blank(value: object) -> bool:
+    """Whether an optional cell says nothing; blanks in CSV count as empty."""
+    if isinstance(value, float) and isnan(value):  # a missing number in a Parquet file
+        return True
+    return is_empty(value.strip() if isinstance(value, str) else value)
 
 
 def _scores(source: Source, index: int) -> tuple[float, float] | None:
@@ -263,7 +298,7 @@ def _scores(source: Source, index: int) -> tuple[float, float] | None:
     metadata = row.get("metadata")
     for values in (row, metadata if isinstance(metadata, Mapping) else {}):
         for better, worse in SCORES:
-            if values.get(better) is not None and values.get(worse) is not None:
+            if not _is_blank(values.get(better)) and not _is_blank(values.get(worse)):
                 return (
                     _number(source, index, better, values[better]),
                     _number(source, index, worse, values[worse]),

@@ -18,7 +18,7 @@ from salsa_cli.data import Prompt
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.maths import ensembles, statistics
-from salsa_cli.models import backbones, loading
+from salsa_cli.models import backbones, loading, readable
 from salsa_cli.models.backbones import BackboneSource
 from salsa_cli.models.forward import Module
 from salsa_cli.models.loading import RewardModel
@@ -176,6 +176,17 @@ def models_of(name: str) -> tuple[Path, ...]:
     if is_function(name):
         return ()
     return folders.members(Path(name)) or (Path(name),)
+
+
+def check_prompts(name: str, prompts: Sequence[Prompt], source: str, answer_length: int) -> None:
+    """Refuse prompts that a model of a reward cannot read with answers of this many tokens.
+
+    Raises:
+        SalsaError: names the tokens, the lengths and the rows.
+    """
+    for folder in models_of(name):
+        tokenizer = loading.load_tokenizer(folder)
+        readable.check_prompts(folder, tokenizer, prompts, source, answer_length)
 
 
 def load(name: str, runtime: Runtime, source: BackboneSource = backbones.unshared) -> Scorer:

@@ -5,6 +5,7 @@ Reads configurations, tokenizers and the headers of weight files; loads no weigh
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,9 +17,9 @@ from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.generation import vllm
 from salsa_cli.generation.vllm import Server
-from salsa_cli.models import assembly, learners, loading, lora, shapes
+from salsa_cli.models import assembly, learners, loading, lora, readable, shapes
 from salsa_cli.models.learners import MOMENTS
-from salsa_cli.models.tokens import prompt_ids, template_warning
+from salsa_cli.models.tokens import row_ids, template_warning
 from salsa_cli.records import JSON
 from salsa_cli.reward_models import rewards
 from salsa_cli.rl import references, weight_sharing
@@ -89,6 +90,8 @@ def prepare(config: PPOConfig, report: Report) -> PPOPlan:
     critic = reasons.attempt(lambda: _critic(config, policy, sources)) if policy else None
     if policy is not None and critic is not None:
         reasons.add(_idle_rank(policy, critic, config))
+    if policy is not None and rows is not None:
+        reasons.add(_unreadable(policy, critic, held, (*sources, *watched), rows, config))
     fitting = reasons.attempt(lambda: _fitting(policy, rows, config)) if policy and rows else None
     reasons.refuse()
     assert policy is not None and critic is not None and rows is not None and fitting is not None
@@ -337,16 +340,35 @@ def _critic(config: PPOConfig, policy: Path, sources: Sequence[str]) -> Path:
     return fitting[0] if fitting else policy
 
 
+def _unreadable(
+    policy: Path,
+    critic: Path | None,
+    held: Sequence[Reference],
+    scorers: Sequence[str | None],
+    prompts: Sequence[Prompt],
+    config: PPOConfig,
+) -> Iterator[str]:
+    """Why a model cannot read the prompts with an answer: its template, tokens or positions."""
+    given = (prompts, config.prompts, config.response_length)
+    try:
+        tokenizer = loading.load_tokenizer(policy)
+    except SalsaError:
+        return  # named by another check
+    for folder in dict.fromkeys((policy, *(one.first for one in held), critic or policy)):
+        if reason := _reason(partial(readable.check_prompts, folder, tokenizer, *given)):
+            yield reason
+    for name in dict.fromkeys(one for one in scorers if one is not None):
+        if reason := _reason(partial(rewards.check_prompts, name, *given)):
+            yield reason
+
+
 def _fitting(
     policy: Path, prompts: Sequence[Prompt], config: PPOConfig
 ) -> tuple[tuple[Prompt, ...], tuple[tuple[int, ...], ...]]:
     """The prompts that leave room for an answer in the policy's context, with their ids."""
     tokenizer = loading.load_tokenizer(policy)
     limit = shapes.context_length(policy)
-    pairs = [(prompt, tuple(prompt_ids(tokenizer, prompt))) for prompt in prompts]
-    for row, (_, ids) in enumerate(pairs, start=1):
-        if not ids:
-            raise SalsaError(f"{config.prompts}, row {row}: the prompt has no token for {policy}")
+    pairs = list(zip(prompts, row_ids(tokenizer, prompts, config.prompts), strict=True))
     room = float("inf") if limit is None else limit - config.response_length
     kept = [(prompt, ids) for prompt, ids in pairs if len(ids) <= room]
     if not kept:

@@ -62,13 +62,71 @@ def test_a_conversation_without_a_template_is_written_plainly(plain: Tokenizer) 
     assert special
 
 
-def test_a_missing_template_is_worth_a_warning_where_it_is_missed(
+def test_a_template_that_prompts_do_not_use_is_worth_a_warning(
     plain: Tokenizer, chat: Tokenizer
 ) -> None:
     assert tokens.template_warning("m", plain, ["text"]) is None
-    assert tokens.template_warning("m", chat, ["text", QUESTION]) is None
+    assert tokens.template_warning("m", chat, [QUESTION]) is None
     warning = tokens.template_warning("m", plain, ["text", QUESTION])
     assert warning is not None and warning.startswith("m has no chat template")
+    warning = tokens.template_warning("m", chat, [QUESTION, "the cat", "sat"])
+    assert warning is not None
+    assert warning.startswith("m has a chat template, and 2 of 3 prompts are plain text")
+    assert "The first is read as 'the cat'" in warning
+
+
+class Beginning:
+    """A tokenizer that puts tokens before every text, and knows them in a text."""
+
+    eos_token_id = EOS
+
+    def __init__(self, plain: Tokenizer, added: list[int]) -> None:
+        self._plain = plain
+        self._added = added
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        ids = self._plain.encode(text, add_special_tokens=False)
+        return [*self._added, *ids] if add_special_tokens else ids
+
+
+@pytest.mark.parametrize("added", [[BOS], [BOS, 3], [EOS]])
+def test_a_prompt_that_was_rendered_elsewhere_begins_once(
+    plain: Tokenizer, added: list[int]
+) -> None:
+    tokenizer: Tokenizer = Beginning(plain, added)  # type: ignore[assignment]
+    spelled = " ".join({BOS: "<s>", 3: "<unk>", EOS: "</s>"}[token] for token in added)
+    expected = [*added, THE, CAT]
+    assert tokens.prompt_ids(tokenizer, "the cat") == expected
+    assert tokens.prompt_ids(tokenizer, f"{spelled} the cat") == expected
+    assert tokens.prompt_ids(tokenizer, f"{spelled} {spelled} the cat") == expected
+    assert tokens.prompt_ids(tokenizer, "the the cat") == [*added, THE, THE, CAT]
+
+
+@pytest.mark.parametrize("end", ["</s>", " </s>", "</s>\n", " </s> </s>", " </s>\n </s> \n"])
+def test_an_answer_that_spells_out_its_end_ends_once(
+    plain: Tokenizer, chat: Tokenizer, end: str
+) -> None:
+    assert tokens.scored_ids(plain, "the cat", Answer(f" sat{end}")) == [THE, CAT, SAT, EOS]
+    *_, last, ending = tokens.scored_ids(chat, QUESTION, Answer(f"sat{end}"))
+    assert (last, ending) == (SAT, EOS)
+    assert tokens.scored_ids(chat, QUESTION, Answer(f"sat{end}"))[-2:] == [SAT, EOS]
+
+
+def test_what_a_chat_template_refuses_is_quoted_with_the_row(chat: Tokenizer) -> None:
+    strict = tiny.tokenizer(words=[*tiny.WORDS, "user", "assistant"])
+    strict.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}"
+        "{{ raise_exception('System role not supported') }}{% endif %}{% endfor %}" + TEMPLATE
+    )
+    asked = (Message("system", "the"), *QUESTION)
+    words = r"p\.jsonl, row 2: .*turns system, user: System role not supported"
+    with pytest.raises(SalsaError, match=words):
+        tokens.row_ids(strict, [QUESTION, asked], "p.jsonl")
+    with pytest.raises(SalsaError, match=words):
+        tokens.check_rendering(strict, ["the", asked], "p.jsonl")
+    strict.chat_template = "{{ messages[5].content.strip() }}"
+    with pytest.raises(SalsaError, match=r"row 1: the chat template refuses .* turns user: "):
+        tokens.check_rendering(strict, [QUESTION], "p.jsonl")
 
 
 def test_a_tokenizer_without_an_end_token(plain: Tokenizer) -> None:

@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
+from salsa_cli import data
 from salsa_cli.data import Message, Prompt, Source
 from salsa_cli.errors import SalsaError
+from salsa_cli.evaluation.questions import benchmarks
 from salsa_cli.models.tokens import Answer
 from salsa_cli.reward_models.preferences import (
     AnswerSet,
@@ -69,7 +71,7 @@ TALK = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Why?\n\nAssistant:"
         ({"chosen": "the same", "rejected": "the same"}, "", "the same", "the same"),
         ({"prompt": "P", "chosen": " a", "rejected": ""}, "P", " a", ""),
         ({"prompt": "P", "chosen": None, "rejected": " b"}, "P", "", " b"),
-        ({"prompt": "P", "chosen": [USER, GOOD], "rejected": ""}, ASKED, "Because.", ""),
+        ({"prompt": "Why?", "chosen": [USER, GOOD], "rejected": ""}, ASKED, "Because.", ""),
         ({"chosen": None, "rejected": [USER, BAD]}, ASKED, "", "No."),
         ({"chosen": "One two", "rejected": ""}, "", "One two", ""),
         ({"chosen": "One two", "rejected": "One"}, "One", " two", ""),
@@ -208,3 +210,76 @@ def test_rows_of_rewardbench_2_are_contests() -> None:
         SalsaError, match="row 1: column 'chosen' holds 'a'; expected a list of texts"
     ):
         answer_sets(Source("x", [{**row, "chosen": "a"}]))
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+EARLIER = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "context", "expected"),
+    [
+        ([SYSTEM, USER], [USER], [SYSTEM, USER]),  # the answers lack the system message
+        ([SYSTEM, *EARLIER, USER], [USER], [SYSTEM, *EARLIER, USER]),
+        ([USER], [SYSTEM, USER], [SYSTEM, USER]),  # the prompt lacks it
+        ([SYSTEM, EARLIER[0]], [EARLIER[0], EARLIER[1], USER], [SYSTEM, *EARLIER, USER]),
+        ([EARLIER[0]], [EARLIER[1], USER], [*EARLIER, USER]),  # the answers go on
+        ([SYSTEM, USER], [], [SYSTEM, USER]),
+        ([SYSTEM, USER], [{"role": "user", "content": " Why?\n"}], [SYSTEM, USER]),
+        ("Why?", [SYSTEM, USER], [SYSTEM, USER]),
+        ("Hi", [*EARLIER, USER], [*EARLIER, USER]),  # the prompt is the first turn
+        (None, [SYSTEM, USER], [SYSTEM, USER]),
+    ],
+)
+def test_a_prompt_column_and_the_conversations_become_one_prompt(
+    prompt: Any, context: list[Any], expected: list[Any]
+) -> None:
+    """The same in training, in PPO and in evaluation, which read prompts by `data.prompt`."""
+    row = {"prompt": prompt, "chosen": [*context, GOOD], "rejected": [*context, BAD]}
+    turns = tuple(Message(**turn) for turn in expected)
+    assert preferences(Source("x", [row]))[0].prompt == turns
+    assert data.prompts(Source("x", [row])) == [turns]
+    assert benchmarks._question(Source("x", [row]), 0).opening == turns
+
+
+@pytest.mark.parametrize("prompt", ["How?", [{"role": "user", "content": "How?"}], [SYSTEM]])
+def test_a_prompt_that_contradicts_the_conversations_is_refused(prompt: Any) -> None:
+    row = {"prompt": prompt, "chosen": [USER, GOOD], "rejected": [USER, BAD]}
+    for read in (preferences, data.prompts):
+        with pytest.raises(SalsaError, match=r"x, row 1: the 'prompt' .* is no turn of"):
+            read(Source("x", [row]))
+
+
+def test_answers_that_repeat_the_prompt_are_read_once() -> None:
+    rows = [
+        {"prompt": "the cat", "chosen": "the cat sat", "rejected": "the cat ran"},
+        {"prompt": "the cat", "chosen": "the cat sat", "rejected": " ran"},  # one alone: an answer
+        {"prompt": "the cat", "chosen": "the cats sat", "rejected": "the cat ran"},
+        {"prompt": TALK, "chosen": f"{TALK} I think so.", "rejected": f"{TALK} I doubt it."},
+    ]
+    found = preferences(Source("x", rows))
+    texts = [(one.chosen.text, one.rejected.text, one.repeats_prompt) for one in found]
+    assert texts == [
+        (" sat", " ran", True),
+        ("the cat sat", " ran", False),
+        ("the cats sat", "the cat ran", False),
+        (" I think so.", " I doubt it.", True),
+    ]
+
+
+@pytest.mark.parametrize("blank", ["", " ", None, float("nan")])
+def test_empty_optional_cells_say_nothing(blank: Any) -> None:
+    row = {
+        "prompt": "p",
+        "chosen": "a",
+        "rejected": "b",
+        "score_chosen": blank,
+        "score_rejected": "3",
+        "chosen_finished": blank,
+        "subset": blank,
+        "category": "Math",
+    }
+    found = preferences(Source("x", [row]))[0]
+    assert (found.scores, found.chosen.finished, found.category) == (None, True, "Math")
+    whole = preferences(Source("x", [{**row, "score_chosen": "4", "chosen_finished": "false"}]))[0]
+    assert (whole.scores, whole.chosen.finished) == ((4.0, 3.0), False)

@@ -131,8 +131,6 @@ def _question(source: Source, index: int) -> Question:
         return _benchmark_question(source, index, row.get("turns", prompt), common)
     if isinstance(prompt, str) and prompt and "uid" in row:
         return Question(opening=_user(prompt), temperature=0.0, length=_ARENA_LENGTH, **common)
-    if isinstance(prompt, str) and prompt and isinstance(row.get("chosen"), list):
-        return Question(opening=_user(prompt), **common)
     return Question(opening=data.prompt(source, index), **common)
 
 

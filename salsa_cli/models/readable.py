@@ -1,0 +1,115 @@
+"""What a model can read: checks of prompts and rows, before its weights are loaded or run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from salsa_cli.data import Prompt
+from salsa_cli.errors import SalsaError, during
+from salsa_cli.models import shapes
+from salsa_cli.models.tokens import Tokenizer, check_rendering, end_token, row_ids
+from salsa_cli.text import counted
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a model can read at all; beyond it, an embedding has no row.
+
+    Attributes:
+        tokens: token ids from 0 that it has an embedding of.
+        positions: tokens of a row at most; None where no table limits it.
+    """
+
+    tokens: int
+    positions: int | None
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """The limits of a model, from its configuration and the names of its weights."""
+        return cls(shapes.vocabulary_size(folder), shapes.position_limit(folder))
+
+    def pad(self, given: int | None, end: int) -> int:
+        """The token that pads batches: `given`, or `end` if the model has no such token.
+
+        Padding is masked, but it is embedded like any other token.
+        """
+        return end if given is None or given >= self.tokens else given
+
+    def check(self, tokenizer: Tokenizer, rows: Sequence[Sequence[int]]) -> None:
+        """Refuse rows of prompts with answers that the model cannot read.
+
+        Raises:
+            SalsaError: names the token, or the length.
+        """
+        for ids in rows:
+            if ids and max(ids) >= self.tokens:
+                raise SalsaError(_unknown(tokenizer, max(ids), self.tokens, "an answer holds"))
+            if self.positions is not None and len(ids) > self.positions:
+                raise SalsaError(
+                    f"a prompt with its answer has {len(ids)} tokens, and the model has positions "
+                    f"for {self.positions}; expected shorter answers, or a model with more"
+                )
+
+
+UNLIMITED = Limits(2**63, None)
+"""Of a model that is not checked."""
+
+
+def check_prompts(
+    folder: Path,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    source: str,
+    answer_length: int,
+) -> None:
+    """Refuse prompts that a model cannot read: their template, tokens or length.
+
+    Args:
+        folder: the model.
+        tokenizer: makes the token ids that it reads.
+        prompts: one per row of the data source.
+        source: its name.
+        answer_length: maximum tokens of an answer.
+
+    Raises:
+        SalsaError: names the tokens, the lengths and the rows.
+    """
+    with during(str(folder)):
+        check_rendering(tokenizer, prompts, source)
+        limits = Limits.of(folder)
+        if (end := end_token(tokenizer)) >= limits.tokens:
+            raise SalsaError(_unknown(tokenizer, end, limits.tokens, "every answer ends with"))
+        known = max(tokenizer.get_vocab().values(), default=0) < limits.tokens
+        if known and limits.positions is None:
+            return
+        rows = row_ids(tokenizer, prompts, source)
+        for row, ids in enumerate(rows, start=1):
+            if max(ids) >= limits.tokens:
+                where = f"{source}, row {row} holds"
+                raise SalsaError(_unknown(tokenizer, max(ids), limits.tokens, where))
+        if limits.positions is not None:
+            _check_length(rows, limits.positions, answer_length, source)
+
+
+def _unknown(tokenizer: Tokenizer, token: int, size: int, where: str) -> str:
+    return (
+        f"the model has an embedding of {size} tokens, and {where} token {token} "
+        f"({tokenizer.decode([token])!r}): the tokenizer was extended, and the model was not. "
+        "Expected a model and a tokenizer of one vocabulary"
+    )
+
+
+def _check_length(
+    rows: Sequence[Sequence[int]], limit: int, answer_length: int, source: str
+) -> None:
+    """Refuse prompts that leave no room for an answer; its end token is one of its tokens."""
+    long = [row for row, ids in enumerate(rows, start=1) if len(ids) + answer_length > limit]
+    if long:
+        longest = max(len(ids) for ids in rows)
+        raise SalsaError(
+            f"the model has positions for {limit} tokens; {counted(len(long), 'prompt')} of "
+            f"{source} (first in row {long[0]}; the longest has {longest} tokens) with an answer "
+            f"of {answer_length} tokens need more. Expected a model with more "
+            "positions, shorter answers, or a file without these rows"
+        )

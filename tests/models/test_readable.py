@@ -1,0 +1,219 @@
+"""What a model cannot read is known from its files: templates, tokens, positions."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from salsa_cli import ppo, train_rm
+from salsa_cli.config.eval import EvalConfig
+from salsa_cli.config.train_rm import TrainRMConfig
+from salsa_cli.errors import SalsaError
+from salsa_cli.evaluation import planning
+from salsa_cli.models import assembly, loading, readable, shapes
+from salsa_cli.models.readable import Limits
+from salsa_cli.models.tokens import Answer
+from salsa_cli.runs.events import silent
+from tests.support import tiny
+from tests.support.ppo_runs import configure_anchored as configure
+from tests.support.worlds import World
+
+CPU = torch.device("cpu")
+SIZES: dict[str, Any] = {"vocab_size": 24, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+STRICT = (
+    "{% for m in messages %}{% if m.role == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}{{ m.content }} {% endfor %}"
+)
+
+
+def save(folder: Path, kind: str, **settings: Any) -> Path:
+    config = getattr(transformers, f"{kind}Config")(**{**SIZES, **settings}, num_labels=1)
+    transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def short_gpt2(folder: Path, positions: int = 12) -> Path:
+    return save(folder, "GPT2", n_positions=positions, n_embd=16, n_layer=1, n_head=2)
+
+
+def extended(folder: Path, target: Path, *, pad: bool = False) -> Path:
+    """A model whose tokenizer got a token that its embedding does not have."""
+    made = Path(shutil.copytree(folder, target))
+    tokenizer = loading.load_tokenizer(made)
+    added = {"pad_token": "[PAD]"} if pad else {"additional_special_tokens": ["[NEW]"]}
+    tokenizer.add_special_tokens(added)  # type: ignore[attr-defined]
+    tokenizer.save_pretrained(made)  # type: ignore[attr-defined]
+    return made
+
+
+def refused(config: Any, run: Any) -> str:
+    """The message; no weight may have been loaded for it."""
+    with pytest.raises(SalsaError) as caught, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assembly, "load", lambda *a, **k: pytest.fail("a weight was loaded"))
+        run(config, silent)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "limit"),
+    [
+        ("GPT2", {"n_positions": 12, "n_embd": 16, "n_layer": 1, "n_head": 2}, 12),
+        (
+            "OPT",
+            {
+                "max_position_embeddings": 12,
+                "hidden_size": 16,
+                "word_embed_proj_dim": 16,
+                "ffn_dim": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+            },
+            12,
+        ),
+        (
+            "GPTNeo",
+            {
+                "max_position_embeddings": 12,
+                "hidden_size": 16,
+                "num_layers": 1,
+                "num_heads": 2,
+                "attention_types": [[["global"], 1]],
+            },
+            12,
+        ),
+        ("GPTBigCode", {"n_positions": 12, "n_embd": 16, "n_layer": 1, "n_head": 2}, 12),
+        ("GPTJ", {"n_positions": 12, "n_embd": 16, "n_layer": 1, "n_head": 2, "rotary_dim": 4}, 12),
+        (
+            "Llama",
+            {
+                "max_position_embeddings": 12,
+                "hidden_size": 16,
+                "intermediate_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+            },
+            None,
+        ),
+    ],
+)
+def test_the_limit_of_positions_is_that_of_the_model(
+    tmp_path: Path, kind: str, settings: dict[str, Any], limit: int | None
+) -> None:
+    """The model itself reads rows of this length, and fails on one token more."""
+    folder = save(tmp_path / "m", kind, **settings)
+    assert shapes.position_limit(folder) == limit
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    model(torch.full((1, 12), 5))
+    if limit is None:
+        model(torch.full((1, 13), 5))
+    else:
+        with pytest.raises((IndexError, RuntimeError)):
+            model(torch.full((1, 13), 5))
+
+
+@pytest.mark.parametrize("option", ["reward", "watch_reward"])
+def test_ppo_knows_before_loading_that_a_reward_model_is_too_short(
+    world: World, tmp_path: Path, option: str
+) -> None:
+    folder = short_gpt2(tmp_path / "short")
+    config = configure(
+        world, tmp_path / "ppo", response_length=8, dry_run=True, **{option: (str(folder),)}
+    )
+    message = refused(config, ppo.run)
+    assert f"{folder}: the model has positions for 12 tokens; " in message
+    assert "first in row 4; the longest has 5 tokens) with an answer of 8 tokens" in message
+    # Prompts have 2 to 5 tokens: with an answer of 7 tokens all of them fit.
+    ppo.run(
+        configure(world, tmp_path / "p", response_length=7, dry_run=True, reward=(str(folder),)),
+        silent,
+    )
+
+
+def test_ppo_and_eval_name_tokens_that_a_reward_model_has_no_embedding_of(
+    world: World, tmp_path: Path
+) -> None:
+    folder = extended(world.rm, tmp_path / "rm")
+    prompts = tiny.write_rows(tmp_path / "p.jsonl", [{"prompt": "the"}, {"prompt": "the [NEW]"}])
+    config = configure(
+        world, tmp_path / "ppo", reward=(str(folder),), prompts=str(prompts), dry_run=True
+    )
+    words = (
+        f"{folder}: the model has an embedding of 24 tokens, and {prompts}, row 2 holds token 24"
+    )
+    assert words in refused(config, ppo.run)
+    judged = EvalConfig(
+        models=[str(world.a)],
+        prompts=str(prompts),
+        judge=[f"rm:{folder}"],
+        output=tmp_path / "e",
+    )
+    assert words in refused(judged, lambda config, _: planning.prepare(config))
+    reward = loading.load_reward_model(folder, torch.float32, CPU)
+    with pytest.raises(SalsaError, match=r"an answer holds token 24 \('\[NEW\]'\)"):
+        reward.score(["the"], [Answer(" [NEW]")])
+
+
+def test_a_pad_token_that_has_no_embedding_is_not_used(world: World, tmp_path: Path) -> None:
+    """Padding is masked: the end token pads as well, and the scores are the same."""
+    for source, read in (
+        (world.rm, loading.load_reward_model),
+        (world.a, loading.load_language_model),
+    ):
+        folder = extended(source, tmp_path / source.name, pad=True)
+        assert loading.load_tokenizer(folder).pad_token_id == 24
+        assert read(folder, torch.float32, CPU).pad_id == 2  # type: ignore[operator]
+    given = ["the cat", "sat"], [Answer(" sat on the mat"), Answer(" ran")]
+    ours = loading.load_reward_model(tmp_path / world.rm.name, torch.float32, CPU).score(*given)
+    theirs = loading.load_reward_model(world.rm, torch.float32, CPU).score(*given)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)  # other padding, other rounding
+
+
+def test_an_answer_that_is_too_long_for_a_reward_model_is_no_index_error(tmp_path: Path) -> None:
+    reward = loading.load_reward_model(short_gpt2(tmp_path / "m"), torch.float32, CPU)
+    reward.score(["the"], [Answer(" sat" * 10)])
+    with pytest.raises(SalsaError, match="has 13 tokens, and the model has positions for 12"):
+        reward.score(["the"], [Answer(" sat" * 11)])
+
+
+def test_an_end_token_without_an_embedding_is_refused(world: World) -> None:
+    tokenizer = loading.load_tokenizer(world.rm)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Limits, "of", lambda _: Limits(2, None))
+        with pytest.raises(SalsaError, match=r"every answer ends with token 2 \('</s>'\)"):
+            readable.check_prompts(world.rm, tokenizer, ["the"], "p.jsonl", 4)
+
+
+@pytest.mark.parametrize("part", ["policy", "reward"])
+def test_a_template_that_raises_is_quoted_by_all_commands_before_loading(
+    world: World, tmp_path: Path, part: str
+) -> None:
+    """The template of whichever model reads the row."""
+    source = world.rm if part == "reward" else world.a
+    folder = Path(shutil.copytree(source, tmp_path / "strict"))
+    (folder / "chat_template.jinja").write_text(STRICT)
+    turns = [{"role": "system", "content": "the"}, {"role": "user", "content": "cat"}]
+    rows = [{"prompt": turns[1:]}, {"prompt": turns}]
+    prompts = tiny.write_rows(tmp_path / "p.jsonl", rows)
+    words = "row 2: the chat template refuses a conversation of the turns system, user: System role"
+    changes = {"reward": (str(folder),)} if part == "reward" else {"ref": (str(folder),)}
+    config = configure(world, tmp_path / "ppo", prompts=str(prompts), dry_run=True, **changes)
+    assert f"{prompts}, {words}" in refused(config, ppo.run)
+    models = [str(world.a if part == "reward" else folder)]
+    judged = EvalConfig(
+        models=models,
+        prompts=str(prompts),
+        judge=[f"rm:{folder if part == 'reward' else world.rm}"],
+        output=tmp_path / "e",
+    )
+    assert f"{prompts}, {words}" in refused(judged, lambda config, _: planning.prepare(config))
+    pairs = [{**row, "chosen": "sat", "rejected": "ran"} for row in json.loads(json.dumps(rows))]
+    data = tiny.write_rows(tmp_path / "d.jsonl", pairs)
+    trained = TrainRMConfig(
+        model=str(folder), data=str(data), output=tmp_path / "rm", dry_run=True, device="cpu"
+    )
+    assert f"{data}: {words}" in refused(trained, train_rm.run)
