@@ -161,6 +161,7 @@ def prompt(source: Source, index: int) -> Prompt:
     Raises:
         SalsaError: names the row and what is wrong with its column.
     """
+    require_whole_text(source, index)
     context = _answered_context(source, index)
     if context is None:
         return prompt_column(source, index)
@@ -221,6 +222,23 @@ def with_context(
     if _same_turns(explicit, context[-len(explicit) :]):
         return context
     raise _contradiction(source, index, explicit[-1].content)
+
+
+def require_whole_text(source: Source, index: int) -> None:
+    """Refuse half of a surrogate pair, which JSON can escape and no tokenizer can encode.
+
+    Raises:
+        SalsaError: names the row.
+    """
+    try:
+        json.dumps(source.rows[index], ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise source.error(
+            index,
+            f"its text holds half of a surrogate pair ({half}), which is no character; repair or "
+            "remove it",
+        ) from error
 
 
 def _same_turns(first: Sequence[Message], other: Sequence[Message]) -> bool:
@@ -300,12 +318,9 @@ def _text(path: Path) -> str:
 
 def _read_jsonl(path: Path) -> Iterator[Row]:
     # Only "\n" ends a line: U+2028 and similar characters may occur inside a JSON string.
-    count = 0
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if line.strip():
-            row = _object(path, f"line {number}", line)
-            _refuse_lone_surrogates(path, count := count + 1, row)
-            yield row
+            yield _object(path, f"line {number}", line)
 
 
 def _object(path: Path, place: str, text: str) -> Row:
@@ -331,21 +346,7 @@ def _read_json(path: Path) -> Iterator[Row]:
     rows = value.get("data") if isinstance(value, dict) else value
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise SalsaError(f"{path}: expected a JSON list of objects (one object a line is .jsonl)")
-    for number, row in enumerate(rows, start=1):
-        _refuse_lone_surrogates(path, number, row)
     yield from rows
-
-
-def _refuse_lone_surrogates(path: Path, number: int, row: Row) -> None:
-    """JSON can escape half of a surrogate pair, which is no text: no tokenizer can encode it."""
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        half = f"\\u{ord(error.object[error.start]):04x}"
-        raise SalsaError(
-            f"{path}, row {number}: its text holds half of a surrogate pair ({half}), which is no "
-            "character; repair or remove it"
-        ) from error
 
 
 def _read_csv(path: Path) -> Iterator[Row]:

@@ -138,10 +138,14 @@ def test_half_of_a_surrogate_pair_is_named_with_its_row(
     text = "\n".join(rows) if name == "p.jsonl" else f"[{', '.join(rows)}]"
     (tmp_path / name).write_text(text)
     with pytest.raises(SalsaError) as caught:
-        data.read(str(tmp_path / name))
+        data.prompts(data.read(str(tmp_path / name)))
     assert f"{name}, row 2: its text holds half of a surrogate pair ({half})" in str(caught.value)
-    (tmp_path / name).write_text(text.replace(half, "!"))
-    assert data.read(str(tmp_path / name)).rows[0] == {"prompt": "a \N{GRINNING FACE}"}
+    with pytest.raises(SalsaError, match="row 1: its text holds half"):
+        data.require_whole_text(Source("x", [{"chosen": [{"content": "a \ud800"}]}]), 0)
+    (tmp_path / name).write_text(
+        text.replace(f'"content": "b {half}"', '"role": "user", "content": "b"')
+    )
+    assert data.prompts(data.read(str(tmp_path / name)))[0] == "a \N{GRINNING FACE}"
 
 
 def test_a_long_cell_of_a_csv_file_is_read(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from salsa_cli.data import (
     optional_prompt,
     prompt,
     prompt_column,
+    require_whole_text,
     with_context,
 )
 from salsa_cli.models.tokens import Answer
@@ -141,6 +142,7 @@ def _answers(source: Source, index: int, name: str) -> tuple[str, ...]:
 
 def _preference(source: Source, index: int, margin: str | None) -> Preference:
     _require_pair(source, index)
+    require_whole_text(source, index)
     chosen, rejected = _sides(source, index)
     explicit = _explicit_prompt(source, index, chosen)
     if isinstance(chosen, str) and isinstance(rejected, str):

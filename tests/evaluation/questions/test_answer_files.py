@@ -80,7 +80,7 @@ def test_answers_to_other_questions_are_left_alone(tmp_path: Path) -> None:
         ([{"question_id": 2, "answer": None}], "row 1: no answer in it"),
         ([{"question_id": 2, "choices": ["x"]}], "row 1: no answer in it"),
         ([{"question_id": 2, "messages": ["x"]}], "row 1: no answer in it"),
-        ([{"question_id": 2, "answer": "\udc00"}], "row 1: its text holds half of a surrogate"),
+        ([{"question_id": 2, "answer": "\udc00"}], "row 1: its answer holds half of a surrogate"),
         (
             [{"question_id": 2, "turns": [{"content": "x", "tokens": "3"}]}],
             "row 1: 'tokens' is '3'; expected a whole number, 0 or more",
