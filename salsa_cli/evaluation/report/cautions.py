@@ -51,7 +51,7 @@ def _failures(result: EvalResult) -> list[pages.Block]:
             f"{row.invalid} of {row.n + row.invalid} comparisons of {row.a} and {row.b} by "
             f"{short_name(row.judge)} have no valid verdict "
             f"({invalid_verdicts.counted(row.reasons)}). "
-            f"Lost, they would make {row.worst:.1%}; won, {row.best:.1%}."
+            f"Whatever they were, {row.a} would win {row.worst:.1%} to {row.best:.1%}."
             for row in pairs
         ]
         texts += [
@@ -83,7 +83,7 @@ def _failures(result: EvalResult) -> list[pages.Block]:
         for score in scores
     ]
     failed = sum(row.invalid for row in pairs) + sum(row.invalid for row in scores)
-    columns = ("a", "b", "judge", "why", "failed", "a wins, if all were lost, or won")
+    columns = ("a", "b", "judge", "why", "failed", "a wins, whatever they were")
     return [
         pages.Callout("Failures:", f"{failed:,} comparisons or scores have no valid verdict."),
         pages.Details("Which, and why", [pages.DataTable(columns, table, names=4)]),

@@ -88,8 +88,9 @@ class Comparison:
         return [game for match in self.matches for game in match.games]
 
     def filled(self, outcome: float) -> "Comparison":
-        """A copy in which every invalid game has `outcome`."""
-        return self._each(lambda game: Game(outcome) if game.outcome is None else game)
+        """A copy in which every invalid game has `outcome`, with the weight of a strong label."""
+        decided = Game(outcome, float(self.convention.strong_weight))
+        return self._each(lambda game: decided if game.outcome is None else game)
 
     def even(self) -> "Comparison":
         """A copy in which every valid game is a tie."""

@@ -45,7 +45,8 @@ class PairRow:
     distance from one half that so many questions would find with 80 % power. `consistency` is the
     share of comparisons with the same outcome in both orders, `first_position` the win rate of the
     answer shown first; both None where no comparison was judged in both orders. `invalid` counts
-    comparisons with a failed game; `worst` and `best` are the rates if all of these were lost, won.
+    comparisons with an invalid game; `worst` and `best` bound the rate over all labels that these
+    games could have had.
     `judgements` counts all that was judged, a comparison in both orders twice, and `reasons` the
     failed ones among them by reason, the most frequent first.
     """
@@ -336,11 +337,19 @@ def _orders(comparison: Comparison) -> tuple[float | None, float | None]:
 def _bounds(
     comparison: Comparison, counted: Tally, rules: Rules
 ) -> tuple[float | None, float | None]:
-    """The rates if every failed game had been lost, and had been won; None where none failed."""
+    """The lowest and the highest rate with any labels in place of the invalid games.
+
+    A rate rises with every outcome, and is moved most by the label that weighs most, so that both
+    ends are found with strong labels. A valid game that was dropped along with an invalid one
+    counts here. As it does not in the rate itself, the rate is added to the range. None where no
+    game is invalid.
+    """
     if not counted.invalid:
         return None, None
-    worst, best = (tally(comparison.filled(outcome), rules).rate for outcome in (0.0, 1.0))
-    return worst, best
+    ends = [tally(comparison.filled(outcome), rules).rate for outcome in (0.0, 1.0)]
+    if counted.n:
+        ends.append(counted.rate)
+    return min(ends), max(ends)
 
 
 def _adjusted(rows: Sequence[PairRow]) -> tuple[PairRow, ...]:
