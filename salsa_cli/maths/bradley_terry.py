@@ -36,6 +36,28 @@ def bradley_terry(points: ArrayLike) -> Array:
     return np.concatenate(parts).reshape(won.shape[:-1])
 
 
+def connected(points: ArrayLike) -> list[list[int]]:
+    """Groups of models that can be compared: inside each, every model has a path of wins to every.
+
+    Args:
+        points: [m, m]; points[i, j] is what i won against j.
+
+    Between two groups, one won all games or there were none, so that the likelihood of `bradley_
+    terry` has no maximum (Ford, "Solution of a Ranking Problem from Binary Comparisons", 1957). For
+    symmetric points these are the groups that never met. In the order of their first model.
+    """
+    reach = np.asarray(points, np.float64) > 0
+    np.fill_diagonal(reach, True)
+    for _ in range(max(1, len(reach)).bit_length()):  # paths twice as long each time
+        reach = (reach.astype(np.float64) @ reach.astype(np.float64)) > 0
+    both = reach & reach.T
+    return [
+        np.flatnonzero(row).tolist()
+        for index, row in enumerate(both)
+        if int(np.flatnonzero(row)[0]) == index
+    ]
+
+
 def expected_rate(strength: ArrayLike, opponent: ArrayLike) -> Array:
     """Win rate sigmoid(strength - opponent) that two strengths in log-odds imply."""
     return _sigmoid(np.asarray(strength, np.float64) - np.asarray(opponent, np.float64))

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from salsa_cli.maths.bradley_terry import (
     ControlledFit,
     bradley_terry,
+    connected,
     controlled_bradley_terry,
     expected_rate,
 )
@@ -179,3 +180,14 @@ def test_a_feature_without_spread_controls_nothing() -> None:
     )
     assert again.coefficients[2] == pytest.approx(0, abs=1e-12)
     assert again.strengths == pytest.approx(fit.strengths, abs=1e-9)
+
+
+def test_groups_that_are_connected_by_wins() -> None:
+    # 0 and 1 beat one another, 2 lost to both, 3 and 4 met nobody else.
+    won = np.zeros((5, 5))
+    won[0, 1] = won[1, 0] = won[0, 2] = won[1, 2] = won[3, 4] = won[4, 3] = 1
+    assert connected(won) == [[0, 1], [2], [3, 4]]
+    assert connected(won + won.T) == [[0, 1, 2], [3, 4]]
+    # A cycle of wins connects, however long.
+    cycle = np.roll(np.eye(40), 1, axis=1)
+    assert connected(cycle) == [list(range(40))]

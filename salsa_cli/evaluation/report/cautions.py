@@ -28,7 +28,8 @@ def blocks(result: EvalResult) -> list[pages.Block]:
         found.append(
             pages.Callout(
                 "Not proven:",
-                f"{len(rows)} of {len(others)} win rates have an interval that holds 50 %.",
+                f"{len(rows)} of {len(others)} pairs are not told apart (95 % interval, and exact "
+                "sign test corrected for all pairs of a judge).",
             )
         )
         found.append(
@@ -38,7 +39,7 @@ def blocks(result: EvalResult) -> list[pages.Block]:
             )
         )
     found += _failures(result)
-    found += [pages.Callout("Note:", text) for text in result.remarks]
+    found += [pages.Callout("Note:", text) for text in (*result.rating_gaps, *result.remarks)]
     return found
 
 

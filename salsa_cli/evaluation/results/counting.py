@@ -53,6 +53,7 @@ def count(
     compared = win_rates.comparisons(stored, rules)
     pairs = win_rates.pair_rows(compared, rules, drawn)
     scores = win_rates.score_rows([*gradings, *verdicts], drawn)
+    rated = win_rates.ratings(compared, rules, drawn)
     if max_invalid is not None:
         invalid_verdicts.refuse(pairs, scores, max_invalid, remedy)
     return EvalResult(
@@ -64,7 +65,8 @@ def count(
         seconds=0.0,
         categories=win_rates.category_rows(compared, rules, drawn),
         lengths=style_control.length_rows(compared, rules, drawn, answers),
-        ratings=win_rates.ratings(compared, rules, drawn),
+        ratings=rated.rows,
+        rating_gaps=rated.gaps,
         controlled=style_control.all_controls(stored, answers, style_baseline, drawn)
         if answers
         else (),

@@ -78,6 +78,7 @@ class EvalResult:
     categories: tuple[PairRow, ...] = ()
     lengths: tuple[PairRow, ...] = ()
     ratings: tuple[RatingRow, ...] = ()
+    rating_gaps: tuple[str, ...] = ()
     controlled: tuple[Controlled, ...] = ()
     agreements: tuple[AgreementRow, ...] = ()
     accuracies: tuple[AccuracyRow, ...] = ()
@@ -104,7 +105,8 @@ class EvalResult:
             )
             for one in record["controlled"]
         )
-        whole = {**record, **rows, "controlled": controlled, "remarks": tuple(record["remarks"])}
+        texts = {name: tuple(record.get(name, ())) for name in ("remarks", "rating_gaps")}
+        whole = {**record, **rows, **texts, "controlled": controlled}
         return cls(**whole)
 
     def summary(self) -> tuple[str, Table | None]:
@@ -116,6 +118,7 @@ class EvalResult:
         lines += _few([_failures(row) for row in self.pairs if row.invalid])
         lines += _few([_no_scores(row) for row in self.scores if row.invalid])
         lines += _few(_ratings(self.ratings))
+        lines += _few(self.rating_gaps)
         lines += _few([_controlled(one) for one in self.controlled if one.rows])
         lines += _few([one.separated for one in self.controlled if one.separated is not None])
         lines += _few([_accuracy(row) for row in self.accuracies])
@@ -245,6 +248,16 @@ def share(value: float) -> str:
 
 
 def _undecided(row: PairRow) -> str:
+    judge = short_name(row.judge)
+    if row.n == 1:
+        return f"By {judge}, one prompt does not tell {row.a} from {row.b}."
+    if not row.low <= 0.5 <= row.high:
+        losses = "1 loss" if row.losses == 1 else f"{row.losses} losses"
+        wins = "1 win" if row.wins == 1 else f"{row.wins} wins"
+        return (
+            f"By {judge}, {row.n} prompts do not tell {row.a} from {row.b}: {wins} and {losses} "
+            f"have p = {row.p_holm:.3f} (exact sign test, corrected for all pairs of the judge)."
+        )
     if not row.detectable:
         return (
             f"By {short_name(row.judge)}, all {row.n} prompts came out alike between {row.a} and "

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from salsa_cli.evaluation.results.win_rates import Resampling
 from salsa_cli.evaluation.verdicts.formats import Stored
 from salsa_cli.evaluation.verdicts.verdict import Verdict
-from salsa_cli.maths import agreement, resampling
+from salsa_cli.maths import agreement, resampling, statistics
 
 Array = NDArray[np.float64]
 
@@ -92,14 +92,14 @@ def _accuracy(
     drawn: Resampling,
 ) -> AccuracyRow:
     right = {item: [v.outcome == gold[item] for v in given] for item, given in items.items()}
-    interval = resampling.ratio_interval(
-        [sum(one) for one in right.values()],
-        [len(one) for one in right.values()],
-        drawn.seed,
-        drawn.draws,
-    )
+    correct = [sum(one) for one in right.values()]
+    judged = [len(one) for one in right.values()]
+    interval = resampling.ratio_interval(correct, judged, drawn.seed, drawn.draws)
+    if interval.low == interval.high:  # all right, all wrong, or a single item
+        share = interval.estimate * len(items)
+        interval = statistics.wilson_interval(share, len(items))
 
-    def correct(order: str) -> int:
+    def correct_in(order: str) -> int:
         return sum(
             v.outcome == gold[item] for item, vs in items.items() for v in vs if v.order == order
         )
@@ -111,8 +111,8 @@ def _accuracy(
         interval.low,
         interval.high,
         n=len(items),
-        correct_forward=correct("ab"),
-        correct_backward=correct("ba"),
+        correct_forward=correct_in("ab"),
+        correct_backward=correct_in("ba"),
         correct_both=sum(all(one) for one in right.values()),
         alike=sum(len(set(one)) == 1 and None not in one for one in outcomes),
         invalid=sum(one.count(None) for one in outcomes),

@@ -15,7 +15,7 @@ from salsa_cli.evaluation.results.comparisons import (
     tally,
 )
 from salsa_cli.evaluation.verdicts.formats import Convention, Stored
-from salsa_cli.evaluation.verdicts.verdict import Verdict
+from salsa_cli.evaluation.verdicts.verdict import Verdict, short_name
 from salsa_cli.maths import bradley_terry, resampling, significance, statistics
 
 LEVEL = 0.95
@@ -39,8 +39,8 @@ class PairRow:
 
     A model compared with itself is even; it shows the position bias (`first_position`).
 
-    `low` and `high` bound it by a 95 % bootstrap over questions (Wilson's interval where one side
-    won all). `p_value` is that of the exact
+    `low` and `high` bound it by a 95 % bootstrap over questions (Wilson's interval where all
+    questions have the same score, or there is a single one). `p_value` is that of the exact
     sign test, `p_holm` the same for all pairs of the judge together. `detectable` is the smallest
     distance from one half that so many questions would find with 80 % power. `consistency` is the
     share of comparisons with the same outcome in both orders, `first_position` the win rate of the
@@ -75,8 +75,12 @@ class PairRow:
 
     @property
     def decided(self) -> bool:
-        """Whether the interval leaves out one half."""
-        return not self.low <= 0.5 <= self.high
+        """Whether the two models are told apart.
+
+        Both must say so: the exact sign test, corrected for all pairs of the judge (Holm), and the
+        interval, which follows the size of the differences and not their sign alone.
+        """
+        return self.p_holm <= 1 - LEVEL and not self.low <= 0.5 <= self.high
 
     @property
     def of_itself(self) -> bool:
@@ -125,31 +129,81 @@ def pair_rows(found: Sequence[Comparison], rules: Rules, drawn: Resampling) -> t
     return _adjusted([_pair_row(one, rules, drawn) for one in found])
 
 
-def ratings(found: Sequence[Comparison], rules: Rules, drawn: Resampling) -> tuple[RatingRow, ...]:
+@dataclass(frozen=True)
+class Ratings:
+    """Joint Bradley-Terry ratings, and `gaps`: which models have none, and why, a sentence each."""
+
+    rows: tuple[RatingRow, ...]
+    gaps: tuple[str, ...]
+
+
+def ratings(found: Sequence[Comparison], rules: Rules, drawn: Resampling) -> Ratings:
     """Joint Bradley-Terry ratings of three or more models by every judge.
 
-    None for a judge whose pairs all share one model: there the fit equals the win rates.
+    None for a judge whose pairs all share one model: there the fit equals the win rates. The fit
+    has a maximum only for models that are connected by wins in both directions (Ford 1957): others
+    never met, or would have a strength without bound. The largest such group is rated.
     """
     by_judge: dict[str, list[Comparison]] = {}
     for one in found:
         if not one.of_itself:
             by_judge.setdefault(one.judge, []).append(one)
-    return tuple(
-        row
-        for judge, group in by_judge.items()
-        if not set.intersection(*({one.a, one.b} for one in group))
-        for row in _ratings(judge, group, rules, drawn)
-    )
+    rows: list[RatingRow] = []
+    gaps: list[str] = []
+    for judge, group in by_judge.items():
+        if set.intersection(*({one.a, one.b} for one in group)):
+            continue
+        tallies = [tally(one, rules) for one in group]
+        rated, sentences = _rated(judge, group, tallies)
+        gaps += sentences
+        inside = [n for n, one in enumerate(group) if {one.a, one.b} <= rated]
+        if inside:
+            rows += _ratings(
+                judge, [group[n] for n in inside], [tallies[n] for n in inside], rules, drawn
+            )
+    return Ratings(tuple(rows), tuple(gaps))
+
+
+def _rated(
+    judge: str, group: Sequence[Comparison], tallies: Sequence[Tally]
+) -> tuple[set[str], list[str]]:
+    """The models that one fit can compare (none if fewer than three), and why it is not all."""
+    models = list(dict.fromkeys(name for one in group for name in (one.a, one.b)))
+    won = np.zeros((len(models), len(models)))
+    for one, counted in zip(group, tallies, strict=True):
+        a, b = models.index(one.a), models.index(one.b)
+        won[a, b] += counted.points.sum()
+        won[b, a] += (counted.weights - counted.points).sum()
+    parts = [[models[n] for n in part] for part in bradley_terry.connected(won)]
+    met = [[models[n] for n in part] for part in bradley_terry.connected(won + won.T)]
+    name = short_name(judge)
+    if len({question for counted in tallies for question in counted.questions}) < 2:
+        return set(), [f"By {name}, no Bradley-Terry fit: one prompt gives no interval."]
+    if len(parts) == 1:
+        return set(models), []
+    largest = max(parts, key=len)
+    rest = [part for part in parts if part is not largest]
+    if len(met) > 1:
+        groups = " | ".join(", ".join(part) for part in met)
+        why = f"these groups of models never met: {groups}"
+    else:
+        names = "; ".join(", ".join(part) for part in rest)
+        why = f"{names} won all games against the other models, or lost all: no bound to that"
+    if len(largest) < 3:
+        return set(), [f"By {name}, no Bradley-Terry fit of all pairs: {why}."]
+    ranked = ", ".join(largest)
+    return set(largest), [f"By {name}, a Bradley-Terry fit of {ranked} alone: {why}."]
 
 
 def _ratings(
-    judge: str, group: Sequence[Comparison], rules: Rules, drawn: Resampling
+    judge: str,
+    group: Sequence[Comparison],
+    tallies: Sequence[Tally],
+    rules: Rules,
+    drawn: Resampling,
 ) -> list[RatingRow]:
     models = list(dict.fromkeys(name for one in group for name in (one.a, one.b)))
-    tallies = [tally(one, rules) for one in group]
     numbers = {q: n for n, q in enumerate(dict.fromkeys(q for t in tallies for q in t.questions))}
-    if not numbers:
-        return []
     # Columns 2p and 2p + 1: what the first and the second model of pair p won on each question.
     table = np.zeros((len(numbers), 2 * len(group)))
     for pair, counted in enumerate(tallies):
@@ -305,13 +359,18 @@ def _reasons(found: Iterable[str | None]) -> dict[str, int]:
 
 
 def _interval(counted: Tally, drawn: Resampling) -> statistics.Interval:
-    if counted.rate in (0.0, 1.0):
-        # All resamples of a clean sweep are equal, which would give an interval of no width.
-        questions = len(counted.questions)
-        return statistics.wilson_interval(counted.rate * questions, questions, LEVEL)
+    scores = counted.points / counted.weights
+    if counted.rate != 0.5 and (scores == scores[0]).all():
+        # All resamples are equal, which would give an interval of no width.
+        return _wilson(counted)
     return resampling.ratio_interval(
         counted.points, counted.weights, drawn.seed, drawn.draws, LEVEL
     )
+
+
+def _wilson(counted: Tally) -> statistics.Interval:
+    questions = len(counted.questions)
+    return statistics.wilson_interval(counted.rate * questions, questions, LEVEL)
 
 
 def _signs(counted: Tally) -> tuple[int, int]:

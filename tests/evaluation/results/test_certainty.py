@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salsa_cli.evaluation.results import win_rates
+from salsa_cli.config.eval import EvalConfig
+from salsa_cli.evaluation.results import counting, win_rates
 from salsa_cli.evaluation.results.comparisons import Rules, group_by_pair, tally
+from salsa_cli.evaluation.results.eval_result import EvalResult
 from salsa_cli.evaluation.results.win_rates import PairRow, Resampling
 from salsa_cli.evaluation.verdicts.formats import Convention, Stored
 from salsa_cli.evaluation.verdicts.verdict import Order, Verdict
@@ -111,3 +114,75 @@ def test_no_completion_of_a_file_is_outside_the_bounds(
             )
         (whole,) = group_by_pair([(one, convention) for one in completed], None)
         assert row.worst - 1e-12 <= tally(whole, rules).rate <= row.best + 1e-12
+
+
+# --- what counts as decided ---
+
+
+def counted(*wins: tuple[str, str, int, int, int]) -> EvalResult:
+    """The result of (a, b, wins, losses, ties) on questions of their own."""
+    verdicts = [
+        Verdict(str(question), "j", a, b, outcome=outcome)
+        for a, b, won, lost, tied in wins
+        for question, outcome in enumerate([1.0] * won + [0.0] * lost + [0.5] * tied)
+    ]
+    config = EvalConfig(judgments=("file",), output=Path("out"), draws=1000)
+    return counting.count([Stored("file", "salsa", QUESTIONS, verdicts)], {}, config)
+
+
+def test_four_wins_and_76_ties_are_not_decided() -> None:
+    result = counted(("x", "y", 4, 0, 76))
+    (row,) = result.pairs
+    # 2 (1/2)^4: one in eight coins does as well.
+    assert (row.win_rate, row.p_value, row.decided) == (0.525, 0.125, False)
+    assert (
+        "By j, 80 prompts do not tell x from y: 4 wins and 0 losses have p = 0.125 (exact sign "
+        "test, corrected for all pairs of the judge)."
+    ) in result.summary()[0]
+
+
+def test_one_prompt_decides_nothing() -> None:
+    verdicts = [game("1", "ab", 1.0), game("1", "ba", 0.5)]
+    row = row_of(verdicts, QUESTIONS)
+    # Wilson: (0.75 + z^2 / 2 -+ z sqrt(0.1875 + z^2 / 4)) / (1 + z^2), z^2 = 3.8415.
+    assert row.win_rate == 0.75 and not row.decided
+    assert (row.low, row.high) == pytest.approx((0.1179, 0.9854), abs=1e-4)
+    config = EvalConfig(judgments=("file",), output=Path("out"), draws=100)
+    result = counting.count([Stored("file", "salsa", QUESTIONS, verdicts)], {}, config)
+    assert "By j, one prompt does not tell x from y." in result.summary()[0]
+
+
+def test_decided_is_corrected_for_all_pairs() -> None:
+    # 6 of 6 has p = 1/32 alone, and 3/32 as one of three pairs.
+    assert counted(("x", "y", 6, 0, 0)).pairs[0].decided
+    three = counted(("x", "y", 6, 0, 0), ("y", "z", 3, 3, 0), ("x", "z", 3, 3, 0))
+    assert [row.decided for row in three.pairs] == [False] * 3
+    assert three.pairs[0].p_holm == pytest.approx(3 / 32)
+
+
+def test_models_that_won_all_have_no_joint_rating() -> None:
+    result = counted(("x", "y", 10, 0, 0), ("y", "z", 6, 4, 0), ("x", "z", 10, 0, 0))
+    assert result.ratings == ()
+    assert result.rating_gaps == (
+        "By j, no Bradley-Terry fit of all pairs: x won all games against the other models, or "
+        "lost all: no bound to that.",
+    )
+    assert result.rating_gaps[0] in result.summary()[0]
+    more = counted(
+        ("x", "y", 10, 0, 0), ("y", "z", 6, 4, 0), ("z", "w", 6, 4, 0), ("w", "y", 5, 5, 0)
+    )
+    assert {row.model for row in more.ratings} == {"y", "z", "w"}
+    assert more.rating_gaps[0].startswith("By j, a Bradley-Terry fit of y, z, w alone: x won all")
+
+
+def test_groups_that_never_met_are_named_and_not_ranked() -> None:
+    result = counted(("a", "b", 6, 4, 0), ("c", "d", 7, 3, 0))
+    assert result.ratings == ()
+    assert result.rating_gaps == (
+        "By j, no Bradley-Terry fit of all pairs: these groups of models never met: a, b | c, d.",
+    )
+
+
+def test_one_prompt_gives_no_joint_rating() -> None:
+    result = counted(("x", "y", 0, 0, 1), ("y", "z", 0, 0, 1), ("x", "z", 0, 0, 1))
+    assert result.ratings == () and "one prompt gives no interval" in result.rating_gaps[0]
