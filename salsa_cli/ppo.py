@@ -5,11 +5,9 @@ The method is PPO for language models (Ziegler et al. 2019; Stiennon et al. 2020
 average of two SFT models, while the policy starts from one of them.
 """
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +19,16 @@ from salsa_cli.config.ppo import KL_HORIZON, PPOConfig
 from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.errors import during
 from salsa_cli.generation import choice
-from salsa_cli.maths import advantages as adv
-from salsa_cli.maths import kl, masked, statistics
+from salsa_cli.generation.rollouts import Rollout
+from salsa_cli.generation.vllm import Server
+from salsa_cli.maths import kl
 from salsa_cli.models import compilation, saving
 from salsa_cli.models.activation_memory import Machine
 from salsa_cli.records import JSON, read_rows, to_json
 from salsa_cli.rl import experience, learning, memory, offload, preflight, references, report_page
 from salsa_cli.rl.actors import (
     Actors,
-    State,
+    TrainingState,
     compiled_passes,
     learning_mode,
     load_actors,
@@ -38,10 +37,13 @@ from salsa_cli.rl.actors import (
     save_state,
     sync_weights,
 )
-from salsa_cli.rl.experience import AnswerBatch, ScoredBatch
-from salsa_cli.rl.memory import Demand
+from salsa_cli.rl.experience import AnswerBatch
+from salsa_cli.rl.memory import MemoryPlan
 from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.rl.plan import PPOPlan
+from salsa_cli.rl.run import Run
+from salsa_cli.rl.stopwatch import Stopwatch
+from salsa_cli.rl.summary import AnchorKLs, update_metrics
 from salsa_cli.rl.watchdog import Watchdog
 from salsa_cli.runs import checkpoints, interrupts, run_folder, tracking
 from salsa_cli.runs.events import (
@@ -136,53 +138,58 @@ def run(config: PPOConfig, report: Report) -> Result:
         ) as folder,
         runtime.together(),
     ):
-        inputs = runtime.from_main(lambda: preflight.checked_inputs(plan, config))
-        fresh = replace(load_actors(plan, config, runtime), server=server)
-        actors, state = begin(folder, plan, fresh, config, runtime, report)
-        oversight = Watchdog(folder / "metrics.jsonl", config, report)
-        with (
-            interrupts.deferred_interrupts(report) as held,
-            runtime.held_by_main(
-                lambda: _recording(config, folder, state.update, report), silent
-            ) as listen,
-        ):
-            while state.update < config.updates:
-                with during(f"update {state.update + 1}"):
-                    metrics = improve(state, plan, actors, config, runtime, folder, oversight)
-                state = proceed(state, metrics, actors, config)
-                if state.update == 1:
-                    _explain_anchors(plan, metrics, report)
-                listen(Measured(metrics.row()))
-                listen(Advanced("ppo", state.update, config.updates, "updates", _telling(metrics)))
-                oversight.see(metrics)
-                held.agree(runtime)
-                due = state.update % config.save_every == 0 or state.update == config.updates
-                if due or held.pending or oversight.stops:
-                    save_state(folder, state, inputs, actors, config, runtime)
-                    # Nobody leaves before the main process is done: the first ends the others.
-                    with runtime.main_first():
-                        if runtime.main:
-                            report_page.write(folder, config.output.name)
-                    held.raise_pending()
-                    oversight.obey()
-        actors.actor.follow(torch.float32)
+        return train(Run(plan, config, runtime, folder), server, report)
 
-        def conclude() -> PPOResult:
-            result = _result(config, folder)
-            save_policy(folder, plan, inputs, actors, config, result)
-            return result
 
-        return runtime.from_main(conclude)
+def train(run: Run, server: Server | None, report: Report) -> PPOResult:
+    """All updates of a run, from its newest checkpoint or from the start; then save the policy."""
+    plan, config, runtime, folder = run.plan, run.config, run.runtime, run.folder
+    inputs = runtime.from_main(lambda: preflight.checked_inputs(plan, config))
+    actors, state = begin(load_actors(run, server), run, report)
+    watchdog = Watchdog(folder / "metrics.jsonl", config, report)
+    with (
+        interrupts.deferred_interrupts(report) as interrupted,
+        runtime.held_by_main(
+            lambda: _recording(config, folder, state.update, report), silent
+        ) as listen,
+    ):
+        while state.update < config.updates:
+            with during(f"update {state.update + 1}"):
+                metrics = improve(state, actors, run, watchdog)
+            state = proceed(state, metrics, actors, config)
+            if state.update == 1:
+                _explain_anchors(plan, metrics, report)
+            listen(Measured(metrics.row()))
+            listen(Advanced("ppo", state.update, config.updates, "updates", _telling(metrics)))
+            watchdog.observe(metrics)
+            interrupted.agree(runtime)
+            due = state.update % config.save_every == 0 or state.update == config.updates
+            if due or interrupted.pending or watchdog.stops:
+                save_state(state, inputs, actors, run)
+                # No process leaves before the main one is done: the first to leave ends the others.
+                with runtime.main_first():
+                    if runtime.main:
+                        report_page.write(folder, config.output.name)
+                interrupted.raise_pending()
+                watchdog.raise_if_stopped()
+    actors.actor.follow(torch.float32)
+
+    def conclude() -> PPOResult:
+        result = _result(config, folder)
+        save_policy(inputs, actors, run, result)
+        return result
+
+    return runtime.from_main(conclude)
 
 
 def fit(
     config: PPOConfig, plan: PPOPlan, runtime: Runtime, report: Report
-) -> tuple[PPOConfig, Demand]:
+) -> tuple[PPOConfig, MemoryPlan]:
     """Settle how many answers a pass takes, where the command line left it open."""
     machine = Machine.of(runtime)
     if preflight.is_begun(config):
-        return config, memory.demand(plan, config, machine)
-    fitting, needed = memory.fitted(plan, config, machine, runtime.memory)
+        return config, memory.plan_memory(plan, config, machine)
+    fitting, needed = memory.fit_micro_batch(plan, config, machine, runtime.memory)
     if fitting != config:
         report(
             Note(
@@ -194,112 +201,63 @@ def fit(
     return fitting, needed
 
 
-def improve(
-    state: State,
-    plan: PPOPlan,
-    actors: Actors,
-    config: PPOConfig,
-    runtime: Runtime,
-    folder: Path,
-    oversight: Watchdog,
-) -> UpdateMetrics:
-    """One update: answers, rewards, advantages, several passes of optimisation."""
-    update, clock = state.update, [time.perf_counter()]
-    sync_weights(folder, actors, runtime)
-    answered = experience.generate_answers(
-        "rollout", update, config.seed, plan, actors, config, runtime
-    )
-    sampled = answered.sampled
-    clock.append(time.perf_counter())
-    with on_device(actors, "reward", "watch"):
-        judged = experience.score_answers(answered, actors, config)
-    with on_device(actors, "ref"), compiled_passes(config):
-        rollout = experience.compute_rollout(sampled, judged.trained, actors, config, runtime)
-    penalty = learning.compute_penalties(
-        rollout.logprobs, rollout.ref_logprobs, rollout.mask, config
-    )
-    targets = learning.compute_advantages(rollout, penalty, state.kl_coef, config)
-    clock.append(time.perf_counter())
-    anchored, end = {}, None
-    if _measures_anchors(update, config):
-        with on_device(actors, "ref"):  # an anchor may be the reference's twin
-            anchored = dict(experience.measure_anchors(rollout, plan, actors, config, runtime))
-            end = experience.reference_end(sampled, actors, config, runtime)
-    kl_sums = experience.kl_sums(rollout)
-    spread = float(judged.trained.std(unbiased=False))
-    apart = experience.mismatch(rollout)
-    if update == 0:
-        oversight.forewarn(float(kl_sums.mean()), end, spread)
-    clock.append(time.perf_counter())
-    with learning_mode(actors, config):
-        learned = learning.learn(update, rollout, targets, state.kl_coef, actors, config, runtime)
-    clock.append(time.perf_counter())
-    penalty_sums = kl.per_answer(penalty, rollout.mask)
-    if runtime.main:
-        _write_samples(folder, update, answered, judged.trained, kl_sums)
+def improve(state: TrainingState, actors: Actors, run: Run, watchdog: Watchdog) -> UpdateMetrics:
+    """One update: sample answers, score them, compute advantages, optimise for several epochs."""
+    update, coef, config = state.update, state.kl_coef, run.config
+    clock = Stopwatch()
+    with clock.measure("rollout"):
+        sync_weights(actors, run)
+        answered = experience.generate_answers("rollout", update, config.seed, actors, run)
+    with clock.measure("scoring"):
+        with on_device(actors, "reward", "watch"):
+            scored = experience.score_answers(answered, actors, config)
+        with on_device(actors, "ref"), compiled_passes(config):
+            rollout = experience.compute_rollout(answered.sampled, scored.trained, actors, run)
+        penalty = learning.compute_penalties(
+            rollout.logprobs, rollout.ref_logprobs, rollout.mask, config
+        )
+        targets = learning.compute_advantages(rollout, penalty, coef, config)
+    with clock.measure("anchors"):
+        anchors = _anchors(update, rollout, actors, run)
+        kl_sums = experience.kl_sums(rollout)
+        if update == 0:
+            spread = float(scored.trained.std(unbiased=False))
+            watchdog.check_start(float(kl_sums.mean()), anchors.reference_end, spread)
+    with clock.measure("learning"), learning_mode(actors, config):
+        learned = learning.learn(update, rollout, targets, coef, actors, run)
+    if run.runtime.main:
+        _write_samples(run.folder, update, answered, scored.trained, kl_sums)
     prompt = report_page.prompt_text(data.prompt_json(answered.prompts[0]))
-    oversight.hear(prompt, answered.answers[0].text)
-    spent = [later - earlier for earlier, later in pairwise(clock)]
-    return UpdateMetrics(
-        update=update + 1,
-        reward=float(judged.trained.mean()),
-        reward_std=spread,
-        rewards=_by_member(config, judged),
-        watched=experience.means(config.watch_reward, judged.watched),
-        kl=float(kl_sums.mean()),
-        kl_anchors=anchored,
-        reference_end=end,
-        penalty=float(penalty_sums.mean()),
-        kl_coef=state.kl_coef,
-        objective=float(adv.objective(rollout.scores, penalty_sums, state.kl_coef)),
-        length=float(sampled.lengths.float().mean()),
-        finished=float(sampled.finished.float().mean()),
-        # Unbiased for the policy's entropy, since the tokens are its own samples (or, of a server,
-        # as nearly as `sampler_mismatch` says).
-        entropy=float(masked.masked_mean(-rollout.logprobs, rollout.mask)),
-        length_reward_correlation=statistics.correlation(
-            sampled.lengths.cpu().numpy(), judged.trained.numpy()
-        ),
-        explained_variance=float(
-            adv.explained_variance(rollout.values, targets.returns, rollout.mask)
-        ),
-        mean_return=float(masked.masked_mean(targets.returns, rollout.mask)),
-        **asdict(learned),
-        tokens=int(sampled.lengths.sum()),
-        sampler_mismatch=None if apart is None else apart.nats,
-        sampler_truncated=None if apart is None else apart.truncated,
-        time=dict(zip(("rollout", "scoring", "anchors", "learning"), spent, strict=True)),
+    watchdog.report_sample(prompt, answered.answers[0].text)
+    return update_metrics(
+        update, coef, scored, rollout, penalty, targets, anchors, learned, clock.seconds, config
     )
 
 
-def begin(
-    folder: Path,
-    plan: PPOPlan,
-    fresh: Actors,
-    config: PPOConfig,
-    runtime: Runtime,
-    report: Report,
-) -> tuple[Actors, State]:
-    """Take over the newest checkpoint of the folder, or start with the rewards' scale."""
+def begin(fresh: Actors, run: Run, report: Report) -> tuple[Actors, TrainingState]:
+    """Restore the newest checkpoint of the folder, or start by measuring the rewards' scale."""
+    config, runtime, folder = run.config, run.runtime, run.folder
     saved = checkpoints.latest_checkpoint(folder)
     if saved is not None:
-        continued = restore_state(saved, fresh, config)
+        restored = restore_state(saved, fresh, config)
         with runtime.main_first():
             if runtime.main:
                 run_folder.keep_rows(folder / "metrics.jsonl", saved.step)
                 run_folder.keep_rows(folder / "samples.jsonl", saved.step * SAMPLES)
         report(Note(f"resumed after update {saved.step}"))
-        return continued
+        return restored
     if config.resume:
         report(Note("there is no checkpoint to resume from: the run starts at the beginning"))
     if config.normalize_reward:
-        sync_weights(folder, fresh, runtime)
-        fresh = replace(fresh, reward=experience.measure_reward_scale(plan, fresh, config, runtime))
-    return fresh, State(0, config.kl_coef)
+        sync_weights(fresh, run)
+        fresh = replace(fresh, reward=experience.measure_reward_scale(fresh, run))
+    return fresh, TrainingState(0, config.kl_coef)
 
 
-def proceed(state: State, metrics: UpdateMetrics, actors: Actors, config: PPOConfig) -> State:
-    """What follows from an update: the penalty's next weight, and where the reference goes."""
+def proceed(
+    state: TrainingState, metrics: UpdateMetrics, actors: Actors, config: PPOConfig
+) -> TrainingState:
+    """After an update: move the reference, and adapt the KL coefficient."""
     update = state.update + 1
     if config.ref_update != "none" and update % config.reference_period == 0:
         references.follow(actors.references[0], actors.policy.model, config.reference_rate)
@@ -312,21 +270,15 @@ def proceed(state: State, metrics: UpdateMetrics, actors: Actors, config: PPOCon
             config.batch_size,
             config.kl_horizon or KL_HORIZON,
         )
-    return State(update, coef)
+    return TrainingState(update, coef)
 
 
-def save_policy(
-    folder: Path,
-    plan: PPOPlan,
-    inputs: Mapping[str, JSON],
-    actors: Actors,
-    config: PPOConfig,
-    result: PPOResult,
-) -> None:
-    """The policy as an ordinary model folder, and the record of how it was made.
+def save_policy(inputs: Mapping[str, JSON], actors: Actors, run: Run, result: PPOResult) -> None:
+    """Save the policy as an ordinary model folder, with the record of how it was made.
 
-    An adapter stays an adapter; a whole model takes its new adapter in.
+    A policy that began as an adapter stays one; a new adapter is merged into its model.
     """
+    plan, config, folder = run.plan, run.config, run.folder
     more: dict[str, Any] = {"result": dict(result.record())}
     if actors.reward.scales:
         pairs = zip(config.reward, actors.reward.scales, strict=True)
@@ -338,7 +290,7 @@ def save_policy(
 
 @contextmanager
 def _recording(config: PPOConfig, folder: Path, done: int, report: Report) -> Iterator[Report]:
-    """Whoever listens to the updates: files and trackers too."""
+    """Everything that receives the updates: the terminal, files and trackers."""
     run = TrackedRun("salsa-ppo", config.output.name, record(config), done)
     with (
         tracking.tracking(config.track, folder, run, report) as track,
@@ -348,7 +300,7 @@ def _recording(config: PPOConfig, folder: Path, done: int, report: Report) -> It
 
 
 def _explain_anchors(plan: PPOPlan, metrics: UpdateMetrics, report: Report) -> None:
-    """Say from where the KLs start, since only their rise from there tells of the training."""
+    """Report the KLs at the start: only their rise from there is due to training."""
     if not metrics.kl_anchors:
         return
     for name in references.anchors(plan.policy, plan.references).lost:
@@ -362,18 +314,15 @@ def _explain_anchors(plan: PPOPlan, metrics: UpdateMetrics, report: Report) -> N
     )
 
 
-def _measures_anchors(update: int, config: PPOConfig) -> bool:
-    """At the start, every so often, and at the end, so that the result has both."""
-    if not config.anchor_every:
-        return False
-    return update % config.anchor_every == 0 or update + 1 == config.updates
-
-
-def _by_member(config: PPOConfig, judged: ScoredBatch) -> Mapping[str, float]:
-    """Mean reward of each member of an ensemble; empty where there is one."""
-    if len(config.reward) == 1:
-        return {}
-    return experience.means(config.reward, judged.scores.members)
+def _anchors(update: int, rollout: Rollout, actors: Actors, run: Run) -> AnchorKLs:
+    """KLs to the anchors at the start, every `--anchor-every` updates, and at the end."""
+    every = run.config.anchor_every
+    if not every or (update % every and update + 1 != run.config.updates):
+        return AnchorKLs({}, None)
+    with on_device(actors, "ref"):  # an anchor may share the reference's weights
+        kls = experience.measure_anchors(rollout, actors, run)
+        end = experience.reference_end(rollout.sampled, actors, run)
+    return AnchorKLs(dict(kls), end)
 
 
 def _write_samples(
@@ -393,7 +342,7 @@ def _write_samples(
             file.write(to_json(row) + "\n")
 
 
-def _dry_run(config: PPOConfig, plan: PPOPlan, needed: Demand, runtime: Runtime) -> DryRun:
+def _dry_run(config: PPOConfig, plan: PPOPlan, needed: MemoryPlan, runtime: Runtime) -> DryRun:
     each = ", for each process" if runtime.processes > 1 else ""
     facts: dict[str, Value] = {
         "policy": str(plan.policy),

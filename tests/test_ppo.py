@@ -21,6 +21,7 @@ from salsa_cli.records import read_rows
 from salsa_cli.rl import batching, experience, learning, preflight
 from salsa_cli.rl.actors import load_actors
 from salsa_cli.rl.metrics import UpdateMetrics
+from salsa_cli.rl.run import Run
 from salsa_cli.runs import run_folder
 from salsa_cli.runs.events import Event, Measured, Note, Warned, silent
 from tests.support import kills, tiny
@@ -365,7 +366,8 @@ def test_targets_are_those_of_a_naive_restatement(world: World) -> None:
     config = configure(world, Path("unused"), kl_coef=0.3, gamma=0.9, lam=0.7, temperature=0.8)
     plan = preflight.prepare(config, silent)
     cpu = start_runtime("cpu")
-    made = load_actors(plan, config, cpu)
+    run = Run(plan, config, cpu, Path("unused"))
+    made = load_actors(run)
     indices = data.batch_indices(len(plan.prompts), 8, 0, 0)
     sampled = rollouts.sample(
         made.policy,
@@ -376,7 +378,7 @@ def test_targets_are_those_of_a_naive_restatement(world: World) -> None:
         runtime=cpu,
     )
     scores = torch.arange(8.0)
-    rollout = experience.compute_rollout(sampled, scores, made, config, cpu)
+    rollout = experience.compute_rollout(sampled, scores, made, run)
     penalty = learning.compute_penalties(
         rollout.logprobs, rollout.ref_logprobs, rollout.mask, config
     )

@@ -1,12 +1,13 @@
-"""Prompts and a policy to answers, and to all that PPO needs to know about them.
+"""From prompts and a policy to answers, with the log-probabilities and values that PPO needs.
 
-The one home of generation. An answer depends on its prompt, its seed and the weights, and not on
+An answer depends on its prompt, its seed and the weights, and not on
 the batch it was generated in: every row draws its tokens from uniforms of its own.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Rollout:
-    """Answers with what was known of them when they were sampled; one response mask for all.
+    """Answers with what was computed of them when they were sampled. One response mask for all.
 
     Attributes:
         logprobs: `[B, R]` under the policy that sampled.
@@ -77,6 +78,91 @@ class Rollout:
         return self.sampled.responses.mask
 
 
+class Sampler(Protocol):
+    """A way to draw answers from the policy."""
+
+    def __call__(
+        self,
+        policy: LanguageModel,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        *,
+        length: int,
+        temperature: float,
+        runtime: Runtime,
+    ) -> Sampled:
+        """Sample one answer per prompt, of at most `length` tokens.
+
+        Args:
+            policy: the model; a server has its weights already.
+            prompts: rows of token ids.
+            seeds: one per prompt; an answer's only source of randomness.
+            length: most tokens of an answer, its end token counted.
+            temperature: divides the logits.
+            runtime: where the result goes.
+        """
+
+
+@dataclass(frozen=True)
+class OwnSampler:
+    """Samples in this process.
+
+    Attributes:
+        generator: how, by its name (see `generation.choice`).
+    """
+
+    generator: str = "auto"
+
+    def __call__(
+        self,
+        policy: LanguageModel,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        *,
+        length: int,
+        temperature: float,
+        runtime: Runtime,
+    ) -> Sampled:
+        """See `Sampler`."""
+        return sample(
+            policy,
+            prompts,
+            seeds,
+            length=length,
+            temperature=temperature,
+            runtime=runtime,
+            generator=self.generator,
+        )
+
+
+@dataclass(frozen=True)
+class ServerSampler:
+    """Samples on a server that has the policy's weights."""
+
+    server: Server
+
+    def __call__(
+        self,
+        policy: LanguageModel,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        *,
+        length: int,
+        temperature: float,
+        runtime: Runtime,
+    ) -> Sampled:
+        """See `Sampler`.
+
+        Raises:
+            SalsaError: the server does not answer, or not as it should.
+        """
+        drawn = self.server.answers(policy, prompts, seeds, length=length, temperature=temperature)
+        responses, finished = _until_end(drawn.ids.to(runtime.device), policy.eos_ids)
+        theirs = drawn.logprobs.to(runtime.device)[:, : responses.ids.shape[1]]
+        padded = pad_left(prompts, policy.pad_id).to(runtime.device)
+        return Sampled(padded, responses, finished, theirs)
+
+
 @torch.no_grad()
 def sample(
     policy: LanguageModel,
@@ -88,13 +174,13 @@ def sample(
     runtime: Runtime,
     generator: str = "auto",
 ) -> Sampled:
-    """Sample one answer a prompt, of at most `length` tokens.
+    """Sample one answer per prompt, of at most `length` tokens.
 
     Args:
         prompts: rows of token ids.
-        seeds: one a prompt; the answer's only source of randomness.
+        seeds: one per prompt; the answer's only source of randomness.
         temperature: divides the logits; 0 takes the likeliest token.
-        generator: the way of it, by its name (see `generation.choice`).
+        generator: how, by its name (see `generation.choice`).
     """
     draws = np.stack([np.random.default_rng(seed).random(length) for seed in seeds])
     uniforms = torch.from_numpy(draws).to(runtime.device)
@@ -103,27 +189,6 @@ def sample(
         ids = generate(policy, prompts, uniforms, temperature)
     responses, finished = _until_end(ids, policy.eos_ids)
     return Sampled(pad_left(prompts, policy.pad_id).to(runtime.device), responses, finished)
-
-
-def sample_by_server(
-    server: Server,
-    policy: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    seeds: Sequence[int],
-    *,
-    length: int,
-    temperature: float,
-    runtime: Runtime,
-) -> Sampled:
-    """`sample` by a server that has the policy's weights.
-
-    Raises:
-        SalsaError: the server does not do it.
-    """
-    drawn = server.answers(policy, prompts, seeds, length=length, temperature=temperature)
-    responses, finished = _until_end(drawn.ids.to(runtime.device), policy.eos_ids)
-    theirs = drawn.logprobs.to(runtime.device)[:, : responses.ids.shape[1]]
-    return Sampled(pad_left(prompts, policy.pad_id).to(runtime.device), responses, finished, theirs)
 
 
 def texts(policy: LanguageModel, sampled: Sampled) -> list[Answer]:
@@ -152,7 +217,7 @@ def logprobs(
             forward.answer_logprobs(model, sampled.sequences.part(rows), temperature)
             for rows in groups
         ]
-    return _restored(parts, groups, sampled, runtime)
+    return _in_row_order(parts, groups, sampled, runtime)
 
 
 @torch.no_grad()
@@ -173,21 +238,21 @@ def values(
     """Values `[B, R]` of the answers' states, a group of rows a forward pass."""
     with runtime.autocast():
         parts = [forward.answer_values(critic, sampled.sequences.part(rows)) for rows in groups]
-    return _restored(parts, groups, sampled, runtime)
+    return _in_row_order(parts, groups, sampled, runtime)
 
 
-def _restored(
+def _in_row_order(
     parts: Sequence[torch.Tensor],
     groups: Sequence[torch.Tensor],
     sampled: Sampled,
     runtime: Runtime,
 ) -> torch.Tensor:
-    """The results `[B, R]` of groups of rows, in the order of the rows, of all processes."""
+    """The results `[B, R]` of all groups and processes, in the order of the rows."""
     return runtime.whole(torch.cat(list(parts)), torch.cat(list(groups)), len(sampled.finished))
 
 
 def _until_end(ids: torch.Tensor, eos_ids: Sequence[int]) -> tuple[Tokens, torch.Tensor]:
-    """Mask all behind the first end token, whatever the padding is; as wide as the longest."""
+    """Mask everything after the first end token, and cut to the longest answer."""
     ends = torch.isin(ids, torch.tensor(list(eos_ids), device=ids.device))
     # A token is real if no end token came before it.
     mask = ends.long().cumsum(-1) - ends.long() == 0

@@ -32,22 +32,24 @@ from salsa_cli.reward_models import rewards
 from salsa_cli.reward_models.rewards import Ensemble, RewardScale
 from salsa_cli.rl import references, weight_sharing
 from salsa_cli.rl.offload import Parked
-from salsa_cli.rl.plan import PPOPlan
+from salsa_cli.rl.run import Run
 from salsa_cli.runs import checkpoints
 from salsa_cli.weights import folders
 
 SYNCED = "handed-over"
-"""Folder in a run's folder in which weights lie while a server reads them."""
+"""Folder in a run's folder that holds the weights while a server reads them."""
 
 
 @dataclass(frozen=True)
 class Actors:
-    """The policy and the critic learn, the others are frozen.
+    """The models of a run. The policy and the critic learn; the others are frozen.
 
-    A reference is frozen too, unless it follows the policy. `parked` are the models that
-    `--offload` names, by its names; they are of use within `present` alone. `shared` are the
-    weights that several models have in common. `server` samples in the policy's place, with the
-    weights that `hand_over` gave it last.
+    A reference is frozen too, unless it follows the policy.
+
+    Attributes:
+        parked: the models that `--offload` names; they can be used within `on_device` only.
+        shared: the weights that several models have in common.
+        server: samples in place of the policy, with the weights that `sync_weights` sent last.
     """
 
     policy: LanguageModel
@@ -62,8 +64,8 @@ class Actors:
 
 
 @dataclass(frozen=True)
-class State:
-    """What a run carries from update to update beside the models.
+class TrainingState:
+    """What a run carries from update to update, apart from the models.
 
     Attributes:
         update: updates that are finished.
@@ -74,11 +76,13 @@ class State:
     kl_coef: float
 
 
-def load_actors(plan: PPOPlan, config: PPOConfig, runtime: Runtime) -> Actors:
-    """Load the models; those that learn or move in float32, the others in the device's type.
+def load_actors(run: Run, server: Server | None = None) -> Actors:
+    """Load the models: those that learn or move in float32, the others in the device's dtype.
 
-    What learns by an adapter computes with frozen weights, which all models of one base share.
+    A model that learns through an adapter computes with frozen weights, which all models of one
+    base share.
     """
+    plan, config, runtime = run.plan, run.config, run.runtime
     shared = Backbones(
         backbones.representatives(weight_sharing.shared_backbones(plan.roles(config)))
     )
@@ -115,22 +119,23 @@ def load_actors(plan: PPOPlan, config: PPOConfig, runtime: Runtime) -> Actors:
             for name in config.offloaded
         },
         shared,
+        server,
     )
 
 
-def sync_weights(folder: Path, actors: Actors, runtime: Runtime) -> None:
-    """Give the policy's weights to the server, if one samples; by way of a folder in `folder`.
+def sync_weights(actors: Actors, run: Run) -> None:
+    """Send the policy's weights to the server, if one samples, through a folder in the run's.
 
-    Every process must call it; the main one does it, and the others wait.
+    Every process must call it. The main process sends them while the others wait.
 
     Raises:
-        SalsaError: the disk or the server does not take them.
+        SalsaError: the disk is full, or the server does not load them.
     """
     if actors.server is None:
         return
-    with runtime.main_first():
-        if runtime.main:
-            place = folder / SYNCED
+    with run.runtime.main_first():
+        if run.runtime.main:
+            place = run.folder / SYNCED
             try:
                 saving.save_to_sample(actors.policy.model, place, like=actors.policy.folder)
                 actors.server.take_over(place)
@@ -140,7 +145,7 @@ def sync_weights(folder: Path, actors: Actors, runtime: Runtime) -> None:
 
 @contextmanager
 def on_device(actors: Actors, *names: str) -> Iterator[None]:
-    """The block that needs the models of these names of `--offload`."""
+    """Move the models that `--offload` names so onto the device for the block."""
     with ExitStack() as stack:
         for model in (model for name in names for model in actors.parked.get(name, ())):
             stack.enter_context(model.present())
@@ -148,13 +153,13 @@ def on_device(actors: Actors, *names: str) -> Iterator[None]:
 
 
 def compiled_passes(config: PPOConfig) -> AbstractContextManager[None]:
-    """The block in which policy and critic make the passes of training."""
+    """Run the training passes of policy and critic compiled within the block, under `--compile`."""
     return compilation.at_work() if config.compile else nullcontext()
 
 
 @contextmanager
 def learning_mode(actors: Actors, config: PPOConfig) -> Iterator[None]:
-    """The block in which policy and critic learn."""
+    """Prepare policy and critic for passes with gradients within the block."""
     learners = (actors.actor.trained, actors.critic.trained)
     with compiled_passes(config), ExitStack() as stack:
         if config.gradient_checkpointing:
@@ -192,17 +197,16 @@ def _adapt(model: Module, folder: Path, config: PPOConfig, purpose: str) -> None
 
 
 def save_state(
-    folder: Path,
-    state: State,
+    state: TrainingState,
     inputs: Mapping[str, JSON],
     actors: Actors,
-    config: PPOConfig,
-    runtime: Runtime,
+    run: Run,
 ) -> None:
-    """A checkpoint: everything that the next update depends on, beside what its number gives.
+    """Write a checkpoint: everything that the next update depends on, apart from its number.
 
-    Every process must call it; the main one writes, and the others wait until it stands.
+    Every process must call it. The main process writes while the others wait.
     """
+    config, runtime = run.config, run.runtime
     content: dict[str, Any] = {
         "settings": to_json(result_settings(config)),
         "inputs": to_json(inputs),
@@ -215,12 +219,12 @@ def save_state(
         content["reference"] = actors.references[0].state_dict()
     with runtime.main_first():
         if runtime.main:
-            checkpoints.save_checkpoint(folder, state.update, content, config.keep_checkpoints)
+            checkpoints.save_checkpoint(run.folder, state.update, content, config.keep_checkpoints)
 
 
 def restore_state(
     saved: checkpoints.Saved, actors: Actors, config: PPOConfig
-) -> tuple[Actors, State]:
+) -> tuple[Actors, TrainingState]:
     """Take over the state of a checkpoint, which is of the same settings and inputs."""
     stored = checkpoints.load_checkpoint(saved)
     actors.actor.restore(stored["policy"])
@@ -229,4 +233,4 @@ def restore_state(
         actors.references[0].load_state_dict(stored["reference"])
     scales = tuple(RewardScale(*pair) for pair in stored["scales"])
     reward = replace(actors.reward, scales=scales)
-    return replace(actors, reward=reward), State(saved.step, stored["kl_coef"])
+    return replace(actors, reward=reward), TrainingState(saved.step, stored["kl_coef"])

@@ -1,6 +1,7 @@
-"""Which answers an optimiser step sees, and which of them a forward pass."""
+"""Which answers go into each optimizer step, and into each forward pass."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
@@ -11,11 +12,11 @@ from salsa_cli.generation.rollouts import Sampled
 from salsa_cli.models import sequences
 
 SCORED_TOKENS = 4
-"""A pass without gradients keeps no activations, so it may have so many times the tokens."""
+"""How many times more tokens a pass without gradients may have: it keeps no activations."""
 
 
 def minibatches(update: int, epoch: int, config: PPOConfig) -> Iterator[torch.Tensor]:
-    """Rows of each minibatch; the first epoch keeps the order in which the answers were sampled."""
+    """Rows of each minibatch. The first epoch keeps the order in which the answers were sampled."""
     order = torch.arange(config.batch_size)
     if epoch:
         seed = stable_seed(config.seed, "minibatches", update, epoch)
@@ -23,38 +24,54 @@ def minibatches(update: int, epoch: int, config: PPOConfig) -> Iterator[torch.Te
     yield from torch.split(order, config.minibatch_size)
 
 
+@dataclass(frozen=True)
+class TrainingPass:
+    """The answers of one forward and backward pass of one process.
+
+    Attributes:
+        rows: `[n]` indices into the batch, at least one.
+        counts: False where the process has no answers left while others have: it then makes the
+            pass with a row whose gradient is zero, since all processes gather sharded weights
+            together.
+    """
+
+    rows: torch.Tensor
+    counts: bool = True
+
+
 def training_passes(
     minibatch: torch.Tensor, sampled: Sampled, config: PPOConfig, runtime: Runtime
-) -> list[torch.Tensor]:
-    """Rows of this process's part of a minibatch in passes of like length, to save padding.
+) -> list[TrainingPass]:
+    """This process's part of a minibatch, in passes over answers of similar length.
 
-    Every process makes as many passes, if need be of no rows: sharded weights need it.
+    Every process makes the same number of passes.
     """
     lengths = sampled.sequences.lengths
-    passes = [
+    groups = [
         sequences.group_by_length(lengths, rows, config.forward_size, runtime.pass_tokens)
         for rows in runtime.parts(minibatch)
     ]
-    mine = passes[runtime.rank]
-    return mine + [minibatch[:0]] * (max(map(len, passes)) - len(mine))
+    mine = [TrainingPass(rows) for rows in groups[runtime.rank]]
+    missing = max(map(len, groups)) - len(mine)
+    return mine + [TrainingPass(minibatch[:1], counts=False)] * missing
 
 
 def first_passes(sampled: Sampled, config: PPOConfig, runtime: Runtime) -> list[torch.Tensor]:
-    """All passes of an update's first epoch that this process makes.
+    """Rows of every pass that this process makes in the first epoch of an update.
 
-    Passes of the same rows, width and order round alike, so a ratio of what was found in them
-    before and during the first epoch is exactly 1 until a weight moves.
+    Passes with the same rows, width and order round alike. So the ratio of the first epoch's
+    log-probabilities to those computed in these passes is exactly 1 until a weight moves.
     """
     return [
-        rows
+        each.rows
         for minibatch in minibatches(0, 0, config)
-        for rows in training_passes(minibatch, sampled, config, runtime)
-        if len(rows)
+        for each in training_passes(minibatch, sampled, config, runtime)
+        if each.counts
     ]
 
 
 def scoring_passes(sampled: Sampled, config: PPOConfig, runtime: Runtime) -> list[torch.Tensor]:
-    """This process's part of all rows in as few passes as fit, for models that are not trained."""
+    """This process's part of all rows, in as few passes as fit, for models that are not trained."""
     lengths = sampled.sequences.lengths
     rows = runtime.part(torch.arange(len(lengths)))
     tokens = SCORED_TOKENS * runtime.pass_tokens

@@ -1,8 +1,7 @@
-"""What the policy did and what it was worth: answers, rewards, log-probabilities, KLs."""
+"""The experience of one update: answers, rewards, log-probabilities, values and KLs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch.nn import functional
@@ -13,7 +12,7 @@ from salsa_cli.data import Prompt, stable_seed
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.generation import rollouts
-from salsa_cli.generation.rollouts import Rollout, Sampled
+from salsa_cli.generation.rollouts import OwnSampler, Rollout, Sampled, Sampler, ServerSampler
 from salsa_cli.maths import importance, kl
 from salsa_cli.maths.importance import Mismatch
 from salsa_cli.models import tokens
@@ -22,17 +21,17 @@ from salsa_cli.models.tokens import Answer, Tokens
 from salsa_cli.reward_models.rewards import Ensemble, RewardScale, Scores
 from salsa_cli.rl import batching, references
 from salsa_cli.rl.actors import Actors, on_device
-from salsa_cli.rl.plan import PPOPlan
+from salsa_cli.rl.run import Run
 
 CALIBRATION = 256
 """Answers of the start policy that make the scale of a reward."""
 
 MISMATCH_LIMIT = 0.2
-"""Nats a token that the log-probabilities of sampler and trainer may be apart on average.
+"""Largest mean difference between the log-probabilities of sampler and trainer, nats per token.
 
-Other kernels, and bfloat16 for float32, make some hundredths. With ten times that the probability
-of an answer of twenty tokens is off by a factor of e^4 if the signs agree: other weights, another
-temperature or another quantisation, which importance weights hide and do not heal.
+Different kernels, or bfloat16 in place of float32, account for a few hundredths. Ten times that
+changes the probability of an answer of twenty tokens by a factor of up to e^4. It means other
+weights, another temperature or a quantised model, which importance weights hide but do not correct.
 """
 
 
@@ -64,29 +63,29 @@ def generate_answers(
     purpose: str,
     step: int,
     seed: int,
-    plan: PPOPlan,
     actors: Actors,
-    config: PPOConfig,
-    runtime: Runtime,
+    run: Run,
 ) -> AnswerBatch:
-    """The policy's answers to the prompts of one step; `seed` orders them, `purpose` draws."""
+    """The policy's answers to the prompts of one step.
+
+    Args:
+        purpose: names the stream of random numbers that the answers are drawn with.
+        step: which batch of prompts.
+        seed: orders the prompts.
+    """
+    plan, config, runtime = run.plan, run.config, run.runtime
     indices = data.batch_indices(len(plan.prompts), config.batch_size, seed, step)
     prompts = [plan.prompt_ids[i] for i in indices]
     rows = runtime.part(torch.arange(len(indices)))
-    given: tuple[Any, ...] = (
+    sample = _sampler(actors, config)
+    mine = sample(
         actors.policy,
         [prompts[place] for place in rows],
         [stable_seed(config.seed, purpose, step, place) for place in rows.tolist()],
+        length=config.response_length,
+        temperature=config.temperature,
+        runtime=runtime,
     )
-    options: dict[str, Any] = {
-        "length": config.response_length,
-        "temperature": config.temperature,
-        "runtime": runtime,
-    }
-    if actors.server is None:
-        mine = rollouts.sample(*given, **options, generator=config.generator)
-    else:
-        mine = rollouts.sample_by_server(actors.server, *given, **options)
     sampled = _whole(mine, rows, prompts, actors.policy.pad_id, runtime)
     texts = tuple(rollouts.texts(actors.policy, sampled))
     return AnswerBatch(tuple(plan.prompts[i] for i in indices), sampled, texts)
@@ -104,11 +103,11 @@ def score_answers(answered: AnswerBatch, actors: Actors, config: PPOConfig) -> S
 
 
 def shape_rewards(scores: torch.Tensor, finished: torch.Tensor, config: PPOConfig) -> torch.Tensor:
-    """The reward that is trained on `[B]`: clipped, then the rule for answers that were cut.
+    """The reward that is trained on `[B]`: clipped, then adjusted for answers that were cut off.
 
     Args:
         scores: `[B]` of the reward models.
-        finished: `[B]`, True where the answer came to its end.
+        finished: `[B]`, True where the answer has an end token.
     """
     if config.reward_clip is not None:
         scores = scores.clamp(-config.reward_clip, config.reward_clip)
@@ -120,27 +119,31 @@ def shape_rewards(scores: torch.Tensor, finished: torch.Tensor, config: PPOConfi
     return torch.where(finished, scores, cut)
 
 
-def compute_rollout(
-    sampled: Sampled,
-    scores: torch.Tensor,
-    actors: Actors,
-    config: PPOConfig,
-    runtime: Runtime,
-) -> Rollout:
-    """Complete the answers by log-probabilities and values.
+def compute_rollout(sampled: Sampled, scores: torch.Tensor, actors: Actors, run: Run) -> Rollout:
+    """Add log-probabilities and values to the answers.
 
-    The policy's and the critic's passes are those of the first epoch, so that its ratio is
-    exactly 1.
+    The policy and the critic make the same passes as in the first epoch, so that the ratio there
+    is exactly 1.
+
+    Args:
+        sampled: the answers.
+        scores: `[B]` their rewards.
 
     Raises:
         SalsaError: a score, a log-probability or a value is NaN or infinite, or another program
             sampled, and not from this policy.
     """
+    config, runtime = run.config, run.runtime
     first = batching.first_passes(sampled, config, runtime)
-    options: dict[str, Any] = {"temperature": config.temperature, "runtime": runtime}
     rollout = Rollout(
         sampled,
-        rollouts.logprobs(actors.policy.model, sampled, groups=first, **options),
+        rollouts.logprobs(
+            actors.policy.model,
+            sampled,
+            temperature=config.temperature,
+            groups=first,
+            runtime=runtime,
+        ),
         tuple(logprobs_under(one, sampled, config, runtime) for one in actors.references),
         rollouts.values(actors.critic.model, sampled, groups=first, runtime=runtime),
         scores.to(runtime.device),
@@ -151,7 +154,7 @@ def compute_rollout(
 
 
 def mismatch(rollout: Rollout) -> Mismatch | None:
-    """How far apart the sampler and the policy are; None where the policy itself sampled."""
+    """How much the sampler differs from the policy; None where the policy itself sampled."""
     theirs = rollout.sampled.sampler_logprobs
     if theirs is None:
         return None
@@ -171,13 +174,12 @@ def logprobs_under(
     )
 
 
-def measure_reward_scale(
-    plan: PPOPlan, actors: Actors, config: PPOConfig, runtime: Runtime
-) -> Ensemble:
-    """The rewards with the scale that makes each of them mean 0, std 1 on the start's answers."""
+def measure_reward_scale(actors: Actors, run: Run) -> Ensemble:
+    """The rewards, scaled to mean 0 and standard deviation 1 on answers of the start policy."""
+    config = run.config
     seed = stable_seed(config.seed, "calibration")
     batches = [
-        generate_answers("calibration", step, seed, plan, actors, config, runtime)
+        generate_answers("calibration", step, seed, actors, run)
         for step in range(-(-CALIBRATION // config.batch_size))
     ]
     with on_device(actors, "reward"):
@@ -191,10 +193,9 @@ def kl_sums(rollout: Rollout) -> torch.Tensor:
     return kl.per_answer(torch.stack(each).mean(0), rollout.mask)
 
 
-def measure_anchors(
-    rollout: Rollout, plan: PPOPlan, actors: Actors, config: PPOConfig, runtime: Runtime
-) -> Mapping[str, float]:
-    """KL of the answers to every anchor by name: references, start, ingredients; nats an answer."""
+def measure_anchors(rollout: Rollout, actors: Actors, run: Run) -> Mapping[str, float]:
+    """KL to every anchor by name (references, start, ingredients), in nats per answer."""
+    plan, config, runtime = run.plan, run.config, run.runtime
     names = ["reference"] if len(plan.references) == 1 else [one.name for one in plan.references]
     found = {
         name: _mean_kl(rollout, theirs)
@@ -210,8 +211,9 @@ def measure_anchors(
     return found
 
 
-def reference_end(sampled: Sampled, actors: Actors, config: PPOConfig, runtime: Runtime) -> float:
-    """Mean log-probability that the first reference ends the answer before it begins."""
+def reference_end(sampled: Sampled, actors: Actors, run: Run) -> float:
+    """Mean log-probability of an empty answer under the first reference."""
+    config, runtime = run.config, run.runtime
     rows = runtime.part(torch.arange(config.batch_size))
     mine = rollouts.end_logprobs(
         actors.references[0],
@@ -229,6 +231,12 @@ def means(names: Sequence[str], scores: torch.Tensor | None) -> Mapping[str, flo
     if scores is None:
         return {}
     return {name: float(row.mean()) for name, row in zip(names, scores, strict=True)}
+
+
+def _sampler(actors: Actors, config: PPOConfig) -> Sampler:
+    if actors.server is not None:
+        return ServerSampler(actors.server)
+    return OwnSampler(config.generator)
 
 
 def _whole(

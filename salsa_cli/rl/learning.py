@@ -1,6 +1,6 @@
-"""What one update learns from its answers: penalties, advantages, and the optimiser's steps.
+"""What one update learns from its answers: penalties, advantages and optimizer steps.
 
-Each stage is a function of the answers; `learn` alone changes the models.
+Only `learn` changes the models; every other stage is a function of the answers.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 
 from salsa_cli.config.ppo import PPOConfig
-from salsa_cli.devices.runtime import Runtime
 from salsa_cli.generation.rollouts import Rollout
 from salsa_cli.maths import advantages as adv
 from salsa_cli.maths import importance, kl, masked, ppo_loss
 from salsa_cli.models import learners
 from salsa_cli.rl import batching
 from salsa_cli.rl.actors import Actors
+from salsa_cli.rl.run import Run
 
 ESTIMATORS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "k1": kl.k1,
@@ -26,7 +26,7 @@ ESTIMATORS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 
 @dataclass(frozen=True)
 class Targets:
-    """What one update aims at.
+    """The targets of one update.
 
     Attributes:
         advantages: `[B, R]`, whitened, times the importance weights.
@@ -41,7 +41,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class LearningMetrics:
-    """Means over the optimiser steps of one update; `ratio_error` is that of the first step."""
+    """Means over the optimizer steps of one update; `ratio_error` is that of the first step."""
 
     policy_loss: float
     value_loss: float
@@ -60,7 +60,7 @@ def compute_penalties(
     mask: torch.Tensor,
     config: PPOConfig,
 ) -> torch.Tensor:
-    """The divergence that is penalised `[B, R]`: the mean of its estimates to all references."""
+    """Estimates of the penalised divergence `[B, R]`, averaged over all references."""
     logprobs = masked.zero_padding(logprobs, mask)
     estimate = kl.chi2 if config.penalty == "chi2" else ESTIMATORS[config.kl_estimator]
     return torch.stack(
@@ -71,11 +71,11 @@ def compute_penalties(
 def compute_advantages(
     rollout: Rollout, penalty: torch.Tensor, coef: float, config: PPOConfig
 ) -> Targets:
-    """Rewards per token, then advantages by GAE; whitened for the policy, plain for the returns.
+    """Rewards per token, then advantages by GAE: whitened for the policy, unwhitened for returns.
 
-    Where another program sampled, every term of the policy's loss counts by its importance weight.
-    The clipped loss of a token is that of its advantage times a factor as soon as the advantage is,
-    for any factor from 0 up; so the weights are in the advantages already.
+    Where another program sampled, every term of the policy's loss is multiplied by its importance
+    weight. The clipped loss is proportional to the advantage for any factor from 0 up, so the
+    weights are multiplied into the advantages.
 
     Args:
         penalty: `[B, R]` from `penalties`.
@@ -102,18 +102,19 @@ def learn(
     targets: Targets,
     coef: float,
     actors: Actors,
-    config: PPOConfig,
-    runtime: Runtime,
+    run: Run,
 ) -> LearningMetrics:
-    """Several epochs over one rollout; in the first updates the critic alone may move."""
+    """Train policy and critic for several epochs on one rollout.
+
+    In the first updates, `--critic-warmup` lets the critic learn alone.
+    """
+    config = run.config
     share = learners.warmed_up(update, config.updates, config.warmup, schedule=config.schedule)
     critic_alone = update < config.critic_warmup
     steps = []
     for epoch in range(config.epochs):
         for minibatch in batching.minibatches(update, epoch, config):
-            steps.append(
-                _accumulate_gradients(minibatch, rollout, targets, coef, actors, config, runtime)
-            )
+            steps.append(_accumulate_gradients(minibatch, rollout, targets, coef, actors, run))
             if critic_alone:
                 actors.actor.drop()
             steps[-1]["policy_grad_norm"] = 0.0 if critic_alone else actors.actor.step(share)
@@ -133,24 +134,21 @@ def _accumulate_gradients(
     targets: Targets,
     coef: float,
     actors: Actors,
-    config: PPOConfig,
-    runtime: Runtime,
+    run: Run,
 ) -> dict[str, float]:
-    """Gather the gradients of one minibatch, a forward pass of answers at a time.
+    """Accumulate the gradients of one minibatch, one forward pass of answers at a time.
 
-    Each process sees to its part of the minibatch; the figures are those of all of it.
+    Each process computes its part of the minibatch; the figures cover all of it.
     """
+    config, runtime = run.config, run.runtime
     tokens = rollout.mask[minibatch].sum()
     value_clip = config.value_clip or float("inf")
     totals: dict[str, torch.Tensor] = {}
     worst = torch.zeros((), device=runtime.device)
-    for chosen in batching.training_passes(minibatch, rollout.sampled, config, runtime):
-        idle = not len(chosen)
-        if idle:
-            chosen = minibatch[:1]
-        rows = chosen.to(runtime.device)
-        mask = rollout.mask[rows] & (not idle)
-        part = rollout.sampled.sequences.part(chosen)
+    for each in batching.training_passes(minibatch, rollout.sampled, config, runtime):
+        rows = each.rows.to(runtime.device)
+        mask = rollout.mask[rows] & each.counts
+        part = rollout.sampled.sequences.part(each.rows)
         with runtime.autocast():
             logprobs = actors.actor.network(part, config.temperature)
         old = rollout.logprobs[rows]

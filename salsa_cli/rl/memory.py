@@ -33,7 +33,7 @@ ROWS: dict[Part, str] = {
 
 
 @dataclass(frozen=True)
-class Held:
+class MemoryUse:
     """Bytes of a model, or of everything in a phase, by what they are for."""
 
     weights: int = 0
@@ -43,9 +43,9 @@ class Held:
     logits: int = 0
     cache: int = 0
 
-    def __add__(self, other: "Held") -> "Held":
+    def __add__(self, other: "MemoryUse") -> "MemoryUse":
         names = [field.name for field in fields(self)]
-        return Held(*(getattr(self, name) + getattr(other, name) for name in names))
+        return MemoryUse(*(getattr(self, name) + getattr(other, name) for name in names))
 
     @property
     def total(self) -> int:
@@ -59,14 +59,14 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Demand:
+class MemoryPlan:
     """What a run holds: by model, and by phase with the models that are there in it.
 
     `forward_size` is the number of answers in a forward pass that it was reckoned for.
     """
 
-    models: Mapping[str, Held]
-    phases: Mapping[str, Held]
+    models: Mapping[str, MemoryUse]
+    phases: Mapping[str, MemoryUse]
     forward_size: int
 
     @property
@@ -81,7 +81,7 @@ class Demand:
 
     def table(self) -> Table:
         """A line a model, then a line a phase; each adds up."""
-        columns = [field.name for field in fields(Held)]
+        columns = [field.name for field in fields(MemoryUse)]
         rows = [(name, *_cells(held, columns)) for name, held in self.models.items()]
         rows += [("", *[""] * (len(columns) + 1))]
         rows += [(name, *_cells(held, columns)) for name, held in self.phases.items()]
@@ -97,7 +97,7 @@ class Demand:
         }
 
 
-def demand(plan: PPOPlan, config: PPOConfig, machine: Machine) -> Demand:
+def plan_memory(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryPlan:
     """What the run will hold, with prompts as long as the longest."""
     held = _models(plan, config, machine)
     named = {
@@ -117,29 +117,29 @@ def demand(plan: PPOPlan, config: PPOConfig, machine: Machine) -> Demand:
             weights=working.weights + sum(one.weights for one in there),
             optimiser=sum(one.optimiser for one in there),
         )
-    return Demand(held, phases, config.forward_size)
+    return MemoryPlan(held, phases, config.forward_size)
 
 
-def fitted(
+def fit_micro_batch(
     plan: PPOPlan, config: PPOConfig, machine: Machine, available: int
-) -> tuple[PPOConfig, Demand]:
+) -> tuple[PPOConfig, MemoryPlan]:
     """The configuration with the largest micro-batch that fits, and what it holds.
 
     A minibatch is one pass where that fits; else the pass is the largest divisor of it that does,
     or one answer, whose fit `check` judges. A micro-batch that is given stays.
     """
     if config.micro_batch_size is not None:
-        return config, demand(plan, config, machine)
+        return config, plan_memory(plan, config, machine)
     size = config.minibatch_size
     for passes in (count for count in range(1, size + 1) if size % count == 0):
         tried = config if passes == 1 else replace(config, micro_batch_size=size // passes)
-        found = demand(plan, tried, machine)
+        found = plan_memory(plan, tried, machine)
         if found.peak <= machine.headroom * available:
             break
     return tried, found
 
 
-def check(found: Demand, config: PPOConfig, available: int, *, on_cpu: bool) -> None:
+def check(found: MemoryPlan, config: PPOConfig, available: int, *, on_cpu: bool) -> None:
     """Refuse a run that cannot fit.
 
     Raises:
@@ -157,22 +157,23 @@ def check(found: Demand, config: PPOConfig, available: int, *, on_cpu: bool) -> 
     )
 
 
-def _models(plan: PPOPlan, config: PPOConfig, machine: Machine) -> dict[str, Held]:
+def _models(plan: PPOPlan, config: PPOConfig, machine: Machine) -> dict[str, MemoryUse]:
     """Every model by its row; bases that models with adapters share have rows of their own."""
     found = plan.roles(config)
     shared = weight_sharing.shared_backbones(found)
     held = {
-        f"base {place.name}": Held(machine.frozen * weight_sharing.whole(place)) for place in shared
+        f"base {place.name}": MemoryUse(machine.frozen * weight_sharing.whole(place))
+        for place in shared
     }
     for role in found:
         one = _own(role, config, machine)
         if role.backbone is not None and role.backbone.resolve() not in shared:
-            one += Held(machine.frozen * weight_sharing.whole(role.backbone))
-        held[ROWS[role.part]] = held.get(ROWS[role.part], Held()) + one
+            one += MemoryUse(machine.frozen * weight_sharing.whole(role.backbone))
+        held[ROWS[role.part]] = held.get(ROWS[role.part], MemoryUse()) + one
     if config.anchor_every:
         known = references.anchors(plan.policy, plan.references).known.values()
         largest = max(_lent(folder, shared) for folder in known)
-        held["an anchor"] = Held(machine.frozen * largest)
+        held["an anchor"] = MemoryUse(machine.frozen * largest)
     return {name: one for name, one in held.items() if one.total}
 
 
@@ -183,15 +184,15 @@ def _lent(anchor: Path, shared: Container[Path]) -> int:
     return adapter + (0 if base.resolve() in shared else weight_sharing.whole(base))
 
 
-def _own(role: Role, config: PPOConfig, machine: Machine) -> Held:
+def _own(role: Role, config: PPOConfig, machine: Machine) -> MemoryUse:
     """What a model holds beside the base that it may share."""
     if not role.learns:
         moving = role.part == "reference" and config.ref_update != "none"
-        return Held((4 if moving else machine.frozen) * role.own)
+        return MemoryUse((4 if moving else machine.frozen) * role.own)
     share = -(-role.own // machine.spread)
     # Where what learns is spread, a whole model beside it generates and scores.
     plain = machine.frozen * role.own if machine.spread > 1 else 0
-    return Held(4 * share + plain, 4 * share, int(MOMENTS[config.optimiser] * share))
+    return MemoryUse(4 * share + plain, 4 * share, int(MOMENTS[config.optimiser] * share))
 
 
 def _is_there(model: str, phase: str, config: PPOConfig) -> bool:
@@ -203,13 +204,13 @@ def _is_there(model: str, phase: str, config: PPOConfig) -> bool:
     return model not in parked or phase == needed
 
 
-def _rollout(plan: PPOPlan, config: PPOConfig, machine: Machine) -> Held:
+def _rollout(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
     """All answers of a batch that are this process's, at once; nothing where a server has them."""
     if config.server is not None:
-        return Held()
+        return MemoryUse()
     shape = shapes.shape(plan.policy)
     rows, prompt = config.batch_size // machine.processes, _longest(plan)
-    return Held(
+    return MemoryUse(
         weights=machine.copy * plan.roles(config)[0].own,
         activations=activation_memory.passing_activations(shape, rows, prompt, machine),
         logits=machine.sampling * rows * shape.vocabulary,
@@ -217,23 +218,23 @@ def _rollout(plan: PPOPlan, config: PPOConfig, machine: Machine) -> Held:
     )
 
 
-def _scoring(plan: PPOPlan, config: PPOConfig, machine: Machine) -> Held:
+def _scoring(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
     """A reward model passes all answers of a batch that are this process's, at once."""
     rows = config.batch_size // machine.processes
     tokens = _longest(plan) + config.response_length
     models = [shapes.shape(one) for one in _reward_models((*plan.rewards, *plan.watched))]
     sizes = [activation_memory.passing_activations(one, rows, tokens, machine) for one in models]
-    return Held(activations=max(sizes, default=0))
+    return MemoryUse(activations=max(sizes, default=0))
 
 
-def _log_probabilities(plan: PPOPlan, config: PPOConfig, machine: Machine) -> Held:
+def _log_probabilities(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
     """Policy, references and critic pass one behind the other; the references in larger passes."""
     tokens = _longest(plan) + config.response_length
     learning = machine.rows(config.forward_size, tokens)
     passes = [(folder, learning) for folder in (plan.policy, plan.critic)]
     frozen = machine.rows(config.forward_size, tokens, SCORED_TOKENS)
     passes += [(one.first, frozen) for one in plan.references]
-    return Held(
+    return MemoryUse(
         weights=machine.copy * max(role.own for role in plan.roles(config) if role.learns),
         activations=max(
             activation_memory.passing_activations(shapes.shape(folder), rows, tokens, machine)
@@ -243,16 +244,16 @@ def _log_probabilities(plan: PPOPlan, config: PPOConfig, machine: Machine) -> He
     )
 
 
-def _anchors(plan: PPOPlan, config: PPOConfig, machine: Machine) -> Held:
+def _anchors(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
     tokens = _longest(plan) + config.response_length
     rows = machine.rows(config.forward_size, tokens, SCORED_TOKENS)
     passing = activation_memory.passing_activations(
         shapes.shape(plan.policy), rows, tokens, machine
     )
-    return Held(activations=passing, logits=_logits(plan, config, machine, rows))
+    return MemoryUse(activations=passing, logits=_logits(plan, config, machine, rows))
 
 
-def _learning(plan: PPOPlan, config: PPOConfig, machine: Machine) -> Held:
+def _learning(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
     """The policy passes, then the critic, and each leaves its gradients.
 
     Where a minibatch is one pass, gradients come as the activations go, and count where they are
@@ -276,7 +277,7 @@ def _learning(plan: PPOPlan, config: PPOConfig, machine: Machine) -> Held:
     else:
         left = max(0, of_critic + head - critic, of_critic + of_policy - both)
         gradients, activations = left, both
-    return Held(
+    return MemoryUse(
         machine.copy * sum(role.own for role in learners),
         gradients,
         0,
@@ -313,7 +314,7 @@ def _logits(plan: PPOPlan, config: PPOConfig, machine: Machine, rows: int) -> in
     return buffer * (4 + machine.copy) // 4
 
 
-def _advice(found: Demand, config: PPOConfig, *, on_cpu: bool) -> Iterator[str]:
+def _advice(found: MemoryPlan, config: PPOConfig, *, on_cpu: bool) -> Iterator[str]:
     """What would make the peak smaller, in the order of what it costs."""
     if found.busiest == "anchors":
         yield "--anchor-every 0"
@@ -332,7 +333,7 @@ def _advice(found: Demand, config: PPOConfig, *, on_cpu: bool) -> Iterator[str]:
     yield "a smaller model as --critic"
 
 
-def _cells(held: Held, columns: list[str]) -> list[str]:
+def _cells(held: MemoryUse, columns: list[str]) -> list[str]:
     sizes = [getattr(held, name) for name in columns]
     return [*(amount(size, "B") if size else "" for size in sizes), amount(held.total, "B")]
 

@@ -270,7 +270,7 @@ FOREWARNING = "cheap-stopping"
 """The one that can be given before the first step, by `stopping_gain`."""
 
 
-class Watch:
+class AlarmTracker:
     """The history of a run as it grows, and which warnings have been named.
 
     `named` are those that were named elsewhere. The history of a resumed run is taken in by `add`.
@@ -294,7 +294,7 @@ class Watch:
 
 def alarms(history: History) -> list[Alarm]:
     """Every warning of a run, in the order in which they were named."""
-    watch = Watch()
+    watch = AlarmTracker()
     return [alarm for metrics in history for alarm in watch.add(metrics)]
 
 

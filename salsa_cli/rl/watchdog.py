@@ -1,4 +1,4 @@
-"""Who watches a PPO run: its warnings go to the listener, and may stop it (`--stop-on`)."""
+"""Watches a PPO run: reports its warnings, and stops it for those that `--stop-on` names."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.records import read_rows
 from salsa_cli.rl.metrics import UpdateMetrics
-from salsa_cli.rl.monitors import FOREWARNING, Alarm, Watch, stopping_gain
+from salsa_cli.rl.monitors import FOREWARNING, Alarm, AlarmTracker, stopping_gain
 from salsa_cli.runs.events import Report, Said, Warned
 
 
 class Watchdog:
-    """Names each warning once in the life of a run, over every resumption.
+    """Reports each warning once in a run, across every resume.
 
     Args:
         metrics_file: what a resumed run has already measured; may be missing.
@@ -20,18 +20,18 @@ class Watchdog:
     def __init__(self, metrics_file: Path, config: PPOConfig, report: Report) -> None:
         self._config = config
         self._report = report
-        self._watch = Watch(named=[FOREWARNING])
+        self._watch = AlarmTracker(named=[FOREWARNING])
         self._stop: str | None = None
         for row in read_rows(metrics_file) if metrics_file.exists() else ():
             self._watch.add(UpdateMetrics.of(row))
 
     @property
     def stops(self) -> bool:
-        """Whether a warning that `--stop-on` names has come up, and there is something to stop."""
+        """Whether a warning that `--stop-on` names has been raised before the last update."""
         return self._stop is not None
 
-    def forewarn(self, kl: float, reference_end: float | None, spread: float) -> None:
-        """Say before the first step whether the penalty alone will shorten the answers.
+    def check_start(self, kl: float, reference_end: float | None, spread: float) -> None:
+        """Warn before the first step if the penalty alone will shorten the answers.
 
         Args:
             kl, reference_end, spread: as in `stopping_gain`, of the start's answers.
@@ -49,8 +49,8 @@ class Watchdog:
             raise SalsaError(f"stopped before anything was learned, by --stop-on {alarm}")
         self._report(Warned(str(alarm)))
 
-    def see(self, metrics: UpdateMetrics) -> None:
-        """Take in an update and name the warnings that it brings up."""
+    def observe(self, metrics: UpdateMetrics) -> None:
+        """Check an update, and report its new warnings."""
         alarms = self._watch.add(metrics)
         for alarm in alarms:
             self._report(Warned(str(alarm)))
@@ -58,12 +58,12 @@ class Watchdog:
         if fatal and metrics.update < self._config.updates:
             self._stop = f"stopped after update {metrics.update}, by --stop-on {fatal[0]}"
 
-    def hear(self, prompt: str, answer: str) -> None:
-        """Pass on a sample of what the policy says."""
+    def report_sample(self, prompt: str, answer: str) -> None:
+        """Report a sample of the policy's answers."""
         self._report(Said(prompt, answer))
 
-    def obey(self) -> None:
-        """End the run if it is to stop.
+    def raise_if_stopped(self) -> None:
+        """Stop the run if a warning that `--stop-on` names has been raised.
 
         Raises:
             SalsaError: names the warning.

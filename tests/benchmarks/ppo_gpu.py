@@ -21,7 +21,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
@@ -38,6 +38,7 @@ from salsa_cli.models.tokens import Tokens
 from salsa_cli.reward_models.rewards import Ensemble
 from salsa_cli.rl import experience, learning
 from salsa_cli.rl.actors import Actors
+from salsa_cli.rl.run import Run
 from tests.benchmarks import measure, shapes
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -106,7 +107,8 @@ class Bench:
     def __init__(
         self, given: argparse.Namespace, config: PPOConfig, runtime: Runtime, *, trained: bool
     ) -> None:
-        self._given, self._config, self._device = given, config, runtime
+        self._given = given
+        self._run = Run(cast(Any, None), config, runtime, Path("unused"))
         # What learns is held in float32; what does not, in the device's type.
         learning_type = torch.float32 if trained else runtime.frozen_dtype
         model = random_model(LlamaForCausalLM, given.shape, learning_type, runtime)
@@ -162,7 +164,7 @@ class Bench:
             list(range(len(self._prompts))),
             length=self._given.response_length,
             temperature=1.0,
-            runtime=self._device,
+            runtime=self._run.runtime,
             generator=generator,
         )
 
@@ -173,29 +175,27 @@ class Bench:
             torch.cat([sampled.prompts.ids, sampled.responses.ids], 1),
             torch.cat([sampled.prompts.mask, sampled.responses.mask], 1),
         )
-        for rows in torch.arange(len(joined.ids)).split(self._config.forward_size):
+        for rows in torch.arange(len(joined.ids)).split(self._run.config.forward_size):
             forward.last_scores(self._reward, joined[rows])
         if self._actors.critic is None:
             for model in (self._actors.policy.model, self._actors.references[0]):
-                experience.logprobs_under(model, sampled, self._config, self._device)
-            groups = list(torch.arange(len(joined.ids)).split(self._config.forward_size))
-            rollouts.values(self._values, sampled, groups=groups, runtime=self._device)
+                experience.logprobs_under(model, sampled, self._run.config, self._run.runtime)
+            groups = list(torch.arange(len(joined.ids)).split(self._run.config.forward_size))
+            rollouts.values(self._values, sampled, groups=groups, runtime=self._run.runtime)
         else:
             self._recalled()
 
     def update(self) -> None:
         rollout = self._recalled()
         penalty = learning.compute_penalties(
-            rollout.logprobs, rollout.ref_logprobs, rollout.mask, self._config
+            rollout.logprobs, rollout.ref_logprobs, rollout.mask, self._run.config
         )
-        targets = learning.compute_advantages(rollout, penalty, 0.05, self._config)
-        learning.learn(0, rollout, targets, 0.05, self._actors, self._config, self._device)
+        targets = learning.compute_advantages(rollout, penalty, 0.05, self._run.config)
+        learning.learn(0, rollout, targets, 0.05, self._actors, self._run)
 
     def _recalled(self) -> rollouts.Rollout:
         scores = torch.linspace(-1, 1, self._given.batch_size)
-        return experience.compute_rollout(
-            self._sampled, scores, self._actors, self._config, self._device
-        )
+        return experience.compute_rollout(self._sampled, scores, self._actors, self._run)
 
     def measured(self, stage: Callable[[], None], operations: float) -> dict[str, Any]:
         """Run a stage, once for nothing and then for its figures."""

@@ -115,8 +115,10 @@ def test_what_is_spread_leaves_its_share_and_a_plain_model_to_each_process(world
     config = configure(world, Path("policy"), critic="policy")
     plan = preflight.prepare(config, silent)
     alone = Machine(2, 2, 52, 1000, 16384, 0.9)
-    whole = memory.demand(plan, config, alone).models["policy"]
-    quarter = memory.demand(plan, config, replace(alone, processes=4, spread=4)).models["policy"]
+    whole = memory.plan_memory(plan, config, alone).models["policy"]
+    quarter = memory.plan_memory(plan, config, replace(alone, processes=4, spread=4)).models[
+        "policy"
+    ]
     weights = whole.weights // 4
     assert (whole.gradients, whole.optimiser) == (4 * weights, 8 * weights)
     assert quarter.gradients == pytest.approx(weights, abs=4)

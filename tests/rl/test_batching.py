@@ -59,8 +59,8 @@ def test_every_process_makes_as_many_passes() -> None:
         batching.training_passes(rows, lengths, given, process(rank, pass_tokens=10))
         for rank in (0, 1)
     )
-    assert listed(one) == [[0], [1]]
-    assert listed(two) == [[3, 2], []]
+    assert [(each.rows.tolist(), each.counts) for each in one] == [([0], True), ([1], True)]
+    assert [(each.rows.tolist(), each.counts) for each in two] == [([3, 2], True), ([0], False)]
 
 
 def test_the_first_passes_are_those_of_the_first_epoch_without_empty_ones() -> None:

@@ -21,6 +21,7 @@ from salsa_cli.reward_models.rewards import Ensemble
 from salsa_cli.rl import experience, learning
 from salsa_cli.rl.actors import Actors
 from salsa_cli.rl.learning import Targets
+from salsa_cli.rl.run import Run
 from tests.support import oracle
 from tests.support.oracle import Batch, Recipe
 from tests.support.worlds import World
@@ -78,6 +79,12 @@ def lengths_of(kind: str, generator: np.random.Generator) -> list[int]:
 
 def rows_of(x: torch.Tensor, lengths: list[int]) -> list[np.ndarray]:
     return [row[:n].detach().numpy() for row, n in zip(x, lengths, strict=True)]
+
+
+def running(config: PPOConfig, runtime: Runtime) -> Run:
+    """A run of these settings; what computes with given answers needs neither plan nor folder."""
+    plan: Any = None
+    return Run(plan, config, runtime, Path("unused"))
 
 
 @pytest.fixture(params=["every position", "one token", "all cut", "ragged"])
@@ -281,7 +288,7 @@ def test_an_update_through_models_is_that_of_the_oracle(
     acting = act(world, cpu)
     acting = replace(acting, references=acting.references[: len(config.ref)])
     sampled, scores = given_answers(lengths, pad=0), torch.linspace(-1, 2, ROWS).double()
-    rollout = experience.compute_rollout(sampled, scores, acting, config, cpu)
+    rollout = experience.compute_rollout(sampled, scores, acting, running(config, cpu))
     expected = oracle.aim(
         Batch(
             naive_logprobs(acting.policy.model, sampled, config.temperature),
@@ -304,7 +311,7 @@ def test_an_update_through_models_is_that_of_the_oracle(
     move(acting)
     order = torch.arange(ROWS)
     measured = learning._accumulate_gradients(
-        order, rollout, targets, config.kl_coef, acting, config, cpu
+        order, rollout, targets, config.kl_coef, acting, running(config, cpu)
     )
 
     def policy_loss() -> float:
@@ -332,7 +339,7 @@ def test_answers_of_another_program_count_by_their_importance(
     acting = act(world, cpu)
     acting = replace(acting, references=acting.references[:1])
     sampled, scores = given_answers(lengths, pad=0), torch.linspace(-1, 2, ROWS).double()
-    rollout = experience.compute_rollout(sampled, scores, acting, config, cpu)
+    rollout = experience.compute_rollout(sampled, scores, acting, running(config, cpu))
     apart = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(7)).double()
     theirs = torch.where(rollout.mask, rollout.logprobs + apart, torch.nan)
     rollout = replace(rollout, sampled=replace(sampled, sampler_logprobs=theirs))
@@ -355,7 +362,7 @@ def test_answers_of_another_program_count_by_their_importance(
     move(acting)
     order = torch.arange(ROWS)
     measured = learning._accumulate_gradients(
-        order, rollout, targets, config.kl_coef, acting, config, cpu
+        order, rollout, targets, config.kl_coef, acting, running(config, cpu)
     )
 
     def policy_loss() -> float:
@@ -401,13 +408,13 @@ def test_pad_equal_to_the_end_token_changes_nothing(world: World, cpu: Runtime) 
         acting = act(world, cpu)
         sampled = given_answers([1, 2, 3, 4, 5, 6, 6, 1], pad)
         rollout = experience.compute_rollout(
-            sampled, torch.arange(8.0).double(), acting, config, cpu
+            sampled, torch.arange(8.0).double(), acting, running(config, cpu)
         )
         penalty = learning.compute_penalties(
             rollout.logprobs, rollout.ref_logprobs, rollout.mask, config
         )
         targets = learning.compute_advantages(rollout, penalty, config.kl_coef, config)
-        learned = learning.learn(0, rollout, targets, config.kl_coef, acting, config, cpu)
+        learned = learning.learn(0, rollout, targets, config.kl_coef, acting, running(config, cpu))
         found.append((learned, acting.policy.model.state_dict()))
     assert found[0][0] == found[1][0]
     for name, weight in found[0][1].items():
@@ -433,12 +440,12 @@ def test_sixteen_at_once_and_four_times_four_make_the_same_update(
             half.finished.repeat(2),
         )
         scores = torch.linspace(-2, 2, 16, dtype=dtype)
-        rollout = experience.compute_rollout(sampled, scores, acting, config, cpu)
+        rollout = experience.compute_rollout(sampled, scores, acting, running(config, cpu))
         penalty = learning.compute_penalties(
             rollout.logprobs, rollout.ref_logprobs, rollout.mask, config
         )
         targets = learning.compute_advantages(rollout, penalty, config.kl_coef, config)
-        learning.learn(0, rollout, targets, config.kl_coef, acting, config, cpu)
+        learning.learn(0, rollout, targets, config.kl_coef, acting, running(config, cpu))
         found.append({**acting.policy.model.state_dict(), **acting.critic.model.state_dict()})
     for name, weight in found[0].items():
         torch.testing.assert_close(found[1][name], weight, atol=1e-6, rtol=0)
@@ -452,14 +459,16 @@ def test_the_critic_alone_learns_at_first(world: World, cpu: Runtime) -> None:
         for model in (acting.policy.model, acting.critic.model)
     ]
     sampled = given_answers([1, 2, 3, 4, 5, 6, 6, 1], pad=0)
-    rollout = experience.compute_rollout(sampled, torch.arange(8.0).double(), acting, config, cpu)
+    rollout = experience.compute_rollout(
+        sampled, torch.arange(8.0).double(), acting, running(config, cpu)
+    )
     penalty = learning.compute_penalties(
         rollout.logprobs, rollout.ref_logprobs, rollout.mask, config
     )
     targets = learning.compute_advantages(rollout, penalty, config.kl_coef, config)
 
     def moved(update: int) -> tuple[bool, bool]:
-        learned = learning.learn(update, rollout, targets, 0.05, acting, config, cpu)
+        learned = learning.learn(update, rollout, targets, 0.05, acting, running(config, cpu))
         assert (learned.learning_rate == 0) == (update == 0)
         assert all(weight.grad is None for weight in acting.policy.model.parameters())
         after = (acting.policy.model.state_dict(), acting.critic.model.state_dict())

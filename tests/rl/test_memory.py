@@ -17,7 +17,7 @@ from salsa_cli.errors import SalsaError
 from salsa_cli.models import activation_memory, loading, shapes
 from salsa_cli.models.activation_memory import Machine
 from salsa_cli.rl import memory, preflight
-from salsa_cli.rl.memory import Demand, Held
+from salsa_cli.rl.memory import MemoryPlan, MemoryUse
 from salsa_cli.runs.events import DryRun, Event, Note, silent
 from tests.support import tiny
 from tests.support.ppo_runs import configure_anchored as configure
@@ -35,26 +35,28 @@ CLASSIFIER = BODY + 24 * 16 + 16
 """Weights of the tiny models: two layers of width 16, one key-value head of two, 24 words."""
 
 
-def demand(config: PPOConfig, machine: Machine = FLOAT32) -> Demand:
-    return memory.demand(preflight.prepare(config, silent), config, machine)
+def demand(config: PPOConfig, machine: Machine = FLOAT32) -> MemoryPlan:
+    return memory.plan_memory(preflight.prepare(config, silent), config, machine)
 
 
 def test_models_are_counted_by_hand(world: World, tmp_path: Path) -> None:
     config = configure(world, tmp_path / "policy", minibatches=2)
     assert demand(config, MIXED).models == {
-        "policy": Held(4 * LANGUAGE, 4 * LANGUAGE, 8 * LANGUAGE),
-        "critic": Held(4 * CLASSIFIER, 4 * CLASSIFIER, 8 * CLASSIFIER),
-        "reference": Held(2 * LANGUAGE),
-        "rewards": Held(2 * CLASSIFIER),
-        "an anchor": Held(2 * LANGUAGE),
+        "policy": MemoryUse(4 * LANGUAGE, 4 * LANGUAGE, 8 * LANGUAGE),
+        "critic": MemoryUse(4 * CLASSIFIER, 4 * CLASSIFIER, 8 * CLASSIFIER),
+        "reference": MemoryUse(2 * LANGUAGE),
+        "rewards": MemoryUse(2 * CLASSIFIER),
+        "an anchor": MemoryUse(2 * LANGUAGE),
     }
     config = replace(config, ref_update="ema", critic="policy", watch_reward=(str(world.rm),))
     found = demand(config, MIXED).models
-    assert found["reference"] == Held(4 * LANGUAGE)  # it moves
+    assert found["reference"] == MemoryUse(4 * LANGUAGE)  # it moves
     assert found["critic"].weights == 4 * (LANGUAGE - 24 * 16)  # no logits
-    assert found["watched"] == Held(2 * CLASSIFIER)
+    assert found["watched"] == MemoryUse(2 * CLASSIFIER)
     plan = preflight.prepare(config, silent)
-    eight = memory.demand(plan, replace(config, optimiser="adamw-8bit"), FLOAT32).models["policy"]
+    eight = memory.plan_memory(plan, replace(config, optimiser="adamw-8bit"), FLOAT32).models[
+        "policy"
+    ]
     assert eight.optimiser == int((2 + 8 / 256) * LANGUAGE)
 
 
@@ -62,7 +64,7 @@ def test_the_largest_anchor_that_shares_no_base_is_counted(world: World, tmp_pat
     """With adapters on the start's weights, those of the soup's other ingredient are alone."""
     soup = f"soup({world.a},{world.b},alpha=0.5)"
     config = configure(world, tmp_path / "policy", ref=(soup,), lora_rank=2)
-    assert demand(config).models["an anchor"] == Held(4 * LANGUAGE)
+    assert demand(config).models["an anchor"] == MemoryUse(4 * LANGUAGE)
     alone = replace(config, ref=(str(world.a),), policy=str(world.a))
     assert "an anchor" not in demand(alone).models
 
@@ -74,19 +76,19 @@ def test_phases_are_counted_by_hand(world: World, tmp_path: Path) -> None:
     resident = 4 * (2 * LANGUAGE + 2 * CLASSIFIER)
     moments = 8 * (LANGUAGE + CLASSIFIER)
     passing = 12 * 16 + 12 * 32
-    assert found.phases["rollout"] == Held(
+    assert found.phases["rollout"] == MemoryUse(
         resident, 0, moments, 8 * 5 * passing, 12 * 8 * 24, 2 * 2 * 8 * 8 * 11 * 4
     )
-    assert found.phases["scoring"] == Held(resident, 0, moments, 8 * 11 * passing)
+    assert found.phases["scoring"] == MemoryUse(resident, 0, moments, 8 * 11 * passing)
     # References and anchors pass four times as many answers, which keep nothing.
-    scored = Held(resident, 0, moments, 4 * 4 * 11 * passing, 1000)
+    scored = MemoryUse(resident, 0, moments, 4 * 4 * 11 * passing, 1000)
     assert found.phases["log-probabilities"] == scored
     assert found.phases["anchors"] == replace(scored, weights=resident + 4 * LANGUAGE)
     # Two layers of queries and attention (16 each), keys and values (8 each), two norms of three
     # numbers a width, and four of the inner width; the last norm.
     kept = 4 * 11 * 4 * (2 * (2 * 16 + 2 * 8 + 2 * 3 * 16 + 4 * 32) + 3 * 16)
     gradients = 4 * (LANGUAGE + CLASSIFIER) + 4 * 24 * 16  # and the head's again, to be added
-    assert found.phases["learning"] == Held(resident, gradients, moments, 2 * kept, 1000)
+    assert found.phases["learning"] == MemoryUse(resident, gradients, moments, 2 * kept, 1000)
     assert found.busiest == "learning"
     assert found.peak == resident + gradients + moments + 2 * kept + 1000
 
@@ -220,14 +222,14 @@ def test_the_micro_batch_is_the_largest_divisor_that_fits(world: World, tmp_path
     )
     plan = preflight.prepare(config, silent)
     peaks = {
-        size: memory.demand(plan, replace(config, micro_batch_size=size), FLOAT32).peak
+        size: memory.plan_memory(plan, replace(config, micro_batch_size=size), FLOAT32).peak
         for size in (1, 2, 3, 4, 6)
     }
     assert peaks[1] <= peaks[2] < peaks[3] < peaks[4] < peaks[6]
 
     def picked(available: float) -> int | None:
-        found, needed = memory.fitted(plan, config, FLOAT32, int(available))
-        assert needed == memory.demand(plan, found, FLOAT32)
+        found, needed = memory.fit_micro_batch(plan, config, FLOAT32, int(available))
+        assert needed == memory.plan_memory(plan, found, FLOAT32)
         return found.micro_batch_size
 
     assert picked(1e12) is None  # a whole minibatch of 12
@@ -236,7 +238,7 @@ def test_the_micro_batch_is_the_largest_divisor_that_fits(world: World, tmp_path
     assert picked(peaks[4] / FLOAT32.headroom - 2) == 3
     assert picked(0) == 1
     given = replace(config, micro_batch_size=6)
-    assert memory.fitted(plan, given, FLOAT32, 0)[0] == given
+    assert memory.fit_micro_batch(plan, given, FLOAT32, 0)[0] == given
 
 
 def small(monkeypatch: pytest.MonkeyPatch, available: int) -> None:
@@ -250,7 +252,7 @@ def test_a_run_picks_its_micro_batch_says_so_and_keeps_to_it(
     config = configure(world, tmp_path / "policy", updates=4, save_every=2, minibatches=1)
     plan = preflight.prepare(config, silent)
     machine = Machine.of(start_runtime("cpu"))
-    of_two = memory.demand(plan, replace(config, micro_batch_size=2), machine).peak
+    of_two = memory.plan_memory(plan, replace(config, micro_batch_size=2), machine).peak
     small(monkeypatch, int(of_two / machine.headroom) + 2)
     notes: list[str] = []
 
@@ -290,8 +292,8 @@ def test_a_run_that_cannot_fit_is_refused_with_what_helps(
     assert not any(tmp_path.iterdir())
 
 
-def found(**phases: Held) -> Demand:
-    return Demand({}, phases, 4)
+def found(**phases: MemoryUse) -> MemoryPlan:
+    return MemoryPlan({}, phases, 4)
 
 
 @pytest.mark.parametrize(
@@ -307,11 +309,13 @@ def test_the_advice_is_about_the_peak(
 ) -> None:
     config = configure(world, tmp_path / "policy")
     with pytest.raises(SalsaError) as caught:
-        memory.check(found(**{"scoring": Held(5), phase: Held(6, 1)}), config, 6, on_cpu=False)
+        memory.check(
+            found(**{"scoring": MemoryUse(5), phase: MemoryUse(6, 1)}), config, 6, on_cpu=False
+        )
     assert f"about 7B at its peak, {phase} (weights 6B, gradients 1B), and" in str(caught.value)
     assert advice in str(caught.value)
     assert "--offload ref,reward" in str(caught.value)
-    memory.check(found(**{phase: Held(6)}), config, 6, on_cpu=False)
+    memory.check(found(**{phase: MemoryUse(6)}), config, 6, on_cpu=False)
 
 
 def test_a_dry_run_has_a_table_and_its_numbers(world: World, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_a_critic_that_learns_nothing() -> None:
 
 
 def test_a_warning_is_named_once() -> None:
-    watch = monitors.Watch()
+    watch = monitors.AlarmTracker()
     found = [watch.add(metrics) for metrics in history(5, finished=[0.9, 0.1, 0.1, 0.9, 0.1])]
     assert [len(alarms) for alarms in found] == [0, 1, 0, 0, 0]
 

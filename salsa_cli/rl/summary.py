@@ -1,0 +1,94 @@
+"""The metrics of one update, from what its stages computed."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+
+from salsa_cli.config.ppo import PPOConfig
+from salsa_cli.generation.rollouts import Rollout
+from salsa_cli.maths import advantages as adv
+from salsa_cli.maths import kl, masked, statistics
+from salsa_cli.rl import experience
+from salsa_cli.rl.experience import ScoredBatch
+from salsa_cli.rl.learning import LearningMetrics, Targets
+from salsa_cli.rl.metrics import UpdateMetrics
+
+
+@dataclass(frozen=True)
+class AnchorKLs:
+    """What is measured of the anchors in some updates only.
+
+    Attributes:
+        kls: nats per answer by the name of the anchor; empty where not measured.
+        reference_end: mean log-probability of an empty answer under the reference, if measured.
+    """
+
+    kls: Mapping[str, float]
+    reference_end: float | None
+
+
+def update_metrics(
+    update: int,
+    kl_coef: float,
+    scored: ScoredBatch,
+    rollout: Rollout,
+    penalty: torch.Tensor,
+    targets: Targets,
+    anchors: AnchorKLs,
+    learned: LearningMetrics,
+    seconds: Mapping[str, float],
+    config: PPOConfig,
+) -> UpdateMetrics:
+    """The row of metrics.jsonl of one update.
+
+    Args:
+        update: updates finished before this one.
+        kl_coef: the coefficient in this update.
+        scored: rewards of the answers.
+        rollout: the answers, before anything was learned from them.
+        penalty: `[B, R]` the penalised divergence.
+        targets: what the update trained on.
+        anchors: KLs to the anchors.
+        learned: means over the optimizer steps.
+        seconds: time by stage.
+        config: the settings.
+    """
+    sampled, mask = rollout.sampled, rollout.mask
+    penalty_sums = kl.per_answer(penalty, mask)
+    mismatch = experience.mismatch(rollout)
+    return UpdateMetrics(
+        update=update + 1,
+        reward=float(scored.trained.mean()),
+        reward_std=float(scored.trained.std(unbiased=False)),
+        rewards=_by_member(config, scored),
+        watched=experience.means(config.watch_reward, scored.watched),
+        kl=float(experience.kl_sums(rollout).mean()),
+        kl_anchors=anchors.kls,
+        reference_end=anchors.reference_end,
+        penalty=float(penalty_sums.mean()),
+        kl_coef=kl_coef,
+        objective=float(adv.objective(rollout.scores, penalty_sums, kl_coef)),
+        length=float(sampled.lengths.float().mean()),
+        finished=float(sampled.finished.float().mean()),
+        # Unbiased for the policy's entropy, since the tokens are its own samples (or, of a server,
+        # as nearly as `sampler_mismatch` says).
+        entropy=float(masked.masked_mean(-rollout.logprobs, mask)),
+        length_reward_correlation=statistics.correlation(
+            sampled.lengths.cpu().numpy(), scored.trained.numpy()
+        ),
+        explained_variance=float(adv.explained_variance(rollout.values, targets.returns, mask)),
+        mean_return=float(masked.masked_mean(targets.returns, mask)),
+        **asdict(learned),
+        tokens=int(sampled.lengths.sum()),
+        sampler_mismatch=None if mismatch is None else mismatch.nats,
+        sampler_truncated=None if mismatch is None else mismatch.truncated,
+        time=seconds,
+    )
+
+
+def _by_member(config: PPOConfig, scored: ScoredBatch) -> Mapping[str, float]:
+    """Mean reward of each member of an ensemble; empty for a single reward."""
+    if len(config.reward) == 1:
+        return {}
+    return experience.means(config.reward, scored.scores.members)
