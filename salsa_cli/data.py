@@ -343,10 +343,21 @@ def _read_json(path: Path) -> Iterator[Row]:
         raise SalsaError(
             f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg})"
         ) from error
-    rows = value.get("data") if isinstance(value, dict) else value
+    rows = value.get("data", _rows_of_columns(value)) if isinstance(value, dict) else value
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise SalsaError(f"{path}: expected a JSON list of objects (one object a line is .jsonl)")
     yield from rows
+
+
+def _rows_of_columns(columns: Mapping[str, Any]) -> list[Row] | None:
+    """The rows of a JSON object of columns, equally long lists; what is no list is in every row."""
+    lengths = {len(column) for column in columns.values() if isinstance(column, list)}
+    if len(lengths) != 1:
+        return None
+    return [
+        {name: one[index] if isinstance(one, list) else one for name, one in columns.items()}
+        for index in range(lengths.pop())
+    ]
 
 
 def _read_csv(path: Path) -> Iterator[Row]:

@@ -40,8 +40,16 @@ class EvalConfig(ModelConfig):
         tuple[str, ...],
         Setting(
             "Count stored verdicts instead of judging: a file or folder of FastChat, Arena-Hard, "
-            "LLMBar, PandaLM or salsa. Repeatable.",
+            "LLMBar, PandaLM, AlpacaEval, JudgeBench, RewardBench, evalscope or salsa. Repeatable.",
             metavar="FILE",
+        ),
+    ] = ()
+    columns: Annotated[
+        tuple[str, ...],
+        Setting(
+            "What the columns of --judgments are in a file of another format: a, b and outcome, or "
+            "a and score_a; and perhaps question, judge, turn, category. Repeatable.",
+            metavar="a=COLUMN,...",
         ),
     ] = ()
     answers: Annotated[
@@ -260,6 +268,8 @@ class EvalConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         judging = {"MODEL": self.models, "--prompts": self.prompts, "--judge": self.judge}
+        if self.columns and not self.judgments:
+            raise UsageError("--columns has no effect without --judgments")
         if self.judgments:
             useless = [name for name, value in judging.items() if value and name != "--prompts"]
             if useless:

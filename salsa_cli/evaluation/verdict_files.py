@@ -13,7 +13,7 @@ from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.evaluation.report import disputed, report_page
 from salsa_cli.evaluation.results import counting, eval_result, style_control
 from salsa_cli.evaluation.results.eval_result import EvalResult
-from salsa_cli.evaluation.results.style_control import Answers
+from salsa_cli.evaluation.results.style_control import Answers, StoredAnswer
 from salsa_cli.evaluation.verdicts import formats, oddities
 from salsa_cli.evaluation.verdicts.formats import Stored
 from salsa_cli.records import JSON, write_json
@@ -29,7 +29,7 @@ def run(config: EvalConfig, report: Report) -> Result:
         return done
     run_folder.check_output(config.output, config.force)
     questions = benchmarks.load(config.prompts) if config.prompts is not None else []
-    files = categorised(formats.read(config.judgments, config.baseline), questions)
+    files = categorised(formats.read(config.judgments, config.baseline, config.columns), questions)
     check_baseline(files, config)
     for line in _contents(files):
         report(Note(line))
@@ -46,7 +46,7 @@ def run(config: EvalConfig, report: Report) -> Result:
                 "judges": ", ".join(dict.fromkeys(v.judge for one in files for v in one.verdicts)),
             }
         )
-    answers = style_control.read(config.answers)
+    answers = style_control.read(config.answers) or _outputs(files)
     counted = counting.count(
         files,
         answers,
@@ -119,6 +119,23 @@ def write(folder: Path, config: EvalConfig, result: EvalResult) -> None:
     }
     run_folder.write_record(folder, eval_result.RECORD, eval_result.made_by(config, inputs))
     write_json(folder / eval_result.FILE, result.record())
+
+
+def _outputs(files: Sequence[Stored]) -> Answers:
+    """The answers that the files hold themselves, if they hold those of every model."""
+    found: dict[str, dict[str, StoredAnswer]] = {}
+    for one in files:
+        for model, texts in one.outputs.items():
+            answers = found.setdefault(model, {})
+            for question, text in texts.items():
+                answers[question] = StoredAnswer(style_control.of_text(text), (text,))
+    compared = [v for one in files for v in one.verdicts if v.b is not None]
+    whole = all(
+        verdict.question in found.get(str(name), {})
+        for verdict in compared
+        for name in (verdict.a, verdict.b)
+    )
+    return found if whole else {}
 
 
 def _prompts(answers: Answers) -> dict[str, tuple[str, ...]]:

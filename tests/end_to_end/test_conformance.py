@@ -224,6 +224,51 @@ def test_llmbar_texts() -> None:
 # --- PandaLM ---
 
 
+# --- the files as their publishers have them ---
+
+
+def test_upstream_llmbar() -> None:
+    path = folder("upstream_spellings")
+    figures = expected(path)["llmbar_natural_gpt4_vanilla"]
+    files = formats.read([str(path / "llmbar_natural_gpt4_vanilla_result.json.gz")])
+    (row,) = judge_agreement.accuracies(files, FEW)
+    assert row.n == figures["of"]
+    assert row.correct_forward == figures["correct_given_order"]
+    assert row.correct_backward == figures["correct_swapped_order"]
+    assert (row.correct_both, row.alike) == (figures["correct_both"], figures["equal"])
+
+
+def test_upstream_pandalm() -> None:
+    path = folder("upstream_spellings")
+    figures = expected(path)["pandalm_7b"]
+    names = [folder("pandalm") / "testset-v1.jsonl.gz", path / "pandalm-7b-testset-v1.json.gz"]
+    found = verdicts(formats.read([str(name) for name in names]))
+    labels: dict[str, list[float]] = {}
+    for verdict in found:
+        if verdict.judge.startswith("annotator"):
+            assert verdict.outcome is not None
+            labels.setdefault(verdict.question, []).append(verdict.outcome)
+    model = [one for one in found if one.judge == "pandalm-7b-testset-v1"]
+    # The models of the responses are those of the test set.
+    assert {one.a for one in model} == {one.a for one in found}
+    counts = Counter({1.0: "1", 0.0: "2", 0.5: "0"}[float(one.outcome or 0.0)] for one in model)
+    assert counts == figures["counts"]
+    majority = {q: Counter(given).most_common(1)[0][0] for q, given in labels.items()}
+    right = sum(one.outcome == majority[one.question] for one in model)
+    assert (right, len(model)) == (figures["right"], figures["of"])
+    assert right / len(model) == pytest.approx(figures["accuracy_against_majority"], abs=5e-7)
+
+
+def test_upstream_ja_vicuna_qa() -> None:
+    path = folder("upstream_spellings")
+    figures = expected(path)["ja_vicuna_swallow70b"]
+    rules = Rules("both-agree", "tie", "openai--text-davinci-003")
+    (row,) = rates(path / "ja_vicuna_swallow70b_gpt4_pair.jsonl.gz", rules).values()
+    assert row.a == "tokyotech-llm--Swallow-70b-instruct-hf" and row.judge == "gpt-4"
+    assert round(100 * row.win_rate, 1) == figures["adjusted_win_rate_percent"]
+    assert round(100 * row.losses / row.n, 1) == figures["loss_rate_percent"]
+
+
 def pandalm(path: Path) -> Sequence[Stored]:
     names = ("testset-v1.jsonl.gz", "gpt-3.5-turbo_verdicts.jsonl.gz")
     return formats.read([str(path / name) for name in names])

@@ -105,7 +105,8 @@ def _by_judge(dispute: Dispute) -> dict[str, list[str]]:
     """The verdicts of each judge in one word: a, b, tie, or a score."""
     said: dict[str, list[str]] = {}
     for verdict in dispute.verdicts:
-        word = {1.0: "a", 0.5: "tie", 0.0: "b", None: "no verdict"}[verdict.outcome]
+        outcome = verdict.outcome
+        word = "no verdict" if outcome is None else _side(outcome)
         if verdict.b is None and verdict.score_a is not None:
             word = f"{verdict.score_a:g}"
         said.setdefault(short_name(verdict.judge), []).append(word)
@@ -120,7 +121,12 @@ def _word(verdict: Verdict) -> str:
     strongly = " clearly" if verdict.strong else ""
     if verdict.outcome == 0.5:
         return "tie"
-    return f"{verdict.a if verdict.outcome == 1 else verdict.b} wins{strongly}"
+    assert verdict.outcome is not None
+    return f"{verdict.a if verdict.outcome > 0.5 else verdict.b} wins{strongly}"
+
+
+def _side(outcome: float) -> str:
+    return "tie" if outcome == 0.5 else "a" if outcome > 0.5 else "b"
 
 
 def _order(verdict: Verdict) -> str:

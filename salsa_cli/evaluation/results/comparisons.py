@@ -231,9 +231,9 @@ def _score(match: Match, convention: Convention, rules: Rules) -> list[Game]:
     if rules.rule == "both-agree":
         if match.failed:
             return [Game(0.5)] if rules.failed == "tie" else []
-        outcomes = {game.outcome for game in games}
+        winners = {_winner(game) for game in games}
         lone = len(games) == 1 and match.unordered is None
-        return [Game(outcomes.pop() if len(outcomes) == 1 and not lone else 0.5)]
+        return [Game(winners.pop() if len(winners) == 1 and not lone else 0.5)]
     if rules.failed == "tie":
         return [Game(0.5) if game.outcome is None else game for game in games]
     if match.failed and convention.dropped == "both":
@@ -244,12 +244,17 @@ def _score(match: Match, convention: Convention, rules: Rules) -> list[Game]:
 def _exact_rate(points: Array, weights: Array, per_question: bool) -> float:
     """The mean over questions, or over verdicts, rounded so that both sides' rates sum to 1.
 
-    Points are halves of whole numbers, so the sum is a fraction of whole numbers; the smaller rate
-    is 1 minus the larger, a difference that floating point holds exactly (Sterbenz 1974), while 1/3
-    and 2/3, each rounded, need not sum to 1. NaN where nothing counts.
+    Most points are halves of whole numbers, so that their sum is an exact fraction. The smaller
+    rate is 1 minus the larger, a difference that floating point holds exactly (Sterbenz 1974),
+    while 1/3 and 2/3, each rounded, need not sum to 1. NaN where nothing counts.
     """
     if not len(points):
         return float("nan")
+    if (np.rint(2 * points) != 2 * points).any():
+        ours, theirs = (
+            _mean_rate(side, weights, per_question) for side in (points, weights - points)
+        )
+        return ours if ours >= theirs else 1.0 - theirs
     halves, whole = (2 * points).astype(np.int64), weights.astype(np.int64)
     if per_question:
         sums = (
@@ -260,6 +265,16 @@ def _exact_rate(points: Array, weights: Array, per_question: bool) -> float:
     else:
         rate = Fraction(int(halves.sum()), 2 * int(whole.sum()))
     return float(rate) if 2 * rate >= 1 else 1.0 - float(1 - rate)
+
+
+def _mean_rate(points: Array, weights: Array, per_question: bool) -> float:
+    return float(np.mean(points / weights) if per_question else points.sum() / weights.sum())
+
+
+def _winner(game: Game) -> float:
+    """1, 0.5 or 0: who won, where a judge gives the probability of it."""
+    assert game.outcome is not None
+    return 0.5 if game.outcome == 0.5 else float(game.outcome > 0.5)
 
 
 def _points(game: Game) -> float:

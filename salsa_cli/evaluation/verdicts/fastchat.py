@@ -10,6 +10,10 @@ from salsa_cli.evaluation.verdicts.verdict import Order, Verdict
 SINGLE = frozenset({"question_id", "model", "judge", "score"})
 PAIR = frozenset({"question_id", "model_1", "model_2", "judge", "g1_winner", "g2_winner"})
 
+# As newer files have them.
+SINGLE_OF_MODEL = SINGLE - {"judge"} | {"judge_model"}
+PAIR_OF_MODEL = PAIR - {"judge"} | {"judge_model"}
+
 VOTE = frozenset({"question_id", "model_a", "model_b", "judge", "winner"})
 
 _FAILED = -1

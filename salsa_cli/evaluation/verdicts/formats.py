@@ -2,16 +2,31 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
 from salsa_cli import data
 from salsa_cli.data import Source
 from salsa_cli.errors import SalsaError, UsageError
-from salsa_cli.evaluation.verdicts import arena_hard, fastchat, llmbar, pandalm
+from salsa_cli.evaluation.verdicts import (
+    alpaca_eval,
+    arena_hard,
+    evalscope,
+    fastchat,
+    judge_bench,
+    llmbar,
+    mapped,
+    pandalm,
+    reward_bench,
+)
+from salsa_cli.evaluation.verdicts.mapped import Columns
 from salsa_cli.evaluation.verdicts.rows import StoredRow
 from salsa_cli.evaluation.verdicts.verdict import Verdict, from_row
+
+_MAPPED = "--columns"
+_NEAR = 0.6
 
 
 @dataclass(frozen=True)
@@ -36,6 +51,7 @@ class Stored:
     """The verdicts of one file; `gold` is the judge that holds the gold labels.
 
     `rows` has the row of each verdict in the file, from 0; it is empty for verdicts of this run.
+    `outputs` has the answers that the file itself holds, by model and question.
     """
 
     source: str
@@ -44,6 +60,7 @@ class Stored:
     verdicts: Sequence[Verdict]
     gold: str | None = None
     rows: Sequence[int] = ()
+    outputs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def by_judge(self, name: str) -> "Stored":
         """Only the verdicts of one judge."""
@@ -63,6 +80,15 @@ class _Format:
     read: Callable[[StoredRow, _Context], list[Verdict]]
     convention: Convention = Convention()
     gold: str | None = None
+    outputs: Callable[[StoredRow], list[tuple[str, str, str]]] | None = None
+    ending: str | None = None
+
+    def lacks(self, row: Mapping[str, object]) -> list[str]:
+        """The columns that a row lacks for this format; `ending` is of a column of any name."""
+        missing = sorted(self.columns - set(row))
+        if self.ending is not None and not any(name.endswith(self.ending) for name in row):
+            missing.append(f"...{self.ending}")
+        return missing
 
 
 def _own(row: StoredRow, context: _Context) -> list[Verdict]:
@@ -81,6 +107,13 @@ _FORMATS = (
         lambda row, _: fastchat.single(row),
         Convention(rate="pooled"),
     ),
+    _Format("FastChat pairwise", fastchat.PAIR_OF_MODEL, lambda row, _: fastchat.pair(row)),
+    _Format(
+        "FastChat single",
+        fastchat.SINGLE_OF_MODEL,
+        lambda row, _: fastchat.single(row),
+        Convention(rate="pooled"),
+    ),
     _Format("FastChat votes", fastchat.VOTE, lambda row, _: fastchat.vote(row)),
     _Format(
         "Arena-Hard v2.0",
@@ -95,23 +128,53 @@ _FORMATS = (
         Convention(rate="pooled", strong_weight=3, dropped="game", style_origin="mean"),
     ),
     _Format("LLMBar", llmbar.COLUMNS, lambda row, _: llmbar.games(row), gold=llmbar.GOLD),
+    _Format("LLMBar", llmbar.RESULT, lambda row, _: llmbar.result(row), gold=llmbar.GOLD),
     _PANDALM_TESTSET,
     _Format(
         "PandaLM verdicts",
         pandalm.VERDICTS,
         lambda row, context: pandalm.model(row, context.sides),
+        ending=pandalm.RESULT,
+    ),
+    _Format(
+        "AlpacaEval",
+        alpaca_eval.COLUMNS,
+        lambda row, _: alpaca_eval.annotation(row),
+        outputs=alpaca_eval.outputs,
+    ),
+    _Format(
+        "JudgeBench",
+        judge_bench.COLUMNS,
+        lambda row, _: judge_bench.games(row),
+        gold=judge_bench.GOLD,
+    ),
+    _Format("RewardBench", reward_bench.COLUMNS, lambda row, _: reward_bench.credit(row)),
+    _Format(
+        "evalscope",
+        evalscope.REVIEW,
+        lambda row, _: evalscope.battle(row),
+        Convention(rate="pooled", strong_weight=3),
+    ),
+    _Format(
+        "evalscope",
+        evalscope.BATTLE,
+        lambda row, _: evalscope.battle(row),
+        Convention(rate="pooled", strong_weight=3),
     ),
     _Format("salsa", frozenset({"question", "judge", "a"}), _own),
     _Format("salsa", frozenset({"prompt", "judge", "a", "b", "outcome"}), _own),
 )
 
 
-def read(names: Sequence[str], baseline: str | None = None) -> list[Stored]:
+def read(
+    names: Sequence[str], baseline: str | None = None, columns: Sequence[str] = ()
+) -> list[Stored]:
     """The verdicts of files and folders, each in whichever format it has.
 
     Args:
         names: files that `data.read` reads, or folders of them.
         baseline: the model that Arena-Hard's games are against, where the file does not name it.
+        columns: `NAME=COLUMN`, the columns of files in none of the known formats.
 
     Raises:
         SalsaError: a file cannot be read, is named twice, has a format that is not known, or a row
@@ -122,21 +185,46 @@ def read(names: Sequence[str], baseline: str | None = None) -> list[Stored]:
     if twice := [file for file, times in places.items() if times > 1]:
         raise UsageError(f"{twice[0]} is named {places[twice[0]]} times; name it once")
     sources = [data.read(file) for file in files]
-    known = [(source, _format(source)) for source in sources]
+    given = mapped.columns(columns)
+    known = [(source, _format(source, given)) for source in sources]
+    if given is not None and all(kind.name != _MAPPED for _, kind in known):
+        raise UsageError("--columns has no effect: the format of every file is known")
     context = _Context(baseline, _sides(known))
     return [_read(source, kind, context) for source, kind in known]
 
 
-def _format(source: Source) -> _Format:
+def _format(source: Source, columns: Columns | None) -> _Format:
     row = source.rows[0]
     for kind in _FORMATS:
-        if kind.columns <= set(row):
+        if not kind.lacks(row):
             return kind
+    if columns is not None:
+        needed = frozenset(columns.of.values())
+        if missing := sorted(needed - set(row)):
+            raise UsageError(
+                f"--columns: {source.name} has no column {', '.join(missing)}; it has "
+                f"{', '.join(row)}"
+            )
+        return _Format(_MAPPED, needed, lambda row, _: columns.read(row))
     raise SalsaError(
         f"{source.name}: no stored verdicts that salsa knows; the first row has the columns "
         f"{', '.join(row) or 'none'}; expected a file of "
-        f"{', '.join(dict.fromkeys(kind.name for kind in _FORMATS))}"
+        f"{', '.join(dict.fromkeys(kind.name for kind in _FORMATS))}{_nearest(row)}. "
+        "--columns a=COLUMN,b=COLUMN,outcome=COLUMN says what the columns of another file are"
     )
+
+
+def _nearest(row: Mapping[str, object]) -> str:
+    """Which format a row comes nearest to, and what it lacks for it; nothing if none is near."""
+    shares = [(1 - len(kind.lacks(row)) / (len(kind.columns) or 1), kind) for kind in _FORMATS]
+    share, kind = max(shares, key=lambda one: one[0])
+    if share < _NEAR:
+        return ""
+    missing = []
+    for name in kind.lacks(row):
+        alike = get_close_matches(name, [one for one in row if one not in kind.columns], n=1)
+        missing.append(f"{name} (is it {alike[0]}?)" if alike else name)
+    return f"; it comes nearest to {kind.name}, and lacks {', '.join(missing)}"
 
 
 def _sides(known: Sequence[tuple[Source, _Format]]) -> Mapping[str, tuple[str, str]]:
@@ -152,10 +240,13 @@ def _sides(known: Sequence[tuple[Source, _Format]]) -> Mapping[str, tuple[str, s
 def _read(source: Source, kind: _Format, context: _Context) -> Stored:
     verdicts: list[Verdict] = []
     rows: list[int] = []
+    outputs: dict[str, dict[str, str]] = {}
     for index, row in enumerate(source.rows):
-        if not kind.columns <= set(row):
-            missing = ", ".join(sorted(kind.columns - set(row)))
-            raise source.error(index, f"no column {missing}, which {kind.name} has")
-        verdicts += kind.read(StoredRow(source, index), context)
+        if missing := kind.lacks(row):
+            raise source.error(index, f"no column {', '.join(missing)}, which {kind.name} has")
+        stored = StoredRow(source, index)
+        verdicts += kind.read(stored, context)
         rows += [index] * (len(verdicts) - len(rows))
-    return Stored(source.name, kind.name, kind.convention, verdicts, kind.gold, rows)
+        for model, question, text in kind.outputs(stored) if kind.outputs else ():
+            outputs.setdefault(model, {})[question] = text
+    return Stored(source.name, kind.name, kind.convention, verdicts, kind.gold, rows, outputs)

@@ -6,13 +6,15 @@ from salsa_cli.evaluation.verdicts.rows import StoredRow, stem
 from salsa_cli.evaluation.verdicts.verdict import Verdict
 
 TESTSET = frozenset({"idx", "cmp_key", "annotator1", "annotator2", "annotator3"})
-VERDICTS = frozenset({"idx", "gpt_result"})
+VERDICTS = frozenset({"idx"})
+RESULT = "_result"
+"""How the column of a model's verdict ends: gpt_result, pandalm_result."""
 
 Sides = Mapping[str, tuple[str, str]]
 """The two models of each item, by its id."""
 
 _HUMAN = {0: 0.5, 1: 1.0, 2: 0.0}
-_MODEL = {"1": 1.0, "2": 0.0, "Tie": 0.5}
+_MODEL = {"1": 1.0, "2": 0.0, "0": 0.5, "Tie": 0.5, "tie": 0.5}
 
 
 def sides(row: StoredRow) -> tuple[str, str]:
@@ -43,7 +45,11 @@ def model(row: StoredRow, known: Sides) -> list[Verdict]:
     """The verdict of a model; without the test set, the models of the responses are unknown."""
     question = row.identifier("idx")
     a, b = known.get(question, ("response1", "response2"))
-    outcome = _MODEL.get(row.text("gpt_result"))
+    (column, *_) = row.columns_ending_with(RESULT)
+    value = row.get(column)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise row.error(f"column '{column}' is {value!r:.40}; expected 1, 2 or a tie")
+    outcome = _MODEL.get(str(value).strip())
     return [
         Verdict(
             question=question,
@@ -51,6 +57,6 @@ def model(row: StoredRow, known: Sides) -> list[Verdict]:
             a=a,
             b=b,
             outcome=outcome,
-            invalid=None if outcome is not None else f"no verdict: {row.get('gpt_result')!r:.20}",
+            invalid=None if outcome is not None else f"no verdict: {value!r:.20}",
         )
     ]

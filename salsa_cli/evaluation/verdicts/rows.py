@@ -25,6 +25,10 @@ class StoredRow:
         """Whether the row has the column."""
         return name in self.source.rows[self.index]
 
+    def columns_ending_with(self, ending: str) -> list[str]:
+        """The columns whose names end so."""
+        return [name for name in self.source.rows[self.index] if name.endswith(ending)]
+
     def error(self, text: str) -> SalsaError:
         """An error about this row."""
         return self.source.error(self.index, text)
@@ -66,18 +70,19 @@ class StoredRow:
         return value
 
     def judge(self) -> str:
-        """The judge; FastChat writes [name, prompt]."""
-        value = self.get("judge")
+        """The judge; FastChat writes [name, prompt], or `judge_model` in newer files."""
+        column = "judge" if self.has("judge") else "judge_model"
+        value = self.get(column)
         name = value[0] if isinstance(value, list | tuple) and value else value
         if not isinstance(name, str) or not name:
-            raise self.error(f"column 'judge' is {value!r:.40}; expected the name of a judge")
-        return self._whole("judge", name)
+            raise self.error(f"column '{column}' is {value!r:.40}; expected the name of a judge")
+        return self._whole(column, name)
 
-    def turn(self) -> int:
+    def turn(self, column: str = "turn") -> int:
         """The turn of the conversation, from 1; 1 if the row has none."""
-        value = self.get("turn") if self.has("turn") else 1
+        value = self.get(column) if self.has(column) else 1
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise self.error(f"column 'turn' is {value!r:.40}; expected 1 or more")
+            raise self.error(f"column '{column}' is {value!r:.40}; expected 1 or more")
         return value
 
     def _whole(self, name: str, text: str) -> str:

@@ -29,7 +29,7 @@ class Verdict:
         b: the other model; None where `a` is graded alone.
         turn: of the conversation, from 1.
         order: whose answer was shown first; None where there is no order.
-        outcome: 1, 0.5 or 0 for `a`.
+        outcome: from 0 (`b` won) to 1 (`a` won), 0.5 for a tie.
         strong: whether the judge called the winner much better (Arena-Hard's `>>`).
         score_a: score of `a`'s answer.
         score_b: score of `b`'s answer.
@@ -153,8 +153,8 @@ def _check(verdict: Verdict) -> None:
             raise SalsaError(f"column '{name}' is {score!r:.40}; expected a finite number")
     if verdict.order not in (None, "ab", "ba"):
         raise SalsaError(f"column 'order' is '{verdict.order}'; expected 'ab' or 'ba'")
-    if verdict.outcome not in (None, 0, 0.5, 1):
-        raise SalsaError(f"column 'outcome' is {verdict.outcome}; expected 0, 0.5 or 1")
+    if verdict.outcome is not None and not 0 <= verdict.outcome <= 1:
+        raise SalsaError(f"column 'outcome' is {verdict.outcome}; expected a number from 0 to 1")
     if verdict.invalid is not None:
         if verdict.outcome is not None or verdict.score_a is not None:
             had = "outcome" if verdict.outcome is not None else "score_a"

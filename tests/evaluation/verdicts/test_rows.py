@@ -38,7 +38,7 @@ from tests.support.verdict_rows import read_verdicts as read
         (LLMBAR, {"order_12": {"winner": "a"}}, "expected a 'winner' of 1, 2 or nothing"),
         (PANDALM, {"annotator2": 3}, "column 'annotator2' is 3; expected one of 0, 1, 2"),
         (PANDALM, {"cmp_key": "x"}, "column 'cmp_key' is 'x'; expected MODEL_MODEL"),
-        (OWN, {"outcome": 3}, "column 'outcome' is 3; expected 0, 0.5 or 1"),
+        (OWN, {"outcome": 3}, "column 'outcome' is 3; expected a number from 0 to 1"),
         (OWN, {"turn": 0}, "column 'turn' is 0; expected 1 or more"),
         (OWN, {"a": ""}, "column 'a' is ''; expected a text"),
         (OWN, {"score_a": float("nan")}, "column 'score_a' is nan; expected a finite number"),
