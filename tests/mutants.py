@@ -98,8 +98,8 @@ MUTANTS = [
     Mutant(
         "temperature forgotten in the rollout",
         "rl/experience.py",
-        '{"temperature": config.temperature, "runtime"',
-        '{"temperature": 1.0, "runtime"',
+        "length=config.response_length,\n        temperature=config.temperature,",
+        "length=config.response_length,\n        temperature=1.0,",
     ),
     Mutant(
         "temperature forgotten in the reference",
@@ -309,8 +309,8 @@ MUTANTS = [
     Mutant(
         "each pass divided by its own tokens",
         "rl/learning.py",
-        "mask = rollout.mask[rows] & (not idle)\n",
-        "mask = rollout.mask[rows] & (not idle)\n        tokens = mask.sum()\n",
+        "mask = rollout.mask[rows] & each.counts\n",
+        "mask = rollout.mask[rows] & each.counts\n        tokens = mask.sum()\n",
     ),
     Mutant(
         "gradients not clipped",

@@ -94,12 +94,12 @@ MUTANTS = [
         'stable_seed(config.seed, "member", number) if number else config.seed',
         "config.seed",
     ),
-    Mutant("no end token", "models/tokens.py", "if answer.finished else ids", "if False else ids"),
+    Mutant("no end token", "models/tokens.py", "if not answer.finished:", "if True:"),
     Mutant(
         "an end token after a cut",
         "models/tokens.py",
-        "if answer.finished else ids",
-        "if True else ids",
+        "if not answer.finished:",
+        "if False:",
     ),
     Mutant(
         "scores as they are",
