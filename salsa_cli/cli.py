@@ -1,167 +1,158 @@
 """The command line: four commands, and the one place where errors become exit codes.
 
-A command's module is imported only when it runs, so that `--help` answers at once.
+A command's module is imported only when it runs, and nothing slow before that, so that `--help`
+and a mistyped name are answered at once.
 """
 
-import importlib
 import os
+import shutil
 import sys
-from collections.abc import Callable
-from typing import Annotated, NoReturn
-
-import typer
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib import import_module
+from typing import NoReturn
 
 from salsa_cli import VERSION
+from salsa_cli.config import help as help_texts
+from salsa_cli.config import sources
 from salsa_cli.config.base import Config, TrainingConfig
-from salsa_cli.config.eval import EvalConfig
-from salsa_cli.config.options import Manners, options
-from salsa_cli.config.ppo import PPOConfig
-from salsa_cli.config.soup import SoupConfig
-from salsa_cli.config.train_rm import TrainRMConfig
+from salsa_cli.config.command_line import Manners
+from salsa_cli.config.commands import COMMANDS, Command
+from salsa_cli.config.suggestions import did_you_mean
 from salsa_cli.devices import processes
-from salsa_cli.errors import SalsaError
+from salsa_cli.errors import SalsaError, UsageError, one_line
 from salsa_cli.records import to_json
-from salsa_cli.runs import signals
-from salsa_cli.runs.events import Note, Report, Result
-from salsa_cli.runs.terminal import listening, print_error, print_result
+from salsa_cli.runs import console, signals
+from salsa_cli.runs.events import DryRun, Note, Report, Result
 
 INTERRUPTED = 130
 TERMINATED = 143
 
 SOUP, PPO, EVALUATE = "salsa_cli.soup", "salsa_cli.ppo", "salsa_cli.evaluate"
 TRAIN_RM, EVALUATE_RM = "salsa_cli.train_rm", "salsa_cli.reward_models.evaluation"
-RECOUNT = "salsa_cli.evaluation.verdict_files"
+VERDICT_FILES = "salsa_cli.evaluation.verdict_files"
 
-WITHOUT_TORCH = (SOUP, RECOUNT)
+WITHOUT_TORCH = (SOUP, VERDICT_FILES)
 IN_PARALLEL = (PPO, TRAIN_RM)
-
-app = typer.Typer(
-    name="salsa",
-    help="RLHF with PPO in which the reference model is a first-class argument.",
-    invoke_without_command=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def _version(value: bool) -> None:
-    if value:
-        print(f"salsa {VERSION}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    context: typer.Context,
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
-    ] = False,
-) -> None:
-    if context.invoked_subcommand is None:
-        print(context.get_help())
-
-
-@app.command("soup")
-@options(SoupConfig)
-def soup(config: SoupConfig, manners: Manners) -> None:
-    """Average the weights of models, piece by piece, in little memory.
-
-    salsa soup sft-a/ sft-b/ --alpha 0.5 -o ref/
-    """
-    _execute(SOUP, config, manners)
-
-
-@app.command("train-rm")
-@options(TrainRMConfig)
-def train_rm(config: TrainRMConfig, manners: Manners) -> None:
-    """Train a reward model on preference pairs, or evaluate one.
-
-    salsa train-rm sft-a/ --data prefs.jsonl -o rm/
-
-    salsa train-rm rm/ --eval-data rewardbench.jsonl -o evaluation/
-    """
-    _execute(EVALUATE_RM if config.data is None else TRAIN_RM, config, manners)
-
-
-@app.command("ppo")
-@options(PPOConfig)
-def ppo(config: PPOConfig, manners: Manners) -> None:
-    """Train a policy by PPO, held near a reference model.
-
-    salsa ppo --ref ref/ --reward rm/ --prompts prompts.jsonl -o policy/
-    """
-    _execute(PPO, config, manners)
-
-
-@app.command("eval")
-@options(EvalConfig)
-def evaluate(config: EvalConfig, manners: Manners) -> None:
-    """Compare models: who wins, by how much, how surely.
-
-    salsa eval policy/ baseline/ --prompts prompts.jsonl --judge rm:rm/ -o results/
-
-    salsa eval --judgments judgments.jsonl -o results/
-    """
-    _execute(RECOUNT if config.judgments else EVALUATE, config, manners)
 
 
 def main() -> None:
     """Entry point of `salsa`: run the command line and exit with its code."""
-    # Threads of PyTorch that wait for one another must sleep, not spin: on a machine whose cores
-    # are busy, a small model is dozens of times slower when they spin. A moment of it (below a
-    # millisecond) spares them the way to sleep and back between two small products.
+    # PyTorch's threads must sleep while they wait, not spin: on a machine whose cores are busy,
+    # spinning makes a small model dozens of times slower. Spinning for less than a millisecond
+    # saves the cost of sleeping between two small products.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
+        if sys.platform == "win32":
+            raise SalsaError("salsa runs on Linux and macOS; on Windows, run it in WSL")
         signals.terminate_like_interrupt()
         processes.watch_launcher()
-        app()
+        _dispatch(sys.argv[1:])
     except Exception as error:
         _fail(error)
     except KeyboardInterrupt as interrupt:
         _stop(interrupt)
+
+
+def _dispatch(arguments: Sequence[str]) -> None:
+    """Run the command that the arguments name, or answer `--help` and its like."""
+    first, *rest = arguments or ["--help"]
+    if first in COMMANDS:
+        _command(COMMANDS[first], rest)
+    elif first in ("-h", "--help", "--help-all"):
+        _say(help_texts.overview(_width()))
+    elif first in ("-V", "--version"):
+        print(f"salsa {VERSION}")
+    elif first.startswith("-"):
+        known = ("--help", "--version")
+        raise UsageError(f"no such option {one_line(first)}{did_you_mean(first, known)}")
+    else:
+        raise UsageError(
+            f"no such command '{one_line(first)}'{did_you_mean(first, COMMANDS)}; expected "
+            f"{', '.join(COMMANDS)}"
+        )
+
+
+def _command(command: Command, arguments: Sequence[str]) -> None:
+    manners = sources.manners(sources.parse_arguments(command, arguments))
+    if manners.help or manners.help_all:
+        _say(help_texts.command_help(command, _width(), full=manners.help_all))
+        return
+    config = sources.configure(command, arguments, os.environ)
+    _check(config)
+    _execute(_module(command, config), config, manners)
+
+
+def _check(config: Config) -> None:
+    """Refuse what can be refused at once, before PyTorch is imported."""
+    from salsa_cli.runs import inputs, run_folder  # numpy would slow --help down
+
+    inputs.check(config)
+    if not getattr(config, "resume", False):
+        run_folder.check_output(config.output, config.force)
+
+
+def _module(command: Command, config: Config) -> str:
+    """The module that does what the command is asked for."""
+    match command.name:
+        case "soup":
+            return SOUP
+        case "train-rm":
+            return EVALUATE_RM if getattr(config, "data", None) is None else TRAIN_RM
+        case "ppo":
+            return PPO
+        case _:
+            return VERDICT_FILES if getattr(config, "judgments", ()) else EVALUATE
 
 
 def _execute(module: str, config: Config, manners: Manners) -> None:
-    """Run a command's module and print its result; every way to end passes through here."""
-    try:
-        if missing := processes.to_start(_processes(module, config)):
-            sys.exit(processes.start(missing))
-        with listening(manners.quiet or bool(processes.rank())) as report:
-            if module not in WITHOUT_TORCH:
-                report(Note("loading PyTorch and Transformers"))
-            run: Callable[[Config, Report], Result]
-            run = importlib.import_module(module).run
-            result = run(config, report)
-        if not processes.rank():
-            _print(result, manners)
-        processes.leave(0)
-    except typer.Exit:
-        raise
-    except Exception as error:
-        _fail(error)
-    except KeyboardInterrupt as interrupt:
-        _stop(interrupt)
+    """Run a command's module and print its result."""
+    if missing := processes.to_start(_processes(module, config)):
+        sys.exit(processes.start(missing))
+    with console.listening(manners.quiet or bool(processes.rank())) as report:
+        if module not in WITHOUT_TORCH:
+            report(Note("loading PyTorch and Transformers"))
+        run: Callable[[Config, Report], Result] = import_module(module).run
+        result = run(config, report)
+    if isinstance(result, DryRun):
+        result = replace(result, settings=sources.described(config))
+    if not processes.rank():
+        _print(result, manners)
+    processes.leave(0)
 
 
 def _processes(module: str, config: Config) -> int | None:
-    """How many processes the command is to run in; None where it runs in one alone."""
+    """How many processes the command is to run in; None if it always runs in one."""
     if isinstance(config, TrainingConfig) and module in IN_PARALLEL:
         return config.processes
     return None
 
 
+def _width() -> int:
+    return shutil.get_terminal_size().columns
+
+
 def _print(result: Result, manners: Manners) -> None:
+    if manners.json:
+        _say(to_json(result.record()))
+    elif not manners.quiet:
+        with _broken_pipe_ignored():
+            console.print_result(result)
+
+
+def _say(text: str) -> None:
+    with _broken_pipe_ignored():
+        print(text, flush=True)
+
+
+@contextmanager
+def _broken_pipe_ignored() -> Iterator[None]:
     try:
-        if manners.json:
-            print(to_json(result.record()), flush=True)
-        elif not manners.quiet:
-            print_result(result)
+        yield
     except BrokenPipeError:
-        # The reader of stdout has gone. The result stands in its folder; say nothing at exit.
+        # The reader of stdout is gone. A result is in its folder; print nothing at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -170,7 +161,7 @@ def _fail(error: Exception) -> NoReturn:
         raise error
     if processes.reports(error):
         place = f"process {processes.rank()}: " if processes.rank() else ""
-        print_error(place + _explain(error))
+        console.print_error(place + _explain(error))
     code = error.exit_code if isinstance(error, SalsaError) else 1
     processes.leave(code)
     sys.exit(code)
@@ -193,9 +184,9 @@ def _stop(interrupt: KeyboardInterrupt) -> NoReturn:
     terminated = isinstance(interrupt, signals.Terminated)
     processes.let_main_go_first()
     if not processes.rank():
-        print_error(str(interrupt) or ("terminated" if terminated else "interrupted"))
+        console.print_error(str(interrupt) or ("terminated" if terminated else "interrupted"))
     sys.stdout.flush()
     sys.stderr.flush()
     # An interrupt that has passed through an extension module's own call of the interpreter makes
-    # Python end itself by SIGINT, whatever exit code is asked for. All is clean; leave at once.
+    # Python end itself by SIGINT, whatever the exit code is. Everything is cleaned up; exit now.
     os._exit(TERMINATED if terminated else INTERRUPTED)

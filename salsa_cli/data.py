@@ -5,8 +5,10 @@ import gzip
 import io
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +19,9 @@ from salsa_cli.errors import SalsaError
 
 Row = Mapping[str, Any]
 T = TypeVar("T")
+
+STDIN = "-"
+"""Names the JSON lines that are piped into the process."""
 
 _CONVERSATIONS = ("chosen", "rejected", "completion", "messages")
 """Columns that hold whole conversations, or the answers to one."""
@@ -55,6 +60,8 @@ class Source:
 def read(name: str) -> Source:
     """Rows of a `.jsonl`, `.json`, `.parquet` or `.csv` file (also `.gz`), a folder, or a hub id.
 
+    The name `-` stands for JSON lines from stdin.
+
     Raises:
         SalsaError: nothing has that name, the format is unknown, the content is malformed, or
             there are no rows.
@@ -67,6 +74,8 @@ def read(name: str) -> Source:
         rows = [row for file in files for row in _read_file(file)]
     elif path.exists():
         rows = _read_file(path)
+    elif name == STDIN:
+        rows = list(_read_jsonl(path))
     elif (match := _HUB_ID.match(name)) and _kind(path) is None:
         rows = _read_hub(name, match["path"], match["config"], match["split"] or "train")
     else:
@@ -74,6 +83,25 @@ def read(name: str) -> Source:
     if not rows:
         raise SalsaError(f"{name} is empty; expected at least one row")
     return Source(name, rows)
+
+
+@cache
+def piped() -> bytes:
+    """What is piped into stdin, read once.
+
+    Raises:
+        SalsaError: stdin is a terminal.
+    """
+    if sys.stdin is None or sys.stdin.isatty():
+        raise SalsaError(f"{STDIN} reads JSON lines from stdin, but nothing is piped into it")
+    return sys.stdin.buffer.read()
+
+
+def may_exist(name: str) -> bool:
+    """Whether `name` is a file or folder, or may be a hub id or stdin; looks no further."""
+    path = Path(name)
+    is_hub_id = _HUB_ID.match(name) is not None and _kind(path) is None
+    return name == STDIN or path.exists() or is_hub_id
 
 
 def read_hub_file(repository: str, file: str) -> Source:
@@ -312,7 +340,7 @@ def _read_file(path: Path) -> list[Row]:
 
 
 def _text(path: Path) -> str:
-    data = path.read_bytes()
+    data = piped() if str(path) == STDIN else path.read_bytes()
     return (gzip.decompress(data) if path.name.endswith(".gz") else data).decode("utf-8-sig")
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from salsa_cli import data
-from salsa_cli.config.options import record
 from salsa_cli.config.ppo import KL_HORIZON, PPOConfig
+from salsa_cli.config.record import record
 from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.errors import during
 from salsa_cli.generation import choice

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from salsa_cli import data
-from salsa_cli.config.options import record
+from salsa_cli.config.record import record
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.data import stable_seed
 from salsa_cli.devices.runtime import Runtime, start_runtime

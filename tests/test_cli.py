@@ -56,7 +56,7 @@ def assert_refused(
 def test_help_answers_without_torch(arguments: list[str]) -> None:
     script = (
         "import sys\nfrom salsa_cli.cli import main\n"
-        "try:\n    main()\nexcept SystemExit as end:\n    code = end.code\n"
+        "code = 0\ntry:\n    main()\nexcept SystemExit as end:\n    code = end.code\n"
         "heavy = {'torch', 'transformers', 'numpy', 'datasets'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else code)\n"
     )
@@ -82,13 +82,101 @@ def test_soup_needs_no_torch(world: World, tmp_path: Path) -> None:
 
 
 def test_bounds_and_defaults_are_in_the_help() -> None:
-    text = re.sub(r"\s+", " ", started("ppo", "--help", env={"COLUMNS": "200"}).stdout)
-    assert "Weight of the penalty. (from 0) [default: 0.05]" in text
-    assert "Clip range of the ratio. (above 0 below 1) [default: 0.2]" in text
+    text = re.sub(r"\s+", " ", started("ppo", "--help-all", env={"COLUMNS": "200"}).stdout)
+    assert "Coefficient of the penalty. [X >= 0; default: 0.05]" in text
+    assert "Clip range of the probability ratio. [0 < X < 1; default: 0.2]" in text
+    assert "--clip" not in started("ppo", "--help").stdout
 
 
 def test_version() -> None:
-    assert re.fullmatch(r"salsa \d+\.\d+\.\d+\n", started("--version").stdout)
+    for flag in ("--version", "-V"):
+        assert re.fullmatch(r"salsa \d+\.\d+\.\d+\n", started(flag).stdout)
+
+
+def test_a_help_that_is_cut_short_by_its_reader() -> None:
+    line = f"{sys.executable} -m salsa_cli ppo --help-all | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["pppo"],
+            "no such command 'pppo' (did you mean ppo?); expected soup, train-rm, ppo, eval",
+        ),
+        (["--versoin"], "no such option --versoin (did you mean --version?)"),
+        (["ppo", "--lr", "1"], "no such option --lr (did you mean --learning-rate?)"),
+        (
+            ["ppo", "--ref", "S"],
+            "--reward, --prompts and --output are missing:\n"
+            "  salsa ppo --ref S --reward RM --prompts DATA -o FOLDER\n",
+        ),
+    ],
+)
+def test_mistyped_command_lines(tmp_path: Path, arguments: list[str], words: str) -> None:
+    done = salsa(*arguments, cwd=tmp_path)
+    assert_refused(done, words, tmp_path, set(), 2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["soup", "./a", "./b"],
+        ["train-rm", "./a", "--data", "x.jsonl"],
+        ["ppo", "--ref", "./a", "--reward", "./b", "--prompts", "x.jsonl"],
+        ["eval", "./a", "--judge", "rm:./b", "--prompts", "x.jsonl"],
+    ],
+    ids=VERBS,
+)
+def test_mistyped_paths_are_told_without_torch(tmp_path: Path, arguments: list[str]) -> None:
+    """PyTorch takes seconds to import."""
+    script = (
+        "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\n"
+        "from salsa_cli.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments, "-o", "out"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert_refused(done, "inputs cannot be found", tmp_path, set(), 1)
+    assert all(
+        f"{name}: no such" in done.stderr for name in arguments if name in ("./a", "x.jsonl")
+    )
+
+
+def test_settings_from_a_file_and_the_environment(world: World, tmp_path: Path) -> None:
+    (tmp_path / "salsa.toml").write_text("[soup]\nalpha = 0.25\n[ppo]\nseed = 3\n")
+    command = ["soup", world.a, world.b, "-o", "ref"]
+    done = salsa(*command, "--dry-run", cwd=tmp_path)
+    assert "alpha = 0.25  # salsa.toml [soup]" in done.stdout and done.returncode == 0
+    done = salsa(*command, "--json", cwd=tmp_path, env={"SALSA_SOUP_ALPHA": "0.75"})
+    assert json.loads(done.stdout)["weights"] == [0.25, 0.75]
+    made = json.loads((tmp_path / "ref" / "soup.json").read_text())
+    assert made["settings"]["alpha"] == 0.75
+    assert made["origins"]["alpha"] == "SALSA_SOUP_ALPHA" and made["origins"]["dtype"] == "default"
+
+
+def test_data_from_stdin(world: World, tmp_path: Path) -> None:
+    """Only a process of its own has a stdin to pipe into."""
+    rows = "".join(f"{json.dumps(row)}\n" for row in read_rows(world.preferences))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "salsa_cli", "train-rm", world.a, "--data", "-"),
+            *("-o", "rm", "--device", "cpu", "--dry-run", "--json"),
+        ],
+        input=rows,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["training_pairs"] == 36
 
 
 def test_json_is_one_object_and_nothing_else(world: World, tmp_path: Path) -> None:
@@ -140,7 +228,7 @@ def test_a_complete_run_is_done_again_in_no_time(world: World, tmp_path: Path) -
 
 
 def test_every_command_names_a_module_that_is_there() -> None:
-    modules = (cli.SOUP, cli.TRAIN_RM, cli.EVALUATE_RM, cli.PPO, cli.EVALUATE, cli.RECOUNT)
+    modules = (cli.SOUP, cli.TRAIN_RM, cli.EVALUATE_RM, cli.PPO, cli.EVALUATE, cli.VERDICT_FILES)
     for module in modules:
         assert importlib.util.find_spec(module) is not None, module
 
@@ -156,10 +244,10 @@ BAD = [
     ),
     (["soup", "A", "RM", "-o", "out"], "these models cannot be averaged", 1),
     (["soup", "A", "B", "-o", "empty"], "empty exists already; choose another -o, or replace", 1),
-    (["soup", "A", "B", "--alpha", "1.5", "-o", "out"], "expected a number from 0 to 1", 2),
+    (["soup", "A", "B", "--alpha", "1.5", "-o", "out"], "--alpha is 1.5, which is out of range", 2),
     (["soup", "A", "B", "--alpha", "x", "-o", "out"], "--alpha", 2),
     (["soup", "A", "-o", "out"], "a soup needs two models or more", 2),
-    (["soup", "A", "B"], "-o", 2),
+    (["soup", "A", "B"], "--output is missing", 2),
     (["soup", "A", "B", "-o", "out", "--beta", "1"], "--beta", 2),
     (["soup", "A", "B", "-o", "out", "--memory", "much"], "'much' is not a size", 2),
     (["train-rm", "A", "--data", "column.jsonl", "-o", "out"], "row 2: no column 'rejected'", 1),
@@ -186,7 +274,7 @@ BAD = [
     (["ppo", "--ref", "S", "--reward", "RM", "--prompts", "P", "-o", "empty"], "exists already", 1),
     (
         ["ppo", "--ref", "S", "--reward", "RM", "--prompts", "P", "-o", "out", "--kl-coef", "-1"],
-        "--kl-coef is -1, which is out of range; expected a number from 0",
+        "--kl-coef is -1, which is out of range; expected a number, X >= 0",
         2,
     ),
     (["eval", "A", "none", "--prompts", "P", "--judge", "rm:RM", "-o", "out"], "none: no such", 1),

@@ -1,15 +1,16 @@
 """What can be set: one frozen dataclass per command; here is what they share.
 
-The command-line option, its help, its bounds, the JSON record, the type and whether a resumed run
-may change it all come from the declaration of the field. `options.py` does the translation,
+The command-line option, its help and bounds, the environment variable, the key in files and
+records, the type, and whether a resumed run may change it all come from the declaration of the
+field. `command_line.py` and `files.py` read the values, `sources.py` decides which one counts,
 `comparison.py` compares the settings of two runs.
 """
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from salsa_cli.errors import UsageError
 from salsa_cli.text import amount
@@ -36,6 +37,8 @@ class Setting:
             to continue or to return a run if such a setting differs, and ignores all others.
         chosen: if it is left at None, the run chooses a value and records it; a resumed run that
             leaves it at None, too, uses the recorded one.
+        essential: whether `--help` shows the option; `--help-all` shows all of them.
+        names: what the value names, if that must exist before anything is loaded.
         instead_of: an optional field that says the same thing in another way.
         place: position among the options of its panel; settings that several commands share come
             last.
@@ -53,6 +56,8 @@ class Setting:
     recorded: bool = True
     changes_result: bool = True
     chosen: bool = False
+    essential: bool = False
+    names: Literal["", "model", "reference", "reward", "judge", "data", "prompts", "answers"] = ""
     instead_of: str = ""
     panel: str = "Options"
     place: int = 0
@@ -60,16 +65,19 @@ class Setting:
     def __post_init__(self) -> None:
         assert self.recorded or not self.changes_result, "nothing to compare with later"
 
-    def bounds(self) -> str:
-        """The range in words; empty if there is none."""
+    def bounds(self, name: str) -> str:
+        """The range as a formula, `0 < X <= 1`; empty if there is none."""
         show = _bytes if self.size else "{:g}".format
-        lower = f"from {show(self.low)}" if self.low is not None else ""
-        if self.above is not None:
-            lower = f"above {show(self.above)}"
-        upper = f"to {show(self.high)}" if self.high is not None else ""
-        if self.below is not None:
-            upper = f"below {show(self.below)}"
-        return f"{lower} {upper}".strip()
+        least = self.above if self.above is not None else self.low
+        most = self.below if self.below is not None else self.high
+        if least is None and most is None:
+            return ""
+        if most is None:
+            return f"{name} {'>' if self.above is not None else '>='} {show(float(least or 0))}"
+        upper = f"{name} {'<' if self.below is not None else '<='} {show(most)}"
+        if least is None:
+            return upper
+        return f"{show(least)} {'<' if self.above is not None else '<='} {upper}"
 
     def admits(self, value: float) -> bool:
         """Whether `value` lies within the bounds; NaN and infinities never do."""
@@ -93,13 +101,102 @@ class Field:
 
     @property
     def option(self) -> str:
-        """What the user types for it: `--max-length`, or the bare name of an argument."""
+        """How it is given on the command line: `--max-length`, or the name of an argument."""
         if self.setting.positional:
             return self.name.upper()
         return next(
             (flag for flag in self.setting.flags if flag.startswith("--")),
             "--" + self.name.replace("_", "-"),
         )
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """All spellings of the option, short ones first; none for an argument."""
+        return () if self.setting.positional else self.setting.flags or (self.option,)
+
+    @property
+    def key(self) -> str:
+        """Its name in files and records: that of the option, `max_length`."""
+        return self.name if self.setting.positional else self.option[2:].replace("-", "_")
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The names that files may use; records of older versions have the field's own."""
+        return frozenset({self.key, self.name})
+
+    def variable(self, command: str) -> str:
+        """The environment variable that sets it: `SALSA_TRAIN_RM_MAX_LENGTH`."""
+        return f"{prefix(command)}{self.key.upper()}"
+
+    @property
+    def required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is MISSING
+
+    @property
+    def optional(self) -> bool:
+        """Whether it may be None."""
+        return type(None) in get_args(self.type)
+
+    @property
+    def _kind(self) -> Any:
+        """The type without None."""
+        kinds = [kind for kind in get_args(self.type) if kind is not type(None)]
+        return kinds[0] if self.optional else self.type
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it has several values."""
+        return get_origin(self._kind) is tuple
+
+    @property
+    def length(self) -> int | None:
+        """The number of values of a list; None if there may be any number."""
+        parts = get_args(self._kind)
+        return len(parts) if self.is_list and Ellipsis not in parts else None
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values that are allowed, if these are a few names."""
+        return get_args(self._kind) if get_origin(self._kind) is Literal else ()
+
+    @property
+    def item(self) -> type:
+        """The type of the value, or of the items of a list."""
+        found: type = get_args(self._kind)[0] if self.is_list else self._kind
+        return found
+
+    @property
+    def is_flag(self) -> bool:
+        """Whether it is switched on by `--NAME` and off by `--no-NAME`."""
+        return self._kind is bool
+
+    @property
+    def metavar(self) -> str:
+        """The placeholder of its value in the help."""
+        if self.choices:
+            return "|".join(self.choices)
+        if self.setting.metavar is not None:
+            return self.setting.metavar
+        names = {int: "N", float: "X", Path: "FOLDER"}
+        return "SIZE" if self.setting.size else names.get(self.item, "TEXT")
+
+    @property
+    def expected(self) -> str:
+        """What a value has to be, for errors."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if self.is_flag:
+            return "true or false"
+        kinds = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
+        what = "a size" if self.setting.size else kinds[self.item]
+        bounds = self.setting.bounds(self.setting.metavar or "X")
+        return f"{what}, {bounds}" if bounds else what
+
+
+def prefix(command: str) -> str:
+    """What the environment variables of a command begin with: `SALSA_TRAIN_RM_`."""
+    return f"SALSA_{command.replace('-', '_').upper()}_"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,24 +206,34 @@ class Config:
     output: Annotated[
         Path,
         Setting(
-            "Folder to write. It appears when it is complete.",
+            "Folder for the result. It appears when it is complete.",
             flags=("-o", "--output"),
             changes_result=False,
         ),
     ]
     force: Annotated[
         bool,
-        Setting("Replace OUTPUT if it exists.", recorded=False, changes_result=False, panel="Run"),
+        Setting(
+            "Replace OUTPUT if it exists, or start again if a run was stopped.",
+            recorded=False,
+            changes_result=False,
+            panel="Run",
+        ),
     ] = False
 
-    SAYS: ClassVar[Mapping[str, str]] = {}
-    """Help texts of a command for settings that it shares with others."""
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Where the values come from, by field; what is not in it has its default."""
 
     def __post_init__(self) -> None:
+        for one in declared(type(self)):
+            value = getattr(self, one.name)
+            if one.is_list and isinstance(value, str | list):  # never one letter after the other
+                items = (value,) if isinstance(value, str) else tuple(value)
+                object.__setattr__(self, one.name, items)
         reasons = [
             text
-            for field in declared(type(self))
-            for text in out_of_bounds(field, getattr(self, field.name))
+            for one in declared(type(self))
+            for text in out_of_bounds(one, getattr(self, one.name))
         ]
         if len(reasons) == 1:
             raise UsageError(reasons[0])
@@ -134,16 +241,16 @@ class Config:
             raise UsageError("\n  - ".join([f"{len(reasons)} things are wrong:", *reasons]))
 
 
-def declared(config_type: type[Config]) -> tuple[Field, ...]:
+def declared(config_type: type) -> tuple[Field, ...]:
     """The fields of a configuration class in the order of help and record."""
     hints = get_type_hints(config_type, include_extras=True)
     found = []
-    for field in fields(config_type):
-        annotation = hints[field.name]
+    for one in fields(config_type):
+        if one.name == "origins":
+            continue
+        annotation = hints[one.name]
         (setting,) = (m for m in annotation.__metadata__ if isinstance(m, Setting))
-        if field.name in config_type.SAYS:
-            setting = replace(setting, help=config_type.SAYS[field.name])
-        found.append(Field(field.name, annotation.__origin__, setting, field.default))
+        found.append(Field(one.name, annotation.__origin__, setting, one.default))
     return tuple(sorted(found, key=lambda one: one.setting.place))
 
 
@@ -153,8 +260,7 @@ def out_of_bounds(field: Field, value: object) -> Iterator[str]:
     for number in numbers:
         if isinstance(number, int | float) and not field.setting.admits(number):
             shown = _bytes(number) if field.setting.size else f"{number:g}"
-            expected = f"a number {field.setting.bounds()}".rstrip()
-            yield f"{field.option} is {shown}, which is out of range; expected {expected}"
+            yield f"{field.option} is {shown}, which is out of range; expected {field.expected}"
 
 
 def _bytes(count: float) -> str:
@@ -165,26 +271,45 @@ def _bytes(count: float) -> str:
 class ModelConfig(Config):
     """Settings of the commands that run models: `train-rm`, `ppo` and `eval`."""
 
-    seed: Annotated[int, Setting("Seed.", low=0, metavar="N", panel="Run", place=2)] = 0
-    device: Annotated[Device, Setting("Where to compute.", panel="Run", place=2)] = "auto"
+    seed: Annotated[
+        int,
+        Setting(
+            "Random seed.",
+            low=0,
+            metavar="N",
+            panel="Run",
+            place=2,
+        ),
+    ] = 0
+    device: Annotated[
+        Device,
+        Setting(
+            "Device to compute on; auto: a GPU if there is one.",
+            panel="Run",
+            place=2,
+            essential=True,
+        ),
+    ] = "auto"
     resume: Annotated[
         bool,
         Setting(
-            "Continue a run that was stopped.",
+            "Continue a run that was stopped. A complete run returns its result.",
             recorded=False,
             changes_result=False,
             panel="Run",
             place=2,
+            essential=True,
         ),
     ] = False
     dry_run: Annotated[
         bool,
         Setting(
-            "Check the inputs and say what would be done.",
+            "Check all inputs, and print what would be done and what it would take.",
             recorded=False,
             changes_result=False,
             panel="Run",
             place=2,
+            essential=True,
         ),
     ] = False
 
@@ -196,8 +321,8 @@ class TrainingConfig(ModelConfig):
     processes: Annotated[
         int,
         Setting(
-            "Processes to start on this machine, one a GPU. They share the work of each batch; "
-            "what is computed stays the same.",
+            "Number of processes to start on this machine, usually one per GPU. They share "
+            "the work of each batch; the result is the same up to rounding.",
             low=1,
             recorded=False,
             changes_result=False,
@@ -208,7 +333,8 @@ class TrainingConfig(ModelConfig):
     shard: Annotated[
         bool,
         Setting(
-            "Spread weights, gradients and moments of what learns over the processes (FSDP2).",
+            "Shard weights, gradients and optimiser state of the trained models over the "
+            "processes (FSDP2).",
             recorded=False,
             changes_result=False,
             panel="Run",
@@ -217,7 +343,7 @@ class TrainingConfig(ModelConfig):
     track: Annotated[
         tuple[str, ...],
         Setting(
-            f"Send the metrics to {', '.join(TRACKERS)}. Repeatable.",
+            f"Log the metrics to {', '.join(TRACKERS)}.",
             changes_result=False,
             metavar="TRACKER",
             panel="Run",

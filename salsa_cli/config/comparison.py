@@ -6,11 +6,13 @@ does not have was at its default then, and one that does not exist any more is i
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from salsa_cli.config.base import Config, declared
-from salsa_cli.config.options import as_json, record
+from salsa_cli.config.base import Config, Field, declared
+from salsa_cli.config.record import as_json, record
+from salsa_cli.config.values import convert
+from salsa_cli.errors import UsageError
 from salsa_cli.records import JSON, to_json
 
 C = TypeVar("C", bound=Config)
@@ -19,19 +21,15 @@ C = TypeVar("C", bound=Config)
 def result_settings(config: Config) -> dict[str, JSON]:
     """The recorded settings that the result depends on."""
     values = record(config)
-    return {
-        field.name: values[field.name]
-        for field in declared(type(config))
-        if field.setting.changes_result
-    }
+    return {field.key: values[field.key] for field in _compared(config)}
 
 
 def with_choices(config: C, before: Mapping[str, JSON]) -> C:
     """`config` with the values that a recorded run chose for settings which are left open now."""
     chosen: dict[str, Any] = {
-        field.name: before[field.name]
+        field.name: before[field.key]
         for field in declared(type(config))
-        if field.setting.chosen and getattr(config, field.name) is None and field.name in before
+        if field.setting.chosen and getattr(config, field.name) is None and field.key in before
     }
     return replace(config, **chosen)
 
@@ -49,10 +47,22 @@ def differences(before: Mapping[str, JSON], config: Config) -> list[str]:
 
 def _differences(before: Mapping[str, JSON], config: Config) -> Iterator[str]:
     now = json.loads(to_json(result_settings(config)))
-    for field in declared(type(config)):
-        if field.name not in now:
-            continue
-        default = None if field.default is MISSING else as_json(field.default)
-        old, new = before.get(field.name, default), now[field.name]
+    for field in _compared(config):
+        old, new = _recorded(field, before), now[field.key]
         if old != new and not (field.setting.chosen and new is None):
-            yield f"{field.name} was {old}, is {new}"
+            yield f"{field.key} was {old}, is {new}"
+
+
+def _compared(config: Config) -> Iterator[Field]:
+    return (one for one in declared(type(config)) if one.setting.changes_result)
+
+
+def _recorded(field: Field, before: Mapping[str, JSON]) -> JSON:
+    """The value of a record, written as this version would write it."""
+    found = [before[key] for key in (field.key, field.name) if key in before]
+    if not found:
+        return None if field.required else as_json(field.default)
+    try:
+        return as_json(convert(field, found[0], field.key))
+    except UsageError:  # a value that this version does not allow
+        return found[0]

@@ -1,12 +1,14 @@
 """The settings of `salsa eval`, and which of them contradict each other."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from salsa_cli.config.base import ModelConfig, Setting
 from salsa_cli.errors import UsageError
+
+BENCHMARKS = ("mt-bench", "arena-hard", "arena-hard-v0.1", "arena-hard-v2.0", "ultrafeedback")
+"""Names of prompts on the hub."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,68 +21,88 @@ class EvalConfig(ModelConfig):
             "Models to compare: folders, hub ids, or NAME=MODEL.",
             positional=True,
             metavar="MODEL...",
+            names="model",
         ),
     ] = ()
     prompts: Annotated[
         str | None,
         Setting(
-            "Prompts: a file, a folder or a hub id; or mt-bench, arena-hard (v0.1), "
-            "arena-hard-v2.0, ultrafeedback from the hub.",
+            "Prompts: a file, a folder, a hub id, or - for JSON lines from stdin; or "
+            "mt-bench, arena-hard (v0.1), arena-hard-v2.0, ultrafeedback from the hub.",
             metavar="DATA",
+            essential=True,
+            names="prompts",
         ),
     ] = None
     judge: Annotated[
         tuple[str, ...],
         Setting(
-            "rm:MODEL, openai:MODEL, hf:MODEL or python:FILE.py:FUNCTION. Repeatable.",
+            "rm:MODEL, openai:MODEL, hf:MODEL or python:FILE.py:FUNCTION.",
             metavar="JUDGE",
+            essential=True,
+            names="judge",
         ),
     ] = ()
     judgments: Annotated[
         tuple[str, ...],
         Setting(
             "Count stored verdicts instead of judging: a file or folder of FastChat, Arena-Hard, "
-            "LLMBar, PandaLM, AlpacaEval, JudgeBench, RewardBench, evalscope or salsa. Repeatable.",
+            "LLMBar, PandaLM, AlpacaEval, JudgeBench, RewardBench, evalscope or salsa.",
             metavar="FILE",
+            essential=True,
+            names="data",
         ),
     ] = ()
     columns: Annotated[
         tuple[str, ...],
         Setting(
-            "What the columns of --judgments are in a file of another format: a, b and outcome, or "
-            "a and score_a; and perhaps question, judge, turn, category. Repeatable.",
+            "Columns of --judgments files in another format: a, b and outcome, or a and score_a; "
+            "optionally question, judge, turn, category.",
             metavar="a=COLUMN,...",
         ),
     ] = ()
     answers: Annotated[
         tuple[str, ...],
         Setting(
-            "Answers of a model that is not run here: salsa's rows, FastChat's or Arena-Hard's. "
-            "With --judgments: for win rates at equal length and style; also a folder. Repeatable.",
+            "Answers of a model that is not run here: rows of salsa, FastChat or "
+            "Arena-Hard. With --judgments: for win rates at equal length and style; also a "
+            "folder.",
             metavar="NAME=FILE",
+            names="answers",
+            essential=True,
         ),
     ] = ()
     references: Annotated[
-        str | None, Setting("Reference answers for the judges, by question id.", metavar="FILE")
+        str | None,
+        Setting(
+            "Reference answers for the judges, by question id.",
+            metavar="FILE",
+        ),
     ] = None
     max_prompts: Annotated[
-        int | None, Setting("Use the first N prompts only.", low=1, metavar="N")
+        int | None,
+        Setting(
+            "Use only the first N prompts.",
+            low=1,
+            metavar="N",
+        ),
     ] = None
     response_length: Annotated[
         int | None,
         Setting(
-            "Longest answer, in tokens. By default the benchmark's own (mt-bench 1024, arena-hard "
-            "4096), or 128.",
+            "Maximum length of an answer, in tokens. Default: the benchmark's own (mt-bench "
+            "1024, arena-hard 4096), else 128.",
             low=1,
             metavar="N",
             panel="Generation",
+            essential=True,
         ),
     ] = None
     temperature: Annotated[
         float | None,
         Setting(
-            "Sampling temperature; 0 takes the likeliest token. By default the benchmark's own "
-            "(mt-bench: by category; arena-hard: 0), or 1.",
+            "Sampling temperature; 0: greedy decoding. Default: the benchmark's own "
+            "(mt-bench by category, arena-hard 0), else 1.",
             low=0,
             metavar="X",
             panel="Generation",
@@ -89,7 +111,7 @@ class EvalConfig(ModelConfig):
     batch_size: Annotated[
         int,
         Setting(
-            "Answers generated or judged at a time.",
+            "Number of answers to generate or judge at once.",
             low=1,
             metavar="N",
             panel="Generation",
@@ -98,32 +120,50 @@ class EvalConfig(ModelConfig):
     ] = 64
     grading: Annotated[
         Literal["pairwise", "single"],
-        Setting("What openai: and hf: judges do: compare answers, or grade each.", panel="Judges"),
+        Setting(
+            "Whether openai: and hf: judges compare two answers or grade each alone.",
+            panel="Judges",
+        ),
     ] = "pairwise"
     orders: Annotated[
         Literal["both", "given"],
-        Setting("In which orders a pair is shown to a judge that compares.", panel="Judges"),
+        Setting(
+            "Order in which a judge sees the two answers: both, or only as given.",
+            panel="Judges",
+        ),
     ] = "both"
     judge_prompt: Annotated[
         Path | None,
         Setting(
-            "What to ask such a judge, with {question}, {answer_a} and {answer_b} (single: "
-            "{answer}), and perhaps {reference}.",
+            "File with the prompt for openai: and hf: judges, with {question}, {answer_a} "
+            "and {answer_b} (single: {answer}), and optionally {reference}.",
             metavar="FILE",
             panel="Judges",
         ),
     ] = None
     judge_temperature: Annotated[
-        float, Setting("Its sampling temperature.", low=0, metavar="X", panel="Judges")
+        float,
+        Setting(
+            "Sampling temperature of these judges.",
+            low=0,
+            metavar="X",
+            panel="Judges",
+        ),
     ] = 0.0
     judge_tokens: Annotated[
-        int, Setting("Longest judgement, in tokens.", low=1, metavar="N", panel="Judges")
+        int,
+        Setting(
+            "Maximum length of a judgement, in tokens.",
+            low=1,
+            metavar="N",
+            panel="Judges",
+        ),
     ] = 2048
     max_invalid: Annotated[
         float | None,
         Setting(
-            "Share of a pair's judgements that may be invalid before the command fails. By default "
-            "0.05, and for stored verdicts 1.",
+            "Fail if a larger share of a pair's judgements is invalid. Default: 0.05, and 1 "
+            "for stored verdicts.",
             low=0,
             high=1,
             metavar="X",
@@ -134,16 +174,18 @@ class EvalConfig(ModelConfig):
     base_url: Annotated[
         str | None,
         Setting(
-            "OpenAI-compatible server of the openai: judges; OPENAI_API_KEY has its key, if it "
-            "needs one.",
+            "OpenAI-compatible server of openai: judges; its key, if any, is read from "
+            "OPENAI_API_KEY.",
             metavar="URL",
             panel="API",
+            essential=True,
         ),
     ] = None
     max_calls: Annotated[
         int | None,
         Setting(
-            "Most calls of the API; a forecast above it ends the command before the first.",
+            "Maximum number of API calls; if more are forecast, the command stops before "
+            "the first one.",
             low=0,
             metavar="N",
             recorded=False,
@@ -154,7 +196,7 @@ class EvalConfig(ModelConfig):
     price: Annotated[
         tuple[float, ...] | None,
         Setting(
-            "Dollars per million tokens in and out, for the forecast.",
+            "Dollars per million input and output tokens, for the forecast.",
             low=0,
             metavar="IN,OUT",
             recorded=False,
@@ -165,7 +207,7 @@ class EvalConfig(ModelConfig):
     concurrency: Annotated[
         int,
         Setting(
-            "Calls under way at once.",
+            "Number of simultaneous API calls.",
             low=1,
             metavar="N",
             recorded=False,
@@ -176,7 +218,7 @@ class EvalConfig(ModelConfig):
     tries: Annotated[
         int,
         Setting(
-            "Calls for one judgement when the API fails, the first one counted.",
+            "Attempts per judgement if the API fails, including the first.",
             low=1,
             metavar="N",
             recorded=False,
@@ -187,7 +229,7 @@ class EvalConfig(ModelConfig):
     timeout: Annotated[
         float,
         Setting(
-            "Seconds to wait for one call.",
+            "Timeout of an API call, in seconds.",
             above=0,
             metavar="X",
             recorded=False,
@@ -198,8 +240,8 @@ class EvalConfig(ModelConfig):
     cache: Annotated[
         Path | None,
         Setting(
-            "File of judgements to reuse and to add to, shared between runs. By default they are "
-            "kept in OUTPUT.",
+            "File of judgements to reuse and extend, which runs may share. Default: a file "
+            "in OUTPUT.",
             metavar="FILE",
             recorded=False,
             changes_result=False,
@@ -209,36 +251,41 @@ class EvalConfig(ModelConfig):
     baseline: Annotated[
         str | None,
         Setting(
-            "Model that stands second in its pairs; openai: and hf: judges compare no others. "
-            "Arena-Hard v0.1 files do not name theirs: gpt-4-0314 by default.",
+            "Model to compare all others with; openai: and hf: judges then compare no other "
+            "pairs. Default for Arena-Hard v0.1 files: gpt-4-0314.",
             metavar="NAME",
             panel="Statistics",
+            essential=True,
         ),
     ] = None
     rule: Annotated[
         Literal["half", "both-agree"],
         Setting(
-            "half: the mean over both orders, ties as half. both-agree: a win only where both "
-            "orders say so, else a tie (FastChat).",
+            "half: mean over both orders, ties count as half. both-agree: a win only if "
+            "both orders agree, else a tie (FastChat).",
             panel="Statistics",
         ),
     ] = "half"
     failed: Annotated[
         Literal["drop", "tie"],
-        Setting("What a comparison without a valid verdict counts as.", panel="Statistics"),
+        Setting(
+            "How to count comparisons without a valid verdict: not at all, or as ties.",
+            panel="Statistics",
+        ),
     ] = "drop"
     anchors: Annotated[
         tuple[str, ...],
         Setting(
-            "Models to measure each model's KL to, from its own answers.",
+            "Models to measure the KL of each model to, on its own answers.",
             metavar="A,B,...",
             panel="Landscape",
+            essential=True,
         ),
     ] = ()
     line: Annotated[
         tuple[str, str] | None,
         Setting(
-            "Mean reward of the soups on the line from A to B, averaged in memory.",
+            "Mean reward of soups along the line from A to B; they are averaged in memory.",
             metavar="A B",
             panel="Landscape",
         ),
@@ -246,7 +293,7 @@ class EvalConfig(ModelConfig):
     plane: Annotated[
         tuple[str, str, str] | None,
         Setting(
-            "Mean reward of the soups in the triangle of three models.",
+            "Mean reward of soups in the triangle of three models.",
             metavar="A B C",
             panel="Landscape",
         ),
@@ -254,16 +301,21 @@ class EvalConfig(ModelConfig):
     points: Annotated[
         int | None,
         Setting(
-            "Soups on the line, or on each edge of the triangle. By default 11 and 5.",
+            "Number of soups on the line, or on each edge of the triangle. Default: 11 and 5.",
             low=2,
             metavar="N",
             panel="Landscape",
         ),
     ] = None
     draws: Annotated[
-        int, Setting("Bootstrap draws over the prompts.", low=100, metavar="N", panel="Statistics")
+        int,
+        Setting(
+            "Number of bootstrap draws over the prompts.",
+            low=100,
+            metavar="N",
+            panel="Statistics",
+        ),
     ] = 10_000
-    SAYS: ClassVar[Mapping[str, str]] = {"seed": "Seed of sampling and of the bootstrap."}
 
     def __post_init__(self) -> None:
         super().__post_init__()

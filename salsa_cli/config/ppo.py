@@ -1,9 +1,9 @@
 """The settings of `salsa ppo`, and which of them contradict each other."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from salsa_cli.config.base import TRACKERS, Setting, TrainingConfig
@@ -40,31 +40,42 @@ class PPOConfig(TrainingConfig):
     ref: Annotated[
         tuple[str, ...],
         Setting(
-            "Model that the KL penalty refers to, or a recipe such as 'soup(a/,b/,alpha=0.5)'. "
-            "Repeatable, for --penalty mean-kl.",
+            "Reference model of the KL penalty, or a recipe such as "
+            "'soup(a/,b/,alpha=0.5)'. Several for --penalty mean-kl.",
             metavar="REF",
+            names="reference",
         ),
     ]
     reward: Annotated[
         tuple[str, ...],
         Setting(
-            "Reward model, or FILE.py:FUNCTION; repeat it for an ensemble.",
+            "Reward model, or FILE.py:FUNCTION. Several make an ensemble.",
             metavar="RM",
+            names="reward",
         ),
     ]
-    prompts: Annotated[str, Setting("Prompts: a file, a folder or a hub id.", metavar="DATA")]
+    prompts: Annotated[
+        str,
+        Setting(
+            "Prompts: a file, a folder, a hub id, or - for JSON lines from stdin.",
+            metavar="DATA",
+            names="data",
+        ),
+    ]
     policy: Annotated[
         str | None,
         Setting(
-            "Model to start from. By default the first ingredient of a soup, else REF itself.",
+            "Model to start from. Default: the first ingredient of REF if it is a soup, else REF.",
             metavar="MODEL",
+            essential=True,
+            names="model",
         ),
     ] = None
     critic: Annotated[
         str | None,
         Setting(
-            "What the critic starts from: 'reward' (the first reward model), 'policy' (with a zero "
-            "head), or a model. By default 'reward' if its vocabulary is the policy's, else "
+            "Initial critic: 'reward' (the first reward model), 'policy' (with a new value "
+            "head), or a model. Default: 'reward' if it has the policy's vocabulary, else "
             "'policy'.",
             metavar="MODEL",
         ),
@@ -73,26 +84,39 @@ class PPOConfig(TrainingConfig):
     penalty: Annotated[
         Literal["kl", "chi2", "mean-kl"],
         Setting(
-            "Divergence from REF: the KL, the chi-squared divergence, or the mean of the KLs to "
-            "several.",
+            "Divergence from REF to penalise: KL, chi-squared, or the mean of the KLs to "
+            "several references.",
             panel="Reference",
         ),
     ] = "kl"
     kl_coef: Annotated[
-        float, Setting("Weight of the penalty.", low=0, metavar="X", panel="Reference")
+        float,
+        Setting(
+            "Coefficient of the penalty.",
+            low=0,
+            metavar="X",
+            panel="Reference",
+            essential=True,
+        ),
     ] = 0.05
     kl_estimator: Annotated[
         Literal["k1", "k2", "k3"],
-        Setting("Estimator of the KL on the sampled tokens.", panel="Reference"),
+        Setting(
+            "Estimator of the KL from sampled tokens.",
+            panel="Reference",
+        ),
     ] = "k1"
     kl_in: Annotated[
         Literal["reward", "loss"],
-        Setting("Where the penalty enters: each token's reward, or the loss.", panel="Reference"),
+        Setting(
+            "Add the penalty to each token's reward, or to the loss.",
+            panel="Reference",
+        ),
     ] = "reward"
     kl_target: Annotated[
         float | None,
         Setting(
-            "Adapt the weight so that the penalty of an answer comes to this many nats.",
+            "Adapt the coefficient so that the penalty per answer approaches this many nats.",
             above=0,
             metavar="X",
             panel="Reference",
@@ -101,7 +125,8 @@ class PPOConfig(TrainingConfig):
     kl_horizon: Annotated[
         int | None,
         Setting(
-            f"Answers over which --kl-target acts; {KL_HORIZON} by default.",
+            "Number of answers over which --kl-target adapts the coefficient. Default: "
+            f"{KL_HORIZON}.",
             low=1,
             metavar="N",
             panel="Reference",
@@ -110,14 +135,15 @@ class PPOConfig(TrainingConfig):
     ref_update: Annotated[
         Literal["none", "ema", "sync"],
         Setting(
-            "Whether REF follows the policy: a little every update, or at once now and then.",
+            "Whether REF follows the policy: not at all, as an exponential moving average, "
+            "or by copying at intervals.",
             panel="Reference",
         ),
     ] = "none"
     ref_rate: Annotated[
         float | None,
         Setting(
-            f"Share of the way to the policy that REF goes; {EMA_RATE:g} for ema, 1 for sync.",
+            f"Step of REF towards the policy. Default: {EMA_RATE:g} for ema, 1 for sync.",
             above=0,
             high=1,
             metavar="X",
@@ -127,7 +153,7 @@ class PPOConfig(TrainingConfig):
     ref_every: Annotated[
         int | None,
         Setting(
-            f"Updates between two moves of REF; 1 for ema, {SYNC_EVERY} for sync.",
+            f"Updates between two steps of REF. Default: 1 for ema, {SYNC_EVERY} for sync.",
             low=1,
             metavar="N",
             panel="Reference",
@@ -136,8 +162,8 @@ class PPOConfig(TrainingConfig):
     anchor_every: Annotated[
         int,
         Setting(
-            "Updates between two measurements of the KL to the start and to each ingredient of a "
-            "soup; 0 for never.",
+            "Updates between two measurements of the KL to the initial policy and to each "
+            "ingredient of the soup; 0: never.",
             low=0,
             metavar="N",
             panel="Reference",
@@ -146,12 +172,15 @@ class PPOConfig(TrainingConfig):
 
     ensemble: Annotated[
         Literal["mean", "min", "uncertainty"],
-        Setting("What several rewards make: mean, least, or mean less variance.", panel="Reward"),
+        Setting(
+            "How to combine several rewards: their mean, minimum, or mean minus weighted variance.",
+            panel="Reward",
+        ),
     ] = "mean"
     uncertainty_weight: Annotated[
         float | None,
         Setting(
-            f"Weight of the variance in --ensemble uncertainty; {UNCERTAINTY_WEIGHT:g} by default.",
+            f"Weight of the variance in --ensemble uncertainty. Default: {UNCERTAINTY_WEIGHT:g}.",
             low=0,
             metavar="X",
             panel="Reward",
@@ -160,45 +189,88 @@ class PPOConfig(TrainingConfig):
     watch_reward: Annotated[
         tuple[str, ...],
         Setting(
-            "Reward that is measured and not trained on. Repeatable.",
+            "Reward to measure but not to train on, to detect reward hacking.",
             metavar="RM",
             panel="Reward",
+            names="reward",
         ),
     ] = ()
     normalize_reward: Annotated[
         bool,
-        Setting("Scale each reward to mean 0, std 1 on the start's answers.", panel="Reward"),
+        Setting(
+            "Normalise each reward to mean 0 and standard deviation 1 on answers of the "
+            "initial policy.",
+            panel="Reward",
+        ),
     ] = False
     reward_clip: Annotated[
         float | None,
-        Setting("Largest size of a reward.", above=0, metavar="X", panel="Reward"),
+        Setting(
+            "Clip rewards to [-X, X].",
+            above=0,
+            metavar="X",
+            panel="Reward",
+        ),
     ] = None
     whiten_rewards: Annotated[
         bool,
-        Setting("Scale the tokens' rewards of a batch to std 1; their mean stays.", panel="Reward"),
+        Setting(
+            "Scale the token rewards of each batch to standard deviation 1, without "
+            "shifting the mean.",
+            panel="Reward",
+        ),
     ] = False
     no_eos: Annotated[
         Literal["keep", "subtract", "replace"],
-        Setting("What an answer without an end token scores.", panel="Reward"),
+        Setting(
+            "Score of an answer without an end token: kept, reduced by --no-eos-value, or "
+            "replaced by it.",
+            panel="Reward",
+        ),
     ] = "keep"
     no_eos_value: Annotated[
         float | None,
         Setting(
-            "Number that --no-eos subtracts, or puts in the score's place.",
+            "Value for --no-eos subtract or replace.",
             metavar="X",
             panel="Reward",
         ),
     ] = None
 
-    updates: Annotated[int, Setting("Rollout batches.", low=1, metavar="N", panel="PPO")] = 100
-    batch_size: Annotated[int, Setting("Answers per update.", low=1, metavar="N", panel="PPO")] = 64
+    updates: Annotated[
+        int,
+        Setting(
+            "Number of PPO updates.",
+            low=1,
+            metavar="N",
+            panel="PPO",
+            essential=True,
+        ),
+    ] = 100
+    batch_size: Annotated[
+        int,
+        Setting(
+            "Answers per update, over all processes.",
+            low=1,
+            metavar="N",
+            panel="PPO",
+            essential=True,
+        ),
+    ] = 64
     response_length: Annotated[
-        int, Setting("Longest answer, in tokens.", low=1, metavar="N", panel="PPO")
+        int,
+        Setting(
+            "Maximum length of an answer, in tokens.",
+            low=1,
+            metavar="N",
+            panel="PPO",
+            essential=True,
+        ),
     ] = 128
     temperature: Annotated[
         float,
         Setting(
-            "Sampling temperature; also divides the logits in training.",
+            "Sampling temperature; logits are divided by it in training, too.",
             above=0,
             metavar="X",
             panel="PPO",
@@ -217,44 +289,84 @@ class PPOConfig(TrainingConfig):
     vllm_url: Annotated[
         str | None,
         Setting(
-            f"Server of --generator vllm, on this machine; {VLLM_URL} by default.",
+            f"URL of the server for --generator vllm, on this machine. Default: {VLLM_URL}.",
             metavar="URL",
             panel="PPO",
             changes_result=False,
         ),
     ] = None
     gamma: Annotated[
-        float, Setting("Discount per token.", above=0, high=1, metavar="X", panel="PPO")
+        float,
+        Setting(
+            "Discount factor per token.",
+            above=0,
+            high=1,
+            metavar="X",
+            panel="PPO",
+        ),
     ] = 1.0
     lam: Annotated[
         float,
-        Setting("Lambda of GAE.", flags=("--lambda",), low=0, high=1, metavar="X", panel="PPO"),
+        Setting(
+            "Lambda of generalized advantage estimation (GAE).",
+            flags=("--lambda",),
+            low=0,
+            high=1,
+            metavar="X",
+            panel="PPO",
+        ),
     ] = 0.95
     clip: Annotated[
-        float, Setting("Clip range of the ratio.", above=0, below=1, metavar="X", panel="PPO")
+        float,
+        Setting(
+            "Clip range of the probability ratio.",
+            above=0,
+            below=1,
+            metavar="X",
+            panel="PPO",
+        ),
     ] = 0.2
     dual_clip: Annotated[
         float | None,
         Setting(
-            "Most that the ratio counts where the advantage is negative; no limit by default.",
+            "Upper limit of the ratio for negative advantages (dual clip). Default: none.",
             above=1,
             metavar="X",
             panel="PPO",
         ),
     ] = None
     value_clip: Annotated[
-        float, Setting("Clip range of the value; 0 for none.", low=0, metavar="X", panel="PPO")
+        float,
+        Setting(
+            "Clip range of the value function; 0: no clipping.",
+            low=0,
+            metavar="X",
+            panel="PPO",
+        ),
     ] = 0.2
     epochs: Annotated[
-        int, Setting("Passes over each rollout batch.", low=1, metavar="N", panel="Training")
+        int,
+        Setting(
+            "Passes over the answers of each update.",
+            low=1,
+            metavar="N",
+            panel="Training",
+        ),
     ] = 4
     minibatches: Annotated[
-        int, Setting("Optimiser steps per pass.", low=1, metavar="N", panel="Training")
+        int,
+        Setting(
+            "Optimiser steps per epoch.",
+            low=1,
+            metavar="N",
+            panel="Training",
+        ),
     ] = 1
     micro_batch_size: Annotated[
         int | None,
         Setting(
-            "Answers per forward pass; by default the largest part of a minibatch that fits.",
+            "Answers per forward pass. Default: the largest part of a minibatch that fits "
+            "into memory.",
             low=1,
             metavar="N",
             panel="Training",
@@ -262,12 +374,19 @@ class PPOConfig(TrainingConfig):
         ),
     ] = None
     learning_rate: Annotated[
-        float, Setting("Rate of AdamW for the policy.", above=0, metavar="X", panel="Training")
+        float,
+        Setting(
+            "Learning rate of the policy (AdamW).",
+            above=0,
+            metavar="X",
+            panel="Training",
+            essential=True,
+        ),
     ] = 3e-6
     critic_learning_rate: Annotated[
         float | None,
         Setting(
-            "Rate of AdamW for the critic; the policy's by default.",
+            "Learning rate of the critic. Default: that of the policy.",
             above=0,
             metavar="X",
             panel="Training",
@@ -276,17 +395,23 @@ class PPOConfig(TrainingConfig):
     critic_warmup: Annotated[
         int,
         Setting(
-            "First updates in which the critic alone learns.", low=0, metavar="N", panel="Training"
+            "First updates in which only the critic is trained.",
+            low=0,
+            metavar="N",
+            panel="Training",
         ),
     ] = 0
     schedule: Annotated[
         Literal["linear", "constant"],
-        Setting("How the rates go: to zero over the run, or not.", panel="Training"),
+        Setting(
+            "Learning-rate schedule: linear decay to 0, or constant.",
+            panel="Training",
+        ),
     ] = "linear"
     warmup: Annotated[
         float,
         Setting(
-            "Share of the updates over which the rates rise.",
+            "Share of the updates over which the learning rate rises linearly.",
             low=0,
             below=1,
             metavar="X",
@@ -295,12 +420,17 @@ class PPOConfig(TrainingConfig):
     ] = 0.0
     max_grad_norm: Annotated[
         float,
-        Setting("Gradients are scaled down to this norm.", above=0, metavar="X", panel="Training"),
+        Setting(
+            "Clip the gradient norm to this value.",
+            above=0,
+            metavar="X",
+            panel="Training",
+        ),
     ] = 1.0
     gradient_checkpointing: Annotated[
         bool,
         Setting(
-            "Compute activations twice instead of keeping them: less memory, more time.",
+            "Recompute activations in the backward pass: less memory, more time.",
             changes_result=False,
             panel="Training",
         ),
@@ -308,16 +438,17 @@ class PPOConfig(TrainingConfig):
     compile: Annotated[
         bool,
         Setting(
-            "Compile the layers of policy and critic for their training passes (torch.compile): "
-            "the first update takes half a minute more, the others less, if the model is not tiny.",
+            "Compile the layers of policy and critic (torch.compile) for training: about "
+            "half a minute at the first update, faster updates after it unless the model is "
+            "tiny.",
             panel="Training",
         ),
     ] = False
     offload: Annotated[
         tuple[str, ...],
         Setting(
-            "Models that lie in the CPU's memory while a GPU has no use for them: "
-            f"{', '.join(OFFLOADABLE)}. Repeatable, or with commas.",
+            "Models to move to CPU memory while the GPU does not need them: "
+            f"{', '.join(OFFLOADABLE)}.",
             metavar="NAMES",
             panel="Training",
             changes_result=False,
@@ -326,16 +457,17 @@ class PPOConfig(TrainingConfig):
     optimiser: Annotated[
         Literal["adamw", "adamw-8bit"],
         Setting(
-            "AdamW, with its moments in float32 or in 8 bits (2 bytes a weight and not 8); the "
-            "latter needs the extra '8bit'.",
+            "AdamW with its moments in float32, or in 8 bits (2 instead of 8 bytes per "
+            "weight; needs the extra '8bit').",
             panel="Training",
         ),
     ] = "adamw"
     lora_rank: Annotated[
         int | None,
         Setting(
-            "Train policy and critic by low-rank updates of this rank, on weights that all models "
-            "of one base share; needs the extra 'lora'. Not for adapters, which have a rank.",
+            "Train LoRA adapters of this rank for policy and critic, on one shared copy of "
+            "the base model; needs the extra 'lora'. Policies that are adapters keep their "
+            "rank.",
             low=1,
             metavar="R",
             panel="Training",
@@ -354,7 +486,7 @@ class PPOConfig(TrainingConfig):
     keep_checkpoints: Annotated[
         int,
         Setting(
-            "Checkpoints to keep, the newest.",
+            "Number of checkpoints to keep.",
             low=1,
             metavar="N",
             panel="Run",
@@ -364,16 +496,12 @@ class PPOConfig(TrainingConfig):
     stop_on: Annotated[
         tuple[str, ...],
         Setting(
-            f"Warning at which the run stops, its state saved: {', '.join(WARNINGS)}. Repeatable.",
+            f"Warning that stops the run, with its state saved: {', '.join(WARNINGS)}.",
             metavar="WARNING",
             panel="Run",
             changes_result=False,
         ),
     ] = ()
-    SAYS: ClassVar[Mapping[str, str]] = {
-        "track": f"Tracker that gets the metrics: {', '.join(TRACKERS)}. Repeatable.",
-        "seed": "Seed of order and sampling.",
-    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -17,66 +17,86 @@ class SoupConfig(Config):
     models: Annotated[
         tuple[str, ...],
         Setting(
-            "Two or more models, or LoRA adapters, of one base: folders or hub ids.",
+            "Two or more models, or LoRA adapters of the same base: folders or hub ids.",
             positional=True,
             metavar="A B [C ...]",
+            names="model",
         ),
     ]
     alpha: Annotated[
         float | None,
         Setting(
-            "Share of B in (1 - alpha) A + alpha B. For two models.",
+            "Weight of B in (1 - alpha) A + alpha B, for two models.",
             low=0,
             high=1,
             metavar="X",
             instead_of="weights",
+            essential=True,
         ),
     ] = None
     weights: Annotated[
         tuple[float, ...] | None,
         Setting(
-            "One weight a model, summing to 1. Equal weights by default.",
+            "One weight per model; they sum to 1. Default: equal weights.",
             metavar="X,Y,...",
             instead_of="alpha",
+            essential=True,
         ),
     ] = None
-    normalize: Annotated[bool, Setting("Scale --weights so that they sum to 1.")] = False
+    normalize: Annotated[
+        bool,
+        Setting(
+            "Divide --weights by their sum.",
+        ),
+    ] = False
     allow_nonfinite: Annotated[
-        bool, Setting("Average values that are NaN or Inf instead of refusing them.")
+        bool,
+        Setting(
+            "Average NaN and infinite values instead of refusing them.",
+        ),
     ] = False
     memory: Annotated[
         int,
         Setting(
-            "Memory for the pieces in flight.",
+            "Memory for the tensors being averaged.",
             size=True,
             low=8 * MEGABYTE,
             changes_result=False,
+            essential=True,
         ),
     ] = 256 * MEGABYTE
     dtype: Annotated[
         WeightDtype,
         Setting(
-            "Type of the result's floating-point tensors; auto keeps A's. With one given, "
-            "integers that differ are averaged and rounded too."
+            "Data type of the result; auto keeps that of A. With another one, integer "
+            "tensors that differ are averaged and rounded, too.",
+            essential=True,
         ),
     ] = "auto"
     max_shard_size: Annotated[
         int | None,
         Setting(
-            "Largest safetensors file to write. By default files as A has them.",
+            "Maximum size of a safetensors file. Default: the same files as A.",
             size=True,
             low=MEGABYTE,
+            essential=True,
         ),
     ] = None
     tokenizer: Annotated[
         str | None,
-        Setting("Model whose tokenizer the result gets; A by default.", metavar="MODEL"),
+        Setting(
+            "Model whose tokenizer is copied. Default: A.",
+            metavar="MODEL",
+            names="model",
+        ),
     ] = None
     merge_into: Annotated[
         str | None,
         Setting(
-            "For LoRA adapters: write this base model with their soup merged into it.",
+            "For LoRA adapters: merge their average into this base model and write the "
+            "whole model.",
             metavar="BASE",
+            names="model",
         ),
     ] = None
     base: Annotated[
@@ -89,33 +109,36 @@ class SoupConfig(Config):
     allow_different: Annotated[
         tuple[str, ...],
         Setting(
-            "Average models although they differ in KEY, as the refusal names it: "
-            "config.rope_scaling, tokenizer.eos_token. Repeatable.",
+            "Average models although they differ in KEY, as named by the refusal: "
+            "config.rope_scaling, tokenizer.eos_token.",
             metavar="KEY",
         ),
     ] = ()
     verify: Annotated[
         bool,
         Setting(
-            "Read the result back and check every value against a recomputation.",
+            "Read the result back and compare every value with a recomputation.",
             changes_result=False,
+            essential=True,
         ),
     ] = False
     resume: Annotated[
         bool,
         Setting(
-            "Continue a soup that was killed. Begins anew if there is none.",
+            "Continue a soup that was stopped. A complete soup returns its result.",
             recorded=False,
             changes_result=False,
             panel="Run",
+            essential=True,
         ),
     ] = False
     dry_run: Annotated[
         bool,
         Setting(
-            "Check the inputs and say what would be written; write nothing.",
+            "Check all inputs, and print what would be written and what it would take.",
             recorded=False,
             changes_result=False,
+            essential=True,
         ),
     ] = False
 

@@ -1,8 +1,8 @@
 """The settings of `salsa train-rm`, and which of them contradict each other."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from salsa_cli.config.base import TRACKERS, Setting, TrainingConfig, declared
 from salsa_cli.errors import UsageError
@@ -23,125 +23,189 @@ class TrainRMConfig(TrainingConfig):
     model: Annotated[
         str,
         Setting(
-            "Model to start from, usually an SFT model; without --data a reward model, or an "
-            "ensemble's folder, to evaluate.",
+            "Model to start from, usually an SFT model. Without --data: the reward model or "
+            "ensemble to evaluate.",
             positional=True,
             metavar="MODEL",
+            names="model",
         ),
     ]
     data: Annotated[
         str | None,
         Setting(
-            "Preference pairs to train on: a file, a folder or a hub id. Without them MODEL is "
-            "only evaluated, on --eval-data.",
+            "Preference pairs to train on: a file, a folder or a hub id. Without it, MODEL "
+            "is only evaluated on --eval-data.",
             metavar="DATA",
+            essential=True,
+            names="data",
         ),
     ] = None
     eval_data: Annotated[
-        str | None, Setting("Held-out pairs. By default a share of --data.", metavar="DATA")
+        str | None,
+        Setting(
+            "Held-out pairs. Default: a share of --data.",
+            metavar="DATA",
+            essential=True,
+            names="data",
+        ),
     ] = None
     eval_share: Annotated[
         float | None,
         Setting(
-            f"Share of --data held out where there is no --eval-data; {EVAL_SHARE:g} by default.",
+            f"Share of --data to hold out if there is no --eval-data. Default: {EVAL_SHARE:g}.",
             above=0,
             below=1,
             metavar="X",
         ),
     ] = None
     epochs: Annotated[
-        int, Setting("Passes over the pairs.", low=1, metavar="N", panel="Training")
+        int,
+        Setting(
+            "Number of passes over the pairs.",
+            low=1,
+            metavar="N",
+            panel="Training",
+            essential=True,
+        ),
     ] = 1
-    batch_size: Annotated[int, Setting("Pairs a step.", low=1, metavar="N", panel="Training")] = 16
+    batch_size: Annotated[
+        int,
+        Setting(
+            "Pairs per optimiser step.",
+            low=1,
+            metavar="N",
+            panel="Training",
+            essential=True,
+        ),
+    ] = 16
     micro_batch_size: Annotated[
         int | None,
         Setting(
-            "Pairs per forward pass; a whole batch by default.",
+            "Pairs per forward pass. Default: the whole batch.",
             low=1,
             metavar="N",
             panel="Training",
         ),
     ] = None
     learning_rate: Annotated[
-        float, Setting("Peak rate of AdamW.", above=0, metavar="X", panel="Training")
+        float,
+        Setting(
+            "Peak learning rate of AdamW.",
+            above=0,
+            metavar="X",
+            panel="Training",
+            essential=True,
+        ),
     ] = 1e-5
     warmup: Annotated[
         float,
-        Setting("Share of the steps over which the rate rises.", low=0, below=1, panel="Training"),
+        Setting(
+            "Share of the steps over which the learning rate rises linearly.",
+            low=0,
+            below=1,
+            panel="Training",
+        ),
     ] = 0.05
     schedule: Annotated[
         Literal["linear", "cosine"],
-        Setting("How the rate goes to zero after the warm-up.", panel="Training"),
+        Setting(
+            "Learning-rate schedule after the warmup: linear or cosine decay to 0.",
+            panel="Training",
+        ),
     ] = "linear"
     max_length: Annotated[
-        int, Setting("Longest prompt with answer, in tokens.", low=2, metavar="N")
+        int,
+        Setting(
+            "Maximum length of a prompt with its answer, in tokens.",
+            low=2,
+            metavar="N",
+            essential=True,
+        ),
     ] = 1024
     on_long: Annotated[
         Literal["drop", "truncate"],
-        Setting("What becomes of a longer pair: left out, or its answers cut."),
+        Setting(
+            "What to do with longer pairs: drop them, or truncate their answers.",
+        ),
     ] = "drop"
     on_empty: Annotated[
         Literal["error", "drop"],
         Setting(
-            "What becomes of an empty answer: the run stops and names it, or the pair is left out. "
-            "A rejected answer that raters scored may be empty."
+            "What to do with empty answers: stop with an error, or drop the pair. A "
+            "rejected answer that was rated may be empty.",
         ),
     ] = "error"
     store_scale: Annotated[
         bool,
         Setting(
-            "Without --data: write mean and standard deviation of the scores of --eval-data into "
-            "MODEL's config.json, so that ppo and eval normalise by them."
+            "Without --data: store the mean and standard deviation of the scores on "
+            "--eval-data in MODEL's config.json, so that ppo and eval normalise by them.",
         ),
     ] = False
     pad_token: Annotated[
         str | None,
-        Setting("Token that pads, where the model has none of its own.", metavar="TOKEN"),
+        Setting(
+            "Padding token, if the model has none.",
+            metavar="TOKEN",
+        ),
     ] = None
     margin: Annotated[
         str | None,
         Setting(
-            "Column with the lead in score that the chosen answer should have.",
+            "Column with the margin by which the chosen answer should score higher.",
             metavar="COLUMN",
             panel="Training",
         ),
     ] = None
     label_smoothing: Annotated[
-        float, Setting("Share of labels taken to be wrong.", low=0, below=0.5, panel="Training")
+        float,
+        Setting(
+            "Assumed share of wrong labels.",
+            low=0,
+            below=0.5,
+            panel="Training",
+        ),
     ] = 0.0
     center: Annotated[
         float,
         Setting(
-            "Weight of the penalty that holds scores around 0; 0.01 is usual.",
+            "Weight of the penalty on the sum of both scores, which keeps scores around 0; "
+            "0.01 is usual.",
             low=0,
             metavar="X",
             panel="Training",
         ),
     ] = 0.0
     max_grad_norm: Annotated[
-        float, Setting("Gradients are scaled down to this norm.", above=0, panel="Training")
+        float,
+        Setting(
+            "Clip the gradient norm to this value.",
+            above=0,
+            panel="Training",
+        ),
     ] = 1.0
     lora_rank: Annotated[
         int | None,
         Setting(
-            "Train low-rank updates of this rank and the score head; needs the extra 'lora'.",
+            "Train a LoRA adapter of this rank and the score head; needs the extra 'lora'.",
             low=1,
             metavar="R",
             panel="Training",
+            essential=True,
         ),
     ] = None
     lora_save: Annotated[
         Literal["merged", "adapter"],
         Setting(
-            "What --lora-rank writes: a whole model with the updates merged in, or a PEFT adapter "
-            "of MODEL, whose weights `salsa ppo` then shares with other models.",
+            "What --lora-rank writes: the whole model with the adapter merged, or the PEFT "
+            "adapter, whose base `salsa ppo` can share with other models.",
             panel="Training",
         ),
     ] = "merged"
     gradient_checkpointing: Annotated[
         bool,
         Setting(
-            "Compute activations twice instead of keeping them.",
+            "Recompute activations in the backward pass: less memory, more time.",
             changes_result=False,
             panel="Training",
         ),
@@ -149,23 +213,24 @@ class TrainRMConfig(TrainingConfig):
     ensemble: Annotated[
         int,
         Setting(
-            "Reward models to train, into OUTPUT/0, OUTPUT/1 and so on, where more than one.",
+            "Number of reward models to train. Several are written to OUTPUT/0, OUTPUT/1 "
+            "and so on.",
             low=1,
             metavar="K",
             panel="Training",
+            essential=True,
         ),
     ] = 1
     save_every: Annotated[
         int,
         Setting(
-            "Steps between checkpoints.",
+            "Optimiser steps between checkpoints.",
             low=1,
             metavar="N",
             panel="Run",
             changes_result=False,
         ),
     ] = 500
-    SAYS: ClassVar[Mapping[str, str]] = {"seed": "Seed of the score head and the order."}
 
     def __post_init__(self) -> None:
         super().__post_init__()

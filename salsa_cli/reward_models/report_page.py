@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from salsa_cli import pages
-from salsa_cli.config.options import record
+from salsa_cli.config.record import record
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.maths import statistics
 from salsa_cli.maths.calibration import ReliabilityBin

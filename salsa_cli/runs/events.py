@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from salsa_cli.config.record import DEFAULT
 from salsa_cli.errors import os_errors
 from salsa_cli.records import to_json
+from salsa_cli.text import amount, duration
 
 Value = float | int | str | bool | None
 
@@ -84,21 +86,29 @@ class Result(Protocol):
 class DryRun:
     """What a command would do, as facts by name; the result of `--dry-run`.
 
-    `table` is printed above the facts; `details` are added to the object of `--json`.
+    `table` is printed above the facts; `details` are added to the object of `--json`. `settings`
+    are keys, values and origins; a person sees those that are not defaults.
     """
 
     facts: Mapping[str, Value]
     table: Table | None = None
     details: Mapping[str, object] = field(default_factory=dict)
+    settings: Sequence[tuple[str, object, str]] = ()
 
     def record(self) -> Mapping[str, object]:
         """The object that `--json` prints."""
         facts = {_key(name): value for name, value in self.facts.items()}
-        return {"dry_run": True, **facts, **self.details}
+        settings = {key: {"value": value, "origin": source} for key, value, source in self.settings}
+        more = {"settings": settings} if settings else {}
+        return {"dry_run": True, **facts, **self.details, **more}
 
     def summary(self) -> tuple[str, Table | None]:
         """One fact a line."""
-        return "\n".join(f"{name}: {value}" for name, value in self.facts.items()), self.table
+        lines = [f"{name}: {_with_unit(name, value)}" for name, value in self.facts.items()]
+        given = [one for one in self.settings if one[2] != DEFAULT]
+        lines += ["settings that are not defaults:"] if given else []
+        lines += [f"  {key} = {to_json(value)}  # {source}" for key, value, source in given]
+        return "\n".join(lines), self.table
 
 
 def silent(event: Event) -> None:
@@ -124,6 +134,15 @@ def metrics_file(path: Path) -> Report:
                 file.write(to_json(event.values) + "\n")
 
     return write
+
+
+def _with_unit(name: str, value: Value) -> str:
+    """A fact for a person: bytes as 13.5GB, seconds as 2 min 5 s."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if "bytes" in name:
+        return amount(value, "B")
+    return duration(value) if name.startswith("seconds") else str(value)
 
 
 def _key(name: str) -> str:

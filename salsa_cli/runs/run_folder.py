@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from salsa_cli.config.base import Config
 from salsa_cli.config.comparison import differences
-from salsa_cli.config.options import record
+from salsa_cli.config.record import origins, record
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.records import JSON, write_json
 from salsa_cli.runs.checkpoints import latest_checkpoint
@@ -153,6 +153,7 @@ def made_by(
     return {
         "command": command,
         "settings": record(config),
+        "origins": origins(config),
         "inputs": dict(inputs),
         "versions": dict(versions()),
         **more,

@@ -1,10 +1,6 @@
-"""Events and results on a terminal, or as plain lines if there is none."""
+"""The live view of a terminal, and tables, drawn by rich."""
 
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import IO
 
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
@@ -28,90 +24,18 @@ from salsa_cli.runs.events import (
     Event,
     Measured,
     Note,
-    Report,
-    Result,
     Said,
     Table,
     Warned,
-    silent,
 )
-from salsa_cli.text import amount, duration, figure, plain
-
-
-@contextmanager
-def listening(quiet: bool) -> Iterator[Report]:
-    """The report for stderr: a live view, plain lines, or nothing."""
-    if quiet:
-        yield silent
-        return
-    console = Console(stderr=True, emoji=False)
-    if not console.is_terminal:
-        yield PlainLines(sys.stderr)
-        return
-    view = LiveView(console)
-    try:
-        yield view
-    finally:
-        view.close()
-
-
-class PlainLines:
-    """Events as plain lines: per stage, at most one progress line every `pause` seconds.
-
-    A sample answer is printed every ten pauses at most.
-    """
-
-    def __init__(self, stream: IO[str], pause: float = 2.0) -> None:
-        self._stream = stream
-        self._pause = pause
-        self._last: dict[str, float] = {}
-        self._began: dict[str, float] = {}
-
-    def __call__(self, event: Event) -> None:
-        match event:
-            case Note(text):
-                self._write(text)
-            case Warned(text):
-                self._write(f"warning: {text}")
-            case Advanced():
-                self._advance(event)
-            case Said():
-                self._say(event)
-            case Measured():
-                pass
-
-    def _say(self, event: Said) -> None:
-        now = time.monotonic()
-        if now - self._last.get("sample", float("-inf")) >= 10 * self._pause:
-            self._last["sample"] = now
-            self._write(f"sample: {plain(event.prompt, 60)} -> {plain(event.answer, 160)}")
-
-    def _advance(self, event: Advanced) -> None:
-        now = time.monotonic()
-        began = self._began.setdefault(event.stage, now)
-        finished = event.done >= event.total
-        if not finished and now - self._last.get(event.stage, float("-inf")) < self._pause:
-            return
-        self._last[event.stage] = now
-        parts = [
-            f"{event.stage} {amount(event.done, event.unit)}/{amount(event.total, event.unit)}"
-        ]
-        parts += [f"{name} {figure(value)}" for name, value in event.figures.items()]
-        if event.done and now - began >= self._pause and not finished:
-            left = (now - began) / event.done * (event.total - event.done)
-            parts.append(f"{duration(left)} left")
-        self._write("  ".join(parts))
-        if finished:
-            del self._began[event.stage], self._last[event.stage]
-
-    def _write(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+from salsa_cli.text import amount, figure, plain
 
 
 class LiveView:
     """Progress bars for the stages; below them the latest figures and a sample answer."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console | None = None) -> None:
+        console = console or Console(stderr=True, emoji=False)
         self._console = console
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
@@ -190,24 +114,14 @@ class _Amount(ProgressColumn):
         return Text(text)
 
 
-def print_result(result: Result) -> None:
-    """The result for a person, on stdout."""
-    text, table = result.summary()
+def print_table(table: Table) -> None:
+    """A table on stdout."""
     console = Console(highlight=False, soft_wrap=True, emoji=False)
-    if table is not None:
-        drawn = _rich_table(table)
-        # Do not truncate names: a line that is too long wraps in the terminal.
-        wide = console.options.update(max_width=10_000)
-        console.width = max(console.width, Measurement.get(console, wide, drawn).maximum)
-        console.print(drawn)
-    if text:
-        console.print(escape(text))
-
-
-def print_error(text: str) -> None:
-    """One error, on stderr."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
-    console.print(f"[red]error:[/] {escape(text)}")
+    drawn = _rich_table(table)
+    # Do not truncate names: a line that is too long wraps in the terminal.
+    wide = console.options.update(max_width=10_000)
+    console.width = max(console.width, Measurement.get(console, wide, drawn).maximum)
+    console.print(drawn)
 
 
 def _rich_table(table: Table) -> RichTable:

@@ -4,8 +4,10 @@ import re
 import shutil
 from collections.abc import Mapping
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
+from salsa_cli import data
 from salsa_cli.errors import SalsaError, one_line, os_errors
 from salsa_cli.records import JSON, read_json, write_json
 from salsa_cli.weights.weight_files import (
@@ -67,7 +69,7 @@ def resolve(name: str) -> Path:
 def resolve_any(name: str) -> Path:
     """Like `resolve`, but also accepts LoRA adapters."""
     with os_errors(Path(name), "read"):
-        folder = _existing_folder(name) or _fetch(name)
+        folder = local_folder(name) or _fetch(name)
         if (folder / "config.json").is_file() or is_adapter(folder):
             return folder
         raise SalsaError(
@@ -219,6 +221,8 @@ def describe(folder: Path) -> dict[str, JSON]:
 
 def describe_files(name: str, files: tuple[Path, ...]) -> dict[str, JSON]:
     """A data source for the record: its name and the digests of its files."""
+    if name == data.STDIN:
+        return {"source": name, "sha256": {name: sha256(data.piped()).hexdigest()}}
     return {"source": name, "sha256": {str(path): digest(path) for path in files}}
 
 
@@ -230,8 +234,12 @@ def free_space(path: Path) -> int:
     return shutil.disk_usage(place).free
 
 
-def _existing_folder(name: str) -> Path | None:
-    """The local folder of that name; None if it may be a hub id instead."""
+def local_folder(name: str) -> Path | None:
+    """The local folder of that name; None if it may be a hub id instead.
+
+    Raises:
+        SalsaError: it is neither.
+    """
     folder = Path(name)
     if name and folder.is_dir():
         return folder

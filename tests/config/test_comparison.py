@@ -7,10 +7,11 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
-from salsa_cli.config import comparison, options
+from salsa_cli.config import comparison
 from salsa_cli.config.base import Config, Field, declared
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.config.ppo import PPOConfig
+from salsa_cli.config.record import record
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.config.train_rm import TrainRMConfig
 
@@ -71,17 +72,17 @@ def with_value(config: Config, name: str, value: object) -> Config:
 def test_a_field_is_compared_if_and_only_if_it_changes_the_result(
     config: Config, field: Field
 ) -> None:
-    before = json.loads(json.dumps(options.record(config)))
+    before = json.loads(json.dumps(record(config)))
     assert comparison.differences(before, config) == []
     value = getattr(config, field.name)
     changed = with_value(config, field.name, other(field, value))
     found = comparison.differences(before, changed)
     if field.name in NO_CHANGE[type(config)]:
         assert not field.setting.changes_result and found == []
-        assert field.name not in comparison.result_settings(config)
+        assert field.key not in comparison.result_settings(config)
     else:
         (text,) = found
-        assert text.startswith(f"{field.name} was ") and field.setting.changes_result
+        assert text.startswith(f"{field.key} was ") and field.setting.changes_result
 
 
 def ppo(**changes: Any) -> PPOConfig:
@@ -91,7 +92,7 @@ def ppo(**changes: Any) -> PPOConfig:
 
 def test_a_chosen_setting_is_compared_only_if_it_is_asked_for() -> None:
     """A run that fits its passes into the memory records the size that it chose."""
-    before = options.record(ppo(micro_batch_size=8))
+    before = record(ppo(micro_batch_size=8))
     assert comparison.differences(before, ppo()) == []
     assert comparison.differences(before, ppo(micro_batch_size=4)) == [
         "micro_batch_size was 8, is 4"
@@ -103,8 +104,18 @@ def test_a_chosen_setting_is_compared_only_if_it_is_asked_for() -> None:
 
 def test_records_of_other_versions() -> None:
     """A setting that is not in the record was at its default; one that is gone is ignored."""
-    before = options.record(ppo(seed=3))
+    before = record(ppo(seed=3))
     del before["clip"], before["schedule"]
+    before["lam"] = before.pop("lambda")  # its key until version 0.1
     before["an_old_setting"] = 5
     assert comparison.differences(before, ppo(seed=3)) == []
     assert comparison.differences(before, ppo(seed=3, clip=0.3)) == ["clip was 0.2, is 0.3"]
+    assert comparison.differences(before, ppo(seed=3, lam=1.0)) == ["lambda was 0.95, is 1.0"]
+
+
+def test_lists_that_older_records_hold_as_one_text() -> None:
+    config = EvalConfig(
+        models=("a",), prompts="p", judge=("rm:rm",), anchors=("x", "y"), output=OUT
+    )
+    before = {**record(config), "anchors": ["x,y"]}
+    assert comparison.differences(before, config) == []

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from salsa_cli.config.options import record
+from salsa_cli.config.record import record
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.runs import checkpoints

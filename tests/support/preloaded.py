@@ -3,7 +3,6 @@
 import contextlib
 
 import accelerate  # noqa: F401
-import typer._adapters  # noqa: F401
 from transformers import (  # noqa: F401
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,

@@ -1,0 +1,136 @@
+"""Events, results and errors for a person: plain lines, or a live view on a terminal.
+
+rich is imported only to draw.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from salsa_cli.runs.events import (
+    Advanced,
+    Event,
+    Measured,
+    Note,
+    Report,
+    Result,
+    Said,
+    Warned,
+    silent,
+)
+from salsa_cli.text import amount, duration, figure, plain
+
+
+@contextmanager
+def listening(quiet: bool) -> Iterator[Report]:
+    """The report for stderr: a live view, plain lines, or nothing."""
+    if quiet:
+        yield silent
+        return
+    if not is_live(sys.stderr, os.environ):
+        yield PlainLines(sys.stderr)
+        return
+    from salsa_cli.runs.terminal import LiveView
+
+    view = LiveView()
+    try:
+        yield view
+    finally:
+        view.close()
+
+
+def is_live(stream: IO[str], environment: Mapping[str, str]) -> bool:
+    """Whether a stream is a terminal that can redraw lines and that a person is likely to watch.
+
+    FORCE_COLOR does not make one of a pipe, and logs of CI services get plain lines.
+    """
+    in_ci = environment.get("CI", "").lower() not in ("", "0", "false")
+    return stream.isatty() and environment.get("TERM") != "dumb" and not in_ci
+
+
+def has_colour(stream: IO[str], environment: Mapping[str, str]) -> bool:
+    """Whether to colour a stream, by NO_COLOR, FORCE_COLOR and what it is."""
+    if environment.get("NO_COLOR"):
+        return False
+    if environment.get("FORCE_COLOR"):
+        return True
+    return stream.isatty() and environment.get("TERM") != "dumb"
+
+
+class PlainLines:
+    """Events as plain lines: per stage, at most one progress line every `pause` seconds.
+
+    A sample answer is printed every ten pauses at most.
+    """
+
+    def __init__(self, stream: IO[str], pause: float = 2.0) -> None:
+        self._stream = stream
+        self._pause = pause
+        self._last: dict[str, float] = {}
+        self._began: dict[str, float] = {}
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Note(text):
+                self._write(text)
+            case Warned(text):
+                self._write(f"warning: {text}")
+            case Advanced():
+                self._advance(event)
+            case Said():
+                self._say(event)
+            case Measured():
+                pass
+
+    def _say(self, event: Said) -> None:
+        now = time.monotonic()
+        if now - self._last.get("sample", float("-inf")) >= 10 * self._pause:
+            self._last["sample"] = now
+            self._write(f"sample: {plain(event.prompt, 60)} -> {plain(event.answer, 160)}")
+
+    def _advance(self, event: Advanced) -> None:
+        now = time.monotonic()
+        began = self._began.setdefault(event.stage, now)
+        finished = event.done >= event.total
+        if not finished and now - self._last.get(event.stage, float("-inf")) < self._pause:
+            return
+        self._last[event.stage] = now
+        parts = [
+            f"{event.stage} {amount(event.done, event.unit)}/{amount(event.total, event.unit)}"
+        ]
+        parts += [f"{name} {figure(value)}" for name, value in event.figures.items()]
+        if event.done and now - began >= self._pause and not finished:
+            left = (now - began) / event.done * (event.total - event.done)
+            parts.append(f"{duration(left)} left")
+        self._write("  ".join(parts))
+        if finished:
+            del self._began[event.stage], self._last[event.stage]
+
+    def _write(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+
+def print_result(result: Result) -> None:
+    """The result for a person, on stdout; names the report if there is one."""
+    text, table = result.summary()
+    if table is not None:
+        from salsa_cli.runs.terminal import print_table
+
+        sys.stdout.flush()
+        print_table(table)
+    if text:
+        print(text)
+    page = Path(str(result.record().get("output", ""))) / "report.html"
+    if page.is_file():
+        print(f"report: {page}")
+    sys.stdout.flush()
+
+
+def print_error(text: str) -> None:
+    """One error, on stderr."""
+    red, reset = ("\x1b[31m", "\x1b[0m") if has_colour(sys.stderr, os.environ) else ("", "")
+    print(f"{red}error:{reset} {text}", file=sys.stderr, flush=True)

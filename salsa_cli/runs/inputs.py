@@ -1,0 +1,118 @@
+"""Names of models and data that cannot exist, found before anything slow is imported.
+
+A name that may be a hub id is left to the command, which asks the hub. Whatever is found here, the
+command would find, too, seconds later.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from salsa_cli import data
+from salsa_cli.config.base import Config, Field, declared
+from salsa_cli.config.eval import BENCHMARKS
+from salsa_cli.config.values import split_list
+from salsa_cli.errors import SalsaError
+from salsa_cli.weights import folders
+
+_NAMED = re.compile(r"[\w.-]+=(.+)")
+
+
+def check(config: Config) -> None:
+    """Refuse models and data that are neither here nor named like those of the hub.
+
+    Raises:
+        SalsaError: names all of them.
+    """
+    missing = [
+        reason
+        for field in declared(type(config))
+        if field.setting.names
+        for name in _values(config, field)
+        for reason in _CHECKS[field.setting.names](name)
+    ]
+    missing = list(dict.fromkeys(missing))
+    if getattr(config, "processes", 1) > 1 and _reads_stdin(config):
+        missing.append("- (stdin) is read by one process; write it to a file for --processes")
+    if len(missing) == 1:
+        raise SalsaError(missing[0])
+    if missing:
+        raise SalsaError("\n  - ".join([f"{len(missing)} inputs cannot be found:", *missing]))
+
+
+def _reads_stdin(config: Config) -> bool:
+    return any(
+        data.STDIN in _values(config, field)
+        for field in declared(type(config))
+        if field.setting.names in ("data", "prompts")
+    )
+
+
+def _values(config: Config, field: Field) -> tuple[str, ...]:
+    value = getattr(config, field.name)
+    if value is None:
+        return ()
+    return value if isinstance(value, tuple) else (str(value),)
+
+
+def _model(name: str) -> Iterator[str]:
+    if Path(name).exists():  # whatever it is, the command says it best
+        return
+    match = _NAMED.fullmatch(name)
+    name = match[1] if match else name
+    try:
+        folders.local_folder(name)
+    except SalsaError as error:
+        yield str(error)
+
+
+def _reference(name: str) -> Iterator[str]:
+    if not (name.startswith("soup(") and name.endswith(")")):
+        yield from _model(name)
+        return
+    for part in split_list(name[len("soup(") : -1]):
+        if "=" in part:  # the weights, and what follows them
+            return
+        yield from _model(part)
+
+
+def _reward(name: str) -> Iterator[str]:
+    if ":" not in name or Path(name).exists():
+        yield from _model(name)
+        return
+    place = name.rpartition(":")[0]
+    if place.endswith(".py") and not Path(place).is_file():
+        yield f"{name}: no such file: {place}"
+
+
+def _judge(name: str) -> Iterator[str]:
+    kind, _, source = name.partition(":")
+    if kind in ("rm", "hf") and source:
+        yield from _model(source)
+    if kind == "python":
+        yield from _reward(source)
+
+
+def _data(name: str) -> Iterator[str]:
+    if not data.may_exist(name):
+        yield f"{name}: no such file or folder"
+
+
+def _prompts(name: str) -> Iterator[str]:
+    if name not in BENCHMARKS:
+        yield from _data(name)
+
+
+def _answers(name: str) -> Iterator[str]:
+    yield from _data(name.partition("=")[2] or name)
+
+
+_CHECKS: Mapping[str, Callable[[str], Iterator[str]]] = {
+    "model": _model,
+    "reference": _reference,
+    "reward": _reward,
+    "judge": _judge,
+    "data": _data,
+    "prompts": _prompts,
+    "answers": _answers,
+}
