@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn
 
 from salsa_cli import VERSION
+from salsa_cli.config import completion, sources
 from salsa_cli.config import help as help_texts
-from salsa_cli.config import sources
 from salsa_cli.config.base import Config, TrainingConfig
 from salsa_cli.config.command_line import Manners
 from salsa_cli.config.commands import COMMANDS, Command
@@ -65,14 +66,30 @@ def _dispatch(arguments: Sequence[str]) -> None:
         _say(help_texts.overview(_width()))
     elif first in ("-V", "--version"):
         print(f"salsa {VERSION}")
+    elif first in (completion.ASK, "--install-completion", "--show-completion"):
+        _complete(first, rest)
     elif first.startswith("-"):
-        known = ("--help", "--version")
+        known = ("--help", "--version", "--install-completion", "--show-completion")
         raise UsageError(f"no such option {one_line(first)}{did_you_mean(first, known)}")
     else:
         raise UsageError(
             f"no such command '{one_line(first)}'{did_you_mean(first, COMMANDS)}; expected "
             f"{', '.join(COMMANDS)}"
         )
+
+
+def _complete(asked: str, rest: Sequence[str]) -> None:
+    """Answer the shell, or set it up so that it asks."""
+    if asked == completion.ASK:
+        for one in completion.candidates(rest):
+            print(f"{one.text}\t{one.description}" if one.description else one.text)
+        return
+    shell = completion.find_shell(rest[0] if rest else None)
+    if asked == "--show-completion":
+        _say(completion.SHELLS[shell].script.rstrip())
+        return
+    written = completion.install(shell, Path.home())
+    _say(f"{shell} completion: wrote {' and '.join(map(str, written))}; open a new {shell}")
 
 
 def _command(command: Command, arguments: Sequence[str]) -> None:

@@ -39,6 +39,7 @@ class Setting:
             leaves it at None, too, uses the recorded one.
         essential: whether `--help` shows the option; `--help-all` shows all of them.
         names: what the value names, if that must exist before anything is loaded.
+        values: the names that it takes, if only some texts are names.
         instead_of: an optional field that says the same thing in another way.
         place: position among the options of its panel; settings that several commands share come
             last.
@@ -58,6 +59,7 @@ class Setting:
     chosen: bool = False
     essential: bool = False
     names: Literal["", "model", "reference", "reward", "judge", "data", "prompts", "answers"] = ""
+    values: tuple[str, ...] = ()
     instead_of: str = ""
     panel: str = "Options"
     place: int = 0
@@ -344,6 +346,7 @@ class TrainingConfig(ModelConfig):
         tuple[str, ...],
         Setting(
             f"Log the metrics to {', '.join(TRACKERS)}.",
+            values=TRACKERS,
             changes_result=False,
             metavar="TRACKER",
             panel="Run",

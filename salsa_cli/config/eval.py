@@ -29,6 +29,7 @@ class EvalConfig(ModelConfig):
         Setting(
             "Prompts: a file, a folder, a hub id, or - for JSON lines from stdin; or "
             "mt-bench, arena-hard (v0.1), arena-hard-v2.0, ultrafeedback from the hub.",
+            values=BENCHMARKS,
             metavar="DATA",
             essential=True,
             names="prompts",

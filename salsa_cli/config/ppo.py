@@ -449,6 +449,7 @@ class PPOConfig(TrainingConfig):
         Setting(
             "Models to move to CPU memory while the GPU does not need them: "
             f"{', '.join(OFFLOADABLE)}.",
+            values=tuple(OFFLOADABLE),
             metavar="NAMES",
             panel="Training",
             changes_result=False,
@@ -497,6 +498,7 @@ class PPOConfig(TrainingConfig):
         tuple[str, ...],
         Setting(
             f"Warning that stops the run, with its state saved: {', '.join(WARNINGS)}.",
+            values=WARNINGS,
             metavar="WARNING",
             panel="Run",
             changes_result=False,
