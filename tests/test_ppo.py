@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from salsa_cli import data, ppo
@@ -250,15 +249,6 @@ def test_a_function_as_reward_and_the_policy_as_critic(world: World, tmp_path: P
     assert made["inputs"]["rewards"] == [name]
     assert made["inputs"]["critic"]["path"] == str(world.a)
     assert read_rows(config.output / "metrics.jsonl")[0]["reward"] <= -1.0
-
-
-def test_answers_may_be_generated_in_pages(world: World, tmp_path: Path) -> None:
-    if not hasattr(transformers, "ContinuousBatchingConfig"):
-        pytest.skip("this transformers batches continuously on GPUs alone")
-    run(configure(world, tmp_path / "policy", updates=1, generator="paged"))
-    (row,) = rows_without_time(tmp_path / "policy")
-    assert 0 < row["length"] <= 6
-    assert row["ratio_error"] == 0
 
 
 def test_graphs_are_refused_on_a_cpu(world: World, tmp_path: Path) -> None:

@@ -277,12 +277,11 @@ class PPOConfig(TrainingConfig):
         ),
     ] = 1.0
     generator: Annotated[
-        Literal["auto", "loop", "graphs", "paged", "vllm"],
+        Literal["auto", "loop", "graphs", "vllm"],
         Setting(
             "How answers are generated: by a loop on any device; with its steps replayed as CUDA "
-            "graphs; by continuous batching; or by a vLLM server that you started. The draws of "
-            "the latter two are their own and depend on the batch. auto: graphs where they can be "
-            "had, else the loop.",
+            "graphs; or by a vLLM server that you started, whose draws are its own and depend on "
+            "the batch. auto: graphs where they can be had, else the loop.",
             panel="PPO",
         ),
     ] = "auto"

@@ -19,8 +19,8 @@ from salsa_cli.evaluation.judges import JudgeSpec, scoring
 from salsa_cli.evaluation.questions import answer_files
 from salsa_cli.evaluation.questions.answer_files import Replies, Reply
 from salsa_cli.evaluation.questions.benchmarks import Question
-from salsa_cli.maths import averaging, kl
-from salsa_cli.models import forward, loading, shapes
+from salsa_cli.maths import kl
+from salsa_cli.models import averaging, forward, loading, shapes
 from salsa_cli.models.loading import LanguageModel
 from salsa_cli.models.tokens import Tokens, pad_left, pad_right
 from salsa_cli.reward_models import rewards
@@ -30,13 +30,6 @@ from salsa_cli.weights import compatibility, weight_files
 
 # Positions whose probabilities over the vocabulary are held in float32 at a time.
 _POSITIONS = 256
-
-_STORAGE = {
-    torch.bfloat16: ("BF16", torch.uint16),
-    torch.float16: ("F16", torch.float16),
-    torch.float32: ("F32", torch.float32),
-    torch.float64: ("F64", torch.float64),
-}
 
 
 @dataclass(frozen=True)
@@ -52,12 +45,9 @@ class Ingredients:
         """The soup with these weights; it stands until the next one is mixed."""
         target = self.model.model.state_dict()
         for name, first in self.states[0].items():
-            if first.dtype not in _STORAGE:
-                continue
-            dtype, storage = _STORAGE[first.dtype]
-            pieces = [state[name].view(storage).numpy() for state in self.states]
-            mixed = averaging.average(pieces, [dtype] * len(pieces), weights, dtype)
-            target[name].copy_(torch.from_numpy(mixed).view(first.dtype))
+            if averaging.can_average(first):
+                tensors = [state[name] for state in self.states]
+                target[name].copy_(averaging.average(tensors, weights))
         return self.model
 
 

@@ -1,4 +1,4 @@
-"""Which way of generation a model gets, and when none can be had."""
+"""Which generator a model gets, and why one is refused."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from salsa_cli.errors import SalsaError
-from salsa_cli.generation import graphs, loop, paged, plain
+from salsa_cli.generation import graphs, loop, plain
 from salsa_cli.generation.ways import Generator
 from salsa_cli.models.forward import Module
 
@@ -22,7 +22,6 @@ class _Way:
 _WAYS = {
     "loop": _Way(loop.generate, loop.suits),
     "graphs": _Way(graphs.generate, graphs.suits),
-    "paged": _Way(paged.generate, paged.suits),
 }
 
 

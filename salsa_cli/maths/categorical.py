@@ -47,22 +47,6 @@ def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor
     return logprobs.gather(dim=-1, index=tokens.unsqueeze(-1)).squeeze(-1)
 
 
-def entropy(logits: Tensor, temperature: float) -> Tensor:
-    """Entropy in nats, [B, T] in float32 (float64 for float64 logits).
-
-    Args:
-        logits: [B, T, V].
-        temperature: > 0.
-
-    H = -sum_v p_v log p_v, with 0 log 0 = 0 in value and gradient: tokens of logit -inf add
-    nothing. Between 0 (one token possible) and log V (all equal).
-    """
-    logprobs = log_softmax(logits, temperature)
-    probabilities = logprobs.exp()
-    finite = logprobs.masked_fill(probabilities == 0, 0)
-    return -(probabilities * finite).sum(dim=-1)
-
-
 def sample_by_inverse_cdf(logits: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
     """One token per row by inverse-CDF sampling, [B] long.
 

@@ -1,9 +1,10 @@
-"""What one forward pass holds in memory, by the shape of its model. Estimates.
+"""Estimates of the memory of one forward pass, from the shape of its model.
 
-The counts are of Llama's layers as Transformers computes them; others differ by some tenths.
+They count the layers of Llama as Transformers computes them; other architectures differ by some
+tenths. `width` is always the bytes of a number that is multiplied by weights: 2 under autocast.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from salsa_cli.devices.runtime import Runtime
@@ -74,7 +75,7 @@ class Machine:
         return min(share * most, max(1, share * self.pass_tokens // tokens))
 
 
-def kept_activations(shape: Shape, rows: int, tokens: int, machine: Machine) -> int:
+def kept_activations(shape: Shape, rows: int, tokens: int, width: int) -> int:
     """Bytes that a pass over `rows` sequences of `tokens` tokens keeps for its gradient.
 
     A token and layer keep, of a gated layer as Llama's (counted as Korthikanti et al., "Reducing
@@ -84,10 +85,9 @@ def kept_activations(shape: Shape, rows: int, tokens: int, machine: Machine) -> 
     as queries that is, in float32, 10 hidden widths and 4 intermediate ones. One more norm comes
     last.
     """
-    wide = machine.product
-    norm = (2 * 4 + wide) * shape.hidden
-    attention = wide * (2 * shape.heads + 2 * shape.keys)
-    layer = 2 * norm + attention + 4 * wide * shape.inner
+    norm = (2 * 4 + width) * shape.hidden
+    attention = width * (2 * shape.heads + 2 * shape.keys)
+    layer = 2 * norm + attention + 4 * width * shape.inner
     return rows * tokens * (shape.layers * layer + norm)
 
 
@@ -99,11 +99,17 @@ def layer_inputs(shape: Shape, rows: int, tokens: int) -> int:
     return 4 * shape.hidden * shape.layers * rows * tokens
 
 
-def passing_activations(shape: Shape, rows: int, tokens: int, machine: Machine) -> int:
+def checkpointed_activations(shape: Shape, rows: int, tokens: int, width: int) -> int:
+    """Bytes that a pass keeps under gradient checkpointing: layer inputs, and one whole layer."""
+    one = kept_activations(replace(shape, layers=1), rows, tokens, width)
+    return layer_inputs(shape, rows, tokens) + one
+
+
+def passing_activations(shape: Shape, rows: int, tokens: int, width: int) -> int:
     """Bytes of a pass without a gradient at its widest: stream, norm, three of the inner width."""
-    return rows * tokens * (12 * shape.hidden + 3 * machine.product * shape.inner)
+    return rows * tokens * (12 * shape.hidden + 3 * width * shape.inner)
 
 
-def cache(shape: Shape, rows: int, tokens: int, machine: Machine) -> int:
+def cache(shape: Shape, rows: int, tokens: int, width: int) -> int:
     """Bytes of keys and values: layers x key-value width x tokens, twice."""
-    return 2 * shape.layers * shape.keys * rows * tokens * machine.product
+    return 2 * shape.layers * shape.keys * rows * tokens * width

@@ -84,24 +84,6 @@ def shape(folder: Path) -> Shape:
     )
 
 
-def activation_bytes(folder: Path, tokens: int, width: int) -> int:
-    """Bytes that a pass over `tokens` tokens keeps for its gradient, about, without the logits.
-
-    17 values of `width` bytes a token, layer and hidden unit (Korthikanti et al., "Reducing
-    Activation Recomputation in Large Transformer Models", 2022, table 2, with an attention that
-    keeps no scores).
-    """
-    config = text_config(folder)
-    return 17 * width * tokens * int(config.hidden_size) * int(config.num_hidden_layers)
-
-
-def checkpointed_activation_bytes(folder: Path, tokens: int, width: int) -> int:
-    """The same with `checkpoint_activations`: what every layer reads, and one layer whole."""
-    layers = int(text_config(folder).num_hidden_layers)
-    whole = activation_bytes(folder, tokens, width)
-    return whole // 17 + whole // layers
-
-
 def text_config(folder: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(folders.base(folder), trust_remote_code=False)

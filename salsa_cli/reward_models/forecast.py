@@ -9,7 +9,7 @@ import torch
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
-from salsa_cli.models import loading, shapes
+from salsa_cli.models import activation_memory, loading, shapes
 from salsa_cli.models.loading import RewardModel
 from salsa_cli.reward_models.pairs import EncodedPair
 from salsa_cli.text import amount
@@ -50,10 +50,11 @@ def memory(
         spread: processes over which what learns is spread; 1 where each holds all of it.
     """
     opened = weight_files.open_weight_files(folder)
-    tokens = 2 * config.forward_size * max(pair.length for pair in training)
-    kept = shapes.activation_bytes(folder, tokens, width)
+    shape, rows = shapes.shape(folder), 2 * config.forward_size
+    tokens = max(pair.length for pair in training)
+    kept = activation_memory.kept_activations(shape, rows, tokens, width)
     if config.gradient_checkpointing:
-        kept = shapes.checkpointed_activation_bytes(folder, tokens, width)
+        kept = activation_memory.checkpointed_activations(shape, rows, tokens, width)
     plain = width * _body(opened) if spread > 1 else 0
     return {
         "weights": plain + WEIGHT * _body(opened) // spread,

@@ -210,11 +210,12 @@ def _rollout(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
         return MemoryUse()
     shape = shapes.shape(plan.policy)
     rows, prompt = config.batch_size // machine.processes, _longest(plan)
+    tokens = prompt + config.response_length
     return MemoryUse(
         weights=machine.copy * plan.roles(config)[0].own,
-        activations=activation_memory.passing_activations(shape, rows, prompt, machine),
+        activations=activation_memory.passing_activations(shape, rows, prompt, machine.product),
         logits=machine.sampling * rows * shape.vocabulary,
-        cache=activation_memory.cache(shape, rows, prompt + config.response_length, machine),
+        cache=activation_memory.cache(shape, rows, tokens, machine.product),
     )
 
 
@@ -223,7 +224,9 @@ def _scoring(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
     rows = config.batch_size // machine.processes
     tokens = _longest(plan) + config.response_length
     models = [shapes.shape(one) for one in _reward_models((*plan.rewards, *plan.watched))]
-    sizes = [activation_memory.passing_activations(one, rows, tokens, machine) for one in models]
+    sizes = [
+        activation_memory.passing_activations(one, rows, tokens, machine.product) for one in models
+    ]
     return MemoryUse(activations=max(sizes, default=0))
 
 
@@ -231,14 +234,14 @@ def _log_probabilities(plan: PPOPlan, config: PPOConfig, machine: Machine) -> Me
     """Policy, references and critic pass one behind the other; the references in larger passes."""
     tokens = _longest(plan) + config.response_length
     learning = machine.rows(config.forward_size, tokens)
-    passes = [(folder, learning) for folder in (plan.policy, plan.critic)]
+    passes = [(shapes.shape(one), learning) for one in (plan.policy, plan.critic)]
     frozen = machine.rows(config.forward_size, tokens, SCORED_TOKENS)
-    passes += [(one.first, frozen) for one in plan.references]
+    passes += [(shapes.shape(one.first), frozen) for one in plan.references]
     return MemoryUse(
         weights=machine.copy * max(role.own for role in plan.roles(config) if role.learns),
         activations=max(
-            activation_memory.passing_activations(shapes.shape(folder), rows, tokens, machine)
-            for folder, rows in passes
+            activation_memory.passing_activations(shape, rows, tokens, machine.product)
+            for shape, rows in passes
         ),
         logits=_logits(plan, config, machine, frozen),
     )
@@ -248,7 +251,7 @@ def _anchors(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
     tokens = _longest(plan) + config.response_length
     rows = machine.rows(config.forward_size, tokens, SCORED_TOKENS)
     passing = activation_memory.passing_activations(
-        shapes.shape(plan.policy), rows, tokens, machine
+        shapes.shape(plan.policy), rows, tokens, machine.product
     )
     return MemoryUse(activations=passing, logits=_logits(plan, config, machine, rows))
 
@@ -292,13 +295,13 @@ def _kept(
     """Activations of policy and critic, and those of the one layer that computes its own again."""
     if not config.gradient_checkpointing:
         kept = [
-            activation_memory.kept_activations(one, rows, tokens, machine)
+            activation_memory.kept_activations(one, rows, tokens, machine.product)
             for one in (policy, critic)
         ]
         return kept[0], kept[1], 0
     inputs = [activation_memory.layer_inputs(one, rows, tokens) for one in (policy, critic)]
     again = [
-        activation_memory.kept_activations(replace(one, layers=1), rows, tokens, machine)
+        activation_memory.kept_activations(replace(one, layers=1), rows, tokens, machine.product)
         for one in (policy, critic)
     ]
     return inputs[0], inputs[1], max(again)

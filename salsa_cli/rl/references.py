@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 
 from salsa_cli.errors import SalsaError, UsageError
-from salsa_cli.maths import averaging
-from salsa_cli.models import assembly, backbones, loading
+from salsa_cli.models import assembly, averaging, backbones, loading
 from salsa_cli.models.backbones import BackboneSource
 from salsa_cli.models.forward import Module
 from salsa_cli.models.loading import LanguageModel
@@ -19,8 +18,6 @@ from salsa_cli.weights.adapters import disagreements
 
 _RECIPE = re.compile(r"\s*soup\((?P<inside>.*)\)\s*", re.DOTALL)
 _EXPECTED = "expected soup(A,B,alpha=0.5) or soup(A,B,C,weights=0.5,0.3,0.2)"
-_STORED = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
-_FLOATING = (*_STORED, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -124,7 +121,9 @@ def load(
         return assembly.soup_of_adapters(reference.folders, mixing, dtype, device, source)
     cpu = torch.device("cpu")
     parts = [loading.load_language_model(folder, None, cpu).model for folder in reference.folders]
-    _average(parts, reference.recipe.weights)
+    for tensors in zip(*(part.parameters() for part in parts), strict=True):
+        if averaging.can_average(tensors[0]):
+            tensors[0].data.copy_(averaging.average(tensors, reference.recipe.weights))
     return parts[0].to(device=device, dtype=dtype)
 
 
@@ -192,24 +191,3 @@ def _weights(name: str, options: Sequence[str], count: int) -> tuple[float, ...]
         case "weights" if len(numbers) == count and abs(sum(numbers) - 1.0) <= 1e-9:
             return numbers
     raise UsageError(f"--ref {name}: {','.join(options)} does not fit {count} models; {_EXPECTED}")
-
-
-def _average(parts: Sequence[Module], weights: Sequence[float]) -> None:
-    """Make the first model the average of all, parameter by parameter."""
-    for tensors in zip(*(part.parameters() for part in parts), strict=True):
-        if tensors[0].dtype not in _FLOATING:
-            continue
-        pieces = [_storage(tensor.data) for tensor in tensors]
-        names = [_STORED.get(tensor.dtype, "F64") for tensor in tensors]
-        result = averaging.average(pieces, names, weights, names[0])
-        target = tensors[0].data
-        target.copy_(torch.from_numpy(result).view(target.dtype))
-
-
-def _storage(tensor: torch.Tensor) -> averaging.Array:
-    """A tensor's storage elements, as `averaging` takes them."""
-    held = tensor.contiguous()
-    array: averaging.Array = (
-        held.view(torch.uint16) if held.dtype == torch.bfloat16 else held
-    ).numpy()
-    return array

@@ -1,7 +1,7 @@
 """What the stages of an update of `salsa ppo` take on a GPU: rollout, scoring, update.
 
     python -m tests.benchmarks.ppo_gpu --shape 1b > result.json
-    python -m tests.benchmarks.ppo_gpu --shape 7b --stages rollout --generators graphs,loop,paged
+    python -m tests.benchmarks.ppo_gpu --shape 7b --stages rollout --generators graphs,loop
     python -m tests.benchmarks.ppo_gpu --shape tiny --device cpu       # does the script still run?
 
 Models of random weights in the shape of known ones, made on the spot: a policy, a reference, a

@@ -106,7 +106,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("generator", ["auto", "loop", "paged"])
+@pytest.mark.parametrize("generator", ["auto", "loop"])
 def test_the_first_ratio_of_every_update_is_one(
     world: World, tmp_path: Path, generator: Any
 ) -> None:

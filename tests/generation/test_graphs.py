@@ -132,9 +132,9 @@ def _like(forward: Callable[..., object], other: Callable[..., object]) -> Calla
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(SalsaError, match="--generator graphs needs a CUDA device, and this is"):
         choice.check("graphs", torch.device("cpu"))
-    for name in ("auto", "loop", "paged"):
+    for name in ("auto", "loop"):
         choice.check(name, torch.device("cpu"))
-    for name in ("loop", "graphs", "paged"):
+    for name in ("loop", "graphs"):
         with pytest.raises(SalsaError, match=f"--generator {name} cannot drive a MambaForCausalLM"):
             choice.choose(name, policy(recurrent).model)
     assert choice.choose("auto", policy(recurrent).model) is plain.generate

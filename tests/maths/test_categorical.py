@@ -1,4 +1,4 @@
-"""maths/categorical: log probabilities, entropy and sampling."""
+"""maths/categorical: log-probabilities and sampling."""
 
 import math
 
@@ -42,13 +42,6 @@ def test_token_logprobs_by_hand() -> None:
     logprobs = categorical.token_logprobs(logits, tokens, 2.0)
     expected = [math.log(5 / 8), math.log(1 / 8), math.log(2 / 8)]
     assert logprobs.tolist()[0] == pytest.approx(expected, rel=1e-14)
-
-
-def test_entropy_by_hand() -> None:
-    # 1/8 * 3 log 2 + 2/8 * 2 log 2 + 5/8 * log(8/5) = 7/8 log 2 + 5/8 log 1.6.
-    entropy = categorical.entropy(HAND.reshape(1, 1, 3), 2.0)
-    expected = 7 / 8 * math.log(2) + 5 / 8 * math.log(1.6)
-    assert entropy.tolist() == [[pytest.approx(expected, rel=1e-14)]]
 
 
 def test_sampling_by_hand() -> None:
@@ -134,8 +127,6 @@ def test_bad_temperatures_are_refused(temperature: float) -> None:
     with pytest.raises(ValueError, match="temperature must be positive"):
         categorical.token_logprobs(logits, tokens, temperature)
     with pytest.raises(ValueError, match="temperature must be positive"):
-        categorical.entropy(logits, temperature)
-    with pytest.raises(ValueError, match="temperature must be positive"):
         categorical.sample_by_inverse_cdf(logits[0], u, temperature)
 
 
@@ -152,28 +143,26 @@ def test_dtypes(given_dtype: torch.dtype, result: torch.dtype) -> None:
     logits = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0)).to(given_dtype)
     tokens = torch.tensor([[0, 1, 2], [3, 4, 0]])
     assert categorical.token_logprobs(logits, tokens, 0.7).dtype == result
-    assert categorical.entropy(logits, 0.7).dtype == result
     # Half precision is raised before the division, so it equals the float32 of the same numbers.
     wide = categorical.token_logprobs(logits.to(result), tokens, 0.7)
     assert torch.equal(categorical.token_logprobs(logits, tokens, 0.7), wide)
 
 
-def test_impossible_tokens_leave_finite_entropy_and_gradients() -> None:
+def test_impossible_tokens_leave_the_gradients_of_others_finite() -> None:
     logits = torch.tensor([[[0.0, -INF, 0.0, -1000.0]]], requires_grad=True)
-    entropy = categorical.entropy(logits, 1.0)
-    assert entropy.item() == pytest.approx(math.log(2), rel=1e-6)
-    entropy.sum().backward()  # type: ignore[no-untyped-call]
+    logprobs = categorical.token_logprobs(logits, torch.tensor([[0]]), 1.0)
+    assert logprobs.item() == pytest.approx(-math.log(2), rel=1e-6)
+    logprobs.sum().backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
-    logprobs = categorical.token_logprobs(logits.detach(), torch.tensor([[1]]), 1.0)
-    assert logprobs.tolist() == [[-INF]]
+    impossible = categorical.token_logprobs(logits.detach(), torch.tensor([[1]]), 1.0)
+    assert impossible.tolist() == [[-INF]]
 
 
 def test_gradients(generator: torch.Generator) -> None:
     logits = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     tokens = torch.randint(4, (2, 3), generator=generator)
     assert torch.autograd.gradcheck(lambda z: categorical.token_logprobs(z, tokens, 0.7), (logits,))
-    assert torch.autograd.gradcheck(lambda z: categorical.entropy(z, 0.7), (logits,))
 
 
 def test_agrees_with_loops(generator: torch.Generator) -> None:
@@ -183,13 +172,10 @@ def test_agrees_with_loops(generator: torch.Generator) -> None:
     u = torch.rand(4, 6, generator=generator, dtype=torch.float64)
     for temperature in (0.6, 1.0, 1.7):
         logprobs = categorical.token_logprobs(logits, tokens, temperature)
-        entropy = categorical.entropy(logits, temperature)
         for b in range(4):
             sampled = categorical.sample_by_inverse_cdf(logits[b], u[b], temperature)
             for t in range(6):
                 p = naive_probabilities(logits[b, t].tolist(), temperature)
-                naive_entropy = -sum(x * math.log(x) for x in p if x > 0)
-                assert float(entropy[b, t]) == pytest.approx(naive_entropy, abs=1e-10)
                 naive_logprob = math.log(p[int(tokens[b, t])])
                 assert float(logprobs[b, t]) == pytest.approx(naive_logprob, abs=1e-10)
                 cumulative, token = 0.0, -1
@@ -211,15 +197,6 @@ def test_probabilities_sum_to_one_and_ignore_a_shift(
     assert logprobs.exp().sum(dim=-1).tolist() == pytest.approx([1.0] * 3, abs=1e-12)
     shifted = categorical.log_softmax(logits + shift, temperature)
     torch.testing.assert_close(shifted, logprobs, rtol=1e-9, atol=1e-9)
-
-
-@PROPERTY
-@given(x=rows_of_logits, temperature=temperatures)
-def test_entropy_is_between_none_and_uniform(x: np.ndarray, temperature: float) -> None:
-    entropy = categorical.entropy(torch.from_numpy(x).reshape(1, 3, 5), temperature)
-    possible = torch.from_numpy(np.isfinite(x).sum(axis=1).astype(np.float64))
-    assert (entropy >= -1e-12).all()
-    assert (entropy <= possible.log() + 1e-12).all()
 
 
 @PROPERTY

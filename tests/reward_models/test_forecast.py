@@ -8,7 +8,7 @@ import pytest
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
-from salsa_cli.models import loading
+from salsa_cli.models import activation_memory, loading, shapes
 from salsa_cli.reward_models import forecast
 from salsa_cli.reward_models.pairs import EncodedPair
 from tests.support import tiny
@@ -22,6 +22,11 @@ LAYER = 2 * 16 * 16 + 2 * 16 * 8 + 3 * WIDTH * INNER + 2 * WIDTH
 BODY = VOCABULARY * WIDTH + LAYERS * LAYER + WIDTH
 ROWS_AND_COLUMNS = LAYERS * (2 * (16 + 16) + 2 * (8 + 16) + 3 * (16 + 32))
 
+# Bytes a token keeps in bfloat16: per norm its input and result in float32 and its output; queries,
+# output, keys and values; four inner widths. One more norm comes last.
+NORM = (2 * 4 + 2) * WIDTH
+LAYER_VALUES = 2 * NORM + 2 * 2 * (16 + 8) + 4 * 2 * INNER
+
 
 def configure(world: World, **changes: Any) -> TrainRMConfig:
     settings = {"model": str(world.a), "data": "p.jsonl", "output": Path("rm"), "batch_size": 4}
@@ -34,7 +39,7 @@ def test_memory_is_weights_learning_and_passes(world: World) -> None:
     assert found == {
         "weights": 4 * BODY,
         "gradients and moments": 12 * BODY,
-        "passes": 17 * 2 * tokens * WIDTH * LAYERS,
+        "passes": tokens * (LAYERS * LAYER_VALUES + NORM),
     }
     small = forecast.memory(world.a, PAIRS, configure(world, micro_batch_size=1), 2)
     assert small["passes"] == found["passes"] // 4
@@ -45,8 +50,16 @@ def test_adapters_learn_little_and_checkpointing_keeps_little(world: World) -> N
     found = forecast.memory(world.a, PAIRS, config, 4)
     assert found["weights"] == 4 * BODY
     assert found["gradients and moments"] == 12 * 3 * ROWS_AND_COLUMNS
-    # What each layer reads, and one layer whole.
-    assert found["passes"] == 4 * 2 * 4 * 9 * WIDTH * (LAYERS + 17)
+    # What each layer reads in float32, and one whole layer with the last norm.
+    norm, layer = 12 * WIDTH, 2 * 12 * WIDTH + 4 * 2 * (16 + 8) + 4 * 4 * INNER
+    assert found["passes"] == 2 * 4 * 9 * (4 * WIDTH * LAYERS + layer + norm)
+
+
+def test_one_pass_takes_the_same_memory_in_the_plan_of_ppo(world: World) -> None:
+    """Both commands plan by one estimate; here the plan of a learning phase without the policy."""
+    pair = forecast.memory(world.a, PAIRS, configure(world, micro_batch_size=1), 4)
+    shape = shapes.shape(world.a)
+    assert pair["passes"] == activation_memory.kept_activations(shape, 2, 9, 4)
 
 
 def test_the_disk_holds_three_checkpoints_and_the_models(world: World) -> None:

@@ -98,7 +98,7 @@ def test_in_a_single_pass_gradients_come_as_activations_go(world: World, tmp_pat
     config = configure(world, tmp_path / "policy", minibatches=1)
     shape = shapes.shape(world.a)
     for length in (1, 6, 40):
-        kept = activation_memory.kept_activations(shape, 8, 5 + length, FLOAT32)
+        kept = activation_memory.kept_activations(shape, 8, 5 + length, FLOAT32.product)
         steps = [2 * kept, kept + 4 * CLASSIFIER + 4 * 24 * 16, 4 * CLASSIFIER + 4 * LANGUAGE]
         found = demand(replace(config, response_length=length)).phases["learning"]
         assert found.activations + found.gradients == max(steps)
@@ -111,7 +111,7 @@ def test_where_memory_is_used_again_one_model_passes_beside_the_gradients_of_the
     head, copies = 4 * 24 * 16, 2 * (LANGUAGE + CLASSIFIER)
     config = configure(world, tmp_path / "policy", minibatches=1)
     for length in (1, 6, 40):
-        kept = activation_memory.kept_activations(shape, 8, 5 + length, MIXED)
+        kept = activation_memory.kept_activations(shape, 8, 5 + length, MIXED.product)
         # The policy's pass; the critic's beside the policy's gradients; those of both.
         steps = [kept, 4 * LANGUAGE + kept, 4 * (LANGUAGE + CLASSIFIER)]
         found = demand(replace(config, response_length=length), MIXED).phases["learning"]
@@ -120,14 +120,14 @@ def test_where_memory_is_used_again_one_model_passes_beside_the_gradients_of_the
             found.weights == demand(config, MIXED).phases["rollout"].weights - 2 * LANGUAGE + copies
         )
     pieces = demand(replace(config, micro_batch_size=2), MIXED).phases["learning"]
-    assert pieces.activations == activation_memory.kept_activations(shape, 2, 11, MIXED)
+    assert pieces.activations == activation_memory.kept_activations(shape, 2, 11, MIXED.product)
     assert pieces.gradients == 4 * (LANGUAGE + CLASSIFIER) + head
 
 
 def test_layers_that_compute_again_do_so_one_at_a_time(world: World, tmp_path: Path) -> None:
     config = configure(world, tmp_path / "policy", gradient_checkpointing=True, micro_batch_size=2)
     shape = shapes.shape(world.a)
-    one = activation_memory.kept_activations(replace(shape, layers=1), 2, 11, FLOAT32)
+    one = activation_memory.kept_activations(replace(shape, layers=1), 2, 11, FLOAT32.product)
     inputs = 2 * 11 * 2 * 16 * 4
     assert demand(config).phases["learning"].activations == 2 * inputs + one
 
@@ -140,7 +140,7 @@ def test_long_answers_pass_few_at_a_time(world: World, tmp_path: Path) -> None:
     config = configure(world, tmp_path / "policy", minibatches=1)
     found = demand(config, few).phases["learning"]
     assert found.activations == 2 * activation_memory.kept_activations(
-        shapes.shape(world.a), 2, 11, FLOAT32
+        shapes.shape(world.a), 2, 11, FLOAT32.product
     )
     assert found.gradients == 4 * (LANGUAGE + CLASSIFIER) + 4 * 24 * 16
 
@@ -198,9 +198,11 @@ def test_activations_are_those_that_autograd_keeps(
         model.model(input_ids=ids, use_cache=False).last_hidden_state.square().sum()
     measured = sum(storage.nbytes() for storage in kept.values())
     shape = shapes.shape(folder)
-    planned = activation_memory.kept_activations(shape, rows, tokens, FLOAT32)
+    planned = activation_memory.kept_activations(shape, rows, tokens, FLOAT32.product)
     if again:
-        last = activation_memory.kept_activations(replace(shape, layers=0), rows, tokens, FLOAT32)
+        last = activation_memory.kept_activations(
+            replace(shape, layers=0), rows, tokens, FLOAT32.product
+        )
         planned = activation_memory.layer_inputs(shape, rows, tokens) + last
     positions = 2 * 4 * tokens * shape.heads
     assert planned <= measured + positions
@@ -211,8 +213,10 @@ def test_half_precision_keeps_the_stream_in_float32() -> None:
     """By hand: two norms of 10 bytes a width; queries, keys, values, attention; 4 inner widths."""
     shape = shapes.Shape(layers=3, hidden=64, heads=64, keys=16, inner=128, vocabulary=10)
     layer = 2 * 10 * 64 + 2 * (2 * 64 + 2 * 16) + 4 * 2 * 128
-    assert activation_memory.kept_activations(shape, 2, 7, MIXED) == 2 * 7 * (3 * layer + 10 * 64)
-    assert activation_memory.cache(shape, 2, 7, MIXED) == 2 * 3 * 16 * 2 * 7 * 2
+    assert activation_memory.kept_activations(shape, 2, 7, MIXED.product) == 2 * 7 * (
+        3 * layer + 10 * 64
+    )
+    assert activation_memory.cache(shape, 2, 7, MIXED.product) == 2 * 3 * 16 * 2 * 7 * 2
     assert MIXED.copy == 2 and FLOAT32.copy == 0
 
 
