@@ -142,9 +142,18 @@ class Field:
 
     @property
     def _kind(self) -> Any:
-        """The type without None."""
+        """The type without None, and without words in place of a number."""
         kinds = [kind for kind in get_args(self.type) if kind is not type(None)]
+        if self.words:
+            return next(kind for kind in kinds if get_origin(kind) is not Literal)
         return kinds[0] if self.optional else self.type
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words that may stand in place of a number: `none` in `float | Literal["none"]`."""
+        parts = [part for part in get_args(self.type) if part is not type(None)]
+        named = [part for part in parts if get_origin(part) is Literal]
+        return tuple(word for part in named for word in get_args(part)) if named != parts else ()
 
     @property
     def is_list(self) -> bool:
@@ -193,7 +202,8 @@ class Field:
         kinds = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
         what = "a size" if self.setting.size else kinds[self.item]
         bounds = self.setting.bounds(self.setting.metavar or "X")
-        return f"{what}, {bounds}" if bounds else what
+        what = f"{what}, {bounds}" if bounds else what
+        return f"{what}, or {', '.join(self.words)}" if self.words else what
 
 
 def prefix(command: str) -> str:

@@ -143,9 +143,9 @@ class EvalConfig(ModelConfig):
         ),
     ] = None
     judge_temperature: Annotated[
-        float,
+        float | Literal["none"],
         Setting(
-            "Sampling temperature of these judges.",
+            "Sampling temperature of these judges; none: send none, for models that refuse it.",
             low=0,
             metavar="X",
             panel="Judges",

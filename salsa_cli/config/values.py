@@ -91,6 +91,8 @@ def _items(field: Field, raw: object, where: str) -> tuple[Any, ...]:
 
 def _one(field: Field, raw: object, where: str) -> Any:
     """One value, which is the field's or an item of it."""
+    if raw in field.words:
+        return raw
     if field.choices:
         if raw not in field.choices:
             raise UsageError(f"{where} is {_shown(raw)}; expected {field.expected}")

@@ -127,7 +127,8 @@ def inputs(plan: EvalPlan, config: EvalConfig) -> dict[str, JSON]:
 
 def sampling(config: EvalConfig) -> JudgeSampling:
     """Sampling settings of LLM judges."""
-    return JudgeSampling(config.judge_temperature, config.judge_tokens, config.seed)
+    temperature = None if config.judge_temperature == "none" else config.judge_temperature
+    return JudgeSampling(temperature, config.judge_tokens, config.seed)
 
 
 def store(folder: Path, config: EvalConfig) -> Path:
@@ -214,7 +215,11 @@ def _judges(config: EvalConfig, models: int) -> tuple[JudgeSpec, ...]:
 
 
 def _refuse_useless(config: EvalConfig, specs: Sequence[JudgeSpec]) -> None:
-    """Refuse options that would have no effect."""
+    """Refuse options that would have no effect, or that a judge cannot follow."""
+    if config.judge_temperature == "none" and any(spec.kind == "hf" for spec in specs):
+        raise UsageError(
+            "--judge-temperature none leaves it to a server; an hf: judge needs a number"
+        )
     of_api = {
         "--base-url": config.base_url,
         "--max-calls": config.max_calls,

@@ -47,6 +47,7 @@ def fault(status: int, message: str = "no", param: str | None = None, **headers:
 
 HALF = Answer(chat("[[A>B]]").body, cut=True)
 HALF_JSON = Answer(chat("[[A>B]]").body[:40])
+ERROR_IN_200 = Answer(json.dumps({"error": {"message": "overloaded", "code": 502}}).encode())
 OTHER_JSON = Answer(b'{"hello": ["world"]}')
 LIST = Answer(b"[1, 2]")
 HTML = Answer(b"<html>busy</html>", headers={"Content-Type": "text/html"})
@@ -78,11 +79,17 @@ def serving(behaviour: Behaviour, seconds: float = 0.0) -> Iterator[Server]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if self.path != "/v1/models":
+                self._send(fault(404, "Not Found"))
+                return
             server.keys_at_check.add(self.headers["Authorization"])
             self._send(Answer(b'{"object": "list", "data": []}'))
 
         def do_POST(self) -> None:
             nonlocal now
+            if self.path != "/v1/chat/completions":
+                self._send(fault(404, "Not Found"))
+                return
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             prompt = body["messages"][-1]["content"]
             with lock:

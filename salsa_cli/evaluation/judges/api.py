@@ -1,19 +1,23 @@
-"""A judge behind an OpenAI-compatible API: several calls at a time, retried with patience.
+"""A judge behind an OpenAI-compatible API: several calls at a time, with retries.
 
-The retries are our own and not the client's: every call has to be counted, and a reply that is
-broken in itself (half a body, JSON of another kind) has to be asked for again like an overload.
+We retry ourselves rather than let the client do it: every call counts against the budget, and a
+broken reply (half a body, JSON of another kind) has to be retried like an overload.
 """
 
 import os
 import random
+import re
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from threading import Event, Lock
 from typing import Any, TypeGuard
 
 from salsa_cli.errors import SalsaError, one_line
 from salsa_cli.evaluation.judges.writing import Completion, JudgeSampling, Request
+from salsa_cli.evaluation.verdicts.verdict import NO_ANSWER
 
 KEY = "OPENAI_API_KEY"
 DEFAULT_URL = "https://api.openai.com/v1"
@@ -21,12 +25,13 @@ DEFAULT_URL = "https://api.openai.com/v1"
 _RETRIED = frozenset({408, 409, 425, 429})
 _REFUSED = frozenset({401, 403, 404})
 _LONGEST_PAUSE = 60.0
+_VERSION = re.compile(r"/v\d+[a-z]*(/|$)")
 _FAILURES_IN_A_ROW = 10
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to go on with a call that fails.
+    """How to retry a call that fails.
 
     Attributes:
         tries: calls for one judgement, the first one counted.
@@ -41,7 +46,7 @@ class Patience:
 
 @dataclass
 class Budget:
-    """Calls that may still be made; None has no end. Shared by threads."""
+    """Calls that may be made, None for any number. Shared by threads."""
 
     most: int | None = None
     made: int = 0
@@ -63,7 +68,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class _Failed:
-    """A call that brought no judgement: why, whether to try again, and when the server said to."""
+    """A failed call: why, whether to retry, and after how many seconds if the server said so."""
 
     reason: str
     again: bool
@@ -79,7 +84,7 @@ class _Reply:
 
 
 class ApiWriter:
-    """A model behind an API, by its name there."""
+    """A model behind an API."""
 
     def __init__(
         self,
@@ -108,16 +113,18 @@ class ApiWriter:
         return f"{self.base_url} {self._model}"
 
     def check(self) -> None:
-        """Find out whether there is a server; what it says of its models does not matter.
+        """Check that a server answers; what it says of its models does not matter.
 
         Raises:
-            SalsaError: nothing answers, or it refuses the key.
+            SalsaError: nothing answers, it refuses the key, or the API is at `/v1` of the address.
         """
         import openai
 
+        hurried = self._client.with_options(timeout=min(self._patience.timeout, 10.0))
+        headers: dict[str, Any] = {"extra_headers": self._headers}
         try:
-            hurried = self._client.with_options(timeout=min(self._patience.timeout, 10.0))
-            hurried.models.list(extra_headers=self._headers)
+            listed = hurried.models.list(**headers)
+            missing = not _is_list(listed)
         except openai.APIConnectionError as error:
             raise SalsaError(
                 f"--judge {self.name}: {self.base_url} cannot be reached ({_cause(error)}); "
@@ -126,11 +133,27 @@ class ApiWriter:
         except openai.APIStatusError as error:
             if error.status_code in (401, 403):
                 raise self._refusal(error) from error
-        except Exception:  # a server without a list of models, or with one of another form
+            missing = error.status_code == 404
+        except Exception:  # a list of models of another form
             return
+        if missing and (better := self._with_version()) is not None:
+            try:
+                found = _is_list(hurried.with_options(base_url=better).models.list(**headers))
+            except Exception:
+                return
+            if found:
+                raise SalsaError(
+                    f"--judge {self.name}: there is no API at {self.base_url}, but there is one "
+                    f"at {better}; give --base-url {better}"
+                )
+
+    def _with_version(self) -> str | None:
+        """The address with the `/v1` that it lacks; None if it has one."""
+        bare = self.base_url.rstrip("/")
+        return None if _VERSION.search(bare) else f"{bare}/v1"
 
     def check_budget(self, calls: int) -> None:
-        """Refuse to begin what the budget will not see to its end."""
+        """Refuse to start if the budget does not allow all calls."""
         left = None if self._budget.most is None else self._budget.most - self._budget.made
         if left is not None and calls > left:
             raise SalsaError(
@@ -139,7 +162,7 @@ class ApiWriter:
             )
 
     def write(self, requests: Sequence[Request], sampling: JudgeSampling) -> Iterator[Completion]:
-        """One `Completion` a request, as they come.
+        """One `Completion` per request, in order of completion.
 
         Raises:
             SalsaError: the server refuses the key or the model, nothing works any more, or the
@@ -200,9 +223,8 @@ class ApiWriter:
             completion = self._client.chat.completions.create(
                 model=self._model,
                 messages=[{"role": "user", "content": request.text}],
-                temperature=sampling.temperature,
                 extra_headers=self._headers,
-                **{limit: sampling.max_tokens},
+                **{limit: sampling.max_tokens, **_temperature(sampling)},
             )
         except openai.APITimeoutError:
             return _Failed(f"no answer within {self._patience.timeout:g} s", again=True)
@@ -211,23 +233,26 @@ class ApiWriter:
         except openai.APIStatusError as error:
             if error.status_code in _REFUSED or _field(error, "code") == "insufficient_quota":
                 raise self._refusal(error) from error
-            if _field(error, "param") == "temperature":
+            if sampling.temperature is not None and _is_about(error, "temperature"):
                 raise SalsaError(
-                    f"--judge {self.name}: {_said(error)}; give the --judge-temperature it takes"
+                    f"--judge {self.name}: {_said(error)}; give the --judge-temperature it takes, "
+                    "or none to send none"
                 ) from error
-            if _field(error, "param") == "max_tokens" and limit == "max_tokens":
+            if limit == "max_tokens" and _is_about(error, "max_tokens", "max_completion_tokens"):
                 self._limit = "max_completion_tokens"
                 return self._call(request, sampling)
             again = error.status_code in _RETRIED or error.status_code >= 500
             return _Failed(_said(error), again, _retry_after(error))
         except (openai.APIError, ValueError) as error:  # JSON that breaks off is a ValueError
             return _Failed(f"broken reply: {one_line(str(error))}", again=True)
-        return _reply(completion)
+        return _reply(completion, sampling.max_tokens)
 
     def _refusal(self, error: Any) -> SalsaError:
+        better = self._with_version() if error.status_code == 404 else None
+        perhaps = f" (perhaps {better})" if better else ""
         return SalsaError(
             f"--judge {self.name}: {self.base_url} refuses: {_said(error)}; "
-            f"check the model's name, --base-url and {KEY}"
+            f"check the model's name, --base-url{perhaps} and {KEY}"
         )
 
 
@@ -264,15 +289,51 @@ def _gave_up(name: str, last: Completion) -> SalsaError:
     )
 
 
-def _reply(completion: object) -> _Reply | _Failed:
+def _temperature(sampling: JudgeSampling) -> dict[str, float]:
+    return {} if sampling.temperature is None else {"temperature": sampling.temperature}
+
+
+def _is_list(listed: object) -> bool:
+    """Whether a reply is a list of models, and no page that a web server has for any address."""
+    return isinstance(getattr(listed, "data", None), list)
+
+
+def _reply(completion: object, max_tokens: int) -> _Reply | _Failed:
     """The text of a chat completion, without reasoning that the server returns apart from it."""
+    if isinstance(completion, str):
+        what = "a web page" if "<html" in completion[:1000].lower() else "a text"
+        return _Failed(f"broken reply: {what}, but no chat completion", again=True)
     choices = getattr(completion, "choices", None)
     choice = choices[0] if isinstance(choices, list) and choices else None
+    if error := getattr(completion, "error", None) or getattr(choice, "error", None):
+        return _error_in_reply(error)
     message = getattr(choice, "message", None)
     text = _text(getattr(message, "content", None)) if message is not None else None
     if text is None:
         return _Failed("broken reply: JSON, but no chat completion", again=True)
-    return _Reply(text, cut=getattr(choice, "finish_reason", None) == "length")
+    finish = getattr(choice, "finish_reason", None)
+    if refusal := getattr(message, "refusal", None):
+        return _Failed(f"the judge refuses: {one_line(_whole(str(refusal)))}", again=False)
+    if finish == "content_filter":
+        return _Failed("withheld by the provider's content filter", again=False)
+    if not text and finish != "length" and _has_reasoning(message):
+        return _Failed(f"{NO_ANSWER} (--judge-tokens {max_tokens})", again=False)
+    return _Reply(text, cut=finish == "length")
+
+
+def _error_in_reply(error: object) -> _Failed:
+    """An error that came with HTTP 200, in the words of the provider."""
+    fields = error if isinstance(error, dict) else {"message": error}
+    code = fields.get("code")
+    refused = isinstance(code, int) and 400 <= code < 500 and code not in _RETRIED
+    words = one_line(_whole(str(fields.get("message") or error)))
+    return _Failed(f"HTTP 200 with an error: {words}", again=not refused)
+
+
+def _has_reasoning(message: object) -> bool:
+    content = getattr(message, "content", None)
+    fields = (getattr(message, name, None) for name in ("reasoning_content", "reasoning"))
+    return any(fields) or isinstance(content, list)
 
 
 def _text(content: object) -> str | None:
@@ -281,15 +342,20 @@ def _text(content: object) -> str | None:
     Of parts, those of type `text` count; Mistral's models send their reasoning as `thinking`.
     """
     if content is None or isinstance(content, str):
-        return content or ""
+        return _whole(content or "")
     if not isinstance(content, list):
         return None
     texts = (part.get("text") for part in content if _is_text(part))
-    return "".join(text for text in texts if isinstance(text, str))
+    return _whole("".join(text for text in texts if isinstance(text, str)))
 
 
 def _is_text(part: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(part, dict) and part.get("type") in ("text", "output_text")
+
+
+def _whole(text: str) -> str:
+    """The text with a replacement character for half of a surrogate pair."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _cause(error: BaseException) -> str:
@@ -300,9 +366,22 @@ def _cause(error: BaseException) -> str:
 
 
 def _said(error: Any) -> str:
+    return f"HTTP {error.status_code}: {one_line(_whole(_message(error)))}"
+
+
+def _message(error: Any) -> str:
     body = error.body if isinstance(error.body, dict) else {}
-    message = body.get("message") or str(error)
-    return f"HTTP {error.status_code}: {one_line(str(message))}"
+    if isinstance(error.body, str) and "<html" in error.body[:1000].lower():
+        return "a web page"
+    return str(body.get("message") or body.get("detail") or error)
+
+
+def _is_about(error: Any, *names: str) -> bool:
+    """Whether the server refuses a parameter: by its name, or in its words."""
+    param = _field(error, "param")
+    if error.status_code not in (400, 422) or (param is not None and param not in names):
+        return False
+    return param in names or names[-1] in _message(error)
 
 
 def _field(error: Any, name: str) -> object:
@@ -310,9 +389,13 @@ def _field(error: Any, name: str) -> object:
 
 
 def _retry_after(error: Any) -> float | None:
-    """Seconds that the server asked to wait, where it did in seconds."""
+    """Seconds to wait, which the server gave as a number or as a date; None if it gave none."""
+    value = error.response.headers.get("retry-after", "")
     try:
-        seconds = float(error.response.headers.get("retry-after", ""))
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     except ValueError:
         return None
-    return max(0.0, seconds)

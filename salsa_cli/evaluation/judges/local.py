@@ -53,7 +53,7 @@ class LocalWriter:
                 [ids[request] for request in batch],
                 [stable_seed(sampling.seed, "judge", r.key, r.attempt) for r in batch],
                 length=sampling.max_tokens,
-                temperature=1.0 if sampling.temperature is None else sampling.temperature,
+                temperature=sampling.temperature or 0.0,
                 runtime=self._runtime,
             )
             for request, answer in zip(batch, rollouts.texts(model, sampled), strict=True):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation.results.win_rates import PairRow, ScoreRow
-from salsa_cli.evaluation.verdicts.verdict import CUT
+from salsa_cli.evaluation.verdicts.verdict import CUT, NO_ANSWER
 
 _MOST_REASONS = 3
 _LOWEST_GRADE, _HIGHEST_GRADE = 1.0, 10.0
@@ -26,7 +26,7 @@ def refuse(pairs: Sequence[PairRow], scores: Sequence[ScoreRow], most: float, re
     if lines:
         reasons = [reason for row in pairs for reason in row.reasons]
         reasons += [reason for row in scores for reason in row.reasons]
-        cut = any(reason.startswith(CUT) for reason in reasons)
+        cut = any(reason.startswith((CUT, NO_ANSWER)) for reason in reasons)
         larger = ", with a larger --judge-tokens where they were cut" if cut else ""
         ending = f"That is more than --max-invalid {most:g}. {remedy}{larger}"
         raise SalsaError("\n".join([*lines, ending]))

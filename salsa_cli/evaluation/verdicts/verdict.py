@@ -12,6 +12,9 @@ Order = Literal["ab", "ba"]
 CUT = "cut at --judge-tokens"
 """How the reason of a judgement begins that was cut at the token limit."""
 
+NO_ANSWER = "no answer after its reasoning"
+"""How the reason of a judgement begins that ended before its answer."""
+
 _FLIPPED: Mapping[Order, Order] = {"ab": "ba", "ba": "ab"}
 
 

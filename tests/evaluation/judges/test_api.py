@@ -6,6 +6,7 @@ import socket
 import time
 from collections import Counter
 from dataclasses import replace
+from email.utils import formatdate
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,7 @@ FAULTS = {
     "other JSON": servers.OTHER_JSON,
     "a list": servers.LIST,
     "a page": servers.HTML,
+    "an error with 200": servers.ERROR_IN_200,
     "never": servers.NEVER,
 }
 
@@ -258,12 +260,15 @@ def test_too_many_failures_end_the_command_and_are_asked_again_later(
         assert len(server.prompts) == 24
 
 
-def test_a_model_that_knows_max_completion_tokens_only(files: dict[str, Path]) -> None:
+@pytest.mark.parametrize("param", ["max_tokens", None])
+def test_a_model_that_knows_max_completion_tokens_only(
+    files: dict[str, Path], param: str | None
+) -> None:
     with servers.serving(healthy) as server:
 
         def modern(prompt: str, number: int) -> Answer:
             if any("max_tokens" in body for body in server.bodies[-1:]):
-                return servers.fault(400, "Use 'max_completion_tokens' instead.", "max_tokens")
+                return servers.fault(400, "Use 'max_completion_tokens' instead.", param)
             return healthy(prompt, number)
 
         server.behaviour = modern
@@ -272,14 +277,96 @@ def test_a_model_that_knows_max_completion_tokens_only(files: dict[str, Path]) -
     assert {body.get("max_completion_tokens") for body in server.bodies[1:]} == {2048}
 
 
-def test_a_model_that_takes_no_such_temperature(files: dict[str, Path]) -> None:
-    refusal = servers.fault(400, "Only the default (1) is supported.", "temperature")
-    words = r"Only the default \(1\).*give the --judge-temperature it takes"
+@pytest.mark.parametrize("param", ["temperature", None])
+def test_a_model_that_refuses_a_temperature(files: dict[str, Path], param: str | None) -> None:
+    def strict(prompt: str, number: int) -> Answer:
+        if "temperature" in server.bodies[-1]:
+            return servers.fault(400, "'temperature' does not support 0, only the default.", param)
+        return healthy(prompt, number)
+
+    with servers.serving(strict) as server:
+        words = "only the default.; give the --judge-temperature it takes, or none to send none"
+        with pytest.raises(SalsaError, match=re.escape(words)):
+            run(configure(files, server, concurrency=1))
+        (pair,) = run(configure(files, server, concurrency=1, judge_temperature="none")).pairs
+    assert (pair.win_rate, pair.invalid) == (0.35, 0)
+
+
+def test_none_is_no_temperature_of_a_local_judge(files: dict[str, Path], world: World) -> None:
+    with pytest.raises(UsageError, match="an hf: judge needs a number"):
+        run(configure(files, "", base_url=None, judge=(f"hf:{world.a}",), judge_temperature="none"))
+
+
+REFUSED = {
+    "the judge refuses: I cannot judge this.": servers.chat(None, refusal="I cannot judge this."),
+    "withheld by the provider's content filter": servers.chat("", finish="content_filter"),
+    "no answer after its reasoning (--judge-tokens 2048)": servers.chat("", reasoning="So A"),
+    "HTTP 200 with an error: no credit": Answer(
+        b'{"error": {"message": "no credit", "code": 402}}'
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_what_is_no_judgement_is_named_and_not_asked_for_again(
+    files: dict[str, Path], reason: str
+) -> None:
+    def shy(prompt: str, number: int) -> Answer:
+        return REFUSED[reason] if "question 3\n" in prompt else healthy(prompt, number)
+
+    with servers.serving(shy) as server:
+        (pair,) = run(configure(files, server, max_invalid=0.5)).pairs
+    assert (pair.n, dict(pair.reasons), len(server.prompts)) == (9, {reason: 2}, 20)
+
+
+def test_parts_without_an_answer_name_the_limit(files: dict[str, Path]) -> None:
+    thought = servers.chat([{"type": "thinking", "thinking": [{"type": "text", "text": "[[A]]"}]}])
     with (
-        servers.serving(lambda prompt, number: refusal) as server,
-        pytest.raises(SalsaError, match=words),
+        servers.serving(lambda prompt, number: thought) as server,
+        pytest.raises(SalsaError, match=r"no answer after its reasoning .*judge-tokens 2048"),
     ):
-        run(configure(files, server))
+        run(configure(files, server, concurrency=1))
+
+
+def test_a_web_page_is_called_one(files: dict[str, Path]) -> None:
+    with (
+        servers.serving(lambda prompt, number: servers.HTML) as server,
+        pytest.raises(SalsaError, match="broken reply: a web page, but no chat completion"),
+    ):
+        run(configure(files, server, tries=1, concurrency=1))
+
+
+def test_an_address_without_its_version(files: dict[str, Path]) -> None:
+    with servers.serving(healthy) as server:
+        bare = server.url.removesuffix("/v1")
+        words = f"there is no API at {bare}, but there is one at {server.url}; give --base-url"
+        with pytest.raises(SalsaError, match=re.escape(words)):
+            run(configure(files, bare))
+        assert server.prompts == []
+
+
+def test_the_servers_pause_may_be_a_date(files: dict[str, Path]) -> None:
+    def busy(prompt: str, number: int) -> Answer:
+        soon = formatdate(time.time() + 2, usegmt=True)
+        hit = "question 3\n" in prompt and number == 0
+        return servers.fault(429, Retry_After=soon) if hit else healthy(prompt, number)
+
+    began = time.monotonic()
+    with servers.serving(busy) as server:
+        (pair,) = run(configure(files, server)).pairs
+    # A date has whole seconds: two from now are at least one.
+    assert (pair.invalid, len(server.prompts)) == (0, 22) and time.monotonic() - began >= 1.0
+
+
+def test_half_a_letter_in_a_judgement_is_replaced(files: dict[str, Path]) -> None:
+    def broken(prompt: str, number: int) -> Answer:
+        return servers.chat("\ud83d " + taste(prompt))
+
+    with servers.serving(broken) as server:
+        (pair,) = run(configure(files, server)).pairs
+    assert (pair.win_rate, pair.invalid) == (0.35, 0)
+    rows = read_rows(files["prompts"].parent / "out" / "judgments.jsonl")
+    assert rows[0]["text"].startswith("\ufffd ")
 
 
 def test_two_turns_are_judged_after_one_another(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.chat_template = TEMPLATE
     torch.manual_seed(3)
     model = LlamaForCausalLM(
-        tiny.config(vocab_size=len(tokenizer), max_position_embeddings=1024, hidden_size=32)
+        tiny.config(vocab_size=len(tokenizer), max_position_embeddings=1024, hidden_size=64)
     )
     with torch.no_grad():
         for parameter in model.parameters():
@@ -139,22 +139,31 @@ def test_a_local_judge_without_room(world: World, files: dict[str, Path]) -> Non
     assert not list(files["prompts"].parent.glob("out*"))
 
 
+COMMANDS = {
+    "transformers": ["-m", "transformers.cli.transformers", "serve", "{model}", "--device", "cpu"],
+    "vllm": [
+        *("-m", "vllm.entrypoints.openai.api_server", "--model", "{model}", "--enforce-eager"),
+        *("--dtype", "float32", "--max-model-len", "1024", "--max-num-seqs", "4"),
+    ],
+}
+
+
 @contextmanager
-def transformers_serve(model: Path) -> Iterator[str]:
-    """The real server of transformers, on a free port of loopback."""
+def real_server(kind: str, model: Path) -> Iterator[str]:
+    """`transformers serve` or vLLM's server, on a free port of loopback."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(model)]
+    command = [sys.executable, *(part.format(model=model) for part in COMMANDS[kind])]
     process = subprocess.Popen(
-        [*command, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
+        [*command, "--host", "127.0.0.1", "--port", str(port)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     try:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while True:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
@@ -169,17 +178,21 @@ def transformers_serve(model: Path) -> Iterator[str]:
         process.communicate()
 
 
+NEEDED = {"transformers": ("openai", "fastapi", "uvicorn"), "vllm": ("openai", "vllm")}
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", COMMANDS)
 def test_a_real_server_says_what_the_local_model_says(
-    judge: Path, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    judge: Path, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    for package in ("openai", "fastapi", "uvicorn"):
+    for package in NEEDED[kind]:
         if importlib.util.find_spec(package) is None:
-            pytest.skip(f"transformers serve needs {package}: pip install 'transformers[serving]'")
+            pytest.skip(f"the server of {kind} needs {package}")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     # The server calls a text cut that ends with its last token.
     local = run(configure(files, f"hf:{judge}", judge_tokens=3))[1]
-    with transformers_serve(judge) as url:
+    with real_server(kind, judge) as url:
         config = configure(
             files,
             f"openai:{judge}",
