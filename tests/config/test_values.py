@@ -125,3 +125,11 @@ def test_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     models = convert(field(EvalConfig, "models"), ["ours=~/policy", "~"], "MODEL")
     assert models == ("ours=/home/me/policy", "/home/me")
     assert convert(field(EvalConfig, "judge"), "rm:~/rm", "--judge") == ("rm:/home/me/rm",)
+
+
+def test_a_word_in_place_of_a_number() -> None:
+    temperature = field(EvalConfig, "judge_temperature")
+    assert convert(temperature, "none", "--judge-temperature") == "none"
+    assert convert(temperature, "0.5", "--judge-temperature") == 0.5
+    with pytest.raises(UsageError, match="is warm; expected a number, X >= 0, or none"):
+        convert(temperature, "warm", "--judge-temperature")
