@@ -291,7 +291,7 @@ def save_policy(inputs: Mapping[str, JSON], actors: Actors, run: Run, result: PP
 @contextmanager
 def _recording(config: PPOConfig, folder: Path, done: int, report: Report) -> Iterator[Report]:
     """Everything that receives the updates: the terminal, files and trackers."""
-    run = TrackedRun("salsa-ppo", config.output.name, record(config), done)
+    run = TrackedRun("salsa-ppo", config.run_name, config.output.name, record(config), done)
     with (
         tracking.tracking(config.track, folder, run, report) as track,
         report_page.kept(folder, config.output.name),

@@ -109,7 +109,11 @@ def train_members(run: TrainingRun, report: Report) -> None:
     steps = fitting.step_count(run.plan.training, config)
     progress = fitting.restore(run, steps, report)
     tracked = TrackedRun(
-        "salsa-train-rm", config.output.name, record(config), progress.steps_done(steps)
+        "salsa-train-rm",
+        config.run_name,
+        config.output.name,
+        record(config),
+        progress.steps_done(steps),
     )
     with runtime.held_by_main(
         lambda: tracking.tracking(config.track, run.folder, tracked, report), silent

@@ -363,3 +363,21 @@ class TrainingConfig(ModelConfig):
             place=1,
         ),
     ] = ()
+    run_name: Annotated[
+        str | None,
+        Setting(
+            "Name of the run in the trackers. Default: WANDB_NAME for wandb, else that of OUTPUT.",
+            changes_result=False,
+            metavar="NAME",
+            panel="Run",
+            place=1,
+        ),
+    ] = None
+
+    def tracking_reasons(self) -> Iterator[str]:
+        """Reasons against the settings of trackers: unknown ones, a name that nobody gets."""
+        for name in self.track:
+            if name not in TRACKERS:
+                yield f"--track {name}: expected one of {', '.join(TRACKERS)}"
+        if self.run_name is not None and not self.track:
+            yield "--run-name has no effect without --track"

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from salsa_cli.config.base import TRACKERS, Setting, TrainingConfig
+from salsa_cli.config.base import Setting, TrainingConfig
 from salsa_cli.errors import UsageError
 
 EMA_RATE = 0.01
@@ -636,9 +636,9 @@ class PPOConfig(TrainingConfig):
 
     def _names(self) -> Iterator[str]:
         """Names that are not among those known."""
+        yield from self.tracking_reasons()
         for option, given, known in (
             ("--stop-on", self.stop_on, WARNINGS),
-            ("--track", self.track, TRACKERS),
             ("--offload", self.offloaded, tuple(OFFLOADABLE)),
         ):
             for name in given:

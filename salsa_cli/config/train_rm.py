@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from salsa_cli.config.base import TRACKERS, Setting, TrainingConfig, declared
+from salsa_cli.config.base import Setting, TrainingConfig, declared
 from salsa_cli.errors import UsageError
 
 EVAL_SHARE = 0.1
@@ -242,9 +242,7 @@ class TrainRMConfig(TrainingConfig):
         """Reasons against a training run: settings without effect, unknown names."""
         if self.eval_data is not None and self.eval_share is not None:
             yield "--eval-share has no effect with --eval-data"
-        for name in self.track:
-            if name not in TRACKERS:
-                yield f"--track {name}: expected one of {', '.join(TRACKERS)}"
+        yield from self.tracking_reasons()
         if self.lora_save != "merged" and self.lora_rank is None:
             yield f"--lora-save {self.lora_save} has no effect without --lora-rank"
         if self.store_scale:

@@ -1,5 +1,6 @@
 """Metrics to TensorBoard, Weights & Biases or trackio, through accelerate's trackers."""
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -16,8 +17,9 @@ from accelerate.tracking import (
 )
 
 from salsa_cli.errors import SalsaError, one_line
-from salsa_cli.records import JSON
+from salsa_cli.records import JSON, read_rows, to_json
 from salsa_cli.runs.events import Event, Measured, Report, Warned
+from salsa_cli.text import plain
 
 PACKAGES: Mapping[str, Sequence[str]] = {
     "tensorboard": ("tensorboard", "tensorboardX"),
@@ -25,6 +27,12 @@ PACKAGES: Mapping[str, Sequence[str]] = {
     "trackio": ("trackio",),
 }
 """Trackers by name, each with packages of which one must be installed."""
+
+
+SAMPLES = "samples.jsonl"
+"""Where a run writes samples of its answers, if it does."""
+
+_MOST_SAMPLES = 1000
 
 
 def check(names: Sequence[str]) -> None:
@@ -47,14 +55,16 @@ class TrackedRun:
     """What trackers need to know about a run.
 
     Attributes:
-        project: the project that the run belongs to, for the trackers that have projects.
-        name: name of the run.
+        project: the project that the run belongs to, unless WANDB_PROJECT names another.
+        name: name of the run that was asked for, if one was.
+        folder: name of its folder, by which it goes otherwise.
         settings: stored when the run starts.
         done: rows of metrics that exist already; above 0 for a resumed run.
     """
 
     project: str
-    name: str
+    name: str | None
+    folder: str
     settings: Mapping[str, JSON]
     done: int
 
@@ -109,7 +119,8 @@ def flat(values: Mapping[str, object]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found |= {f"{name}/{inner}": number for inner, number in flat(value).items()}
+            # The inner names may be paths of models, `sft-a/`.
+            found |= {f"{name}/{inner.strip('/')}": number for inner, number in flat(value).items()}
         elif isinstance(value, int | float):
             found[name] = value
     return found
@@ -129,6 +140,8 @@ def _started(name: str, folder: Path, run: TrackedRun, report: Report) -> Iterat
     try:
         yield tracker
     finally:
+        with _survived(name, "at its table of samples", report):
+            _log_samples(tracker, folder / SAMPLES)
         with _survived(name, "at its end", report):
             _finish(tracker)
 
@@ -157,9 +170,37 @@ def _tracker(name: str, folder: Path, run: TrackedRun) -> GeneralTracker:
             # Steps that a resumed run repeats replace those written before.
             return TensorBoardTracker("tensorboard", folder, purge_step=run.done + 1)
         case "wandb":
-            return WandBTracker(run.project, name=run.name)
+            return WandBTracker(
+                os.environ.get("WANDB_PROJECT") or run.project,
+                name=run.name or os.environ.get("WANDB_NAME") or run.folder,
+            )
         case _:
-            return TrackioTracker(run.project, name=run.name)
+            return TrackioTracker(run.project, name=run.name or run.folder)
+
+
+def _log_samples(tracker: GeneralTracker, file: Path) -> None:
+    """The samples of answers, the newest last, as a table in the trackers that have tables."""
+    rows = read_rows(file)[-_MOST_SAMPLES:] if file.is_file() else []
+    if not rows:
+        return
+    columns = list(rows[0])
+    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    if isinstance(tracker, WandBTracker):
+        tracker.log_table("samples", columns=columns, data=cells)
+    elif isinstance(tracker, TensorBoardTracker):
+        tracker.writer.add_text("samples", _markdown(columns, cells))
+
+
+def _cell(value: object) -> bool | int | float | str:
+    return value if isinstance(value, bool | int | float | str) else to_json(value)
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(
+        "| " + " | ".join(plain(str(cell), 400).replace("|", "\\|") for cell in line) + " |"
+        for line in lines
+    )
 
 
 def _finish(tracker: GeneralTracker) -> None:

@@ -25,7 +25,7 @@ CONFIGS: tuple[Config, ...] = (
 
 # How a run is watched, saved, spread or fitted into memory; nothing that shapes its files.
 OF_ALL = {"output", "force", "resume", "dry_run"}
-OF_TRAINING = {"processes", "shard", "track", "save_every", "gradient_checkpointing"}
+OF_TRAINING = {"processes", "shard", "track", "run_name", "save_every", "gradient_checkpointing"}
 NO_CHANGE = {
     SoupConfig: OF_ALL | {"memory", "verify"},
     TrainRMConfig: OF_ALL | OF_TRAINING,

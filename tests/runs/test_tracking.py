@@ -1,7 +1,8 @@
 """Trackers: what TensorBoard holds after a run and after a resumed one; missing packages."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -10,11 +11,12 @@ from salsa_cli.records import JSON
 from salsa_cli.runs import tracking
 from salsa_cli.runs.events import Event, Measured, Note, Warned, silent
 from salsa_cli.runs.tracking import TrackedRun
-from tests.support.trackers import scalars
+from tests.support import tiny
+from tests.support.trackers import scalars, texts
 
 
 def run(settings: dict[str, JSON] | None = None, done: int = 0) -> TrackedRun:
-    return TrackedRun("salsa-test", "run", settings or {}, done)
+    return TrackedRun("salsa-test", None, "run", settings or {}, done)
 
 
 def row(update: int, **more: Any) -> Measured:
@@ -24,6 +26,70 @@ def row(update: int, **more: Any) -> Measured:
 def test_the_numbers_of_a_row_are_flat() -> None:
     values = {"reward": 0.5, "time": {"rollout": 1.5}, "reference_end": None, "name": "x"}
     assert tracking.flat(values) == {"reward": 0.5, "time/rollout": 1.5}
+    paths = {"kl_anchors": {"sft-a/": 1.0, "/models/b/": 2.0}}
+    assert tracking.flat(paths) == {"kl_anchors/sft-a": 1.0, "kl_anchors/models/b": 2.0}
+
+
+class Wandb(tracking.WandBTracker):  # type: ignore[misc]
+    """Records what the tracker of accelerate would hand to wandb."""
+
+    made: ClassVar[list["Wandb"]] = []
+
+    def __init__(self, project: str, **more: Any) -> None:
+        self.project, self.more, self.tables = project, more, {}
+        self.made.append(self)
+
+    def start(self) -> None: ...
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None: ...
+
+    def log(self, values: dict[str, float], step: int) -> None: ...
+
+    def log_table(self, name: str, columns: list[str], data: list[list[Any]]) -> None:
+        self.tables[name] = (columns, data)
+
+    def finish(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("name", "environment", "expected"),
+    [
+        (None, {}, ("salsa-test", "run")),
+        (None, {"WANDB_PROJECT": "mine", "WANDB_NAME": "try"}, ("mine", "try")),
+        ("asked", {"WANDB_NAME": "try"}, ("salsa-test", "asked")),
+    ],
+)
+def test_wandb_obeys_its_variables_and_the_option(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str | None,
+    environment: dict[str, str],
+    expected: tuple[str, str],
+) -> None:
+    for variable in ("WANDB_PROJECT", "WANDB_NAME"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(tracking, "WandBTracker", Wandb)
+    with tracking.tracking(["wandb"], tmp_path, replace(run(), name=name), silent):
+        pass
+    assert (Wandb.made[-1].project, Wandb.made[-1].more) == (expected[0], {"name": expected[1]})
+
+
+def test_samples_are_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "WandBTracker", Wandb)
+    rows = [
+        {"update": 1, "prompt": "why", "answer": "a | b\nc", "reward": 0.5},
+        {"update": 2, "prompt": [{"role": "user"}], "answer": "d", "reward": 1.0},
+    ]
+    tiny.write_rows(tmp_path / "samples.jsonl", rows)
+    with tracking.tracking(["wandb", "tensorboard"], tmp_path, run(), silent) as listen:
+        listen(row(1))
+    columns, data = Wandb.made[-1].tables["samples"]
+    assert columns == ["update", "prompt", "answer", "reward"]
+    assert data == [[1, "why", "a | b\nc", 0.5], [2, '[{"role": "user"}]', "d", 1.0]]
+    (text,) = texts(tmp_path / "tensorboard")["samples/text_summary"]
+    assert text.splitlines()[2] == "| 1 | why | a \\| b c | 0.5 |"
 
 
 def test_tensorboard_holds_every_row(tmp_path: Path) -> None:
