@@ -266,25 +266,6 @@ def test_several_rewards_are_averaged(world: World, tmp_path: Path) -> None:
     assert run(config).reward_first == 2.5
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({}, [3.0, 5.0]),
-        ({"no_eos": "subtract", "no_eos_value": 1.0}, [3.0, 4.0]),
-        ({"no_eos": "replace", "no_eos_value": -1.0}, [3.0, -1.0]),
-        ({"reward_clip": 4.0}, [3.0, 4.0]),
-        # the rule comes after the clipping, so that a clipped answer can still be told apart
-        ({"reward_clip": 2.0, "no_eos": "subtract", "no_eos_value": 1.0}, [2.0, 1.0]),
-    ],
-)
-def test_what_an_answer_scores(
-    world: World, options: dict[str, Any], expected: list[float]
-) -> None:
-    config = configure(world, Path("unused"), **options)
-    finished = torch.tensor([True, False])
-    assert experience.shape_rewards(torch.tensor([3.0, 5.0]), finished, config).tolist() == expected
-
-
 def test_a_reference_with_another_vocabulary_is_refused(world: World, tmp_path: Path) -> None:
     other = tiny.save_language_model(tmp_path / "other", seed=3)
     tiny.tokenizer(words=[*tiny.WORDS[:-1], "snow"]).save_pretrained(other)

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from salsa_cli import pages
-from salsa_cli.pages import styles
 from salsa_cli.pages.charts import Line, LineChart
 from salsa_cli.pages.scales import Axis
 from tests.support.html_tree import Tree
@@ -91,28 +90,3 @@ def test_what_utf8_cannot_hold_is_replaced() -> None:
 def test_a_table_with_a_short_row_is_refused() -> None:
     with pytest.raises(ValueError, match="row 2 has 1 cells for 2 columns"):
         pages.DataTable(("a", "b"), (("1", "2"), ("1",)))
-
-
-def luminance(colour: str) -> float:
-    """Relative luminance by WCAG 2.1."""
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(a: str, b: str) -> float:
-    high, low = sorted((luminance(a), luminance(b)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
-
-
-@pytest.mark.parametrize("scheme", [styles.LIGHT, styles.DARK])
-def test_colours_stand_out_from_the_ground(scheme: dict[str, str]) -> None:
-    for ground in ("ground", "raised"):
-        for name in ("text", "muted", "warning", "accent"):
-            assert contrast(scheme[name], scheme[ground]) >= 4.5, (name, ground)
-    for index in range(7):
-        assert contrast(scheme[f"c{index}"], scheme["ground"]) >= 3, index
-
-
-def test_contrast_by_hand() -> None:
-    assert contrast("#ffffff", "#000000") == pytest.approx(21)

@@ -181,25 +181,3 @@ def test_every_word_is_escaped() -> None:
         root = drawn(chart)
         assert not list(root.iter("script"))
         svg.draw(chart).encode("utf-8")
-
-
-def test_series_that_repeat_a_colour_are_dashed() -> None:
-    assert 'class="s0"' in marks.group(7, "") and "dasharray" in marks.group(7, "")
-    assert "dasharray" not in marks.group(6, "")
-
-
-def test_sequences_of_other_lengths_are_refused() -> None:
-    with pytest.raises(ValueError, match="'loss' differ in length: 2, 3"):
-        Line("loss", [1, 2], [1, 2, 3])
-    with pytest.raises(ValueError, match="differ in length"):
-        Line("loss", [1, 2], [1, 2], [1], [1, 2])
-    with pytest.raises(ValueError, match="differ in length"):
-        Points("p", [1], [1], ["a", "b"])
-
-
-def test_square_characters_are_cut_by_their_width() -> None:
-    assert marks.shorten("abcdefgh", 8 * marks.CHARACTER) == "abcdefgh"
-    assert marks.shorten("abcdefghi", 8 * marks.CHARACTER) == "abcdefg…"
-    squares = marks.shorten("\N{HIRAGANA LETTER A}" * 20, 100)
-    assert squares == "\N{HIRAGANA LETTER A}" * 7 + "…" and marks.width(squares) <= 100
-    assert marks.shorten("", 10) == "" and marks.shorten("abc", 1) == "a…"
