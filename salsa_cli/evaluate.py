@@ -10,7 +10,7 @@ import numpy as np
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.errors import UsageError
-from salsa_cli.evaluation import answers, dry_run, landscape, planning
+from salsa_cli.evaluation import answers, dry_run, landscape, names, planning
 from salsa_cli.evaluation.answers import Generation
 from salsa_cli.evaluation.judges import scoring, writing
 from salsa_cli.evaluation.judges.local import LocalWriter
@@ -78,7 +78,7 @@ def run(config: EvalConfig, report: Report) -> Result:
             seconds=time.monotonic() - began,
         )
         for name, given in plan.given.items():
-            answer_files.write(_answers_file(folder, name), plan.questions, given)
+            answer_files.write(_answers_file(folder, plan, name), plan.questions, given)
         _write_rows(folder / "judgments.jsonl", [to_row(verdict) for verdict in verdicts])
         write_json(folder / eval_result.FILE, result.record())
         graded = [verdict for verdict in _gradings(scored) if len(plan.names) == 1]
@@ -108,7 +108,7 @@ def answer(
     how = _generation(config)
     made = {
         name: answers.generate(
-            name, path, plan.questions, how, _answers_file(folder, name), runtime, report
+            name, path, plan.questions, how, _answers_file(folder, plan, name), runtime, report
         )
         for name, path in plan.models.items()
     }
@@ -252,8 +252,8 @@ def _tokens(replies: Sequence[Reply]) -> int | None:
     return sum(counts) if len(counts) == len(replies) else None
 
 
-def _answers_file(folder: Path, name: str) -> Path:
-    return folder / "answers" / f"{name}.jsonl"
+def _answers_file(folder: Path, plan: EvalPlan, name: str) -> Path:
+    return folder / "answers" / f"{names.file_names(plan.names)[name]}.jsonl"
 
 
 def _write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:

@@ -1,6 +1,5 @@
 """Resolve and check the inputs of an evaluation before anything is generated or paid for."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from salsa_cli import data
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.errors import UsageError
-from salsa_cli.evaluation import judges, landscape
+from salsa_cli.evaluation import judges, landscape, names
 from salsa_cli.evaluation.judges import JudgeSpec, wording, writing
 from salsa_cli.evaluation.judges.api import ApiWriter, Budget, Patience
 from salsa_cli.evaluation.judges.writing import Forecast, JudgeSampling, JudgeTask, Writer
@@ -114,8 +113,8 @@ def inputs(plan: EvalPlan, config: EvalConfig) -> dict[str, JSON]:
     return {
         "models": {name: folders.describe(model) for name, model in plan.models.items()},
         "answers": {
-            name: folders.describe_files(file, data.local_files(file))
-            for name, _, file in (given.partition("=") for given in config.answers)
+            str(name): folders.describe_files(file, data.local_files(file))
+            for name, file in map(names.split, config.answers)
         },
         "judges": [_description(judge) for judge in plan.judges],
         "prompts": folders.describe_files(config.prompts, data.local_files(config.prompts)),
@@ -170,29 +169,33 @@ def with_larger_limit(settings: Mapping[str, JSON], config: EvalConfig) -> dict[
     return {**settings, "judge_tokens": config.judge_tokens} if larger else dict(settings)
 
 
-def _models(names: Sequence[str]) -> dict[str, Path]:
+def _models(given: Sequence[str]) -> dict[str, Path]:
+    known = [_named(one) for one in given]
     found: dict[str, Path] = {}
-    for given in names:
-        name, path = _named(given)
+    for name, path in known:
         if name in found:
             raise UsageError(
                 f"two models are called '{name}'; tell them apart as NAME=MODEL, "
-                f"for example {name}-2={path}"
+                f"for example {names.free_name(name, [n for n, _ in known])}={path}"
             )
         found[name] = find(path)
     return found
 
 
 def _given(
-    names: Sequence[str], questions: Sequence[Question], models: Mapping[str, Path]
+    given: Sequence[str], questions: Sequence[Question], models: Mapping[str, Path]
 ) -> dict[str, Replies]:
     found: dict[str, Replies] = {}
-    for given in names:
-        name, _, file = given.partition("=")
-        if not name or not file or "/" in name:
-            raise UsageError(f"--answers {given}: expected NAME=FILE")
+    for one in given:
+        name, file = names.split(one)
+        if name is None:
+            raise UsageError(f"--answers {one}: expected NAME=FILE")
         if name in models or name in found:
-            raise UsageError(f"two models are called '{name}'; give --answers another NAME")
+            other = names.free_name(name, [*models, *found])
+            raise UsageError(
+                f"two models are called '{name}'; give one another NAME, "
+                f"for example --answers {other}={file}"
+            )
         found[name] = answer_files.read(file, questions, f"--answers {name}={file}")
     return found
 
@@ -281,10 +284,10 @@ def _api(spec: JudgeSpec, budget: Budget, config: EvalConfig) -> ApiWriter:
 
 def _named(given: str) -> tuple[str, str]:
     """`NAME=MODEL`, or the last part of the model's path as its name."""
-    match = re.match(r"^([\w.-]+)=(.+)$", given)
-    if match and not Path(given).exists():
-        return match[1], match[2]
-    return Path(given).resolve().name if Path(given).exists() else given.replace("/", "--"), given
+    name, path = names.split(given)
+    if name is not None:
+        return name, path
+    return Path(path).resolve().name if Path(path).exists() else path.replace("/", "--"), path
 
 
 def _description(judge: JudgeSpec) -> JSON:

@@ -8,6 +8,7 @@ from pathlib import Path
 from salsa_cli import data
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.errors import UsageError
+from salsa_cli.evaluation import names
 from salsa_cli.evaluation.questions import benchmarks
 from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.evaluation.report import disputed, report_page
@@ -113,8 +114,8 @@ def write(folder: Path, config: EvalConfig, result: EvalResult) -> None:
         "prompts": config.prompts
         and folders.describe_files(config.prompts, data.local_files(config.prompts)),
         "answers": [
-            folders.describe_files(name, data.local_files(name.partition("=")[2] or name))
-            for name in config.answers
+            folders.describe_files(one, data.local_files(names.split(one)[1]))
+            for one in config.answers
         ],
     }
     run_folder.write_record(folder, eval_result.RECORD, eval_result.made_by(config, inputs))

@@ -15,7 +15,7 @@ from salsa_cli.config.values import split_list
 from salsa_cli.errors import SalsaError
 from salsa_cli.weights import folders
 
-_NAMED = re.compile(r"[\w.-]+=(.+)")
+_NAMED = re.compile(r"[^=(]+=(.+)")
 
 
 def check(config: Config) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from salsa_cli import data
 from salsa_cli.errors import SalsaError
+from salsa_cli.evaluation import names
 from salsa_cli.evaluation.results import win_rates
 from salsa_cli.evaluation.results.comparisons import Comparison, Match, Rules
 from salsa_cli.evaluation.results.win_rates import PairRow, Resampling
@@ -89,19 +90,19 @@ class Controlled:
     separated: str | None = None
 
 
-def read(names: Sequence[str]) -> dict[str, dict[str, StoredAnswer]]:
+def read(given: Sequence[str]) -> dict[str, dict[str, StoredAnswer]]:
     """Read stored answers and their style, in the format of FastChat, Arena-Hard or salsa.
 
     Args:
-        names: files, folders of files, or NAME=FILE. A file of one model is named after it where
+        given: files, folders of files, or NAME=FILE. A file of one model is named after it where
             neither its rows nor NAME say whose answers it holds.
 
     Raises:
         SalsaError: a file cannot be read, or a row is no answer; names file and row.
     """
     found: dict[str, dict[str, StoredAnswer]] = {}
-    for given in names:
-        name, path = _named(given)
+    for one in given:
+        name, path = names.split(one)
         for file in data.local_files(path) or (path,):
             source = data.read(str(file))
             for index in range(len(source.rows)):
@@ -267,11 +268,6 @@ def _difference(verdict: Verdict, answers: Answers, control: Control) -> NDArray
             np.array([getattr(answer.style, feature) for feature in FEATURES[control]], float)
         )
     return np.asarray((pair[0] - pair[1]) / (pair[0] + pair[1] + 1))
-
-
-def _named(given: str) -> tuple[str | None, str]:
-    name, equals, path = given.partition("=")
-    return (name, path) if equals and "/" not in name else (None, given)
 
 
 def _question(row: StoredRow, index: int) -> str:

@@ -611,6 +611,28 @@ def test_a_resumed_run_must_be_the_same(files: dict[str, Path]) -> None:
             run(configure(files, server, tries=1, resume=True))
 
 
+def test_names_with_slashes_and_in_other_case(files: dict[str, Path]) -> None:
+    given = (f"org/X={files['x']}", f"ORG/x={files['y']}", f"org--X={files['z']}")
+    with servers.serving(healthy) as server:
+        result = run(configure(files, server, answers=given, baseline="org--X"))
+    assert [(row.a, row.b) for row in result.pairs] == [("org/X", "org--X"), ("ORG/x", "org--X")]
+    folder = files["prompts"].parent
+    assert sorted(path.name for path in (folder / "out" / "answers").iterdir()) == [
+        "ORG--x-2.jsonl",
+        "org--X-3.jsonl",
+        "org--X.jsonl",
+    ]
+    # What a message says to give is taken.
+    again = configure(
+        files, server, answers=(given[0], f"org/X={files['y']}"), output=folder / "two"
+    )
+    with pytest.raises(UsageError, match="for example --answers org/X-2=") as caught:
+        run(again)
+    advice = str(caught.value).split("--answers ")[1]
+    with servers.serving(healthy) as server:
+        run(configure(files, server, answers=(given[0], advice), output=folder / "two"))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
