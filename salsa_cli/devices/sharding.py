@@ -73,3 +73,32 @@ def spread_like(given: torch.Tensor, example: torch.Tensor) -> torch.Tensor:
     return distribute_tensor(
         given.to(example.device), example.device_mesh, example.placements, src_data_rank=None
     )
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """This process's shard of a sharded tensor; any other tensor itself."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def first_index(tensor: torch.Tensor) -> int:
+    """Where this process's shard begins in the whole tensor, counted in values."""
+    if not isinstance(tensor, DTensor) or not tensor.numel():
+        return 0
+    rows = -(-tensor.shape[0] // tensor.device_mesh.size())
+    first = min(rows * tensor.device_mesh.get_local_rank(), tensor.shape[0])
+    return first * (tensor.numel() // tensor.shape[0])
+
+
+def sharded_like(shard: torch.Tensor, example: torch.Tensor) -> torch.Tensor:
+    """A sharded tensor with this process's `shard`, with as many rows in all as `example` has."""
+    if not isinstance(example, DTensor):
+        return shard
+    shape = torch.Size((example.shape[0], *shard.shape[1:]))
+    return DTensor.from_local(
+        shard.to(example.device),
+        example.device_mesh,
+        example.placements,
+        run_check=False,
+        shape=shape,
+        stride=torch.empty(shape, device="meta").stride(),
+    )
