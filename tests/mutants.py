@@ -92,8 +92,8 @@ MUTANTS = [
     Mutant(
         "temperature forgotten in training",
         "rl/learning.py",
-        "network(part, config.temperature)",
-        "network(part, 1.0)",
+        "network(part.sequences, config.temperature)",
+        "network(part.sequences, 1.0)",
     ),
     Mutant(
         "temperature forgotten in the rollout",
@@ -309,8 +309,8 @@ MUTANTS = [
     Mutant(
         "each pass divided by its own tokens",
         "rl/learning.py",
-        "mask = rollout.mask[rows] & each.counts\n",
-        "mask = rollout.mask[rows] & each.counts\n        tokens = mask.sum()\n",
+        "rows, mask = part.rows, part.mask\n",
+        "rows, mask = part.rows, part.mask\n        tokens = mask.sum()\n",
     ),
     Mutant(
         "gradients not clipped",

@@ -3,7 +3,7 @@
 Only `learn` changes the models; every other stage is a function of the answers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from salsa_cli.generation.rollouts import Rollout
 from salsa_cli.maths import advantages as adv
 from salsa_cli.maths import importance, kl, masked, ppo_loss
 from salsa_cli.models import learners
+from salsa_cli.models.sequences import Sequences
 from salsa_cli.rl import batching
 from salsa_cli.rl.actors import Actors
 from salsa_cli.rl.run import Run
@@ -106,7 +107,9 @@ def learn(
 ) -> LearningMetrics:
     """Train policy and critic for several epochs on one rollout.
 
-    In the first updates, `--critic-warmup` lets the critic learn alone.
+    In the first updates, `--critic-warmup` lets the critic learn alone. Policy and critic share no
+    trained weight, so each minibatch makes all passes of the policy and its step before those of
+    the critic: the gradients and activations of one model are held at a time.
     """
     config = run.config
     share = learners.warmed_up(update, config.updates, config.warmup, schedule=config.schedule)
@@ -114,11 +117,14 @@ def learn(
     steps = []
     for epoch in range(config.epochs):
         for minibatch in batching.minibatches(update, epoch, config):
-            steps.append(_accumulate_gradients(minibatch, rollout, targets, coef, actors, run))
+            given = minibatch, rollout, targets
+            policy = _accumulate_policy_gradients(*given, coef, actors, run)
             if critic_alone:
                 actors.actor.drop()
-            steps[-1]["policy_grad_norm"] = 0.0 if critic_alone else actors.actor.step(share)
-            steps[-1]["critic_grad_norm"] = actors.critic.step(share)
+            policy["policy_grad_norm"] = 0.0 if critic_alone else actors.actor.step(share)
+            critic = _accumulate_critic_gradients(*given, actors, run)
+            critic["critic_grad_norm"] = actors.critic.step(share)
+            steps.append(policy | critic)
     actors.actor.follow()
     actors.critic.follow()
     means = {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
@@ -128,7 +134,22 @@ def learn(
     return LearningMetrics(**means, learning_rate=rate)
 
 
-def _accumulate_gradients(
+@dataclass(frozen=True)
+class _Part:
+    """One forward and backward pass of this process.
+
+    Attributes:
+        rows: `[n]` indices into the batch, on the device.
+        mask: `[n, R]`, the real tokens that count.
+        sequences: the prompts and answers of the rows.
+    """
+
+    rows: torch.Tensor
+    mask: torch.Tensor
+    sequences: Sequences
+
+
+def _accumulate_policy_gradients(
     minibatch: torch.Tensor,
     rollout: Rollout,
     targets: Targets,
@@ -136,21 +157,18 @@ def _accumulate_gradients(
     actors: Actors,
     run: Run,
 ) -> dict[str, float]:
-    """Accumulate the gradients of one minibatch, one forward pass of answers at a time.
+    """Accumulate the policy's gradients of one minibatch, one pass of answers at a time.
 
     Each process computes its part of the minibatch; the figures cover all of it.
     """
     config, runtime = run.config, run.runtime
     tokens = rollout.mask[minibatch].sum()
-    value_clip = config.value_clip or float("inf")
-    totals: dict[str, torch.Tensor] = {}
+    figures: list[Mapping[str, torch.Tensor]] = []
     worst = torch.zeros((), device=runtime.device)
-    for each in batching.training_passes(minibatch, rollout.sampled, config, runtime):
-        rows = each.rows.to(runtime.device)
-        mask = rollout.mask[rows] & each.counts
-        part = rollout.sampled.sequences.part(each.rows)
+    for part in _parts(minibatch, rollout, run):
+        rows, mask = part.rows, part.mask
         with runtime.autocast():
-            logprobs = actors.actor.network(part, config.temperature)
+            logprobs = actors.actor.network(part.sequences, config.temperature)
         old = rollout.logprobs[rows]
         policy = ppo_loss.policy_loss(
             logprobs, old, targets.advantages[rows], mask, config.clip, tokens, config.dual_clip
@@ -162,25 +180,51 @@ def _accumulate_gradients(
             if targets.weights is not None:
                 near = near * targets.weights[rows]
             loss = loss + coef * ppo_loss.divergence_loss(near, mask, tokens)
-        # The two share no weight, so their gradients do not mix and need no coefficient; one after
-        # the other, so that the activations of one alone are held.
         torch.autograd.backward(loss)
-        with runtime.autocast():
-            values = actors.critic.network(part)
+        figures.append(
+            {
+                "policy_loss": loss.detach(),
+                "clip_share": policy.clipped_share,
+                "approx_kl": policy.approx_kl,
+            }
+        )
+        worst = torch.maximum(worst, ppo_loss.ratio_error(logprobs.detach(), old, mask))
+    return {**_summed(figures, run), "ratio_error": runtime.most(float(worst))}
+
+
+def _accumulate_critic_gradients(
+    minibatch: torch.Tensor, rollout: Rollout, targets: Targets, actors: Actors, run: Run
+) -> dict[str, float]:
+    """Accumulate the critic's gradients of one minibatch, one pass of answers at a time.
+
+    Each process computes its part of the minibatch; the figures cover all of it.
+    """
+    tokens = rollout.mask[minibatch].sum()
+    value_clip = run.config.value_clip or float("inf")
+    figures: list[Mapping[str, torch.Tensor]] = []
+    for part in _parts(minibatch, rollout, run):
+        rows = part.rows
+        with run.runtime.autocast():
+            values = actors.critic.network(part.sequences)
         value = ppo_loss.value_loss(
-            values, rollout.values[rows], targets.returns[rows], mask, value_clip, tokens
+            values, rollout.values[rows], targets.returns[rows], part.mask, value_clip, tokens
         )
         torch.autograd.backward(value.loss)
-        figures = {
-            "policy_loss": loss.detach(),
-            "value_loss": value.loss.detach(),
-            "clip_share": policy.clipped_share,
-            "value_clip_share": value.clipped_share,
-            "approx_kl": policy.approx_kl,
-        }
-        for name, figure in figures.items():
-            totals[name] = totals.get(name, 0) + figure
-        worst = torch.maximum(worst, ppo_loss.ratio_error(logprobs.detach(), old, mask))
-    found = torch.stack([totals[name].to(worst.dtype) for name in totals])
-    summed = dict(zip(totals, runtime.total(found).tolist(), strict=True))
-    return {**summed, "ratio_error": runtime.most(float(worst))}
+        figures.append({"value_loss": value.loss.detach(), "value_clip_share": value.clipped_share})
+    return _summed(figures, run)
+
+
+def _parts(minibatch: torch.Tensor, rollout: Rollout, run: Run) -> Iterator[_Part]:
+    """The passes of this process over a minibatch; see `batching.TrainingPass`."""
+    for each in batching.training_passes(minibatch, rollout.sampled, run.config, run.runtime):
+        rows = each.rows.to(run.runtime.device)
+        mask = rollout.mask[rows] & each.counts
+        yield _Part(rows, mask, rollout.sampled.sequences.part(each.rows))
+
+
+def _summed(figures: Sequence[Mapping[str, torch.Tensor]], run: Run) -> dict[str, float]:
+    """Sums of each figure over the passes of all processes; every process must call it."""
+    totals = {name: torch.stack([one[name] for one in figures]).sum(0) for name in figures[0]}
+    kind = next(iter(totals.values())).dtype
+    found = run.runtime.total(torch.stack([total.to(kind) for total in totals.values()]))
+    return dict(zip(totals, found.tolist(), strict=True))

@@ -257,54 +257,42 @@ def _anchors(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
 
 
 def _learning(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
-    """The policy passes, then the critic, and each leaves its gradients.
-
-    Where a minibatch is one pass, gradients come as the activations go, and count where they are
-    more. Several passes gather theirs beside the next one's activations, and hold the largest of
-    the gradients twice while they add it.
-    """
+    """The policy passes and steps, then the critic; the gradients of one are held at a time."""
     tokens = _longest(plan) + config.response_length
     rows = machine.rows(config.forward_size, tokens)
-    shape = shapes.shape(plan.policy)
-    policy, critic, again = _kept(shape, shapes.shape(plan.critic), rows, tokens, config, machine)
-    learners = [role for role in plan.roles(config) if role.learns]
-    of_policy, of_critic = (4 * role.own // machine.spread for role in learners)
-    head = 4 * shape.vocabulary * shape.hidden if learners[0].backbone is None else 0
-    several = rows * machine.processes < config.minibatch_size
-    both = max(policy, critic) if machine.reuses else policy + critic
-    if several:
-        gradients, activations = of_policy + of_critic + head, both
-    elif machine.reuses:
-        moments = [(0, policy), (of_policy, critic), (of_policy + of_critic, 0)]
-        gradients, activations = max(moments, key=sum)
-    else:
-        left = max(0, of_critic + head - critic, of_critic + of_policy - both)
-        gradients, activations = left, both
-    return MemoryUse(
-        machine.copy * sum(role.own for role in learners),
-        gradients,
-        0,
-        activations + again,
-        _logits(plan, config, machine, rows),
+    policy, critic = (role for role in plan.roles(config) if role.learns)
+    logits = MemoryUse(logits=_logits(plan, config, machine, rows))
+    return max(
+        _learning_alone(policy, shapes.shape(plan.policy), rows, tokens, config, machine) + logits,
+        _learning_alone(critic, shapes.shape(plan.critic), rows, tokens, config, machine),
+        key=lambda found: found.total,
     )
 
 
-def _kept(
-    policy: Shape, critic: Shape, rows: int, tokens: int, config: PPOConfig, machine: Machine
-) -> tuple[int, int, int]:
-    """Activations of policy and critic, and those of the one layer that computes its own again."""
-    if not config.gradient_checkpointing:
-        kept = [
-            activation_memory.kept_activations(one, rows, tokens, machine.product)
-            for one in (policy, critic)
-        ]
-        return kept[0], kept[1], 0
-    inputs = [activation_memory.layer_inputs(one, rows, tokens) for one in (policy, critic)]
-    again = [
-        activation_memory.kept_activations(replace(one, layers=1), rows, tokens, machine.product)
-        for one in (policy, critic)
-    ]
-    return inputs[0], inputs[1], max(again)
+def _learning_alone(
+    role: Role, shape: Shape, rows: int, tokens: int, config: PPOConfig, machine: Machine
+) -> MemoryUse:
+    """The passes and the step of one model.
+
+    Where a minibatch is one pass, gradients come as the activations go, and count where they are
+    more. Several passes sum theirs beside the next one's activations, and hold the largest of the
+    gradients twice while they add it. On a CPU the allocator then keeps about half as much again
+    for activations, in pieces of passes of other lengths (tests/benchmarks/memory_plan.py).
+    """
+    counted = (
+        activation_memory.checkpointed_activations
+        if config.gradient_checkpointing
+        else activation_memory.kept_activations
+    )
+    activations = counted(shape, rows, tokens, machine.product)
+    gradients = 4 * role.own // machine.spread
+    largest = 4 * shape.vocabulary * shape.hidden if role.backbone is None else 0
+    if rows * machine.processes < config.minibatch_size:
+        gradients += largest
+        activations = activations if machine.reuses else activations * 3 // 2
+    else:
+        gradients = max(0, gradients - activations)
+    return MemoryUse(machine.copy * role.own, gradients, 0, activations)
 
 
 def _logits(plan: PPOPlan, config: PPOConfig, machine: Machine, rows: int) -> int:

@@ -310,9 +310,7 @@ def test_an_update_through_models_is_that_of_the_oracle(
 
     move(acting)
     order = torch.arange(ROWS)
-    measured = learning._accumulate_gradients(
-        order, rollout, targets, config.kl_coef, acting, running(config, cpu)
-    )
+    measured = accumulate(order, rollout, targets, acting, running(config, cpu))
 
     def policy_loss() -> float:
         new = naive_logprobs(acting.policy.model, sampled, config.temperature)
@@ -361,9 +359,7 @@ def test_answers_of_another_program_count_by_their_importance(
 
     move(acting)
     order = torch.arange(ROWS)
-    measured = learning._accumulate_gradients(
-        order, rollout, targets, config.kl_coef, acting, running(config, cpu)
-    )
+    measured = accumulate(order, rollout, targets, acting, running(config, cpu))
 
     def policy_loss() -> float:
         new = naive_logprobs(acting.policy.model, sampled, config.temperature)
@@ -374,6 +370,16 @@ def test_answers_of_another_program_count_by_their_importance(
     value_loss = oracle.value_loss(expected, new_values, settings)  # has no weights
     assert measured["value_loss"] == pytest.approx(value_loss, abs=1e-10)
     check_gradient(acting.policy.model, policy_loss)
+
+
+def accumulate(
+    order: torch.Tensor, rollout: Rollout, targets: Targets, acting: Actors, run: Run
+) -> dict[str, float]:
+    """The gradients of both models, and the figures of both."""
+    given = order, rollout, targets
+    coef = run.config.kl_coef
+    policy = learning._accumulate_policy_gradients(*given, coef, acting, run)
+    return policy | learning._accumulate_critic_gradients(*given, acting, run)
 
 
 def move(acting: Actors) -> None:
@@ -398,6 +404,26 @@ def check_gradient(model: Any, loss: Any, step: float = 1e-6) -> None:
         # rounding of the difference, 1e-16 / 1e-6, and its curvature
         slope = (ends[0] - ends[1]) / (2 * step)
         assert float(gradient[place]) == pytest.approx(slope, abs=1e-7, rel=1e-7)
+
+
+def test_one_model_has_gradients_at_a_time(world: World, cpu: Runtime) -> None:
+    """In every pass, of several a step, the other model has none."""
+    config = configure(minibatches=2, epochs=2, micro_batch_size=2)
+    acting = act(world, cpu)
+    sampled = given_answers([1, 2, 3, 4, 5, 6, 6, 1], pad=0)
+    scores = torch.linspace(-1, 1, ROWS).double()
+    rollout = experience.compute_rollout(sampled, scores, acting, running(config, cpu))
+    targets = learning.compute_advantages(rollout, torch.zeros_like(rollout.logprobs), 0.0, config)
+    passes = []
+    for one, other in ((acting.actor, acting.critic), (acting.critic, acting.actor)):
+
+        def watch(*_: Any, one: Learner = one, other: Learner = other) -> None:
+            passes.append(one is acting.actor)
+            assert all(weight.grad is None for weight in other.model.parameters())
+
+        one.network.register_forward_pre_hook(watch)
+    learning.learn(0, rollout, targets, 0.0, acting, running(config, cpu))
+    assert passes == [True, True, False, False] * 4
 
 
 def test_pad_equal_to_the_end_token_changes_nothing(world: World, cpu: Runtime) -> None:
