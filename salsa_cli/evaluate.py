@@ -27,6 +27,7 @@ from salsa_cli.evaluation.results.style_control import StoredAnswer
 from salsa_cli.evaluation.verdicts.verdict import Verdict, to_row
 from salsa_cli.maths import statistics
 from salsa_cli.models import loading
+from salsa_cli.models.backbones import Placement
 from salsa_cli.records import read_json, to_json, write_json
 from salsa_cli.runs import checkpoints, run_folder
 from salsa_cli.runs.events import DryRun, Note, Report, Result
@@ -206,9 +207,11 @@ def distances(
     """The KL of each model to each anchor, for models that generated answers in this run."""
     rows = []
     for name, path in plan.models.items() if plan.anchors else ():
-        model = loading.load_language_model(path, runtime.frozen_dtype, runtime.device)
+        model = loading.load_language_model(path, Placement(runtime.frozen_dtype, runtime.device))
         for anchor, place in plan.anchors.items():
-            other = loading.load_language_model(place, runtime.frozen_dtype, runtime.device)
+            other = loading.load_language_model(
+                place, Placement(runtime.frozen_dtype, runtime.device)
+            )
             sums = landscape.anchor_kl(
                 model, other, plan.questions, answered[name], _generation(config), runtime, report
             )

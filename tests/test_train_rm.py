@@ -17,6 +17,7 @@ from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.models import loading, saving
+from salsa_cli.models.backbones import Placement
 from salsa_cli.models.tokens import Answer
 from salsa_cli.records import read_rows
 from salsa_cli.runs import checkpoints, run_folder
@@ -65,7 +66,7 @@ def test_the_result_loads_in_transformers_and_scores_the_same(trained: TrainRMCo
     tokenizer = AutoTokenizer.from_pretrained(trained.output)
     texts = ["the cat sat happy", "the dog ran sad"]
     ids = [tokenizer(text + tokenizer.eos_token).input_ids for text in texts]
-    ours = loading.load_reward_model(trained.output, torch.float32, torch.device("cpu"))
+    ours = loading.load_reward_model(trained.output, Placement(torch.float32, torch.device("cpu")))
     with torch.no_grad():
         raw = torch.cat([model(torch.tensor([row])).logits[0] for row in ids])
         padded = tokenizer(
@@ -79,7 +80,7 @@ def test_the_result_loads_in_transformers_and_scores_the_same(trained: TrainRMCo
 
 
 def test_the_scale_makes_scores_of_the_reference_answers_standard(trained: TrainRMConfig) -> None:
-    model = loading.load_reward_model(trained.output, torch.float32, torch.device("cpu"))
+    model = loading.load_reward_model(trained.output, Placement(torch.float32, torch.device("cpu")))
     plan = train_rm.prepare(trained, silent)
     pairs = plan.held_out + plan.training  # few held-out pairs: the training pairs help out
     with torch.no_grad():

@@ -11,6 +11,7 @@ from salsa_cli.evaluation.questions.answer_files import Replies, Reply
 from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.generation import rollouts
 from salsa_cli.models import loading, shapes
+from salsa_cli.models.backbones import Placement
 from salsa_cli.models.loading import LanguageModel
 from salsa_cli.models.tokens import prompt_ids, template_warning
 from salsa_cli.runs.events import Advanced, Report, Warned
@@ -61,7 +62,7 @@ def generate(
     replies = answer_files.stored(file)
     pending = [question for question in questions if question.id not in replies]
     if pending:
-        model = loading.load_language_model(folder, runtime.frozen_dtype, runtime.device)
+        model = loading.load_language_model(folder, Placement(runtime.frozen_dtype, runtime.device))
         if warning := template_warning(name, model.tokenizer, [q.opening for q in pending]):
             report(Warned(warning))
         _check_room(name, model, pending, how)

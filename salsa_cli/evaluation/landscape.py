@@ -21,6 +21,7 @@ from salsa_cli.evaluation.questions.answer_files import Replies, Reply
 from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.maths import kl
 from salsa_cli.models import averaging, forward, loading, shapes
+from salsa_cli.models.backbones import Placement
 from salsa_cli.models.loading import LanguageModel
 from salsa_cli.models.tokens import Tokens, pad_left, pad_right
 from salsa_cli.reward_models import rewards
@@ -83,9 +84,9 @@ def load(folders: Sequence[Path], runtime: Runtime) -> Ingredients:
     cpu = torch.device("cpu")
     states = []
     for folder in folders:
-        stored = loading.load_language_model(folder, shapes.stored_dtype(folder), cpu)
+        stored = loading.load_language_model(folder, Placement(shapes.stored_dtype(folder), cpu))
         states.append({n: t.contiguous() for n, t in stored.model.state_dict().items()})
-    model = loading.load_language_model(folders[0], runtime.frozen_dtype, runtime.device)
+    model = loading.load_language_model(folders[0], Placement(runtime.frozen_dtype, runtime.device))
     return Ingredients(tuple(folders), tuple(states), model)
 
 

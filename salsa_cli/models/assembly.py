@@ -12,39 +12,31 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from salsa_cli.errors import SalsaError
 from salsa_cli.models import lora
-from salsa_cli.models.backbones import BackboneSource
+from salsa_cli.models.backbones import Placement
 from salsa_cli.models.forward import Module
 from salsa_cli.records import read_json
 from salsa_cli.weights import folders
 from salsa_cli.weights.adapters import Adapter, open_adapter, without_copies
 
 
-def language_model(
-    folder: Path, dtype: torch.dtype | None, device: torch.device, source: BackboneSource
-) -> Module:
+def language_model(folder: Path, placement: Placement) -> Module:
     """The causal language model of a folder, frozen; of an adapter, its base with the adapter."""
-    model = _base(folder, dtype, device, source)
+    model = _base(folder, placement)
     if folders.is_adapter(folder):
         lora.load(model, adapter(folder))
     return model.requires_grad_(False)
 
 
 def soup_of_adapters(
-    parts: Sequence[Path],
-    mixing: Sequence[float],
-    dtype: torch.dtype | None,
-    device: torch.device,
-    source: BackboneSource,
+    parts: Sequence[Path], mixing: Sequence[float], placement: Placement
 ) -> Module:
     """The base model of some adapters with their exact weighted sum, frozen."""
-    model = _base(parts[0], dtype, device, source)
+    model = _base(parts[0], placement)
     lora.load_sum(model, without_copies([adapter(folder) for folder in parts]), mixing)
     return model.requires_grad_(False)
 
 
-def classifier(
-    folder: Path, dtype: torch.dtype, device: torch.device, source: BackboneSource
-) -> Module:
+def classifier(folder: Path, placement: Placement) -> Module:
     """A sequence classifier with its trained head, which may come from an adapter, frozen."""
     base = folders.base(folder)
     put_in = adapter(folder) if folders.is_adapter(folder) else None
@@ -52,24 +44,24 @@ def classifier(
 
     def load_base() -> Module:
         kind = AutoModelForSequenceClassification
-        return frozen(load(kind, base, dtype, "a reward model", num_labels=1), device)
+        return frozen(
+            load(kind, base, placement.dtype, "a reward model", num_labels=1), placement.device
+        )
 
     if head is None or has_score_head(base):
-        model = source(base, dtype, device, load_base)
+        model = placement.source(base, placement.dtype, placement.device, load_base)
     else:
-        model = _with_head(_base(folder, dtype, device, source), base)
+        model = _with_head(_base(folder, placement), base)
     if put_in is not None:
         lora.load(model, put_in)
     if head is not None:
-        model.score.weight = torch.nn.Parameter(head.to(device))
+        model.score.weight = torch.nn.Parameter(head.to(placement.device))
     return model.requires_grad_(False)
 
 
-def untrained_classifier(
-    folder: Path, dtype: torch.dtype, device: torch.device, source: BackboneSource
-) -> Module:
+def untrained_classifier(folder: Path, placement: Placement) -> Module:
     """A sequence classifier on the body of a language model, frozen, its head zero."""
-    model = _with_head(language_model(folder, dtype, device, source), folders.base(folder))
+    model = _with_head(language_model(folder, placement), folders.base(folder))
     return model.requires_grad_(False)
 
 
@@ -137,16 +129,17 @@ def first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
-def _base(
-    folder: Path, dtype: torch.dtype | None, device: torch.device, source: BackboneSource
-) -> Module:
+def _base(folder: Path, placement: Placement) -> Module:
     """The causal language model of a folder; of an adapter, its base without the adapter."""
     base = folders.base(folder)
 
     def load_base() -> Module:
-        return frozen(load(AutoModelForCausalLM, base, dtype, "a causal language model"), device)
+        return frozen(
+            load(AutoModelForCausalLM, base, placement.dtype, "a causal language model"),
+            placement.device,
+        )
 
-    return source(base, dtype, device, load_base)
+    return placement.source(base, placement.dtype, placement.device, load_base)
 
 
 def _with_head(model: Module, base: Path) -> Module:

@@ -7,6 +7,7 @@ of the frozen base are the same objects in all of them.
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,6 +24,21 @@ def unshared(
 ) -> Module:
     """Load a model that shares no weights."""
     return load()
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How the weights of a model are held.
+
+    Attributes:
+        dtype: their type; None keeps the stored one.
+        device: where they go.
+        source: loads the frozen model, or returns one that shares its weights.
+    """
+
+    dtype: torch.dtype | None
+    device: torch.device
+    source: BackboneSource = unshared
 
 
 def with_shared_tensors(model: Module) -> Module:

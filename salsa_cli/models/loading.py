@@ -21,8 +21,8 @@ from transformers import (
 
 from salsa_cli.data import Prompt
 from salsa_cli.errors import SalsaError, during
-from salsa_cli.models import assembly, backbones, lora
-from salsa_cli.models.backbones import BackboneSource
+from salsa_cli.models import assembly, lora
+from salsa_cli.models.backbones import Placement
 from salsa_cli.models.forward import Module, last_scores
 from salsa_cli.models.readable import UNLIMITED, Limits
 from salsa_cli.models.shapes import text_config
@@ -115,21 +115,16 @@ def token_differences(first: Path, other: Path) -> list[str]:
     return compatibility.tokenizers(folders.tokenizer(first), folders.tokenizer(other))
 
 
-def load_language_model(
-    folder: Path,
-    dtype: torch.dtype | None,
-    device: torch.device,
-    source: BackboneSource = backbones.unshared,
-) -> LanguageModel:
-    """A causal language model, frozen, in `dtype` or its stored type; see `trainable`.
+def load_language_model(folder: Path, placement: Placement) -> LanguageModel:
+    """A frozen causal language model; see `trainable`.
 
-    For the folder of an adapter, its base (which `source` may share) with the adapter.
+    For the folder of an adapter, its base, which may be shared, with the adapter.
 
     Raises:
         SalsaError: it cannot be loaded, weights are missing, or it has no end token.
     """
     tokenizer = load_tokenizer(folder)
-    model = assembly.language_model(folder, dtype, device, source)
+    model = assembly.language_model(folder, placement)
     eos = _end_ids(folder, model.generation_config, tokenizer)
     pad = Limits.of(folder).pad(tokenizer.pad_token_id, eos[0])
     # Sampling settings of the folder (top_p, repetition_penalty) would change the distribution.
@@ -150,18 +145,13 @@ def end_ids(folder: Path) -> tuple[int, ...]:
     return _end_ids(folder, found, load_tokenizer(folder))
 
 
-def load_reward_model(
-    folder: Path,
-    dtype: torch.dtype,
-    device: torch.device,
-    source: BackboneSource = backbones.unshared,
-) -> RewardModel:
+def load_reward_model(folder: Path, placement: Placement) -> RewardModel:
     """A trained reward model, frozen; the folder may hold its adapter.
 
     Raises:
         SalsaError: it cannot be loaded, or its folder has no trained score head.
     """
-    model = assembly.classifier(folder, dtype, device, source)
+    model = assembly.classifier(folder, placement)
     scale = folders.reward_scale(folder) or {}
     return RewardModel(
         folder,
@@ -196,23 +186,18 @@ def new_reward_model(
     return RewardModel(folder, trained, tokenizer, 0.0, 1.0, Limits.of(folder))
 
 
-def load_critic(
-    folder: Path,
-    device: torch.device,
-    dtype: torch.dtype = torch.float32,
-    source: BackboneSource = backbones.unshared,
-) -> Module:
+def load_critic(folder: Path, placement: Placement) -> Module:
     """A value network on the scale of the rewards, its head in float32.
 
     A reward model keeps its head, normalised like its scores; a policy gets a head of zeros.
     """
     trained = assembly.has_score_head(folder)
     make = assembly.classifier if trained else assembly.untrained_classifier
-    model = make(folder, dtype, device, source)
+    model = make(folder, placement)
     if not hasattr(model, "score"):
         raise SalsaError(f"{folder}: a {type(model).__name__} has no per-token score head")
     given, scale = model.score.weight.float(), folders.reward_scale(folder)
-    head = torch.nn.Linear(given.shape[1], 1, bias=scale is not None, device=device)
+    head = torch.nn.Linear(given.shape[1], 1, bias=scale is not None, device=placement.device)
     with torch.no_grad():
         head.weight.copy_(given / scale["std"] if scale else given)
         if scale:

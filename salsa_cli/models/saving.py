@@ -9,6 +9,7 @@ import torch
 
 from salsa_cli.errors import StorageError, one_line, os_errors
 from salsa_cli.models import lora
+from salsa_cli.models.backbones import Placement
 from salsa_cli.models.forward import Module
 from salsa_cli.models.loading import generation_config_folder, load_language_model
 from salsa_cli.models.shapes import stored_dtype, text_config
@@ -79,6 +80,6 @@ def save_policy(model: Module, folder: Path, *, like: Path) -> None:
         lora.save_as(model, folder, like)
         return
     if lora.has_adapters(model):
-        plain = load_language_model(like, torch.float32, torch.device("cpu")).model
+        plain = load_language_model(like, Placement(torch.float32, torch.device("cpu"))).model
         model = lora.merged(plain, model)
     save_model(model, folder, like=like)

@@ -13,6 +13,7 @@ from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.errors import SalsaError, os_errors
 from salsa_cli.models import assembly, loading, shapes
+from salsa_cli.models.backbones import Placement
 from salsa_cli.records import JSON, read_json, write_json, write_text
 from salsa_cli.reward_models import fitting, held_out, pair_data, report_page, rewards
 from salsa_cli.reward_models.assessment import PairScores
@@ -103,7 +104,7 @@ def score(
     folder: Path, plan: EvaluationPlan, config: TrainRMConfig, runtime: Runtime, report: Report
 ) -> PairScores:
     """Raw scores of all pairs, by one model."""
-    reward = loading.load_reward_model(folder, runtime.frozen_dtype, runtime.device)
+    reward = loading.load_reward_model(folder, Placement(runtime.frozen_dtype, runtime.device))
     stage = "evaluation" if len(plan.models) == 1 else f"evaluation by {folder.name}"
     return fitting.score_pairs(reward, plan.pairs, stage, config, runtime, report)
 

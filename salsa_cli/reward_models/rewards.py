@@ -19,7 +19,7 @@ from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.maths import ensembles, statistics
 from salsa_cli.models import backbones, loading, readable
-from salsa_cli.models.backbones import BackboneSource
+from salsa_cli.models.backbones import BackboneSource, Placement
 from salsa_cli.models.forward import Module
 from salsa_cli.models.loading import RewardModel
 from salsa_cli.models.tokens import Answer
@@ -206,7 +206,9 @@ def _load(name: str, runtime: Runtime, source: BackboneSource) -> Scorer:
         return FunctionScorer(name, _function(name))
     if members := folders.members(Path(name)):
         return MeanScorer(tuple(_load(str(member), runtime, source) for member in members))
-    return loading.load_reward_model(Path(name), runtime.frozen_dtype, runtime.device, source)
+    return loading.load_reward_model(
+        Path(name), Placement(runtime.frozen_dtype, runtime.device, source)
+    )
 
 
 def modules(scorer: Scorer) -> Iterator[Module]:

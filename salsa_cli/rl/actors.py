@@ -23,7 +23,7 @@ from salsa_cli.models import (
     packed_attention,
     saving,
 )
-from salsa_cli.models.backbones import Backbones
+from salsa_cli.models.backbones import Backbones, Placement
 from salsa_cli.models.forward import Module
 from salsa_cli.models.learners import Learner
 from salsa_cli.models.loading import LanguageModel
@@ -91,7 +91,9 @@ def load_actors(run: Run, server: Server | None = None) -> Actors:
     moving = config.ref_update != "none"
     dtype = torch.float32 if moving else runtime.frozen_dtype
     source = backbones.unshared if moving else shared.load
-    held = tuple(references.load(one, dtype, runtime.device, source) for one in plan.references)
+    held = tuple(
+        references.load(one, Placement(dtype, runtime.device, source)) for one in plan.references
+    )
     critic = _critic(plan.critic, config, runtime, shared)
     weight = config.uncertainty_weight
     combine = rewards.combination(config.ensemble, UNCERTAINTY_WEIGHT if weight is None else weight)
@@ -171,17 +173,19 @@ def learning_mode(actors: Actors, config: PPOConfig) -> Iterator[None]:
 
 def _policy(folder: Path, config: PPOConfig, runtime: Runtime, shared: Backbones) -> LanguageModel:
     if not _adapts(folder, config):
-        return loading.load_language_model(folder, torch.float32, runtime.device)
+        return loading.load_language_model(folder, Placement(torch.float32, runtime.device))
     frozen = runtime.frozen_dtype
-    policy = loading.load_language_model(folder, frozen, runtime.device, shared.load)
+    policy = loading.load_language_model(folder, Placement(frozen, runtime.device, shared.load))
     _adapt(policy.model, folder, config, "policy")
     return policy
 
 
 def _critic(folder: Path, config: PPOConfig, runtime: Runtime, shared: Backbones) -> Module:
     if not _adapts(folder, config):
-        return loading.load_critic(folder, runtime.device)
-    critic = loading.load_critic(folder, runtime.device, runtime.frozen_dtype, shared.load)
+        return loading.load_critic(folder, Placement(torch.float32, runtime.device))
+    critic = loading.load_critic(
+        folder, Placement(runtime.frozen_dtype, runtime.device, shared.load)
+    )
     _adapt(critic, folder, config, "critic")
     return critic
 

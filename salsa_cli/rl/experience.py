@@ -16,6 +16,7 @@ from salsa_cli.generation.rollouts import OwnSampler, Rollout, Sampled, Sampler,
 from salsa_cli.maths import importance, kl
 from salsa_cli.maths.importance import Mismatch
 from salsa_cli.models import tokens
+from salsa_cli.models.backbones import Placement
 from salsa_cli.models.forward import Module
 from salsa_cli.models.tokens import Answer, Tokens
 from salsa_cli.reward_models.rewards import Ensemble, RewardScale, Scores
@@ -204,7 +205,7 @@ def measure_anchors(rollout: Rollout, actors: Actors, run: Run) -> Mapping[str, 
     known = references.anchors(plan.policy, plan.references).known
     source = actors.shared.borrow
     for aliases, model in references.loaded_in_turn(
-        known, runtime.frozen_dtype, runtime.device, source
+        known, Placement(runtime.frozen_dtype, runtime.device, source)
     ):
         theirs = logprobs_under(model.model, rollout.sampled, config, runtime)
         found |= dict.fromkeys(aliases, _mean_kl(rollout, theirs))

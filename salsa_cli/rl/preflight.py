@@ -73,11 +73,11 @@ def prepare(config: PPOConfig, report: Report) -> PPOPlan:
     reasons.attempt(lambda: _same_settings(config))
     reasons.attempt(lambda: learners.check(config.optimiser))
     recipes = [references.parse(name) for name in config.ref]
-    found = [reasons.attempt(lambda one=one: references.find(one)) for one in recipes]  # type: ignore[misc]
+    found = [reasons.attempt(partial(references.find, one)) for one in recipes]
     held = tuple(reference for reference in found if reference is not None)
     policy = reasons.attempt(lambda: _policy(config, held[0])) if held else None
-    trained = [reasons.attempt(lambda name=name: _reward(name)) for name in config.reward]  # type: ignore[misc]
-    watched = [reasons.attempt(lambda name=name: _reward(name)) for name in config.watch_reward]  # type: ignore[misc]
+    trained = [reasons.attempt(partial(_reward, name)) for name in config.reward]
+    watched = [reasons.attempt(partial(_reward, name)) for name in config.watch_reward]
     rows = reasons.attempt(lambda: data.prompts(data.read(config.prompts)))
     if policy is not None:
         reasons.add(_endless(policy))

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from salsa_cli.errors import SalsaError, UsageError
-from salsa_cli.models import assembly, averaging, backbones, loading
-from salsa_cli.models.backbones import BackboneSource
+from salsa_cli.models import assembly, averaging, loading
+from salsa_cli.models.backbones import Placement
 from salsa_cli.models.forward import Module
 from salsa_cli.models.loading import LanguageModel
 from salsa_cli.records import JSON
@@ -102,12 +102,7 @@ def find(recipe: Recipe) -> Reference:
     return Reference(recipe, found)
 
 
-def load(
-    reference: Reference,
-    dtype: torch.dtype,
-    device: torch.device,
-    source: BackboneSource = backbones.unshared,
-) -> Module:
+def load(reference: Reference, placement: Placement) -> Module:
     """The reference model, frozen.
 
     An average holds all its ingredients in memory while it is made; its values are those that
@@ -115,16 +110,19 @@ def load(
     of adapters is their exact sum, in its low-rank form.
     """
     if len(reference.folders) == 1:
-        return loading.load_language_model(reference.first, dtype, device, source).model
+        return loading.load_language_model(reference.first, placement).model
     if folders.is_adapter(reference.first):
         mixing = reference.recipe.weights
-        return assembly.soup_of_adapters(reference.folders, mixing, dtype, device, source)
+        return assembly.soup_of_adapters(reference.folders, mixing, placement)
     cpu = torch.device("cpu")
-    parts = [loading.load_language_model(folder, None, cpu).model for folder in reference.folders]
+    parts = [
+        loading.load_language_model(folder, Placement(None, cpu)).model
+        for folder in reference.folders
+    ]
     for tensors in zip(*(part.parameters() for part in parts), strict=True):
         if averaging.can_average(tensors[0]):
             tensors[0].data.copy_(averaging.average(tensors, reference.recipe.weights))
-    return parts[0].to(device=device, dtype=dtype)
+    return parts[0].to(device=placement.device, dtype=placement.dtype)
 
 
 def anchors(policy: Path, found: Sequence[Reference]) -> Anchors:
@@ -152,15 +150,12 @@ def follow(reference: Module, policy: Module, rate: float) -> None:
 
 
 def loaded_in_turn(
-    known: Mapping[str, Path],
-    dtype: torch.dtype,
-    device: torch.device,
-    source: BackboneSource = backbones.unshared,
+    known: Mapping[str, Path], placement: Placement
 ) -> Iterator[tuple[tuple[str, ...], LanguageModel]]:
     """Every anchor once, with all its names, one at a time so that memory holds only one."""
     for folder in dict.fromkeys(path.resolve() for path in known.values()):
         names = tuple(name for name, path in known.items() if path.resolve() == folder)
-        yield names, loading.load_language_model(folder, dtype, device, source)
+        yield names, loading.load_language_model(folder, placement)
 
 
 def _differences(found: Sequence[Path]) -> list[str]:

@@ -18,6 +18,7 @@ import torch
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.generation import rollouts
 from salsa_cli.models import loading, tokens
+from salsa_cli.models.backbones import Placement
 from salsa_cli.models.tokens import Answer
 
 GOLD = Path(__file__).parents[2] / "examples" / "gold.py"
@@ -52,7 +53,7 @@ def sample(
 def make(model: Path, stories: Path, output: Path, count: int, gap: float, length: int = 48) -> int:
     """Sample `count` pairs and write those that the rule tells apart; returns how many."""
     reward = gold_reward()
-    policy = loading.load_language_model(model, torch.float32, torch.device("cpu"))
+    policy = loading.load_language_model(model, Placement(torch.float32, torch.device("cpu")))
     rows = [json.loads(line) for line in stories.read_text(encoding="utf-8").split("\n") if line]
     prompts = [row["prompt"] for row in rows if len(row["prompt"]) < 80]
     written = 0

@@ -18,7 +18,7 @@ from salsa_cli.config.soup import SoupConfig
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.models import backbones, loading, lora, saving
-from salsa_cli.models.backbones import Backbones
+from salsa_cli.models.backbones import Backbones, Placement
 from salsa_cli.records import read_rows
 from salsa_cli.rl.actors import Actors, load_actors
 from salsa_cli.runs import checkpoints, run_folder
@@ -87,7 +87,9 @@ def test_the_shared_backbone_computes_what_four_models_do(
         monkeypatch.setattr(Backbones, name, staticmethod(backbones.unshared))
     apart = run(configure(adapted, tmp_path / "policy"))
     assert_same(together, apart, 1e-5)
-    base = held_bytes(loading.load_language_model(adapted.base, torch.float32, CPU).model)
+    base = held_bytes(
+        loading.load_language_model(adapted.base, Placement(torch.float32, CPU)).model
+    )
     # Critic and reward model do without the output layer.
     unneeded = 2 * load_file(adapted.base / "model.safetensors")["lm_head.weight"].nbytes
     assert apart.held - together.held == 3 * base - unneeded
@@ -130,7 +132,7 @@ def test_the_result_is_an_adapter_that_peft_loads(adapted: AdapterWorld, togethe
     settings = json.loads((together.output / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == str(adapted.base)
     assert not (together.output / "config.json").exists()
-    ours = loading.load_language_model(together.output, torch.float32, CPU).model
+    ours = loading.load_language_model(together.output, Placement(torch.float32, CPU)).model
     theirs = peft.AutoPeftModelForCausalLM.from_pretrained(together.output)
     torch.testing.assert_close(logits(ours), logits(theirs), atol=1e-6, rtol=0)
     # It is taken further: as a policy, and in a soup with the other ingredient.
@@ -211,7 +213,7 @@ def test_a_whole_policy_learns_by_low_rank_updates_and_takes_them_in(
     assert before.keys() == after.keys()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == {name for name in before if "_proj" in name}
-    result = loading.load_language_model(config.output, torch.float32, CPU).model
+    result = loading.load_language_model(config.output, Placement(torch.float32, CPU)).model
     torch.testing.assert_close(logits(result), logits(kept[0]), atol=1e-5, rtol=0)
     rows = read_rows(config.output / "metrics.jsonl")
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-5) and rows[-1]["kl"] != 0
@@ -225,7 +227,9 @@ def test_a_critic_gets_an_adapter_beside_the_policy_that_has_one(
         adapted, tmp_path / "policy", critic=str(adapted.base), lora_rank=2, updates=1
     )
     ran = run(config)
-    base = held_bytes(loading.load_language_model(adapted.base, torch.float32, CPU).model)
+    base = held_bytes(
+        loading.load_language_model(adapted.base, Placement(torch.float32, CPU)).model
+    )
     assert ran.held < 1.5 * base
     assert ran.weights.keys() == load_file(adapted.a / "adapter_model.safetensors").keys()
 

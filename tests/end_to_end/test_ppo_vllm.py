@@ -16,6 +16,7 @@ from salsa_cli.devices import processes
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.models import assembly, loading, lora, saving
+from salsa_cli.models.backbones import Placement
 from salsa_cli.rl import preflight
 from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.runs import run_folder
@@ -139,7 +140,7 @@ def test_what_is_handed_over_is_the_model_that_would_be_saved(
     adapted: AdapterWorld, tmp_path: Path
 ) -> None:
     cpu = torch.device("cpu")
-    model = loading.load_language_model(adapted.base, torch.float32, cpu).model
+    model = loading.load_language_model(adapted.base, Placement(torch.float32, cpu)).model
     lora.add(model, 2, 0)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
@@ -161,9 +162,9 @@ def test_tied_weights_are_handed_over_once_and_in_the_stored_type(
 ) -> None:
     folder = tiny.save_language_model(tmp_path / "tied", seed=1, tie_word_embeddings=True)
     kind = getattr(torch, dtype)
-    stored = loading.load_language_model(folder, kind, torch.device("cpu")).model
+    stored = loading.load_language_model(folder, Placement(kind, torch.device("cpu"))).model
     stored.save_pretrained(folder)
-    policy = loading.load_language_model(folder, torch.float32, torch.device("cpu"))
+    policy = loading.load_language_model(folder, Placement(torch.float32, torch.device("cpu")))
     saving.save_to_sample(policy.model, tmp_path / "handed", like=policy.folder)
     handed = load_file(tmp_path / "handed" / "model.safetensors")
     assert handed.keys() == load_file(folder / "model.safetensors").keys()
@@ -210,7 +211,9 @@ def test_the_rewards_scale_is_measured_on_answers_of_the_start(
         server.instead = watch
         config = by(server, world, tmp_path / "policy", updates=1, normalize_reward=True)
         run(replace(config, batch_size=64))
-    start = loading.load_language_model(world.a, torch.float32, torch.device("cpu")).model
+    start = loading.load_language_model(
+        world.a, Placement(torch.float32, torch.device("cpu"))
+    ).model
     assert all(map(torch.equal, seen, start.parameters()))
 
 

@@ -29,6 +29,7 @@ from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.evaluation.results.eval_result import EvalResult
 from salsa_cli.generation import rollouts
 from salsa_cli.models import loading, tokens
+from salsa_cli.models.backbones import Placement
 from salsa_cli.records import read_rows
 from salsa_cli.runs.events import silent
 from tests.support import tiny
@@ -83,7 +84,7 @@ def label(sft: Path, prompts: list[str], output: Path) -> Path:
     """Two sampled answers a prompt, in the order that the gold reward gives them."""
     gold = example("gold")
     cpu = start_runtime("cpu")
-    policy = loading.load_language_model(sft, torch.float32, cpu.device)
+    policy = loading.load_language_model(sft, Placement(torch.float32, cpu.device))
     rows = []
     for start in range(0, 1200, 100):
         chosen = [prompts[i % len(prompts)] for i in range(start, start + 100) for _ in range(2)]

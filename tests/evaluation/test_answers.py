@@ -16,6 +16,7 @@ from salsa_cli.evaluation.questions import answer_files
 from salsa_cli.evaluation.questions.answer_files import Replies, Reply
 from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.models import loading
+from salsa_cli.models.backbones import Placement
 from salsa_cli.runs.events import Advanced, Event, silent
 from tests.support.worlds import World
 
@@ -104,7 +105,7 @@ def test_a_run_that_stopped_goes_on(world: World, tmp_path: Path) -> None:
 
 def test_the_room_is_for_the_answers_of_all_turns(world: World, tmp_path: Path) -> None:
     question = Question("7", user("the", "cat"), ("and then",))
-    model = loading.load_language_model(world.a, torch.float32, torch.device("cpu"))
+    model = loading.load_language_model(world.a, Placement(torch.float32, torch.device("cpu")))
     prompt = len(answers.prompt_of(model, question, [Reply("")]))
     most = (64 - prompt) // 2
     fits = replace(HOW, length=most)

@@ -21,6 +21,7 @@ from salsa_cli.evaluation.questions.answer_files import Reply
 from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.evaluation.results.eval_result import EvalResult
 from salsa_cli.models import loading
+from salsa_cli.models.backbones import Placement
 from salsa_cli.records import read_rows
 from salsa_cli.runs.events import Advanced, Event, silent
 from tests.support import commands, tiny
@@ -68,7 +69,9 @@ def test_a_soup_in_memory_is_that_of_the_command(tmp_path: Path, dtype: str) -> 
         output = tmp_path / str(weights)
         names = tuple(str(folder) for folder in folders)
         soup.run(SoupConfig(models=names, weights=weights, output=output), silent)
-        expected = loading.load_language_model(output, torch.float32, torch.device("cpu"))
+        expected = loading.load_language_model(
+            output, Placement(torch.float32, torch.device("cpu"))
+        )
         mixed = ingredients.mix(weights).model.state_dict()
         for name, tensor in expected.model.state_dict().items():
             assert torch.equal(mixed[name], tensor), (weights, name)
@@ -170,7 +173,7 @@ def test_kl_to_anchors_by_the_formula(world: World, tmp_path: Path) -> None:
 def test_kl_of_two_turns_is_their_mean(world: World) -> None:
     cpu = start_runtime("cpu")
     a, b = (
-        loading.load_language_model(folder, torch.float32, cpu.device)
+        loading.load_language_model(folder, Placement(torch.float32, cpu.device))
         for folder in (world.a, world.b)
     )
     opening = (Message("user", "the cat"),)

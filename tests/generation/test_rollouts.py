@@ -12,6 +12,7 @@ from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.generation import rollouts
 from salsa_cli.generation.rollouts import Sampled
 from salsa_cli.models import loading
+from salsa_cli.models.backbones import Placement
 from salsa_cli.models.loading import LanguageModel
 from tests.support.worlds import World
 
@@ -25,7 +26,7 @@ def cpu() -> Runtime:
 
 @pytest.fixture(scope="module")
 def policy(world: World, cpu: Runtime) -> LanguageModel:
-    return loading.load_language_model(world.a, torch.float32, cpu.device)
+    return loading.load_language_model(world.a, Placement(torch.float32, cpu.device))
 
 
 def draw(
@@ -120,7 +121,7 @@ def test_values_are_of_the_state_before_each_token(
     world: World, policy: LanguageModel, cpu: Runtime
 ) -> None:
     sampled = draw(policy, cpu, range(6))
-    critic = loading.load_critic(world.rm, cpu.device)
+    critic = loading.load_critic(world.rm, Placement(torch.float32, cpu.device))
     groups = torch.tensor([3, 1, 5, 0, 2, 4]).split(2)
     found = rollouts.values(critic, sampled, groups=groups, runtime=cpu)
     naive = AutoModelForSequenceClassification.from_pretrained(world.rm).double().eval()
@@ -143,8 +144,8 @@ def test_a_folders_sampling_habits_are_not_taken_over(
     habits = shutil.copytree(world.a, tmp_path / "habits")
     given = {"eos_token_id": [1, 2], "pad_token_id": 0, "repetition_penalty": 5.0, "top_k": 1}
     (habits / "generation_config.json").write_text(json.dumps(given))
-    model = loading.load_language_model(habits, torch.float32, cpu.device)
-    plain = loading.load_language_model(world.a, torch.float32, cpu.device)
+    model = loading.load_language_model(habits, Placement(torch.float32, cpu.device))
+    plain = loading.load_language_model(world.a, Placement(torch.float32, cpu.device))
     assert model.eos_ids == (1, 2)
     first = draw(model, cpu, range(6), length=6, temperature=1.0)
     second = draw(plain, cpu, range(6), length=6, temperature=1.0)
@@ -162,7 +163,7 @@ def test_an_answer_ends_at_any_of_the_end_tokens(
     ends = {9, 12, 2}
     several = shutil.copytree(world.a, tmp_path / "several")
     (several / "generation_config.json").write_text(json.dumps({"eos_token_id": [9, 12]}))
-    policy = loading.load_language_model(several, torch.float32, cpu.device)
+    policy = loading.load_language_model(several, Placement(torch.float32, cpu.device))
     assert set(policy.eos_ids) == ends
     sampled = rollouts.sample(
         policy, [[4, 6]] * 60, range(60), length=12, temperature=1.5, runtime=cpu

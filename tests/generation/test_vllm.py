@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from salsa_cli.errors import SalsaError
 from salsa_cli.generation import vllm
 from salsa_cli.models import loading
+from salsa_cli.models.backbones import Placement
 from salsa_cli.models.loading import LanguageModel
 from tests.support import stand_in
 from tests.support.stand_in import Reply, StandIn, told
@@ -24,7 +25,7 @@ LENGTH = 8
 
 @pytest.fixture(scope="module")
 def policy(world: World) -> LanguageModel:
-    return loading.load_language_model(world.a, torch.float32, torch.device("cpu"))
+    return loading.load_language_model(world.a, Placement(torch.float32, torch.device("cpu")))
 
 
 def ask(server: StandIn, policy: LanguageModel, **changes: Any) -> vllm.Drawn:

@@ -16,7 +16,7 @@ from salsa_cli.config.soup import SoupConfig
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.models import assembly, backbones, loading
-from salsa_cli.models.backbones import Backbones
+from salsa_cli.models.backbones import Backbones, Placement
 from salsa_cli.reward_models import rewards
 from salsa_cli.runs.events import Event, Warned, silent
 from salsa_cli.weights import folders
@@ -40,15 +40,15 @@ ROWS = [[4, 6, 9, 2], [5, 2], [7, 8, 10, 11, 12, 2]]
 def test_peft_loads_the_same_policy_and_the_same_scores(adapted: AdapterWorld) -> None:
     import peft
 
-    ours = loading.load_language_model(adapted.a, torch.float32, CPU)
+    ours = loading.load_language_model(adapted.a, Placement(torch.float32, CPU))
     theirs = peft.AutoPeftModelForCausalLM.from_pretrained(adapted.a)
     torch.testing.assert_close(logits(ours.model), logits(theirs), atol=1e-6, rtol=0)
-    plain = loading.load_language_model(adapted.base, torch.float32, CPU)
+    plain = loading.load_language_model(adapted.base, Placement(torch.float32, CPU))
     assert (logits(ours.model) - logits(plain.model)).abs().max() > 0.1
     merged = theirs.merge_and_unload()
     torch.testing.assert_close(logits(ours.model), logits(merged), atol=1e-5, rtol=0)
 
-    reward = loading.load_reward_model(adapted.rm, torch.float32, CPU)
+    reward = loading.load_reward_model(adapted.rm, Placement(torch.float32, CPU))
     judge = peft.AutoPeftModelForSequenceClassification.from_pretrained(adapted.rm, num_labels=1)
     with torch.no_grad():
         scores = torch.cat([judge.eval()(torch.tensor([row])).logits[0] for row in ROWS])
@@ -63,8 +63,8 @@ def test_a_soup_of_adapters_is_the_mean_of_the_updates(
     pair = (str(adapted.a), str(adapted.b))
     config = SoupConfig(models=pair, alpha=0.5, output=whole, merge_into=str(adapted.base))
     soup.run(config, silent)
-    merged = loading.load_language_model(whole, torch.float32, CPU)
-    beside = loading.load_language_model(adapted.soup, torch.float32, CPU)
+    merged = loading.load_language_model(whole, Placement(torch.float32, CPU))
+    beside = loading.load_language_model(adapted.soup, Placement(torch.float32, CPU))
     torch.testing.assert_close(logits(beside.model), logits(merged.model), atol=1e-5, rtol=0)
 
 
@@ -72,21 +72,29 @@ def test_a_soup_in_memory_is_the_soup_on_disk(adapted: AdapterWorld, tmp_path: P
     pair, weights = (adapted.a, adapted.b), (0.7, 0.3)
     names = (str(adapted.a), str(adapted.b))
     soup.run(SoupConfig(models=names, weights=weights, output=tmp_path / "ref"), silent)
-    stored = loading.load_language_model(tmp_path / "ref", torch.float32, CPU).model
-    made = assembly.soup_of_adapters(pair, weights, torch.float32, CPU, backbones.unshared)
+    stored = loading.load_language_model(tmp_path / "ref", Placement(torch.float32, CPU)).model
+    made = assembly.soup_of_adapters(
+        pair, weights, Placement(torch.float32, CPU, backbones.unshared)
+    )
     assert torch.equal(logits(made), logits(stored))
-    alone = assembly.soup_of_adapters(pair, (0.0, 1.0), torch.float32, CPU, backbones.unshared)
-    second = loading.load_language_model(adapted.b, torch.float32, CPU).model
+    alone = assembly.soup_of_adapters(
+        pair, (0.0, 1.0), Placement(torch.float32, CPU, backbones.unshared)
+    )
+    second = loading.load_language_model(adapted.b, Placement(torch.float32, CPU)).model
     torch.testing.assert_close(logits(alone), logits(second), atol=1e-6, rtol=0)
 
 
 def test_the_base_is_held_once(adapted: AdapterWorld) -> None:
     shared = Backbones(backbones.representatives([adapted.base]))
-    policy = loading.load_language_model(adapted.a, torch.float32, CPU, shared.load).model
-    reference = loading.load_language_model(adapted.soup, torch.float32, CPU, shared.load).model
-    critic = loading.load_critic(adapted.rm, CPU, torch.float32, shared.load)
-    reward = loading.load_reward_model(adapted.rm, torch.float32, CPU, shared.load).model
-    base = loading.load_language_model(adapted.base, torch.float32, CPU).model
+    policy = loading.load_language_model(
+        adapted.a, Placement(torch.float32, CPU, shared.load)
+    ).model
+    reference = loading.load_language_model(
+        adapted.soup, Placement(torch.float32, CPU, shared.load)
+    ).model
+    critic = loading.load_critic(adapted.rm, Placement(torch.float32, CPU, shared.load))
+    reward = loading.load_reward_model(adapted.rm, Placement(torch.float32, CPU, shared.load)).model
+    base = loading.load_language_model(adapted.base, Placement(torch.float32, CPU)).model
     one = held_bytes(base)
     given = (policy, reference, critic, reward)
     apart = sum(held_bytes(model) for model in given)
@@ -102,8 +110,12 @@ def test_the_base_is_held_once(adapted: AdapterWorld) -> None:
 
 def test_what_one_model_learns_stays_with_it(adapted: AdapterWorld) -> None:
     shared = Backbones(backbones.representatives([adapted.base]))
-    policy = loading.load_language_model(adapted.a, torch.float32, CPU, shared.load).model
-    reference = loading.load_language_model(adapted.a, torch.float32, CPU, shared.load).model
+    policy = loading.load_language_model(
+        adapted.a, Placement(torch.float32, CPU, shared.load)
+    ).model
+    reference = loading.load_language_model(
+        adapted.a, Placement(torch.float32, CPU, shared.load)
+    ).model
     before = logits(reference)
     assert torch.equal(logits(policy), before)
     trained = loading.trainable(policy)
@@ -119,14 +131,14 @@ def test_what_one_model_learns_stays_with_it(adapted: AdapterWorld) -> None:
 
 
 def test_a_critic_starts_in_the_scale_of_the_rewards(adapted: AdapterWorld) -> None:
-    critic = loading.load_critic(adapted.rm, CPU)
-    reward = loading.load_reward_model(adapted.rm, torch.float32, CPU)
+    critic = loading.load_critic(adapted.rm, Placement(torch.float32, CPU))
+    reward = loading.load_reward_model(adapted.rm, Placement(torch.float32, CPU))
     last = critic.score(critic.model(torch.tensor([ROWS[0]])).last_hidden_state)[0, -1, 0]
     expected = (reward.score_ids(ROWS[:1])[0] - 0.5) / 2.0
     torch.testing.assert_close(last, expected, atol=1e-6, rtol=0)
-    blank = loading.load_critic(adapted.a, CPU)
+    blank = loading.load_critic(adapted.a, Placement(torch.float32, CPU))
     assert blank.score.weight.count_nonzero() == 0
-    policy = loading.load_language_model(adapted.a, torch.float32, CPU).model
+    policy = loading.load_language_model(adapted.a, Placement(torch.float32, CPU)).model
     ours = blank.model(IDS).last_hidden_state
     assert torch.equal(ours, policy.model(IDS).last_hidden_state)
 
@@ -135,19 +147,23 @@ def test_the_dropout_of_an_adapter_is_off(adapted: AdapterWorld, tmp_path: Path)
     folder = Path(shutil.copytree(adapted.a, tmp_path / "dropping"))
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_dropout": 0.5}))
-    dropping = loading.load_language_model(folder, torch.float32, CPU).model
-    plain = loading.load_language_model(adapted.a, torch.float32, CPU).model
+    dropping = loading.load_language_model(folder, Placement(torch.float32, CPU)).model
+    plain = loading.load_language_model(adapted.a, Placement(torch.float32, CPU)).model
     loading.trainable(dropping)
     assert torch.equal(logits(dropping), logits(plain))
 
 
 def test_a_model_that_is_lent_is_not_kept(adapted: AdapterWorld) -> None:
     shared = Backbones(backbones.representatives([adapted.base]))
-    held = loading.load_language_model(adapted.a, torch.float32, CPU, shared.load).model
-    lent = loading.load_language_model(adapted.b, torch.float32, CPU, shared.borrow).model
+    held = loading.load_language_model(adapted.a, Placement(torch.float32, CPU, shared.load)).model
+    lent = loading.load_language_model(
+        adapted.b, Placement(torch.float32, CPU, shared.borrow)
+    ).model
     assert held.lm_head.weight is lent.lm_head.weight
     for _ in range(2):
-        other = loading.load_language_model(adapted.b, torch.float64, CPU, shared.borrow).model
+        other = loading.load_language_model(
+            adapted.b, Placement(torch.float64, CPU, shared.borrow)
+        ).model
         assert other.lm_head.weight is not held.lm_head.weight
     assert len(shared._held) == 1
 
@@ -206,11 +222,11 @@ def test_an_adapter_of_another_shape_or_with_whole_layers_is_refused(
     narrow = tiny.save_language_model(tmp_path / "narrow", seed=1, hidden_size=8)
     misfit = save_adapter(tmp_path / "misfit", narrow, {Q: 2}, seed=1)
     with pytest.raises(SalsaError, match=r"misfit does not fit its base, a LlamaForCausalLM: "):
-        loading.load_language_model(misfit, torch.float32, CPU)
+        loading.load_language_model(misfit, Placement(torch.float32, CPU))
     shallow = tiny.save_language_model(tmp_path / "shallow", seed=1, num_hidden_layers=1)
     lost = save_adapter(tmp_path / "lost", shallow, {DOWN: 2}, seed=1)
     with pytest.raises(SalsaError, match="an adapter does not fit a LlamaForCausalLM: "):
-        loading.load_language_model(lost, torch.float32, CPU)
+        loading.load_language_model(lost, Placement(torch.float32, CPU))
     norm = {f"{PREFIX}model.norm.weight": torch.ones(16)}
     whole = save_adapter(tmp_path / "whole", adapted.base, {Q: 2}, seed=1, extra=norm)
     with pytest.raises(SalsaError, match=r"more than low-rank updates, .*model\.norm\.weight"):
@@ -232,8 +248,8 @@ def test_a_soup_of_reward_adapters_has_no_scale_and_says_so(
     pair = (str(adapted.rm), str(adapted.rm))
     soup.run(SoupConfig(models=pair, output=tmp_path / "rm"), events.append)
     assert any(isinstance(one, Warned) and "so its scores are raw" in one.text for one in events)
-    mixed = loading.load_reward_model(tmp_path / "rm", torch.float32, CPU)
-    single = loading.load_reward_model(adapted.rm, torch.float32, CPU)
+    mixed = loading.load_reward_model(tmp_path / "rm", Placement(torch.float32, CPU))
+    single = loading.load_reward_model(adapted.rm, Placement(torch.float32, CPU))
     assert (mixed.mean, mixed.std) == (0.0, 1.0)
     torch.testing.assert_close(mixed.score_ids(ROWS), single.score_ids(ROWS), atol=1e-5, rtol=0)
 

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from salsa_cli.errors import SalsaError
 from salsa_cli.models import forward, loading, saving
+from salsa_cli.models.backbones import Placement
 from salsa_cli.models.sequences import Sequences
 from salsa_cli.models.tokens import Answer, pad_left, pad_right
 from tests.support import tiny
@@ -20,7 +21,7 @@ ROWS = [[4, 6, 9, 2], [5, 2], [7, 8, 10, 11, 12, 2]]
 
 
 def test_a_score_does_not_depend_on_padding(world: World) -> None:
-    reward = loading.load_reward_model(world.rm, torch.float32, CPU)
+    reward = loading.load_reward_model(world.rm, Placement(torch.float32, CPU))
     alone = torch.cat([reward.score_ids([row]) for row in ROWS])
     for tokens in (pad_left(ROWS, 0), pad_right(ROWS, 0), pad_left(ROWS, 9), pad_right(ROWS, 9)):
         # float32, other shapes of the same matrix products
@@ -30,7 +31,7 @@ def test_a_score_does_not_depend_on_padding(world: World) -> None:
 
 
 def test_scores_are_those_of_transformers(world: World) -> None:
-    reward = loading.load_reward_model(world.rm, torch.float32, CPU)
+    reward = loading.load_reward_model(world.rm, Placement(torch.float32, CPU))
     naive = AutoModelForSequenceClassification.from_pretrained(world.rm).eval()
     for row in ROWS:
         with torch.no_grad():
@@ -44,8 +45,8 @@ def test_the_stored_scale_normalises_scores(world: World, tmp_path: Path) -> Non
     (folder / "config.json").write_text(
         json.dumps(config | {"salsa_reward": {"mean": 2, "std": 4}})
     )
-    plain = loading.load_reward_model(world.rm, torch.float32, CPU)
-    scaled = loading.load_reward_model(folder, torch.float32, CPU)
+    plain = loading.load_reward_model(world.rm, Placement(torch.float32, CPU))
+    scaled = loading.load_reward_model(folder, Placement(torch.float32, CPU))
     raw = plain.score(["the cat"], [Answer(" sat")])
     torch.testing.assert_close(scaled.score(["the cat"], [Answer(" sat")]), (raw - 2) / 4)
 
@@ -62,13 +63,13 @@ def test_a_new_head_depends_on_the_seed_alone(world: World) -> None:
 
 def test_a_language_model_is_no_reward_model(world: World) -> None:
     with pytest.raises(SalsaError, match=r"lack score\.weight .*no trained score head"):
-        loading.load_reward_model(world.a, torch.float32, CPU)
+        loading.load_reward_model(world.a, Placement(torch.float32, CPU))
 
 
 def test_a_critic_from_a_policy_starts_at_zero(world: World) -> None:
-    critic = loading.load_critic(world.a, CPU)
+    critic = loading.load_critic(world.a, Placement(torch.float32, CPU))
     assert forward.last_scores(critic, pad_right(ROWS, 0)).tolist() == [0.0, 0.0, 0.0]
-    trained = loading.load_critic(world.rm, CPU)
+    trained = loading.load_critic(world.rm, Placement(torch.float32, CPU))
     assert forward.last_scores(trained, pad_right(ROWS, 0)).abs().min() > 0
 
 
@@ -82,7 +83,7 @@ def test_missing_weights_are_named(world: World, tmp_path: Path) -> None:
     with pytest.raises(
         SalsaError, match=r"cannot be used as .*: its files lack model\.norm\.weight"
     ):
-        loading.load_language_model(folder, torch.float32, CPU)
+        loading.load_language_model(folder, Placement(torch.float32, CPU))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_broken_folders(world: World, tmp_path: Path, name: str, content: str, w
     folder = Path(shutil.copytree(world.a, tmp_path / "a"))
     (folder / name).write_text(content)
     with pytest.raises(SalsaError) as caught:
-        loading.load_language_model(folder, torch.float32, CPU)
+        loading.load_language_model(folder, Placement(torch.float32, CPU))
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -115,7 +116,7 @@ def test_a_saved_model_keeps_the_weight_type_and_the_habits_of_its_origin(
     tiny.tokenizer().save_pretrained(origin)
     habits = '{"eos_token_id": [1, 2], "top_p": 0.9}'
     (origin / "generation_config.json").write_text(habits)
-    loaded = loading.load_language_model(origin, torch.float32, CPU)
+    loaded = loading.load_language_model(origin, Placement(torch.float32, CPU))
     target = tmp_path / "target"
     saving.save_model(loaded.model, target, like=origin)
     again = AutoModelForCausalLM.from_pretrained(target)
@@ -128,7 +129,7 @@ def test_a_saved_model_keeps_the_weight_type_and_the_habits_of_its_origin(
 def test_dropout_is_off_while_weights_are_trained(tmp_path: Path) -> None:
     """A folder that asks for dropout: two passes agree to the bit, with gradients too."""
     folder = tiny.save_language_model(tmp_path / "a", seed=1, attention_dropout=0.5)
-    loaded = loading.load_language_model(folder, torch.float32, CPU)
+    loaded = loading.load_language_model(folder, Placement(torch.float32, CPU))
     loading.trainable(loaded.model)
     prompts, answers = pad_left(ROWS, 0), pad_right(ROWS, 0)
     read = Sequences.of(prompts, answers)
@@ -144,8 +145,8 @@ def test_a_critic_from_a_reward_model_predicts_the_scores_that_are_trained_on(
     (folder / "config.json").write_text(
         json.dumps(config | {"salsa_reward": {"mean": 2, "std": 4}})
     )
-    reward = loading.load_reward_model(folder, torch.float32, CPU)
-    critic = loading.load_critic(folder, CPU)
+    reward = loading.load_reward_model(folder, Placement(torch.float32, CPU))
+    critic = loading.load_critic(folder, Placement(torch.float32, CPU))
     expected = (reward.score_ids(ROWS) - 2) / 4
     found = forward.last_scores(critic, pad_right(ROWS, 0))
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)

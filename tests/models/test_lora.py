@@ -17,6 +17,7 @@ from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.models import loading, lora, shapes
+from salsa_cli.models.backbones import Placement
 from salsa_cli.models.forward import last_scores
 from salsa_cli.models.loading import RewardModel
 from salsa_cli.models.tokens import Answer
@@ -94,7 +95,7 @@ def test_a_run_with_adapters_learns_and_loads_like_any_other(world: World, tmp_p
     assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
     model = AutoModelForSequenceClassification.from_pretrained(config.output)
     assert not any("lora" in name for name in model.state_dict())
-    ours = loading.load_reward_model(config.output, torch.float32, DEVICE.device)
+    ours = loading.load_reward_model(config.output, Placement(torch.float32, DEVICE.device))
     with torch.no_grad():
         naive = torch.cat([model.eval()(torch.tensor([row])).logits[0] for row in ROWS])
         # Scores here are near 2.5: 1e-6 is absolute below 1 and relative above.
@@ -120,7 +121,7 @@ def test_a_kept_adapter_scores_the_same_by_peft_and_takes_part_in_ppo_and_eval(
     assert settings["task_type"] == "SEQ_CLS" and settings["modules_to_save"] == ["score"]
     assert settings["base_model_name_or_path"] == str(world.a)
     assert not (config.output / "config.json").exists()
-    ours = loading.load_reward_model(config.output, torch.float32, DEVICE.device)
+    ours = loading.load_reward_model(config.output, Placement(torch.float32, DEVICE.device))
     theirs = peft.AutoPeftModelForSequenceClassification.from_pretrained(
         config.output, num_labels=1
     )

@@ -15,6 +15,7 @@ from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation import planning
 from salsa_cli.models import assembly, loading, readable, shapes
+from salsa_cli.models.backbones import Placement
 from salsa_cli.models.readable import Limits
 from salsa_cli.models.tokens import Answer
 from salsa_cli.runs.events import silent
@@ -153,7 +154,7 @@ def test_ppo_and_eval_name_tokens_that_a_reward_model_has_no_embedding_of(
         output=tmp_path / "e",
     )
     assert words in refused(judged, lambda config, _: planning.prepare(config))
-    reward = loading.load_reward_model(folder, torch.float32, CPU)
+    reward = loading.load_reward_model(folder, Placement(torch.float32, CPU))
     with pytest.raises(SalsaError, match=r"an answer holds token 24 \('\[NEW\]'\)"):
         reward.score(["the"], [Answer(" [NEW]")])
 
@@ -166,15 +167,17 @@ def test_a_pad_token_that_has_no_embedding_is_not_used(world: World, tmp_path: P
     ):
         folder = extended(source, tmp_path / source.name, pad=True)
         assert loading.load_tokenizer(folder).pad_token_id == 24
-        assert read(folder, torch.float32, CPU).pad_id == 2  # type: ignore[operator]
+        assert read(folder, Placement(torch.float32, CPU)).pad_id == 2  # type: ignore[operator]
     given = ["the cat", "sat"], [Answer(" sat on the mat"), Answer(" ran")]
-    ours = loading.load_reward_model(tmp_path / world.rm.name, torch.float32, CPU).score(*given)
-    theirs = loading.load_reward_model(world.rm, torch.float32, CPU).score(*given)
+    ours = loading.load_reward_model(tmp_path / world.rm.name, Placement(torch.float32, CPU)).score(
+        *given
+    )
+    theirs = loading.load_reward_model(world.rm, Placement(torch.float32, CPU)).score(*given)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)  # other padding, other rounding
 
 
 def test_an_answer_that_is_too_long_for_a_reward_model_is_no_index_error(tmp_path: Path) -> None:
-    reward = loading.load_reward_model(short_gpt2(tmp_path / "m"), torch.float32, CPU)
+    reward = loading.load_reward_model(short_gpt2(tmp_path / "m"), Placement(torch.float32, CPU))
     reward.score(["the"], [Answer(" sat" * 10)])
     with pytest.raises(SalsaError, match="has 13 tokens, and the model has positions for 12"):
         reward.score(["the"], [Answer(" sat" * 11)])

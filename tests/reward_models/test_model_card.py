@@ -12,6 +12,7 @@ import torch
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.data import Message, Prompt
 from salsa_cli.models import loading
+from salsa_cli.models.backbones import Placement
 from salsa_cli.models.loading import RewardModel
 from salsa_cli.models.tokens import Answer
 from salsa_cli.reward_models import held_out, model_card
@@ -74,7 +75,9 @@ def test_its_recipe_scores_as_salsa_does(
     names: dict[str, Any] = {}
     exec(code, names)
     recipe: Callable[[Any, str], float] = names["score"]
-    loaded = loading.load_reward_model(tmp_path / "rm", torch.float32, torch.device("cpu"))
+    loaded = loading.load_reward_model(
+        tmp_path / "rm", Placement(torch.float32, torch.device("cpu"))
+    )
     ours = RewardModel(loaded.folder, loaded.model, loaded.tokenizer, SCALE.mean, SCALE.std)
     given = prompt if isinstance(prompt, str) else [{"role": "user", "content": "the cat"}]
     for answer in (" sat happy", " ran"):

@@ -15,6 +15,7 @@ from salsa_cli.generation.rollouts import Rollout, Sampled
 from salsa_cli.maths import advantages as adv
 from salsa_cli.maths import categorical, masked, ppo_loss
 from salsa_cli.models import forward, loading
+from salsa_cli.models.backbones import Placement
 from salsa_cli.models.learners import Learner
 from salsa_cli.models.tokens import Tokens, pad_left
 from salsa_cli.reward_models.rewards import Ensemble
@@ -210,11 +211,12 @@ def cpu() -> Runtime:
 
 def act(world: World, cpu: Runtime) -> Actors:
     """Policy, two references and critic in float64."""
-    policy = loading.load_language_model(world.a, torch.float64, cpu.device)
+    policy = loading.load_language_model(world.a, Placement(torch.float64, cpu.device))
     held = [
-        loading.load_language_model(f, torch.float64, cpu.device) for f in (world.soup, world.b)
+        loading.load_language_model(f, Placement(torch.float64, cpu.device))
+        for f in (world.soup, world.b)
     ]
-    critic = loading.load_critic(world.rm, cpu.device).double()
+    critic = loading.load_critic(world.rm, Placement(torch.float32, cpu.device)).double()
     for model in (policy.model, critic, *(one.model for one in held)):
         in_full_precision(model)
     return Actors(
@@ -535,7 +537,7 @@ def test_bfloat16_and_float32_agree_on_the_same_answers(world: World, cpu: Runti
     """The ratio that half precision alone makes, on the first minibatch: within 2 % of 1."""
     sampled = given_answers([1, 2, 3, 4, 5, 6, 6, 1], pad=0)
     config = configure()
-    policy = loading.load_language_model(world.a, torch.float32, cpu.device).model
+    policy = loading.load_language_model(world.a, Placement(torch.float32, cpu.device)).model
     exact = forward.answer_logprobs(policy, sampled.sequences, config.temperature)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = forward.answer_logprobs(policy, sampled.sequences, config.temperature)

@@ -14,6 +14,7 @@ from salsa_cli import ppo
 from salsa_cli.errors import UsageError
 from salsa_cli.generation import rollouts
 from salsa_cli.models import loading
+from salsa_cli.models.backbones import Placement
 from salsa_cli.rl import offload
 from salsa_cli.rl.offload import Parked
 from salsa_cli.runs.events import silent
@@ -49,7 +50,7 @@ def places(model: Any) -> list[int]:
 
 
 def test_a_model_comes_for_a_block_and_goes_home(world: World, device: Device) -> None:
-    model = loading.load_language_model(world.a, torch.float32, CPU).model
+    model = loading.load_language_model(world.a, Placement(torch.float32, CPU)).model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     parked = Parked(model, CPU)
     home = places(model)
@@ -62,7 +63,7 @@ def test_a_model_comes_for_a_block_and_goes_home(world: World, device: Device) -
 
 
 def test_it_goes_home_when_the_block_fails(world: World, device: Device) -> None:
-    model = loading.load_language_model(world.a, torch.float32, CPU).model
+    model = loading.load_language_model(world.a, Placement(torch.float32, CPU)).model
     parked = Parked(model, CPU)
     home = places(model)
     with pytest.raises(ValueError), parked.present():
@@ -72,7 +73,7 @@ def test_it_goes_home_when_the_block_fails(world: World, device: Device) -> None
 
 def test_shared_weights_come_once_and_stay_shared(tmp_path: Path, device: Device) -> None:
     folder = tiny.save_language_model(tmp_path / "tied", seed=1, tie_word_embeddings=True)
-    model = loading.load_language_model(folder, torch.float32, CPU).model
+    model = loading.load_language_model(folder, Placement(torch.float32, CPU)).model
     with Parked(model, CPU).present():
         assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
     assert len(device.brought) == len(set(device.brought))
@@ -122,7 +123,7 @@ def test_on_a_cpu_it_is_refused(world: World, tmp_path: Path) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 def test_on_a_gpu_it_rests_in_pinned_memory(world: World) -> None:
     gpu = torch.device("cuda")
-    model = loading.load_language_model(world.a, torch.bfloat16, gpu).model
+    model = loading.load_language_model(world.a, Placement(torch.bfloat16, gpu)).model
     before = torch.cuda.memory_allocated()
     parked = Parked(model, gpu)
     assert torch.cuda.memory_allocated() < before

@@ -11,6 +11,7 @@ from salsa_cli import ppo
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.models import assembly, loading
+from salsa_cli.models.backbones import Placement
 from salsa_cli.rl import preflight
 from salsa_cli.runs.events import Event, Note, Warned, silent
 from tests.support import tiny
@@ -134,7 +135,7 @@ def test_the_files_say_the_same_end_tokens_as_the_model(world: World, tmp_path: 
     none = Path(shutil.copytree(world.a, tmp_path / "none"))
     (none / "generation_config.json").unlink(missing_ok=True)
     for folder in (world.a, several, none):
-        loaded = loading.load_language_model(folder, torch.float32, torch.device("cpu"))
+        loaded = loading.load_language_model(folder, Placement(torch.float32, torch.device("cpu")))
         assert loading.end_ids(folder) == loaded.eos_ids
     assert loading.end_ids(several) == (1, 7, 2)
 

@@ -15,6 +15,7 @@ from salsa_cli import ppo, soup
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.maths import kl
+from salsa_cli.models.backbones import Placement
 from salsa_cli.records import read_rows
 from salsa_cli.rl import references
 from salsa_cli.rl.references import Recipe
@@ -76,9 +77,9 @@ def test_an_average_at_load_time_has_the_values_of_a_soup(
         made.append(str(target))
     soup.run(SoupConfig(models=tuple(made), alpha=0.3, output=tmp_path / "soup"), silent)
     recipe = references.find(references.parse(f"soup({made[0]},{made[1]},alpha=0.3)"))
-    averaged = references.load(recipe, dtype, CPU).state_dict()
+    averaged = references.load(recipe, Placement(dtype, CPU)).state_dict()
     folder = references.find(references.parse(str(tmp_path / "soup")))
-    for name, weight in references.load(folder, dtype, CPU).state_dict().items():
+    for name, weight in references.load(folder, Placement(dtype, CPU)).state_dict().items():
         assert torch.equal(averaged[name], weight), name
 
 

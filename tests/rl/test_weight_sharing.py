@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from salsa_cli.models import loading, lora
+from salsa_cli.models.backbones import Placement
 from salsa_cli.rl import references, weight_sharing
 from salsa_cli.rl.weight_sharing import Role
 from tests.support import tiny
@@ -35,8 +36,8 @@ def trained(model: Any) -> int:
 
 def test_adapters_have_their_factors_and_the_base_is_common(adapted: AdapterWorld) -> None:
     found = cast(adapted, adapted.a, adapted.rm)
-    policy = loading.load_language_model(adapted.a, torch.float32, CPU).model
-    critic = loading.load_critic(adapted.rm, CPU)
+    policy = loading.load_language_model(adapted.a, Placement(torch.float32, CPU)).model
+    critic = loading.load_critic(adapted.rm, Placement(torch.float32, CPU))
     learners = [role for role in found if role.learns]
     assert [role.own for role in learners] == [trained(policy), trained(critic) - 1]  # its bias
     assert [role.part for role in found] == ["policy", "critic", "reference", "reward"]
@@ -46,12 +47,16 @@ def test_adapters_have_their_factors_and_the_base_is_common(adapted: AdapterWorl
 def test_whole_models_are_their_own_and_new_adapters_are_counted(adapted: AdapterWorld) -> None:
     policy, critic = cast(adapted, adapted.base, adapted.base)[:2]
     assert policy.backbone is critic.backbone is None
-    assert policy.own == trained(loading.load_language_model(adapted.base, None, CPU).model)
-    assert critic.own == trained(loading.load_critic(adapted.base, CPU)) - 16  # the new head
+    assert policy.own == trained(
+        loading.load_language_model(adapted.base, Placement(None, CPU)).model
+    )
+    assert (
+        critic.own == trained(loading.load_critic(adapted.base, Placement(torch.float32, CPU))) - 16
+    )  # the new head
     policy, critic = cast(adapted, adapted.base, adapted.base, rank=3)[:2]
     for role, model in (
-        (policy, loading.load_language_model(adapted.base, None, CPU).model),
-        (critic, loading.load_critic(adapted.base, CPU)),
+        (policy, loading.load_language_model(adapted.base, Placement(None, CPU)).model),
+        (critic, loading.load_critic(adapted.base, Placement(torch.float32, CPU))),
     ):
         lora.add(model, 3, seed=0)
         assert role.own == trained(model)

@@ -8,6 +8,7 @@ from salsa_cli.devices.runtime import Runtime
 from salsa_cli.evaluation.judges.writing import Completion, JudgeSampling, Request
 from salsa_cli.generation import rollouts
 from salsa_cli.models import loading, shapes
+from salsa_cli.models.backbones import Placement
 from salsa_cli.models.loading import LanguageModel
 from salsa_cli.models.tokens import prompt_ids
 from salsa_cli.weights import folders
@@ -31,7 +32,7 @@ class LocalWriter:
             return
         if self._model is None:
             self._model = loading.load_language_model(
-                self._folder, self._runtime.frozen_dtype, self._runtime.device
+                self._folder, Placement(self._runtime.frozen_dtype, self._runtime.device)
             )
         model = self._model
         ids = {r: prompt_ids(model.tokenizer, (Message("user", r.text),)) for r in requests}
