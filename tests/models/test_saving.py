@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from salsa_cli.errors import StorageError
 from salsa_cli.models import loading, lora, saving
+from salsa_cli.models.backbones import Placement
 from tests.support import tiny
 from tests.support.adapters import AdapterWorld
 
@@ -29,7 +30,7 @@ def stored_as(folder: Path, dtype: str) -> Path:
 def test_a_model_is_written_in_the_type_that_its_start_has(tmp_path: Path) -> None:
     start = stored_as(tiny.save_language_model(tmp_path / "start", seed=1), "bfloat16")
     (start / "generation_config.json").write_text('{ "eos_token_id": 2, "top_k": 7 }')
-    model = loading.load_language_model(start, torch.float32, CPU).model
+    model = loading.load_language_model(start, Placement(torch.float32, CPU)).model
     saving.save_model(model, tmp_path / "out", like=start)
     weights = load_file(tmp_path / "out" / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
@@ -43,7 +44,7 @@ def test_a_model_is_written_in_the_type_that_its_start_has(tmp_path: Path) -> No
 def test_to_sample_the_policy_is_copied_and_stays_as_it_is(tmp_path: Path) -> None:
     start = tiny.save_language_model(tmp_path / "start", seed=1, tie_word_embeddings=True)
     stored_as(start, "bfloat16")
-    model = loading.load_language_model(start, torch.float32, CPU).model
+    model = loading.load_language_model(start, Placement(torch.float32, CPU)).model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     saving.save_to_sample(model, tmp_path / "out", like=start)
     weights = load_file(tmp_path / "out" / "model.safetensors")
@@ -57,7 +58,7 @@ def test_to_sample_the_policy_is_copied_and_stays_as_it_is(tmp_path: Path) -> No
 def test_a_new_adapter_is_merged_into_the_stored_weights(tmp_path: Path) -> None:
     pytest.importorskip("peft", reason="peft is not installed")
     start = tiny.save_language_model(tmp_path / "start", seed=1)
-    model = loading.load_language_model(start, torch.float32, CPU).model
+    model = loading.load_language_model(start, Placement(torch.float32, CPU)).model
     lora.add(model, 2, 0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -76,7 +77,7 @@ def test_a_new_adapter_is_merged_into_the_stored_weights(tmp_path: Path) -> None
 
 
 def test_an_adapter_is_written_as_an_adapter(adapted: AdapterWorld, tmp_path: Path) -> None:
-    model = loading.load_language_model(adapted.a, torch.float32, CPU).model
+    model = loading.load_language_model(adapted.a, Placement(torch.float32, CPU)).model
     (tmp_path / "out").mkdir()
     saving.save_policy(model, tmp_path / "out", like=adapted.a)
     assert not (tmp_path / "out" / "config.json").exists()
@@ -101,6 +102,6 @@ def full_disk(size: int) -> Iterator[None]:
 @pytest.mark.parametrize("save", [saving.save_model, saving.save_to_sample])
 def test_a_full_disk_is_one_error_that_names_the_folder(save: object, tmp_path: Path) -> None:
     start = tiny.save_language_model(tmp_path / "start", seed=1)
-    model = loading.load_language_model(start, torch.float32, CPU).model
+    model = loading.load_language_model(start, Placement(torch.float32, CPU)).model
     with full_disk(4096), pytest.raises(StorageError, match=r"out: cannot write it: "):
         save(model, tmp_path / "out", like=start)  # type: ignore[operator]

@@ -10,6 +10,7 @@ import torch
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.models import loading
+from salsa_cli.models.backbones import Placement
 from salsa_cli.reward_models.rewards import RewardScale
 from salsa_cli.rl import actors as acting
 from salsa_cli.rl import preflight
@@ -52,7 +53,9 @@ def test_policy_and_critic_learn_and_the_others_are_frozen(world: World, tmp_pat
         assert not any(parameter.requires_grad for parameter in model.parameters())
         assert not model.training
     assert actors.watched is None and actors.server is None and actors.parked == {}
-    start = loading.load_language_model(world.a, torch.float32, torch.device("cpu")).model
+    start = loading.load_language_model(
+        world.a, Placement(torch.float32, torch.device("cpu"))
+    ).model
     assert same(weights(start), weights(actors.policy.model))
 
 
