@@ -53,12 +53,12 @@ def parse_object(raw: bytes, where: str, *, strict: bool = False) -> dict[str, A
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise SalsaError(
-            f"{where}: no valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+            f"{where}: malformed JSON: {error.msg} at line {error.lineno}, column {error.colno}"
         ) from error
     except UnicodeDecodeError as error:
-        raise SalsaError(f"{where}: no UTF-8 text: byte {error.start} fits in nowhere") from error
+        raise SalsaError(f"{where}: not UTF-8 text (byte {error.start})") from error
     except (ValueError, RecursionError) as error:  # endless digits, endless nesting
-        raise SalsaError(f"{where}: no sensible JSON: {one_line(str(error))}") from error
+        raise SalsaError(f"{where}: malformed JSON: {one_line(str(error))}") from error
     if not isinstance(value, dict):
         raise SalsaError(f"{where}: expected a JSON object, found {type(value).__name__}")
     return value
@@ -99,4 +99,4 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")

@@ -93,6 +93,15 @@ def test_version() -> None:
         assert re.fullmatch(r"salsa \d+\.\d+\.\d+\n", started(flag).stdout)
 
 
+def test_windows_is_told_what_to_do() -> None:
+    script = "import sys; sys.platform = 'win32'\nfrom salsa_cli.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "ppo"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == "error: salsa runs on Linux and macOS; on Windows, run it in WSL\n"
+
+
 def test_a_help_that_is_cut_short_by_its_reader() -> None:
     line = f"{sys.executable} -m salsa_cli ppo --help-all | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)

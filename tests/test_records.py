@@ -18,15 +18,15 @@ class TestReadJson:
         [
             (
                 b'{\n  "a": 1,\n  b\n}',
-                "no valid JSON: Expecting property name enclosed in double "
+                "malformed JSON: Expecting property name enclosed in double "
                 "quotes at line 3, column 3",
             ),
-            (b"", "no valid JSON: Expecting value at line 1, column 1"),
+            (b"", "malformed JSON: Expecting value at line 1, column 1"),
             (b"[1]", "expected a JSON object, found list"),
             (b"null", "expected a JSON object, found NoneType"),
-            (b'{"a": "\xff"}', "no UTF-8 text: byte 7 fits in nowhere"),
-            (b"\xef\xbb\xbf{}", "no valid JSON: Unexpected UTF-8 BOM"),
-            (b"[" * 100_000, "no sensible JSON"),
+            (b'{"a": "\xff"}', "not UTF-8 text (byte 7)"),
+            (b"\xef\xbb\xbf{}", "malformed JSON: Unexpected UTF-8 BOM"),
+            (b"[" * 100_000, "malformed JSON"),
         ],
     )
     def test_anything_else(self, tmp_path: Path, content: bytes, says: str) -> None:

@@ -250,7 +250,7 @@ class Config:
         if len(reasons) == 1:
             raise UsageError(reasons[0])
         if reasons:
-            raise UsageError("\n  - ".join([f"{len(reasons)} things are wrong:", *reasons]))
+            raise UsageError("\n  - ".join([f"{len(reasons)} settings are wrong:", *reasons]))
 
 
 def declared(config_type: type) -> tuple[Field, ...]:
@@ -296,7 +296,8 @@ class ModelConfig(Config):
     device: Annotated[
         Device,
         Setting(
-            "Device to compute on; auto: a GPU if there is one.",
+            "Device to compute on; auto: a CUDA GPU if there is one, else the CPU (Apple's MPS is not "
+            "used).",
             panel="Run",
             place=2,
             essential=True,

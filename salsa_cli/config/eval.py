@@ -336,7 +336,9 @@ class EvalConfig(ModelConfig):
         if missing:
             raise UsageError(
                 f"missing {', '.join(missing)}; expected MODEL... or --answers NAME=FILE, with "
-                "--prompts and --judge; or --judgments for stored verdicts"
+                "--prompts and --judge; or --judgments for stored verdicts:\n"
+                "  salsa eval MODEL... --prompts DATA --judge JUDGE -o FOLDER\n"
+                "  salsa eval --judgments FILE -o FOLDER"
             )
         if self.points is not None and self.line is None and self.plane is None:
             raise UsageError("--points has no effect without --line or --plane")

@@ -518,7 +518,7 @@ class PPOConfig(TrainingConfig):
             raise UsageError(reasons[0])
         if reasons:
             listed = "\n".join(f"  - {reason}" for reason in reasons)
-            raise UsageError(f"these settings do not go together:\n{listed}")
+            raise UsageError(f"these settings contradict each other:\n{listed}")
 
     @property
     def minibatch_size(self) -> int:
@@ -557,15 +557,15 @@ class PPOConfig(TrainingConfig):
         if self.minibatch_size % processes:
             yield (
                 f"a minibatch of {self.minibatch_size} answers (--batch-size {self.batch_size} in "
-                f"--minibatches {self.minibatches}) does not divide among {processes} processes; "
+                f"--minibatches {self.minibatches}) cannot be divided among {processes} processes; "
                 f"expected a multiple of {processes}"
             )
 
     def _sizes(self) -> Iterator[str]:
         if self.batch_size % self.minibatches:
             yield (
-                f"--batch-size {self.batch_size} does not divide "
-                f"into --minibatches {self.minibatches}"
+                f"--batch-size {self.batch_size} is not a multiple "
+                f"of --minibatches {self.minibatches}"
             )
         elif self.minibatch_size % self.forward_size:
             yield (
@@ -582,10 +582,10 @@ class PPOConfig(TrainingConfig):
 
     def _penalties(self) -> Iterator[str]:
         if self.kl_in == "loss" and self.penalty == "chi2":
-            yield "--penalty chi2 has no form in the loss; expected --kl-in reward"
+            yield "--penalty chi2 cannot be part of the loss; expected --kl-in reward"
         elif self.kl_in == "loss" and self.kl_estimator == "k1":
             yield (
-                "--kl-in loss with --kl-estimator k1 holds the policy nowhere: the gradient of k1 "
+                "--kl-in loss with --kl-estimator k1 has no effect: the gradient of k1 "
                 "is 0 on average; expected k2 or k3"
             )
         if self.penalty == "chi2" and self.kl_estimator != "k1":
@@ -598,7 +598,7 @@ class PPOConfig(TrainingConfig):
                 f"{self.batch_size} answers; expected a longer one"
             )
         if self.kl_target is not None and not self.kl_coef:
-            yield "--kl-target has no effect on --kl-coef 0, which it multiplies"
+            yield "--kl-target has no effect with --kl-coef 0, which it multiplies"
 
     def _references(self) -> Iterator[str]:
         if len(self.ref) > 1 and self.penalty != "mean-kl":
@@ -614,8 +614,8 @@ class PPOConfig(TrainingConfig):
             return
         if not self.kl_coef:
             yield (
-                f"--ref-update {self.ref_update} has no effect with --kl-coef 0, which holds the "
-                "policy to no reference"
+                f"--ref-update {self.ref_update} has no effect with --kl-coef 0, which keeps the "
+                "policy close to no reference"
             )
         if self.reference_period > self.updates:
             yield (

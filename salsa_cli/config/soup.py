@@ -148,7 +148,7 @@ class SoupConfig(Config):
         if count < 2:
             raise UsageError(f"a soup needs two models or more; found {count}")
         if self.alpha is not None and self.weights is not None:
-            raise UsageError("--alpha and --weights say the same thing; give one of them")
+            raise UsageError("--alpha and --weights are two ways to say the same; give one of them")
         if self.alpha is not None and count != 2:
             raise UsageError(f"--alpha mixes two models; found {count}. Use --weights for more")
         if self.weights is not None and len(self.weights) != count:
@@ -159,7 +159,7 @@ class SoupConfig(Config):
             raise UsageError("--normalize needs --weights whose sum is not 0")
         if abs(sum(self.mixing) - 1.0) > 1e-9:
             raise UsageError(
-                f"--weights sum to {sum(self.mixing):g}; expected 1 (--normalize scales them)"
+                f"--weights sum to {sum(self.mixing):g}; expected 1 (or give --normalize)"
             )
 
     @property

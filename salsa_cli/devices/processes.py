@@ -78,7 +78,7 @@ def start(number: int) -> int:
     os.close(writing)
     if first is not None and workers[first].returncode < 0:
         name = signal.Signals(-workers[first].returncode).name
-        raise SalsaError(f"process {first} of {number} was ended by {name}")
+        raise SalsaError(f"process {first} of {number} was killed by {name}")
     return workers[0].returncode or int(first is not None)
 
 

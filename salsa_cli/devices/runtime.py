@@ -195,7 +195,7 @@ class Runtime:
             yield
         except RuntimeError as error:
             if self.processes > 1 and any(word in str(error) for word in _LOST):
-                raise Elsewhere("another process of this run has ended") from error
+                raise Elsewhere("another process of this run has exited") from error
             raise
 
     def sum_gradients(self, parameters: Sequence[torch.Tensor]) -> None:
@@ -227,7 +227,8 @@ def start_runtime(device: str, *, shard: bool = False) -> Runtime:
     if shard and processes == 1:
         raise UsageError("--shard has no effect in one process; expected --processes 2 or more")
     sharding = _sharding(shard)
-    on_cpu = device == "cpu" or (processes > 1 and not torch.cuda.is_available())
+    # accelerate would take Apple's MPS, on which nothing of this has been tried.
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
     here = int(os.environ.get("LOCAL_WORLD_SIZE", str(processes)))
     if processes > 1 and not on_cpu and here > torch.cuda.device_count():
         raise SalsaError(
@@ -249,8 +250,8 @@ def _sharding(asked: bool) -> Sharding | None:
     for engine in ("DEEPSPEED", "MEGATRON_LM"):
         if _is_set(f"ACCELERATE_USE_{engine}"):
             raise SalsaError(
-                f"accelerate is configured for {engine.lower()}, which salsa does not drive; FSDP2 "
-                "spreads weights, gradients and moments as ZeRO-3 does: --shard, or "
+                f"accelerate is configured for {engine.lower()}, which salsa does not support; "
+                "FSDP2 shards weights, gradients and moments as ZeRO-3 does: use --shard, or "
                 "fsdp_version: 2 in accelerate's configuration"
             )
     if not _is_set("ACCELERATE_USE_FSDP"):

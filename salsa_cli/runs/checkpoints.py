@@ -102,7 +102,7 @@ def check_same_settings(saved: Path, settings: Mapping[str, JSON], config: Confi
     """
     if differing := differences(settings, config):
         raise SalsaError(
-            f"{saved} is of a run with other settings: {'; '.join(differing)}. "
+            f"{saved} was written by a run with other settings: {'; '.join(differing)}. "
             "Resume with the same ones, or start again with --force"
         )
 
@@ -124,6 +124,6 @@ def check_same_inputs(saved: Path, before: Mapping[str, JSON], inputs: Mapping[s
     ]
     if differing:
         raise SalsaError(
-            f"{saved} is of a run with other inputs: {'; '.join(differing)}. "
+            f"{saved} was written by a run with other inputs: {'; '.join(differing)}. "
             "Resume with the same ones, or start again with --force"
         )

@@ -42,7 +42,7 @@ def check_output(output: Path, force: bool, inputs: Iterable[Path] = ()) -> None
             is not a writable folder.
     """
     if output.name in ("", ".."):
-        raise UsageError(f"-o {output}: expected the name of a folder that is to be made")
+        raise UsageError(f"-o {output}: expected the name of a new folder")
     if (output.exists() or output.is_symlink()) and not force:
         raise SalsaError(f"{output} exists already; choose another -o, or replace it with --force")
     if output.is_symlink() or (output.exists() and not output.is_dir()):
@@ -53,7 +53,7 @@ def check_output(output: Path, force: bool, inputs: Iterable[Path] = ()) -> None
     while not above.exists():
         above = above.parent
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise SalsaError(f"{output} cannot be made: {above} is not a folder that can be written to")
+        raise SalsaError(f"{output} cannot be created: {above} is not a writable folder")
 
 
 def _check_replaceable(output: Path, inputs: Iterable[Path]) -> None:
@@ -207,7 +207,9 @@ def _locked(output: Path, force: bool) -> Iterator[Path]:
     check_output(output, force)
     folder = partial_folder(output)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / _LOCK).exists():
-        raise SalsaError(f"{folder} is no draft of salsa, but in the way of one; move it away")
+        raise SalsaError(
+            f"{folder} is not a partial result of salsa, but has the name of one; move it away"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     busy = SalsaError(f"{folder} is in use by another salsa process")
     try:

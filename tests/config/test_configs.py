@@ -33,7 +33,10 @@ def test_weights_of_a_soup() -> None:
         ({"alpha": 0.5, "weights": (0.5, 0.5)}, "give one of them"),
         ({"alpha": 0.5, "models": ("a", "b", "c")}, "Use --weights"),
         ({"weights": (1.0,)}, "--weights has 1 numbers for 2 models"),
-        ({"weights": (0.5, 0.6)}, "--weights sum to 1.1; expected 1 (--normalize scales them)"),
+        (
+            {"weights": (0.5, 0.6)},
+            "--weights sum to 1.1; expected 1 (or give --normalize)",
+        ),
         ({"normalize": True}, "--normalize needs --weights"),
         ({"normalize": True, "weights": (1.0, -1.0)}, "--normalize needs --weights"),
         ({"alpha": 1.5}, "--alpha is 1.5, which is out of range; expected a number, 0 <= X <= 1"),
@@ -51,7 +54,7 @@ def test_all_numbers_out_of_range_at_once() -> None:
     with pytest.raises(UsageError) as caught:
         ppo(updates=0, clip=1.5, batch_size=64)
     assert str(caught.value) == (
-        "2 things are wrong:\n"
+        "2 settings are wrong:\n"
         "  - --updates is 0, which is out of range; expected a whole number, N >= 1\n"
         "  - --clip is 1.5, which is out of range; expected a number, 0 < X < 1"
     )
@@ -64,9 +67,9 @@ def ppo(**changes: object) -> PPOConfig:
 
 def test_batches_that_do_not_divide() -> None:
     assert ppo(batch_size=24, minibatches=3, micro_batch_size=4).minibatch_size == 8
-    with pytest.raises(UsageError, match="--batch-size 10 does not divide into --minibatches 3"):
+    with pytest.raises(UsageError, match="--batch-size 10 is not a multiple of --minibatches 3"):
         ppo(batch_size=10, minibatches=3)
-    with pytest.raises(UsageError, match="does not divide among 3 processes; expected a multiple"):
+    with pytest.raises(UsageError, match="cannot be divided among 3 processes; expected a mul"):
         ppo(batch_size=8, processes=3)
     with pytest.raises(UsageError, match="--micro-batch-size 3 does not divide a minibatch of 8"):
         ppo(batch_size=8, micro_batch_size=3)

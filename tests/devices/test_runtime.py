@@ -96,7 +96,7 @@ def test_a_failure_of_the_main_process_is_one_elsewhere(monkeypatch: pytest.Monk
 def test_a_lost_connection_is_named_and_other_errors_are_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.raises(Elsewhere, match="has ended"), process(0).together():
+    with pytest.raises(Elsewhere, match="has exited"), process(0).together():
         raise RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:2")
     with pytest.raises(RuntimeError, match="a defect"), process(0).together():
         raise RuntimeError("a defect")

@@ -132,7 +132,7 @@ def test_what_one_process_alone_meets_is_said_once_and_ends_all(folder: Path) ->
     errors = [line for line in said.splitlines() if line.startswith("error:")]
     assert errors == [
         "error: process 1: out of memory (no room); try a smaller --batch-size or a shorter length",
-        "error: another process of this run has ended",
+        "error: another process of this run has exited",
     ]
     assert "Traceback" not in said
     assert not list(folder.glob("ppo-trapped*"))

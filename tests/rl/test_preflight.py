@@ -177,11 +177,11 @@ def test_prompts_at_the_limit_stay_and_longer_ones_go(world: World, tmp_path: Pa
         ({"ref": ("a", "b")}, "--penalty kl takes one --ref; found 2"),
         ({"penalty": "mean-kl"}, "--penalty mean-kl has no effect with one --ref"),
         ({"kl_in": "loss"}, "the gradient of k1 is 0 on average"),
-        ({"kl_in": "loss", "penalty": "chi2"}, "--penalty chi2 has no form in the loss"),
+        ({"kl_in": "loss", "penalty": "chi2"}, "--penalty chi2 cannot be part of the loss"),
         ({"penalty": "chi2", "kl_estimator": "k3"}, "--kl-estimator k3 has no effect"),
         ({"kl_horizon": 100}, "--kl-horizon has no effect without --kl-target"),
         ({"kl_target": 6.0, "kl_horizon": 4}, "shorter than a batch of 8"),
-        ({"kl_target": 6.0, "kl_coef": 0.0}, "no effect on --kl-coef 0"),
+        ({"kl_target": 6.0, "kl_coef": 0.0}, "no effect with --kl-coef 0"),
         ({"ref_rate": 0.1}, "--ref-rate has no effect without --ref-update"),
         ({"ref_every": 2}, "--ref-every has no effect without --ref-update"),
         ({"ref_update": "ema", "kl_coef": 0.0}, "--ref-update ema has no effect with --kl-coef 0"),
@@ -212,8 +212,8 @@ def test_all_settings_that_do_not_go_together_at_once(world: World, tmp_path: Pa
     with pytest.raises(UsageError) as caught:
         configure(world, tmp_path / "p", batch_size=10, minibatches=3, ref_every=2, kl_horizon=9)
     assert str(caught.value) == (
-        "these settings do not go together:\n"
-        "  - --batch-size 10 does not divide into --minibatches 3\n"
+        "these settings contradict each other:\n"
+        "  - --batch-size 10 is not a multiple of --minibatches 3\n"
         "  - --kl-horizon has no effect without --kl-target\n"
         "  - --ref-every has no effect without --ref-update"
     )

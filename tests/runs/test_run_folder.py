@@ -85,7 +85,7 @@ def test_force_spares_what_the_run_reads(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [".", "..", "/"])
 def test_an_output_needs_a_name(name: str) -> None:
-    with pytest.raises(UsageError, match="expected the name of a folder"):
+    with pytest.raises(UsageError, match="expected the name of a new folder"):
         run_folder.check_output(Path(name), force=True)
 
 
@@ -93,7 +93,7 @@ def test_a_folder_in_the_way_of_a_draft_is_spared(tmp_path: Path) -> None:
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "mine").touch()
     with (
-        pytest.raises(SalsaError, match="is no draft of salsa"),
+        pytest.raises(SalsaError, match="is not a partial result of salsa"),
         run_folder.draft(tmp_path / "out", force=True),
     ):
         pass
@@ -134,7 +134,7 @@ def test_a_result_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None
 
 def test_an_output_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SalsaError, match="cannot be made"):
+    with pytest.raises(SalsaError, match="cannot be created"):
         run_folder.check_output(tmp_path / "file" / "out", force=False)
 
 

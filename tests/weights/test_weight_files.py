@@ -128,7 +128,7 @@ class TestOpenCheckpoint:
         folder = shards(tmp_path / "m")
         index = folder / "model.safetensors.index.json"
         index.write_text('{"weight_map": {"v": "a", "v": "b"}}')
-        assert f"{index}: no sensible JSON: v occurs twice" in failure(
+        assert f"{index}: malformed JSON: v occurs twice" in failure(
             lambda: open_weight_files(folder)
         )
         index.write_text('{\n"weight_map"')

@@ -710,7 +710,7 @@ def test_the_dry_run_refuses_what_the_run_would(files: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (b"rubbish", r"cache\.jsonl, line 1: no valid JSON: Expecting value at line 1, column 1"),
+        (b"rubbish", r"cache\.jsonl, line 1: malformed JSON: Expecting value at line 1, column 1"),
         (b'{"a": 1}', r"cache\.jsonl, line 1: no stored judgement; its columns are a; expected"),
     ],
 )
