@@ -1,7 +1,7 @@
 """Break a package in one place at a time and see which test notices.
 
-Each mutant is a copy of the package and of its tests with one piece of text replaced. The tests
-nearest to it run on the copy until the first one fails.
+Each mutant is a copy of the package and of its tests with one piece of text replaced. The tests of
+the module itself run on the copy first, then those nearest to it, until the first one fails.
 """
 
 import argparse
@@ -85,13 +85,23 @@ def _try(mutant: Mutant | None, root: Path, nearest: Sequence[str]) -> tuple[str
             path = folder / "salsa_cli" / mutant.file
             text = path.read_text(encoding="utf-8")
             path.write_text(text.replace(mutant.before, mutant.after), encoding="utf-8")
-        return _first_failure(folder, nearest), time.monotonic() - began
+        killer = _first_failure(folder, _own_tests(mutant)) if mutant is not None else None
+        return killer or _first_failure(folder, nearest), time.monotonic() - began
 
 
-def _first_failure(folder: Path, nearest: Sequence[str]) -> str | None:
+def _own_tests(mutant: Mutant) -> list[str]:
+    """The test file of the module, if it has one."""
+    module = Path(mutant.file)
+    tests = str(module.with_name(f"test_{module.name}"))
+    return [tests] if (ROOT / "tests" / tests).exists() else []
+
+
+def _first_failure(folder: Path, tests: Sequence[str]) -> str | None:
+    if not tests:
+        return None
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header"]
     done = subprocess.run(
-        [*command, *(f"tests/{name}" for name in nearest)],
+        [*command, *(f"tests/{name}" for name in tests)],
         capture_output=True,
         text=True,
         cwd=folder,
