@@ -296,8 +296,8 @@ class ModelConfig(Config):
     device: Annotated[
         Device,
         Setting(
-            "Device to compute on; auto: a CUDA GPU if there is one, else the CPU (Apple's MPS is not "
-            "used).",
+            "Device to compute on; auto: a CUDA GPU if there is one, else the CPU (Apple's MPS is "
+            "not used).",
             panel="Run",
             place=2,
             essential=True,
