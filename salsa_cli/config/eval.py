@@ -259,6 +259,13 @@ class EvalConfig(ModelConfig):
             essential=True,
         ),
     ] = None
+    by_judge: Annotated[
+        bool,
+        Setting(
+            "Count every judge alone. By default more than 10 judges are counted together.",
+            panel="Statistics",
+        ),
+    ] = False
     rule: Annotated[
         Literal["half", "both-agree"],
         Setting(

@@ -56,7 +56,7 @@ def run(config: EvalConfig, report: Report) -> Result:
         max_invalid=config.max_invalid,
         remedy="Give a larger one to count the others",
     )
-    result = replace(counted, remarks=tuple(odd), seconds=time.monotonic() - began)
+    result = replace(counted, remarks=(*counted.remarks, *odd), seconds=time.monotonic() - began)
     verdicts = [verdict for one in files for verdict in one.verdicts]
     with run_folder.draft(config.output, force=config.force) as folder:
         write(folder, config, result)

@@ -58,13 +58,19 @@ class Match:
     @property
     def games(self) -> tuple[Game, ...]:
         """Its games, in the order forward, backward, unordered."""
+        if self.unordered is not None and self.forward is None and self.backward is None:
+            return (self.unordered,)
         three = (self.forward, self.backward, self.unordered)
-        return tuple(game for game in three if game is not None)
+        return tuple([game for game in three if game is not None])
 
     @property
     def failed(self) -> bool:
         """Whether any game is invalid."""
-        return any(game.outcome is None for game in self.games)
+        return (
+            (self.forward is not None and self.forward.outcome is None)
+            or (self.backward is not None and self.backward.outcome is None)
+            or (self.unordered is not None and self.unordered.outcome is None)
+        )
 
 
 @dataclass(frozen=True)

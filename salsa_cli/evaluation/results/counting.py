@@ -9,6 +9,7 @@ from salsa_cli.config.eval import EvalConfig
 from salsa_cli.evaluation.results import (
     invalid_verdicts,
     judge_agreement,
+    pooling,
     style_control,
     win_rates,
 )
@@ -42,12 +43,20 @@ def count(
         max_invalid: largest share of invalid verdicts; None accepts any.
         remedy: what the user can do about too many invalid verdicts.
 
-    The result says nothing of answers, KL and soups, and its time is 0.
+    More than a handful of judges are counted as one, unless `--by-judge`; their agreement is of all
+    of them. The result says nothing of answers, KL and soups, and its time is 0.
 
     Raises:
         SalsaError: too many verdicts are invalid, or answers are missing.
     """
     drawn = Resampling(config.seed, config.draws)
+    judged = stored
+    remarks: tuple[str, ...] = ()
+    if not config.by_judge and (stored := pooling.pooled(judged)) != list(judged):
+        remarks = (
+            f"{len(pooling.judges_of(judged)):,} judges are counted together; --by-judge counts "
+            "each alone",
+        )
     rules = Rules(config.rule, config.failed, config.baseline)
     verdicts = [verdict for one in stored for verdict in one.verdicts]
     compared = win_rates.comparisons(stored, rules)
@@ -70,6 +79,7 @@ def count(
         controlled=style_control.all_controls(stored, answers, style_baseline, drawn)
         if answers
         else (),
-        agreements=judge_agreement.agreements(stored, drawn),
+        agreements=judge_agreement.agreements(judged, drawn),
         accuracies=judge_agreement.accuracies(stored, drawn),
+        remarks=remarks,
     )

@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from salsa_cli.evaluation.results.pooling import HANDFUL
 from salsa_cli.evaluation.results.win_rates import Resampling
 from salsa_cli.evaluation.verdicts.formats import Stored
 from salsa_cli.evaluation.verdicts.verdict import Verdict
@@ -64,7 +65,10 @@ class AccuracyRow:
 
 
 def agreements(stored: Sequence[Stored], drawn: Resampling) -> tuple[AgreementRow, ...]:
-    """Every two judges with common items, and all judges together if there are more than two."""
+    """Every two judges with common items, and all judges together if there are more than two.
+
+    More than a handful of judges are only compared all together.
+    """
     verdicts = [verdict for one in stored for verdict in one.verdicts]
     return (
         *_agreements("comparison", _outcomes(verdicts), drawn),
@@ -152,7 +156,9 @@ def _scores(verdicts: Sequence[Verdict]) -> dict[str, dict[Item, float]]:
 def _agreements(
     kind: str, said: Mapping[str, Mapping[Item, float]], drawn: Resampling
 ) -> list[AgreementRow]:
-    groups: list[tuple[str, ...]] = list(combinations(said, 2))
+    groups: list[tuple[str, ...]] = []
+    if len(said) <= HANDFUL:
+        groups += combinations(said, 2)
     if len(said) > 2:
         groups.append(tuple(said))
     values = np.array(sorted({value for items in said.values() for value in items.values()}))
@@ -176,12 +182,13 @@ def _agreement(
     items = [item for item, count in counts.items() if count > 1]
     if not items:
         return None
-    codes = np.array(
-        [
-            [int(np.searchsorted(values, said[j][item])) if item in said[j] else -1 for j in judges]
-            for item in items
-        ]
-    )
+    rows = {item: row for row, item in enumerate(items)}
+    codes = np.full((len(items), len(judges)), -1)
+    for column, judge in enumerate(judges):
+        given = [item for item in said[judge] if item in rows]
+        codes[[rows[item] for item in given], column] = np.searchsorted(
+            values, [said[judge][item] for item in given]
+        )
     places = {question: n for n, question in enumerate(dict.fromkeys(item[2] for item in items))}
     questions = np.array([places[item[2]] for item in items])
     k = len(values)
