@@ -18,7 +18,8 @@ from salsa_cli.config.ppo import KL_HORIZON, PPOConfig
 from salsa_cli.config.record import record
 from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.errors import during
-from salsa_cli.generation import choice
+from salsa_cli.formatting import amount, duration, figure
+from salsa_cli.generation import selection
 from salsa_cli.generation.rollouts import Rollout
 from salsa_cli.generation.vllm import Server
 from salsa_cli.maths import kl
@@ -43,7 +44,7 @@ from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.rl.plan import PPOPlan
 from salsa_cli.rl.run import Run
 from salsa_cli.rl.stopwatch import Stopwatch
-from salsa_cli.rl.summary import AnchorKLs, update_metrics
+from salsa_cli.rl.update_metrics import AnchorKLs, summarize_update
 from salsa_cli.rl.watchdog import Watchdog
 from salsa_cli.runs import checkpoints, interrupts, run_folder, tracking
 from salsa_cli.runs.events import (
@@ -61,7 +62,6 @@ from salsa_cli.runs.events import (
     silent,
 )
 from salsa_cli.runs.tracking import TrackedRun
-from salsa_cli.text import amount, duration, figure
 from salsa_cli.weights import folders
 
 RECORD = "salsa.json"
@@ -115,14 +115,14 @@ def run(config: PPOConfig, report: Report) -> Result:
     with runtime.main_first():
         config = preflight.with_recorded_choices(config)
         preflight.check_processes(config, runtime)
-        choice.check(config.generator, runtime.device)
+        selection.check_generator(config.generator, runtime.device)
         offload.check(config.offloaded, runtime.device)
         if config.compile:
             compilation.check(runtime.device)
         plan = preflight.prepare(config, report)
         run_folder.check_output(config.output, config.force, plan.read)
         preflight.check_sharing(plan, config, sharded=runtime.sharding is not None)
-    config, needed = runtime.from_main(lambda: fit(config, plan, runtime, report))
+    config, needed = runtime.from_main(lambda: choose_micro_batch(config, plan, runtime, report))
     if config.dry_run:
         if config.resume and runtime.main:
             preflight.checked_inputs(plan, config)
@@ -145,7 +145,7 @@ def train(run: Run, server: Server | None, report: Report) -> PPOResult:
     """All updates of a run, from its newest checkpoint or from the start; then save the policy."""
     plan, config, runtime, folder = run.plan, run.config, run.runtime, run.folder
     inputs = runtime.from_main(lambda: preflight.checked_inputs(plan, config))
-    actors, state = begin(load_actors(run, server), run, report)
+    actors, state = restore_or_begin(load_actors(run, server), run, report)
     watchdog = Watchdog(folder / "metrics.jsonl", config, report)
     with (
         interrupts.deferred_interrupts(report) as interrupted,
@@ -155,8 +155,8 @@ def train(run: Run, server: Server | None, report: Report) -> PPOResult:
     ):
         while state.update < config.updates:
             with during(f"update {state.update + 1}"):
-                metrics = improve(state, actors, run, watchdog)
-            state = proceed(state, metrics, actors, config)
+                metrics = update_policy(state, actors, run, watchdog)
+            state = after_update(state, metrics, actors, config)
             if state.update == 1:
                 _explain_anchors(plan, metrics, report)
             listen(Measured(metrics.row()))
@@ -182,7 +182,7 @@ def train(run: Run, server: Server | None, report: Report) -> PPOResult:
     return runtime.from_main(conclude)
 
 
-def fit(
+def choose_micro_batch(
     config: PPOConfig, plan: PPOPlan, runtime: Runtime, report: Report
 ) -> tuple[PPOConfig, MemoryPlan]:
     """Settle how many answers a pass takes, where the command line left it open."""
@@ -201,7 +201,9 @@ def fit(
     return fitting, needed
 
 
-def improve(state: TrainingState, actors: Actors, run: Run, watchdog: Watchdog) -> UpdateMetrics:
+def update_policy(
+    state: TrainingState, actors: Actors, run: Run, watchdog: Watchdog
+) -> UpdateMetrics:
     """One update: sample answers, score them, compute advantages, optimise for several epochs."""
     update, coef, config = state.update, state.kl_coef, run.config
     clock = Stopwatch()
@@ -229,12 +231,12 @@ def improve(state: TrainingState, actors: Actors, run: Run, watchdog: Watchdog) 
         _write_samples(run.folder, update, answered, scored.trained, kl_sums)
     prompt = report_page.prompt_text(data.prompt_json(answered.prompts[0]))
     watchdog.report_sample(prompt, answered.answers[0].text)
-    return update_metrics(
+    return summarize_update(
         update, coef, scored, rollout, penalty, targets, anchors, learned, clock.seconds, config
     )
 
 
-def begin(fresh: Actors, run: Run, report: Report) -> tuple[Actors, TrainingState]:
+def restore_or_begin(fresh: Actors, run: Run, report: Report) -> tuple[Actors, TrainingState]:
     """Restore the newest checkpoint of the folder, or start by measuring the rewards' scale."""
     config, runtime, folder = run.config, run.runtime, run.folder
     saved = checkpoints.latest_checkpoint(folder)
@@ -254,7 +256,7 @@ def begin(fresh: Actors, run: Run, report: Report) -> tuple[Actors, TrainingStat
     return fresh, TrainingState(0, config.kl_coef)
 
 
-def proceed(
+def after_update(
     state: TrainingState, metrics: UpdateMetrics, actors: Actors, config: PPOConfig
 ) -> TrainingState:
     """After an update: move the reference, and adapt the KL coefficient."""

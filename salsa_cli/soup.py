@@ -19,6 +19,7 @@ import xxhash
 from salsa_cli.config.comparison import result_settings
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError, StorageError, UsageError
+from salsa_cli.formatting import amount, duration, plain
 from salsa_cli.records import JSON, read_json, write_text
 from salsa_cli.runs import run_folder
 from salsa_cli.runs.events import Advanced, DryRun, Note, Report, Result, Table, Warned
@@ -28,7 +29,6 @@ from salsa_cli.soups.plan import SoupPlan
 from salsa_cli.soups.planning import prepare
 from salsa_cli.soups.sources import TensorSource, Workspace, workspaces
 from salsa_cli.soups.streaming import in_blocks
-from salsa_cli.text import amount, duration, plain
 from salsa_cli.weights import cards, folders, weight_files
 from salsa_cli.weights.companions import write_problem
 from salsa_cli.weights.disk import ALIGNMENT, Bytes, InputFile, aligned

@@ -11,6 +11,7 @@ from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.data import stable_seed
 from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.errors import SalsaError, os_errors
+from salsa_cli.formatting import amount, duration
 from salsa_cli.models import loading, lora, saving, shapes
 from salsa_cli.models.loading import RewardModel
 from salsa_cli.models.lora import Adapters
@@ -35,7 +36,6 @@ from salsa_cli.reward_models.rewards import RewardScale
 from salsa_cli.runs import checkpoints, run_folder, tracking
 from salsa_cli.runs.events import DryRun, Note, Report, Result, both, metrics_file, silent
 from salsa_cli.runs.tracking import TrackedRun
-from salsa_cli.text import amount, duration
 from salsa_cli.weights import folders
 
 RECORD = "salsa.json"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from salsa_cli.errors import UsageError
-from salsa_cli.text import amount
+from salsa_cli.formatting import amount
 
 MEGABYTE = 10**6
 

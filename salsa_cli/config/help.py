@@ -7,7 +7,7 @@ from dataclasses import MISSING
 from salsa_cli.config.base import Field, declared
 from salsa_cli.config.command_line import Manners
 from salsa_cli.config.commands import COMMANDS, Command
-from salsa_cli.text import amount
+from salsa_cli.formatting import amount
 
 _WIDEST = 100
 _INDENT = 2

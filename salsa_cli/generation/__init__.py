@@ -1,1 +1,1 @@
-"""Generation: prompts and a policy to token ids, each way of it a room of its own."""
+"""Generation: sample token ids from a policy, one module per generator."""

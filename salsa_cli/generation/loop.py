@@ -1,4 +1,4 @@
-"""The decode loop: one forward pass a token, for the answers that have not ended.
+"""The decode loop: one forward pass per token, for the answers that have not ended.
 
 Prompts are read in buckets of nearly equal length, so that little padding is computed; only the
 last position's logits are asked for, and none are kept. From there on all answers go together, and
@@ -11,23 +11,23 @@ from dataclasses import dataclass
 
 import torch
 
-from salsa_cli.generation import caches
-from salsa_cli.generation.caches import GrowingCache
-from salsa_cli.generation.ways import draw
+from salsa_cli.generation import kv_cache
+from salsa_cli.generation.generator import draw
+from salsa_cli.generation.kv_cache import GrowingCache
 from salsa_cli.models.forward import Module
 from salsa_cli.models.loading import LanguageModel
 from salsa_cli.models.tokens import Tokens, pad_left, position_ids
 
 CHECK_EVERY = 8
-"""Tokens between two looks for rows that ended, on a device that must be waited for."""
+"""Tokens between two checks for finished rows, on a device that the check has to wait for."""
 
 SHORTEST = 0.5
-"""Part of the longest prompt that the others of its bucket have at least."""
+"""Shortest prompt of a bucket, as a share of its longest."""
 
 
 @dataclass
 class Rows:
-    """The answers that go on, row by row, as the next forward pass needs them.
+    """The unfinished answers, as the next forward pass needs them.
 
     Attributes:
         places: `[b]` where the answer goes in the result.
@@ -46,7 +46,7 @@ class Rows:
     padded: bool
 
     def select(self, rows: torch.Tensor) -> "Rows":
-        """These rows alone."""
+        """The given rows."""
         mask = self.mask[rows]
         return Rows(
             self.places[rows],
@@ -63,10 +63,10 @@ def suits(model: Module) -> bool:
     needed = {"position_ids", "logits_to_keep"}
     if not needed <= set(inspect.signature(model.forward).parameters):
         return False
-    if caches.keyword(model) is None:
+    if kv_cache.keyword(model) is None:
         return False
     own_cache = not model._supports_default_dynamic_cache()
-    return not own_cache and caches.selectable(caches.empty(model))
+    return not own_cache and kv_cache.selectable(kv_cache.empty(model))
 
 
 def generate(
@@ -75,7 +75,7 @@ def generate(
     uniforms: torch.Tensor,
     temperature: float,
 ) -> torch.Tensor:
-    """Answers to prompts; see `ways.Generator`."""
+    """Answers to prompts; see `generator.Generator`."""
     device, length = uniforms.device, uniforms.shape[1]
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]), reverse=True)
     ordered = [prompts[row] for row in order]
@@ -104,23 +104,23 @@ def generate(
 def read(
     policy: LanguageModel, prompts: Sequence[Sequence[int]], room: int, device: torch.device
 ) -> tuple[GrowingCache, torch.Tensor]:
-    """Read prompts, the longest first: their cache, and the logits `[B, V]` that follow them.
+    """Read prompts, longest first; returns their cache and the logits `[B, V]` of the next token.
 
     Args:
         room: tokens that a row of the cache may come to.
     """
-    joinable = caches.joinable(caches.empty(policy.model))
+    joinable = kv_cache.joinable(kv_cache.empty(policy.model))
     parts, logits = [], []
     for bucket in _buckets(prompts) if joinable else [prompts]:
         tokens = pad_left(bucket, policy.pad_id).to(device)
-        part = caches.empty(policy.model)
+        part = kv_cache.empty(policy.model)
         logits.append(_forward(policy.model, tokens, position_ids(tokens.mask), part))
         parts.append(part)
-    return caches.reserve(parts, len(prompts[0]), room), torch.cat(logits)
+    return kv_cache.reserve(parts, len(prompts[0]), room), torch.cat(logits)
 
 
 def _buckets(prompts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-    """Prompts, the longest first, cut where one is too short to be padded to the bucket's first."""
+    """Split prompts, longest first, where one is too short to be padded to the bucket's longest."""
     bucket: list[Sequence[int]] = []
     for prompt in prompts:
         if bucket and len(prompt) < SHORTEST * len(bucket[0]):
@@ -143,12 +143,12 @@ def begin(prompts: Sequence[Sequence[int]], order: Sequence[int], uniforms: torc
 
 
 def _period(device: torch.device) -> int:
-    """Tokens between two looks for rows that ended."""
+    """Tokens between two checks for finished rows."""
     return 1 if device.type == "cpu" else CHECK_EVERY
 
 
 def without_gaps(going: torch.Tensor) -> torch.Tensor:
-    """The rows that go on `[n]`, the last of them moved into the places of those that do not."""
+    """The unfinished rows `[n]`; the last ones move to the places of finished ones."""
     kept = going.nonzero().squeeze(-1)
     count = len(kept)
     order = torch.arange(count, device=going.device)
@@ -159,7 +159,7 @@ def without_gaps(going: torch.Tensor) -> torch.Tensor:
 def _next_logits(
     model: Module, tokens: torch.Tensor, rows: Rows, seen: int, step: int, cache: GrowingCache
 ) -> torch.Tensor:
-    """Logits `[b, V]` behind one more token `[b]` a row; `seen` columns, that token's included."""
+    """Logits `[b, V]` after one more token `[b]` per row; `seen` columns include that token."""
     mask = rows.mask[:, :seen]
     ids = Tokens(tokens.unsqueeze(-1), mask)
     positions = (rows.lengths + step).unsqueeze(-1)
@@ -174,13 +174,13 @@ def _forward(
     *,
     padded: bool = True,
 ) -> torch.Tensor:
-    """Logits `[b, V]` of the last position; the mask covers what the cache holds as well."""
+    """Logits `[b, V]` of the last position; the mask covers the cached tokens too."""
     logits: torch.Tensor = model(
         input_ids=tokens.ids,
         attention_mask=tokens.mask.long() if padded else None,
         position_ids=positions,
         use_cache=True,
         logits_to_keep=1,
-        **caches.handed(model, cache),
+        **kv_cache.handed(model, cache),
     ).logits
     return logits[:, -1]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from salsa_cli.devices.runtime import Runtime
-from salsa_cli.generation.choice import choose
+from salsa_cli.generation.selection import select_generator
 from salsa_cli.generation.vllm import Server
 from salsa_cli.maths import categorical
 from salsa_cli.models import forward
@@ -108,7 +108,7 @@ class OwnSampler:
     """Samples in this process.
 
     Attributes:
-        generator: how, by its name (see `generation.choice`).
+        generator: how, by its name (see `generation.selection`).
     """
 
     generator: str = "auto"
@@ -180,12 +180,12 @@ def sample(
         prompts: rows of token ids.
         seeds: one per prompt; the answer's only source of randomness.
         temperature: divides the logits; 0 takes the likeliest token.
-        generator: how, by its name (see `generation.choice`).
+        generator: how, by its name (see `generation.selection`).
     """
     draws = np.stack([np.random.default_rng(seed).random(length) for seed in seeds])
     uniforms = torch.from_numpy(draws).to(runtime.device)
     with runtime.autocast():
-        generate = choose(generator, policy.model)
+        generate = select_generator(generator, policy.model)
         ids = generate(policy, prompts, uniforms, temperature)
     responses, finished = _until_end(ids, policy.eos_ids)
     return Sampled(pad_left(prompts, policy.pad_id).to(runtime.device), responses, finished)

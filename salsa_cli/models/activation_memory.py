@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from salsa_cli.devices.runtime import Runtime
-from salsa_cli.maths.projection import CHUNK_BYTES
+from salsa_cli.maths.chunked_logprobs import CHUNK_BYTES
 from salsa_cli.models.shapes import Shape
 
 HEADROOM = {"cpu": 0.6, "cuda": 0.9}

@@ -1,4 +1,4 @@
-"""torch.compile for the layers of models that learn, in their training passes alone.
+"""torch.compile for the layers of models under training, in their training passes only.
 
 The layers are compiled, not the model: they are one piece of code, so that a deep model takes no
 longer than a shallow one, and what comes between them need not be understood by the compiler.
@@ -20,7 +20,7 @@ _COMPILERS = ("g++", "clang++")
 
 
 def check(device: torch.device) -> None:
-    """See that there is what compiles for the device.
+    """Check that a compiler for the device is available.
 
     Raises:
         SalsaError: for a CPU there is no compiler of C++.
@@ -33,7 +33,7 @@ def check(device: torch.device) -> None:
 
 
 def prepare(*models: Module) -> None:
-    """Let the repeated layers of models be compiled when they are first called `at_work`."""
+    """Mark the repeated layers of models to be compiled on their first call under `at_work`."""
     torch.compiler.set_stance("force_eager")
     packed_attention.stay_uncompiled()
     for model in models:
@@ -46,7 +46,7 @@ def prepare(*models: Module) -> None:
 
 @contextmanager
 def at_work() -> Iterator[None]:
-    """The block in which layers that were prepared are compiled.
+    """Run prepared layers compiled within the block.
 
     Raises:
         SalsaError: they cannot be.

@@ -1,4 +1,4 @@
-"""AdamW with gradient clipping and schedules: how weights move, in every command that trains."""
+"""Training steps of every command that trains: AdamW, gradient clipping, schedules."""
 
 import copy
 import logging
@@ -18,7 +18,7 @@ from salsa_cli.models.loading import trainable
 
 
 class Network(torch.nn.Module):
-    """A model with the one pass through which it is trained."""
+    """A model wrapped with its training forward pass."""
 
     def __init__(self, model: Module, compute: Callable[..., torch.Tensor]) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Network(torch.nn.Module):
         self._compute = compute
 
     def forward(self, *given: Any) -> torch.Tensor:
-        """What the pass makes of `given`."""
+        """Run the training pass on `given`."""
         # A view could lose the hooks that sharding puts behind the pass.
         return self._compute(self.model, *given).clone()
 
@@ -70,7 +70,7 @@ class Learner:
         )
 
     def step(self, share: float) -> float:
-        """Apply the gathered gradients at `share` of the peak rate; returns their norm before.
+        """Apply the accumulated gradients at `share` of the peak rate; returns their norm.
 
         Raises:
             SalsaError: a gradient is NaN or infinite; the weights are left as they were.
@@ -101,11 +101,11 @@ class Learner:
         return ""
 
     def drop(self) -> None:
-        """Forget the gathered gradients; the weights stay."""
+        """Discard the accumulated gradients."""
         self._optimiser.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Any]:
-        """Weights and moments of what is trained, for a checkpoint; whole, on all processes.
+        """Weights and moments of the trainable parameters for a checkpoint, gathered.
 
         Every process must call it; the main one alone gets the tensors.
         """
@@ -113,7 +113,7 @@ class Learner:
         return state if self._runtime.processes == 1 else gathered(state, keep=self._runtime.main)
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over what `state` returned."""
+        """Restore what `state` returned."""
         held = self.trained.state_dict()
         weights = {name: spread_like(value, held[name]) for name, value in state["model"].items()}
         # Frozen weights, which adapters were put beside, are not in it.
@@ -123,7 +123,7 @@ class Learner:
         self.follow()
 
     def follow(self, dtype: torch.dtype | None = None) -> None:
-        """Give the plain model the trained weights, where they are not its own.
+        """Copy the trained weights into the plain model, where it does not hold them itself.
 
         Args:
             dtype: the type that they get there; by default the one they have.
@@ -144,7 +144,7 @@ class Learner:
 
     @property
     def trained(self) -> Module:
-        """The model whose weights learn: the plain one, or the copy that is spread."""
+        """The model whose weights are trained: the plain one, or its sharded copy."""
         return self.network.model
 
     def _spread_moments(self, state: dict[str, Any]) -> dict[str, Any]:
@@ -156,7 +156,7 @@ class Learner:
 
 
 def _network(model: Module, compute: Callable[..., torch.Tensor], runtime: Runtime) -> Network:
-    """What is trained of a model."""
+    """The trainable parameters of a model."""
     if runtime.sharding is None:
         trainable(model)
         return Network(model, compute)
@@ -172,7 +172,7 @@ def _network(model: Module, compute: Callable[..., torch.Tensor], runtime: Runti
 
 
 def check(optimiser: str) -> None:
-    """See that an optimiser of `MOMENTS` can be had.
+    """Check that the optimizer is available.
 
     Raises:
         SalsaError: its package is not installed.
@@ -196,7 +196,7 @@ def _class_of(optimiser: str) -> Any:
 
 
 def trained_state(model: Module) -> dict[str, torch.Tensor]:
-    """The state of a model, without parameters that are not trained."""
+    """The state of a model without its frozen parameters."""
     frozen = {
         name
         for name, parameter in model.named_parameters(remove_duplicate=False)

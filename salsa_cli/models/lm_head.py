@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from salsa_cli.maths import projection
+from salsa_cli.maths import chunked_logprobs
 
 Module = Any
 """A transformers model; its classes have no type annotations that a checker could use."""
@@ -36,7 +36,7 @@ class Head:
         """Log-probabilities `[N]` of tokens `[N]`, from hidden states `[N, H]`."""
         softcap = None if self.softcap is None else self.softcap / self.scale
         # scale * z / temperature = z / (temperature / scale); the softcap changes in the same way.
-        return projection.projected_logprobs(
+        return chunked_logprobs.projected_logprobs(
             hidden,
             self.weight,
             tokens,

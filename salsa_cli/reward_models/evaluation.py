@@ -12,6 +12,7 @@ from salsa_cli import data
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.errors import SalsaError, os_errors
+from salsa_cli.formatting import counted
 from salsa_cli.models import assembly, loading, shapes
 from salsa_cli.models.backbones import Placement
 from salsa_cli.records import JSON, read_json, write_json, write_text
@@ -24,7 +25,6 @@ from salsa_cli.reward_models.results import EvaluatedModelResult, evaluated
 from salsa_cli.reward_models.rewards import RewardScale
 from salsa_cli.runs import run_folder
 from salsa_cli.runs.events import DryRun, Note, Report, Result, Warned
-from salsa_cli.text import counted
 from salsa_cli.weights import folders, weight_files
 
 RECORD = "salsa.json"

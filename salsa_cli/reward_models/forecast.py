@@ -9,10 +9,10 @@ import torch
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
+from salsa_cli.formatting import amount
 from salsa_cli.models import activation_memory, loading, shapes
 from salsa_cli.models.loading import RewardModel
 from salsa_cli.reward_models.pairs import EncodedPair
-from salsa_cli.text import amount
 from salsa_cli.weights import weight_files
 from salsa_cli.weights.weight_files import WeightFiles
 

@@ -8,6 +8,7 @@ from salsa_cli import data
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.data import Source, stable_seed
 from salsa_cli.errors import SalsaError, during
+from salsa_cli.formatting import counted
 from salsa_cli.models import shapes
 from salsa_cli.models.tokens import Tokenizer, template_warning
 from salsa_cli.reward_models import pairs
@@ -21,7 +22,6 @@ from salsa_cli.reward_models.preferences import (
     preferences,
 )
 from salsa_cli.runs.events import Note, Report, Warned
-from salsa_cli.text import counted
 
 WIDE_MARGIN = 10.0
 """Margins above this are warned of: a difference of 10 is a probability of 99.995 %."""

@@ -8,6 +8,7 @@ from typing import Any
 from salsa_cli import pages
 from salsa_cli.config.record import record
 from salsa_cli.config.train_rm import TrainRMConfig
+from salsa_cli.formatting import figure
 from salsa_cli.maths import statistics
 from salsa_cli.maths.calibration import ReliabilityBin
 from salsa_cli.pages.charts import Bin, Estimate, IntervalChart, Line, LineChart, ReliabilityChart
@@ -18,7 +19,6 @@ from salsa_cli.reward_models.held_out import HeldOutAssessment
 from salsa_cli.reward_models.pair_data import SourcePairs
 from salsa_cli.reward_models.results import proves_nothing
 from salsa_cli.reward_models.rewards import RewardScale
-from salsa_cli.text import figure
 
 _POINTS = 80
 """Maximum points of a curve; each is the mean of several steps."""

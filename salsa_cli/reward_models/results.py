@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from salsa_cli.formatting import counted, duration, figure
 from salsa_cli.maths.rewardbench import Section
 from salsa_cli.reward_models.assessment import Assessment, Group
 from salsa_cli.reward_models.rewards import RewardScale
 from salsa_cli.runs.events import Table
-from salsa_cli.text import counted, duration, figure
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What a PPO run will hold in memory: each model, each phase, the peak. It estimates, never loads.
+"""Estimates of the memory of a PPO run, by model and by phase, without loading anything.
 
 Phases do not add up: the peak is the largest of them, each over the weights that it needs.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from salsa_cli.config.ppo import OFFLOADABLE, PPOConfig
 from salsa_cli.errors import SalsaError
+from salsa_cli.formatting import amount
 from salsa_cli.models import activation_memory, shapes
 from salsa_cli.models.activation_memory import Machine
 from salsa_cli.models.learners import MOMENTS
@@ -19,7 +20,6 @@ from salsa_cli.rl.batching import SCORED_TOKENS
 from salsa_cli.rl.plan import PPOPlan
 from salsa_cli.rl.weight_sharing import Part, Role
 from salsa_cli.runs.events import Table
-from salsa_cli.text import amount
 from salsa_cli.weights import folders
 
 ROWS: dict[Part, str] = {
@@ -29,12 +29,12 @@ ROWS: dict[Part, str] = {
     "reward": "rewards",
     "watched": "watched",
 }
-"""What the row of a model is called."""
+"""Names of the models in the table."""
 
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Bytes of a model, or of everything in a phase, by what they are for."""
+    """Memory of a model or a phase in bytes, by purpose."""
 
     weights: int = 0
     gradients: int = 0
@@ -49,18 +49,18 @@ class MemoryUse:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum."""
         return sum(getattr(self, field.name) for field in fields(self))
 
     def record(self) -> dict[str, int]:
-        """By name, without what is nothing."""
+        """By name, without zeros."""
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         return {**{name: size for name, size in named.items() if size}, "total": self.total}
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What a run holds: by model, and by phase with the models that are there in it.
+    """Memory of a run by model, and by phase with the models present in it.
 
     `forward_size` is the number of answers in a forward pass that it was reckoned for.
     """
@@ -80,7 +80,7 @@ class MemoryPlan:
         return self.phases[self.busiest].total
 
     def table(self) -> Table:
-        """A line a model, then a line a phase; each adds up."""
+        """One row per model, then one per phase."""
         columns = [field.name for field in fields(MemoryUse)]
         rows = [(name, *_cells(held, columns)) for name, held in self.models.items()]
         rows += [("", *[""] * (len(columns) + 1))]
@@ -98,7 +98,7 @@ class MemoryPlan:
 
 
 def plan_memory(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryPlan:
-    """What the run will hold, with prompts as long as the longest."""
+    """Estimate the memory of a run, with all prompts as long as the longest."""
     held = _models(plan, config, machine)
     named = {
         "rollout": _rollout(plan, config, machine),
@@ -158,7 +158,7 @@ def check(found: MemoryPlan, config: PPOConfig, available: int, *, on_cpu: bool)
 
 
 def _models(plan: PPOPlan, config: PPOConfig, machine: Machine) -> dict[str, MemoryUse]:
-    """Every model by its row; bases that models with adapters share have rows of their own."""
+    """Every model; bases that models with adapters share have rows of their own."""
     found = plan.roles(config)
     shared = weight_sharing.shared_backbones(found)
     held = {
@@ -178,14 +178,14 @@ def _models(plan: PPOPlan, config: PPOConfig, machine: Machine) -> dict[str, Mem
 
 
 def _lent(anchor: Path, shared: Container[Path]) -> int:
-    """Parameters of an anchor that none of the bases that are held anyway has."""
+    """Parameters of an anchor that it does not share with a base already loaded."""
     base = folders.base(anchor) if folders.is_adapter(anchor) else anchor
     adapter = weight_sharing.stored(anchor) if folders.is_adapter(anchor) else 0
     return adapter + (0 if base.resolve() in shared else weight_sharing.whole(base))
 
 
 def _own(role: Role, config: PPOConfig, machine: Machine) -> MemoryUse:
-    """What a model holds beside the base that it may share."""
+    """Memory of a model without the base that it may share."""
     if not role.learns:
         moving = role.part == "reference" and config.ref_update != "none"
         return MemoryUse((4 if moving else machine.frozen) * role.own)
@@ -196,7 +196,7 @@ def _own(role: Role, config: PPOConfig, machine: Machine) -> MemoryUse:
 
 
 def _is_there(model: str, phase: str, config: PPOConfig) -> bool:
-    """Whether a model lies on the device in a phase."""
+    """Whether a model is on the device in a phase."""
     if model == "an anchor":
         return phase == "anchors"
     parked = {OFFLOADABLE[name] for name in config.offloaded}
@@ -205,7 +205,7 @@ def _is_there(model: str, phase: str, config: PPOConfig) -> bool:
 
 
 def _rollout(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
-    """All answers of a batch that are this process's, at once; nothing where a server has them."""
+    """All answers of this process at once; nothing if a server samples."""
     if config.server is not None:
         return MemoryUse()
     shape = shapes.shape(plan.policy)
@@ -220,7 +220,7 @@ def _rollout(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
 
 
 def _scoring(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
-    """A reward model passes all answers of a batch that are this process's, at once."""
+    """A reward model scores all answers of this process at once."""
     rows = config.batch_size // machine.processes
     tokens = _longest(plan) + config.response_length
     models = [shapes.shape(one) for one in _reward_models((*plan.rewards, *plan.watched))]
@@ -231,7 +231,7 @@ def _scoring(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
 
 
 def _log_probabilities(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
-    """Policy, references and critic pass one behind the other; the references in larger passes."""
+    """Policy, references and critic run one after another; the references in larger passes."""
     tokens = _longest(plan) + config.response_length
     learning = machine.rows(config.forward_size, tokens)
     passes = [(shapes.shape(one), learning) for one in (plan.policy, plan.critic)]
@@ -306,7 +306,7 @@ def _logits(plan: PPOPlan, config: PPOConfig, machine: Machine, rows: int) -> in
 
 
 def _advice(found: MemoryPlan, config: PPOConfig, *, on_cpu: bool) -> Iterator[str]:
-    """What would make the peak smaller, in the order of what it costs."""
+    """What would lower the peak, cheapest first."""
     if found.busiest == "anchors":
         yield "--anchor-every 0"
     if found.busiest in ("rollout", "scoring"):

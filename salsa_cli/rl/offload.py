@@ -1,4 +1,4 @@
-"""Models that lie in the CPU's memory while the device has no use for them."""
+"""Models offloaded to CPU memory while the device does not need them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from salsa_cli.models.forward import Module
 
 
 class Parked:
-    """A model that comes to a device for a block, and rests in the CPU's memory before and after.
+    """A model that is in CPU memory, and on the device only within a block.
 
     What rests is not written back: on the device, the weights must not change. A model whose
     weights are changed in the CPU's memory brings them as they are then.
@@ -24,7 +24,7 @@ class Parked:
 
     @contextmanager
     def present(self) -> Iterator[None]:
-        """The model on the device for a block."""
+        """Move the model to the device for the block."""
         for tensor, home in zip(self._tensors, self._home, strict=True):
             tensor.data = brought(home, self._device)
         try:
@@ -38,7 +38,7 @@ class Parked:
 
 
 def check(names: tuple[str, ...], device: torch.device) -> None:
-    """Refuse to offload where there is nowhere to go.
+    """Refuse to offload on a device that shares its memory with the CPU.
 
     Raises:
         UsageError: the device is the CPU itself.
@@ -51,11 +51,11 @@ def check(names: tuple[str, ...], device: torch.device) -> None:
 
 
 def brought(home: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A copy on the device; from pinned memory, the CPU does not wait for it."""
+    """A copy on the device; from pinned memory it is asynchronous."""
     return home.to(device, non_blocking=True)
 
 
 def _resting(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor in the CPU's memory, pinned where that makes copies to the device faster."""
+    """The tensor in CPU memory, pinned where that speeds up copies to the device."""
     resting = tensor.cpu()
     return resting.pin_memory() if device.type == "cuda" else resting

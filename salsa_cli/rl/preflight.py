@@ -1,4 +1,4 @@
-"""Before a PPO run: every input found, and every reason why it could not go right, at once.
+"""Checks before a PPO run: find every input, and report every reason why the run cannot start.
 
 Reads configurations, tokenizers and the headers of weight files; loads no weights.
 """
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class Reasons:
-    """What stands against a run; gathered, so that a person reads all of it once."""
+    """Collects every reason why a run cannot start, to report them together."""
 
     def __init__(self) -> None:
         self.found: list[str] = []
@@ -47,11 +47,11 @@ class Reasons:
             return None
 
     def add(self, reasons: Iterator[str]) -> None:
-        """Gather the reasons that a check yields."""
+        """Add the reasons that a check yields."""
         self.found += [text for text in reasons if text not in self.found]
 
     def refuse(self) -> None:
-        """Raise what was gathered, if anything was.
+        """Raise the collected reasons, if there are any.
 
         Raises:
             SalsaError: there is a reason; one by itself, several as a list.
@@ -64,7 +64,7 @@ class Reasons:
 
 
 def prepare(config: PPOConfig, report: Report) -> PPOPlan:
-    """Find every input, and refuse, before a weight is loaded, what could not go right.
+    """Find every input, and refuse a run that cannot work before any weight is loaded.
 
     Raises:
         SalsaError: all the reasons.
@@ -108,7 +108,7 @@ def prepare(config: PPOConfig, report: Report) -> PPOPlan:
 
 
 def check_processes(config: PPOConfig, runtime: Runtime) -> None:
-    """Refuse processes among which the answers of a step, or the moments, cannot be divided.
+    """Refuse a number of processes that does not divide the answers of a step or the moments.
 
     Raises:
         UsageError: they do not divide a minibatch, moments in 8 bits or compiled layers are to be
@@ -129,7 +129,7 @@ def check_processes(config: PPOConfig, runtime: Runtime) -> None:
 
 
 def check_sharing(plan: PPOPlan, config: PPOConfig, *, sharded: bool) -> None:
-    """Refuse to move or spread weights that several models compute with.
+    """Refuse to offload or shard weights that several models share.
 
     Args:
         sharded: whether what learns is spread over the processes.
@@ -147,7 +147,7 @@ def check_sharing(plan: PPOPlan, config: PPOConfig, *, sharded: bool) -> None:
 
 
 def connect_to_server(plan: PPOPlan, config: PPOConfig) -> Server | None:
-    """The server that is to sample, if one is; found to answer and to have room for the prompts.
+    """Connect to the server that samples, if there is one, and check its context length.
 
     Raises:
         SalsaError: it does not answer, or cannot do what is needed.
@@ -173,7 +173,7 @@ def checked_inputs(plan: PPOPlan, config: PPOConfig) -> dict[str, JSON]:
 
 
 def disk(plan: PPOPlan, config: PPOConfig) -> int:
-    """Bytes that the run will hold on the disk: its checkpoints at their most, and the policy.
+    """Bytes on disk at most: checkpoints and the policy.
 
     The weights that a server reads are gone before the policy is written.
     """
@@ -184,7 +184,7 @@ def disk(plan: PPOPlan, config: PPOConfig) -> int:
 
 
 def with_recorded_choices(config: PPOConfig) -> PPOConfig:
-    """With `--resume`, what the run chose when it began: the size of a forward pass."""
+    """With `--resume`, keep the forward pass size that the run chose when it began."""
     if (saved := _checkpoint(config)) is None:
         return config
     return with_choices(config, json.loads(checkpoints.peek_checkpoint(saved)["settings"]))
@@ -196,7 +196,7 @@ def is_begun(config: PPOConfig) -> bool:
 
 
 def _checkpoint(config: PPOConfig) -> checkpoints.Saved | None:
-    """What `--resume` would continue from."""
+    """The checkpoint that `--resume` continues from."""
     return (
         checkpoints.latest_checkpoint(run_folder.partial_folder(config.output))
         if config.resume
@@ -216,7 +216,7 @@ def _policy(config: PPOConfig, reference: Reference) -> Path:
 
 
 def _reward(name: str) -> str:
-    """A reward that exists and, if it is a model, has a trained score head."""
+    """Check that a reward exists and, if it is a model, has a trained score head."""
     found = rewards.resolve(name)
     for folder in rewards.models_of(found):
         if folders.is_adapter(folder):
@@ -237,7 +237,7 @@ def _reward(name: str) -> str:
 
 
 def _endless(policy: Path) -> Iterator[str]:
-    """Why answers of the policy would never end."""
+    """Reasons why answers of the policy would never end."""
     try:
         ends, size = loading.end_ids(policy), shapes.vocabulary_size(policy)
     except SalsaError as error:
@@ -251,7 +251,7 @@ def _endless(policy: Path) -> Iterator[str]:
 
 
 def _other_tokens(policy: Path, reference: Reference) -> Iterator[str]:
-    """Why a KL between the two would have no meaning."""
+    """Reasons why a KL between policy and reference would be meaningless."""
     if policy == reference.first:
         return
     yield from loading.token_differences(policy, reference.first)
@@ -274,7 +274,7 @@ def _other_tokens(policy: Path, reference: Reference) -> Iterator[str]:
 
 
 def _unmoving(policy: Path, held: Sequence[Reference], config: PPOConfig) -> Iterator[str]:
-    """Why a reference could not follow a policy that learns by an adapter."""
+    """Reasons why a reference cannot follow a policy that learns an adapter."""
     adapters = [path for path in (policy, *(one.first for one in held)) if folders.is_adapter(path)]
     if config.ref_update != "none" and (adapters or config.lora_rank is not None):
         found = f"{adapters[0]} is an adapter" if adapters else "--lora-rank trains adapters"
@@ -285,7 +285,7 @@ def _unmoving(policy: Path, held: Sequence[Reference], config: PPOConfig) -> Ite
 
 
 def _idle_rank(policy: Path, critic: Path, config: PPOConfig) -> Iterator[str]:
-    """Why new adapters would have no place."""
+    """Reasons why new adapters cannot be added."""
     if config.lora_rank is None:
         return
     if folders.is_adapter(policy) and folders.is_adapter(critic):
@@ -310,7 +310,7 @@ def _reason(check: Callable[[], None]) -> str | None:
 
 
 def _other_shapes(policy: Path, reference: Reference) -> Iterator[str]:
-    """Why a reference could not move towards the policy."""
+    """Reasons why a reference cannot move towards the policy."""
     try:
         opened = [weight_files.open_weight_files(folder) for folder in (policy, reference.first)]
     except SalsaError as error:
@@ -381,7 +381,7 @@ def _fitting(
 
 
 def _explain(plan: PPOPlan, rows: Sequence[Prompt], config: PPOConfig, report: Report) -> None:
-    """Say what was decided where the command line left it open, and what is lost."""
+    """Report defaults that were chosen, and prompts that were dropped."""
     tokenizer = loading.load_tokenizer(plan.policy)
     if config.policy is None and not plan.references[0].ingredients:
         report(Note(f"{config.ref[0]} is no soup: the policy starts from it too (plain PPO)"))

@@ -1,4 +1,4 @@
-"""Which weights each model of a PPO run has in common with others, and which are its own.
+"""Which weights the models of a PPO run share, and which belong to one model.
 
 By the files alone: nothing is loaded. Models on one backbone hold its weights once.
 """
@@ -103,23 +103,23 @@ def _head(folder: Path) -> int:
 
 
 def _output_layer(folder: Path) -> int:
-    """Parameters of a language model that give the logits; a critic does without."""
+    """Parameters of the output layer of a language model, which a critic does not have."""
     tensors = weight_files.open_weight_files(folder).tensors.items()
     return sum(spec.elements for name, spec in tensors if name.startswith("lm_head."))
 
 
 def stored(folder: Path) -> int:
-    """Parameters that a folder holds: of an adapter, without its base."""
+    """Parameters stored in a folder; for an adapter, without its base."""
     return _adapter(folder) if folders.is_adapter(folder) else whole(folder)
 
 
 def whole(folder: Path) -> int:
-    """Parameters of a model that is no adapter."""
+    """Parameters of a model that is not an adapter."""
     return weight_files.open_weight_files(folder).parameters
 
 
 def _adapter(folder: Path) -> int:
-    """Parameters of an adapter; a whole model has none beside its own."""
+    """Parameters of an adapter; 0 for a whole model."""
     if not folders.is_adapter(folder):
         return 0
     return weight_files.open_adapter_weights(folder).parameters

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from salsa_cli.formatting import amount, duration, figure, plain
 from salsa_cli.runs.events import (
     Advanced,
     Event,
@@ -22,7 +23,6 @@ from salsa_cli.runs.events import (
     Warned,
     silent,
 )
-from salsa_cli.text import amount, duration, figure, plain
 
 
 @contextmanager

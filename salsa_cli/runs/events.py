@@ -11,8 +11,8 @@ from typing import Protocol
 
 from salsa_cli.config.record import DEFAULT
 from salsa_cli.errors import os_errors
+from salsa_cli.formatting import amount, duration
 from salsa_cli.records import to_json
-from salsa_cli.text import amount, duration
 
 Value = float | int | str | bool | None
 

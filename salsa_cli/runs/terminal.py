@@ -19,6 +19,7 @@ from rich.progress import (
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from salsa_cli.formatting import amount, figure, plain
 from salsa_cli.runs.events import (
     Advanced,
     Event,
@@ -28,7 +29,6 @@ from salsa_cli.runs.events import (
     Table,
     Warned,
 )
-from salsa_cli.text import amount, figure, plain
 
 
 class LiveView:

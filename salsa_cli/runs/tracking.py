@@ -17,9 +17,9 @@ from accelerate.tracking import (
 )
 
 from salsa_cli.errors import SalsaError, one_line
+from salsa_cli.formatting import plain
 from salsa_cli.records import JSON, read_rows, to_json
 from salsa_cli.runs.events import Event, Measured, Report, Warned
-from salsa_cli.text import plain
 
 PACKAGES: Mapping[str, Sequence[str]] = {
     "tensorboard": ("tensorboard", "tensorboardX"),

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 from salsa_cli import ppo, train_rm
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.config.train_rm import TrainRMConfig
-from salsa_cli.generation import graphs, loop
+from salsa_cli.generation import cuda_graphs, loop
 from salsa_cli.models.forward import Module
 from salsa_cli.models.loading import LanguageModel
 from salsa_cli.runs.events import silent
@@ -42,14 +42,14 @@ def on_cuda(make: Callable[[], Module]) -> LanguageModel:
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.3])
 @pytest.mark.parametrize("make", [llama, grouped, learned_positions])
-@pytest.mark.parametrize("generate", [loop.generate, graphs.generate])
+@pytest.mark.parametrize("generate", [loop.generate, cuda_graphs.generate])
 def test_answers_are_those_of_a_loop_without_cache_or_batch(
     generate: Any, make: Callable[[], Module], temperature: float
 ) -> None:
     """In float32, whose rounding moves no draw of these."""
     model, uniforms = on_cuda(make), numbers(len(PROMPTS))
     with torch.no_grad():
-        assert graphs.suits(model.model)
+        assert cuda_graphs.suits(model.model)
         answers = told(generate(model, PROMPTS, uniforms.cuda(), temperature))
         assert answers == naive(policy(make).model, PROMPTS, uniforms, temperature)
 
@@ -60,11 +60,11 @@ def test_a_step_that_asks_the_device_is_not_captured() -> None:
     model = policy(lambda: _llama(rope_parameters=scaling))
     model.model.cuda()
     with torch.no_grad():
-        assert not graphs.suits(model.model)
+        assert not cuda_graphs.suits(model.model)
     # Nothing is left of the attempt.
     other, uniforms = on_cuda(llama), numbers(len(PROMPTS))
     with torch.no_grad():
-        answers = told(graphs.generate(other, PROMPTS, uniforms.cuda(), 0.7))
+        answers = told(cuda_graphs.generate(other, PROMPTS, uniforms.cuda(), 0.7))
         assert answers == naive(policy(llama).model, PROMPTS, uniforms, 0.7)
 
 

@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from salsa_cli.generation import loop, plain
+from salsa_cli.generation import loop, transformers_generate
 from salsa_cli.models.forward import Module
 from salsa_cli.models.loading import LanguageModel
 from tests.support import tiny
@@ -48,7 +48,7 @@ def test_half_precision_beside_single_is_no_other_answer() -> None:
     """Autocast gives keys in float32 and values in bfloat16."""
     model, uniforms = policy(llama), numbers(len(PROMPTS))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        expected = told(plain.generate(model, PROMPTS, uniforms, 0.7))
+        expected = told(transformers_generate.generate(model, PROMPTS, uniforms, 0.7))
         assert told(loop.generate(model, PROMPTS, uniforms, 0.7)) == expected
 
 
@@ -68,7 +68,7 @@ def test_other_models_are_left_to_transformers(make: Callable[[], Module]) -> No
     assert not loop.suits(model.model)
     uniforms = numbers(3)
     equal = [[4, 6, 9], [5, 7, 8], [6, 6, 6]]  # a recurrent model reads padding, too
-    answers = told(plain.generate(model, equal, uniforms, 0.7))
+    answers = told(transformers_generate.generate(model, equal, uniforms, 0.7))
     assert answers == naive(model.model, equal, uniforms, 0.7)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from salsa_cli.maths.projection import CHUNK_BYTES
+from salsa_cli.maths.chunked_logprobs import CHUNK_BYTES
 from salsa_cli.models import forward, lm_head, sequences
 from salsa_cli.models.sequences import Sequences
 from salsa_cli.models.tokens import pad_left, pad_right

@@ -21,9 +21,9 @@ from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.evaluation.verdicts import labels
 from salsa_cli.evaluation.verdicts.labels import Label
 from salsa_cli.evaluation.verdicts.verdict import CUT, Order, Verdict
+from salsa_cli.formatting import amount
 from salsa_cli.records import to_json
 from salsa_cli.runs.events import Advanced, Note, Report
-from salsa_cli.text import amount
 
 Grading = Literal["pairwise", "single"]
 

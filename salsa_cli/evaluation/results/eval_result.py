@@ -10,10 +10,10 @@ from salsa_cli.evaluation.results.judge_agreement import AccuracyRow, AgreementR
 from salsa_cli.evaluation.results.style_control import Controlled, ControlledRow
 from salsa_cli.evaluation.results.win_rates import PairRow, RatingRow, ScoreRow
 from salsa_cli.evaluation.verdicts.verdict import short_name
+from salsa_cli.formatting import duration, figure
 from salsa_cli.records import JSON, read_json
 from salsa_cli.runs import run_folder
 from salsa_cli.runs.events import Note, Report, Table
-from salsa_cli.text import duration, figure
 
 _MOST_LINES = 4
 

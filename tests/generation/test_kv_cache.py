@@ -3,8 +3,8 @@
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from salsa_cli.generation import caches
-from salsa_cli.generation.caches import GrowingCache, ReservedLayer
+from salsa_cli.generation import kv_cache
+from salsa_cli.generation.kv_cache import GrowingCache, StaticLayer
 from tests.support.kinds import hybrid, learned_positions, llama, recurrent, sliding
 
 KEYWORDS = {"cache", "past_key_values"}
@@ -25,9 +25,9 @@ def bucket(rows: int, tokens: int, start: float) -> DynamicLayer:
     return layer
 
 
-def reserved() -> ReservedLayer:
+def reserved() -> StaticLayer:
     """Prompts of 3 tokens (1 2 3) and of 1 (9), below one another, with room for 6."""
-    return ReservedLayer.of([bucket(1, 3, 1), bucket(1, 1, 9)], width=3, room=6)
+    return StaticLayer.of([bucket(1, 3, 1), bucket(1, 1, 9)], width=3, room=6)
 
 
 def test_buckets_end_at_the_same_column_and_padding_is_zero() -> None:
@@ -49,7 +49,7 @@ def test_a_token_is_written_behind_those_that_were_read() -> None:
 
 
 def test_rows_leave_and_keep_their_own_states() -> None:
-    layer = ReservedLayer.of([bucket(4, 2, 1)], width=2, room=3)
+    layer = StaticLayer.of([bucket(4, 2, 1)], width=2, room=3)
     layer.batch_select_indices(torch.tensor([0, 3, 2]))
     assert read(layer.keys) == [[1, 2], [7, 8], [5, 6]]
     assert read(layer.values) == [[-1, -2], [-7, -8], [-5, -6]]
@@ -81,11 +81,11 @@ def test_parts_are_joined_layer_by_layer() -> None:
         for number in range(2):
             part.update(states(1, tokens, start + 10 * number), states(1, tokens, start), number)
         parts.append(part)
-    joined = caches.reserve(parts, width=2, room=4)
+    joined = kv_cache.reserve(parts, width=2, room=4)
     assert [read(layer.keys) for layer in joined.layers] == [[[1, 2], [0, 5]], [[11, 12], [0, 15]]]
     assert all(not part.layers for part in parts)
-    caches.place(joined, torch.tensor([2]))
-    caches.show(joined, 3)
+    kv_cache.place(joined, torch.tensor([2]))
+    kv_cache.show(joined, 3)
     assert read(joined.layers[0].keys) == [[1, 2, 0], [0, 5, 0]]
 
 
@@ -96,19 +96,19 @@ def test_which_caches_can_lose_rows_and_which_can_be_joined() -> None:
         (sliding, True, False),
         (hybrid, True, False),
     ):
-        cache = caches.empty(make())
+        cache = kv_cache.empty(make())
         cache.update(states(1, 1, 0), states(1, 1, 0), 0)
-        assert caches.selectable(cache) is selectable, make
-        assert caches.joinable(cache) is joinable, make
+        assert kv_cache.selectable(cache) is selectable, make
+        assert kv_cache.joinable(cache) is joinable, make
 
 
 def test_the_keyword_is_that_of_the_models_forward_pass() -> None:
     model = llama()
-    name = caches.keyword(model)
+    name = kv_cache.keyword(model)
     assert name in KEYWORDS
-    cache = caches.empty(model)
-    assert caches.handed(model, cache) == {name: cache}
-    model(torch.tensor([[4, 6]]), use_cache=True, **caches.handed(model, cache))
+    cache = kv_cache.empty(model)
+    assert kv_cache.handed(model, cache) == {name: cache}
+    model(torch.tensor([[4, 6]]), use_cache=True, **kv_cache.handed(model, cache))
     assert cache.get_seq_length() == 2
-    assert caches.keyword(torch.nn.Linear(1, 1)) is None
-    assert caches.keyword(recurrent()) not in {"past_key_values"}
+    assert kv_cache.keyword(torch.nn.Linear(1, 1)) is None
+    assert kv_cache.keyword(recurrent()) not in {"past_key_values"}

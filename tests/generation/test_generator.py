@@ -2,7 +2,7 @@
 
 import torch
 
-from salsa_cli.generation.ways import draw
+from salsa_cli.generation.generator import draw
 
 
 def test_a_draw_by_hand() -> None:

@@ -1,11 +1,11 @@
-"""The decode loop for CUDA, a replayed graph a token: the GPU does not wait for Python.
+"""CUDA-graph decode loop: one graph replay per token, so that the GPU does not wait for Python.
 
-A step reads a token of each row and draws the next. Its tensors stay where they are, so that it is
-captured once and then replayed (`torch.cuda.CUDAGraph`). It is captured anew, in the time of a few
-steps, when the columns of the cache that it looks at are used up, which doubles them, and when half
-of the rows have ended, which then leave. Nothing is compiled.
+A step reads one token of each row and draws the next. Its tensors keep their addresses, so it is
+captured once and then replayed (`torch.cuda.CUDAGraph`). It is captured again, in the time of a few
+steps, when the visible columns of the cache are full, which doubles them, and when half of the rows
+have ended, which then leave the batch. Nothing is compiled.
 
-Elsewhere than on CUDA the step is called instead, which is slower than the loop: for tests.
+On other devices the step is called directly, which is slower than the plain loop: for tests only.
 """
 
 import functools
@@ -18,38 +18,37 @@ import torch
 from torch.nn import functional
 from transformers import AttentionInterface
 
-from salsa_cli.generation import caches, loop
-from salsa_cli.generation.caches import GrowingCache
+from salsa_cli.generation import kv_cache, loop
+from salsa_cli.generation.generator import draw
+from salsa_cli.generation.kv_cache import GrowingCache
 from salsa_cli.generation.loop import Rows
-from salsa_cli.generation.ways import draw
 from salsa_cli.models import attention
 from salsa_cli.models.attention import UnsupportedAttentionError
 from salsa_cli.models.forward import Module
 from salsa_cli.models.loading import LanguageModel
 
 NAME = "salsa-decode"
-"""By which the configuration of a model names this attention."""
+"""Name of this attention in the configuration of a model."""
 
 LEAVE = 0.5
-"""Part of the rows that still go on when the others leave the batch."""
+"""Share of rows still running below which the finished ones leave the batch."""
 
 WIDER = 128
-"""Columns of the cache, or as many as are in use, that a captured step can fill."""
+"""Columns of the cache that a captured step can fill, or the number in use if that is larger."""
 
 ALIGNED = 64
-"""Columns that the width is a multiple of: cuDNN makes a plan for every new shape, and takes its
-time for it."""
+"""The width is a multiple of this: cuDNN plans every new shape, which takes time."""
 
 _checked: WeakKeyDictionary[Module, bool] = WeakKeyDictionary()
 
 
 def suits(model: Module) -> bool:
-    """Whether a model's step can be captured, and says what a pass of whole rows says.
+    """Whether a decode step can be captured and agrees with a full forward pass.
 
     A trial tells, once for every model; in the precision of the caller.
     """
     if model not in _checked:
-        known = loop.suits(model) and caches.joinable(caches.empty(model))
+        known = loop.suits(model) and kv_cache.joinable(kv_cache.empty(model))
         _checked[model] = known and _agrees(model)
     return _checked[model]
 
@@ -60,7 +59,7 @@ def generate(
     uniforms: torch.Tensor,
     temperature: float,
 ) -> torch.Tensor:
-    """Answers to prompts; see `ways.Generator`."""
+    """Answers to prompts; see `generator.Generator`."""
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]), reverse=True)
     ordered = [prompts[row] for row in order]
     rows = loop.begin(ordered, order, uniforms)
@@ -93,14 +92,14 @@ def generate(
 
 
 class _Reader:
-    """Reads a token of each row, by tensors that stay where they are.
+    """Reads one token of each row, through tensors that keep their addresses.
 
     Attributes:
         width: columns of the cache that attention looks at; those that are not filled are masked.
     """
 
     def __init__(self, model: Module, cache: GrowingCache, rows: Rows, used: int) -> None:
-        """Take over a reserved cache, of whose columns `used` are."""
+        """Use a preallocated cache of which `used` columns are filled."""
         device = rows.mask.device
         self._model, self._cache = model, cache
         self._column = torch.full((1,), used, device=device)
@@ -108,23 +107,23 @@ class _Reader:
         more = _aligned(rows.mask.shape[1]) - rows.mask.shape[1]
         self._seen = functional.pad(rows.mask, (0, more))
         self.width = used
-        caches.place(cache, self._column)
+        kv_cache.place(cache, self._column)
         self.widen()
 
     @classmethod
     def begin(
         cls, policy: LanguageModel, prompts: Sequence[Sequence[int]], rows: Rows
     ) -> tuple["_Reader", torch.Tensor]:
-        """Read prompts, the longest first; also returns the logits `[B, V]` that follow them."""
+        """Read prompts, longest first; also returns the logits `[B, V]` of the next token."""
         room = _aligned(rows.mask.shape[1])
         cache, logits = loop.read(policy, prompts, room, rows.mask.device)
         return cls(policy.model, cache, rows, len(prompts[0])), logits
 
     def widen(self) -> None:
-        """Look at twice as many columns, or at all there are."""
+        """Double the visible columns, up to all of them."""
         room = self._seen.shape[1]
         self.width = min(room, _aligned(self.width + max(self.width, WIDER)))
-        caches.show(self._cache, self.width)
+        kv_cache.show(self._cache, self.width)
         columns = torch.arange(self.width, device=self._column.device)
         visible = self._seen[:, : self.width] & (columns < self._column)
         kind = self._cache.layers[0].dtype
@@ -138,7 +137,7 @@ class _Reader:
         self._bias = self._bias[rows]
 
     def read(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Logits `[b, V]` behind one more token `[b]` a row."""
+        """Logits `[b, V]` after one more token `[b]` per row."""
         self._bias.index_fill_(3, self._column, 0.0)
         with attention.use_attention(self._model, NAME):
             logits: torch.Tensor = self._model(
@@ -147,7 +146,7 @@ class _Reader:
                 position_ids=self._positions,
                 use_cache=True,
                 logits_to_keep=1,
-                **caches.handed(self._model, self._cache),
+                **kv_cache.handed(self._model, self._cache),
             ).logits
         self._column.add_(1)
         self._positions.add_(1)
@@ -155,7 +154,7 @@ class _Reader:
 
 
 class _Writer:
-    """Draws a token of each row and notes it, by tensors that stay where they are.
+    """Draws and stores one token per row, through tensors that keep their addresses.
 
     Attributes:
         answers: `[B, L]` in the order of the prompts.
@@ -174,7 +173,7 @@ class _Writer:
         self._temperature = temperature
 
     def write(self, logits: torch.Tensor) -> None:
-        """Draw by the logits `[b, V]`."""
+        """Draw from the logits `[b, V]`."""
         uniforms = self._uniforms.index_select(1, self._number).squeeze(1)
         self.tokens.copy_(draw(logits, uniforms, self._temperature))
         self.answers.index_put_((self._places, self._number.expand_as(self._places)), self.tokens)
@@ -196,7 +195,7 @@ def _step(reader: _Reader, writer: _Writer) -> None:
 
 
 def _captured(step: Callable[[], object], device: torch.device) -> Callable[[], object]:
-    """The replay of a step, which itself is not run; elsewhere than on CUDA the step.
+    """Capture a step without running it, and return its replay; on other devices, the step.
 
     `torch.cuda.graph` would wait for the device first, which still reads the prompts then.
     """
@@ -217,7 +216,7 @@ def _captured(step: Callable[[], object], device: torch.device) -> Callable[[], 
 
 @functools.cache
 def _capturing(device: torch.device) -> torch.cuda.Stream:
-    """The stream to capture on: one for all graphs, as a stream keeps memory for its products."""
+    """The stream to capture on. All graphs share it, since each stream keeps a workspace."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
@@ -231,7 +230,7 @@ def _attend(
     scaling: float | None = None,
     **more: object,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of one token a row `[B, 1, H, D]`; transformers' interface.
+    """Attention of one token per row `[B, 1, H, D]`, with the interface of transformers.
 
     The queries that share a key are handed over as those of several tokens, so that no key is
     copied for them.
@@ -256,7 +255,7 @@ AttentionInterface.register(NAME, _attend)
 
 @torch.no_grad()
 def _agrees(model: Module) -> bool:
-    """Whether a captured step says of a few rows what a pass of each of them says."""
+    """Whether a captured step gives the same logits as separate forward passes."""
     device = next(model.parameters()).device
     count = model.config.get_text_config().vocab_size
     whole = [[token % count for token in row] for row in ([5, 6, 7, 8, 9, 4, 6], [7, 5, 6, 8, 5])]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from salsa_cli.maths import categorical
-from salsa_cli.maths.projection import projected_logprobs
+from salsa_cli.maths.chunked_logprobs import projected_logprobs
 from tests.support.allocations import Largest
 
 CHUNKS = [1, 8 * 11 * 3, 10**9]  # bytes: a token at a time, three of eleven logits, all

@@ -6,26 +6,26 @@ from dataclasses import dataclass
 import torch
 
 from salsa_cli.errors import SalsaError
-from salsa_cli.generation import graphs, loop, plain
-from salsa_cli.generation.ways import Generator
+from salsa_cli.generation import cuda_graphs, loop, transformers_generate
+from salsa_cli.generation.generator import Generator
 from salsa_cli.models.forward import Module
 
 
 @dataclass(frozen=True)
-class _Way:
-    """A way, and which models it can drive."""
+class _Choice:
+    """A generator, and which models it can drive."""
 
     generate: Generator
     suits: Callable[[Module], bool]
 
 
-_WAYS = {
-    "loop": _Way(loop.generate, loop.suits),
-    "graphs": _Way(graphs.generate, graphs.suits),
+_CHOICES = {
+    "loop": _Choice(loop.generate, loop.suits),
+    "graphs": _Choice(cuda_graphs.generate, cuda_graphs.suits),
 }
 
 
-def check(name: str, device: torch.device) -> None:
+def check_generator(name: str, device: torch.device) -> None:
     """Refuse a generator that the device cannot run.
 
     Raises:
@@ -38,22 +38,22 @@ def check(name: str, device: torch.device) -> None:
         )
 
 
-def choose(name: str, model: Module) -> Generator:
-    """The generator of a name for a model, which lies on its device.
+def select_generator(name: str, model: Module) -> Generator:
+    """The generator called `name`, for a model that is on its device already.
 
-    `auto` is the fastest of ours that can drive the model, or transformers' own `generate`.
+    `auto` takes the fastest of our own that can drive the model, else transformers' `generate`.
 
     Raises:
         SalsaError: the one that was asked for cannot drive the model.
     """
     if name == "auto":
         on_cuda = next(model.parameters()).device.type == "cuda"
-        if on_cuda and graphs.suits(model):
-            return graphs.generate
-        return loop.generate if loop.suits(model) else plain.generate
-    way = _WAYS[name]
-    if not way.suits(model):
+        if on_cuda and cuda_graphs.suits(model):
+            return cuda_graphs.generate
+        return loop.generate if loop.suits(model) else transformers_generate.generate
+    choice = _CHOICES[name]
+    if not choice.suits(model):
         raise SalsaError(
             f"--generator {name} cannot drive a {type(model).__name__}; --generator auto can"
         )
-    return way.generate
+    return choice.generate

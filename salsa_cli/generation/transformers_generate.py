@@ -1,6 +1,6 @@
-"""Generation by transformers' own `generate`: for every model that it knows.
+"""Generation by `generate` of transformers, for every model that it supports.
 
-Rows that ended stay in the batch, and the cache is joined to each new token.
+Finished rows stay in the batch, and the cache is copied for each new token.
 """
 
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from salsa_cli.generation.ways import draw
+from salsa_cli.generation.generator import draw
 from salsa_cli.models.loading import LanguageModel
 from salsa_cli.models.tokens import pad_left
 
 
 class _DrawFromUniforms(LogitsProcessor):  # type: ignore[misc]
-    """Leaves one token possible a row: the one that is drawn."""
+    """Masks all tokens of a row but the sampled one."""
 
     def __init__(self, uniforms: torch.Tensor, start: int, temperature: float) -> None:
         self._uniforms = uniforms
@@ -34,7 +34,7 @@ def generate(
     uniforms: torch.Tensor,
     temperature: float,
 ) -> torch.Tensor:
-    """Answers to prompts; see `ways.Generator`."""
+    """Answers to prompts; see `generator.Generator`."""
     tokens = pad_left(prompts, policy.pad_id).to(uniforms.device)
     start = tokens.ids.shape[1]
     ids: torch.Tensor = policy.model.generate(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from salsa_cli.errors import SalsaError
-from salsa_cli.generation import choice, graphs, loop, plain
+from salsa_cli.generation import cuda_graphs, loop, selection, transformers_generate
 from salsa_cli.models.forward import Module
 from tests.support.kinds import (
     PROMPTS,
@@ -28,8 +28,8 @@ from tests.support.kinds import (
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps that are used up after a few tokens."""
-    monkeypatch.setattr(graphs, "WIDER", 1)
-    monkeypatch.setattr(graphs, "ALIGNED", 2)
+    monkeypatch.setattr(cuda_graphs, "WIDER", 1)
+    monkeypatch.setattr(cuda_graphs, "ALIGNED", 2)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.3])
@@ -38,24 +38,24 @@ def test_answers_are_those_of_a_loop_without_cache_or_batch(
     make: Callable[[], Module], temperature: float
 ) -> None:
     model, uniforms = policy(make), numbers(len(PROMPTS))
-    assert graphs.suits(model.model)
-    answers = told(graphs.generate(model, PROMPTS, uniforms, temperature))
+    assert cuda_graphs.suits(model.model)
+    answers = told(cuda_graphs.generate(model, PROMPTS, uniforms, temperature))
     assert answers == naive(model.model, PROMPTS, uniforms, temperature)
 
 
 @pytest.mark.usefixtures("narrow")
 def test_a_step_that_is_used_up_is_made_wider(monkeypatch: pytest.MonkeyPatch) -> None:
     widths: list[int] = []
-    widen = graphs._Reader.widen
+    widen = cuda_graphs._Reader.widen
 
-    def watched(reader: graphs._Reader) -> None:
+    def watched(reader: cuda_graphs._Reader) -> None:
         widen(reader)
         widths.append(reader.width)
 
-    monkeypatch.setattr(graphs._Reader, "widen", watched)
+    monkeypatch.setattr(cuda_graphs._Reader, "widen", watched)
     model, uniforms = policy(llama), numbers(2)
     short = [[4, 6, 9], [5]]
-    answers = told(graphs.generate(model, short, uniforms, 0.7))
+    answers = told(cuda_graphs.generate(model, short, uniforms, 0.7))
     assert answers == naive(model.model, short, uniforms, 0.7)
     # Prompts of 3 tokens; twice as many columns each time, up to those of all tokens.
     assert widths == [6, 12, 18]
@@ -68,7 +68,7 @@ def test_rows_leave_when_half_have_ended(monkeypatch: pytest.MonkeyPatch) -> Non
     hook = model.model.register_forward_pre_hook(
         lambda module, args, given: sizes.append(len(given["input_ids"])), with_kwargs=True
     )
-    answers = told(graphs.generate(model, PROMPTS, uniforms, 0.7))
+    answers = told(cuda_graphs.generate(model, PROMPTS, uniforms, 0.7))
     hook.remove()
     assert answers == naive(model.model, PROMPTS, uniforms, 0.7)
     longest, expected = max(map(len, answers)), []
@@ -86,7 +86,7 @@ def test_it_stops_when_all_ended() -> None:
     uniforms = numbers(len(PROMPTS), 400)[:, :56]
     longest = max(map(len, naive(model.model, PROMPTS, uniforms[:, :50], 1.5)))
     assert longest < 48
-    ids = graphs.generate(model, PROMPTS, uniforms, 1.5)
+    ids = cuda_graphs.generate(model, PROMPTS, uniforms, 1.5)
     assert longest <= ids.shape[1] <= longest + loop.CHECK_EVERY
 
 
@@ -94,16 +94,16 @@ def test_half_precision_beside_single_is_no_other_answer() -> None:
     """Autocast gives keys in float32 and values in bfloat16."""
     model, uniforms = policy(llama), numbers(len(PROMPTS))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert graphs.suits(model.model)
-        expected = told(plain.generate(model, PROMPTS, uniforms, 0.7))
-        assert told(graphs.generate(model, PROMPTS, uniforms, 0.7)) == expected
+        assert cuda_graphs.suits(model.model)
+        expected = told(transformers_generate.generate(model, PROMPTS, uniforms, 0.7))
+        assert told(cuda_graphs.generate(model, PROMPTS, uniforms, 0.7)) == expected
 
 
 @pytest.mark.parametrize("make", [sliding, hybrid, recurrent, convolutional])
 def test_models_that_attend_in_another_way_are_left_to_others(
     make: Callable[[], Module],
 ) -> None:
-    assert not graphs.suits(policy(make).model)
+    assert not cuda_graphs.suits(policy(make).model)
 
 
 def test_a_model_that_the_trial_finds_out_is_left_to_others(
@@ -118,10 +118,10 @@ def test_a_model_that_the_trial_finds_out_is_left_to_others(
             given["position_ids"] = given["position_ids"] + 1  # type: ignore[operator]
         return forward(self, *args, **given)
 
-    assert graphs.suits(model)
-    graphs._checked.pop(model)
+    assert cuda_graphs.suits(model)
+    cuda_graphs._checked.pop(model)
     monkeypatch.setattr(type(model), "forward", _like(forward, wrong))
-    assert not graphs.suits(model)
+    assert not cuda_graphs.suits(model)
 
 
 def _like(forward: Callable[..., object], other: Callable[..., object]) -> Callable[..., object]:
@@ -131,11 +131,14 @@ def _like(forward: Callable[..., object], other: Callable[..., object]) -> Calla
 
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(SalsaError, match="--generator graphs needs a CUDA device, and this is"):
-        choice.check("graphs", torch.device("cpu"))
+        selection.check_generator("graphs", torch.device("cpu"))
     for name in ("auto", "loop"):
-        choice.check(name, torch.device("cpu"))
+        selection.check_generator(name, torch.device("cpu"))
     for name in ("loop", "graphs"):
         with pytest.raises(SalsaError, match=f"--generator {name} cannot drive a MambaForCausalLM"):
-            choice.choose(name, policy(recurrent).model)
-    assert choice.choose("auto", policy(recurrent).model) is plain.generate
-    assert choice.choose("auto", policy(llama).model) is loop.generate
+            selection.select_generator(name, policy(recurrent).model)
+    assert (
+        selection.select_generator("auto", policy(recurrent).model)
+        is transformers_generate.generate
+    )
+    assert selection.select_generator("auto", policy(llama).model) is loop.generate

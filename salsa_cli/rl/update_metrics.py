@@ -28,7 +28,7 @@ class AnchorKLs:
     reference_end: float | None
 
 
-def update_metrics(
+def summarize_update(
     update: int,
     kl_coef: float,
     scored: ScoredBatch,

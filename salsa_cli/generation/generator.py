@@ -1,4 +1,4 @@
-"""What every way of generation does, and the draw of a token that they share."""
+"""The protocol of a generator, and the draw of one token that all generators share."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -10,7 +10,7 @@ from salsa_cli.models.loading import LanguageModel
 
 
 class Generator(Protocol):
-    """A way of generation."""
+    """Generates answers to prompts."""
 
     def __call__(
         self,
@@ -19,7 +19,7 @@ class Generator(Protocol):
         uniforms: torch.Tensor,
         temperature: float,
     ) -> torch.Tensor:
-        """Token ids `[B, R]` of one answer a prompt, in the order of the prompts.
+        """Token ids `[B, R]` of one answer per prompt, in the order of the prompts.
 
         Args:
             prompts: B rows of token ids.
@@ -27,12 +27,12 @@ class Generator(Protocol):
                 tokens, and a token is drawn by the number at its place.
             temperature: divides the logits; 0 takes the likeliest token.
 
-        R is at most L. What stands behind the first end token of a row is of no meaning.
+        R is at most L. Tokens after the first end token of a row have no meaning.
         """
 
 
 def draw(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float) -> torch.Tensor:
-    """One token a row `[B]`: the one that the row's own uniform number selects.
+    """Sample one token per row `[B]` with that row's uniform random number.
 
     Args:
         logits: `[B, V]`.

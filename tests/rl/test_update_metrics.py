@@ -13,7 +13,7 @@ from salsa_cli.reward_models.rewards import Scores
 from salsa_cli.rl.experience import ScoredBatch
 from salsa_cli.rl.learning import LearningMetrics, Targets
 from salsa_cli.rl.metrics import UpdateMetrics
-from salsa_cli.rl.summary import AnchorKLs, update_metrics
+from salsa_cli.rl.update_metrics import AnchorKLs, summarize_update
 
 MASK = torch.tensor([[True, True, True], [True, False, False]])
 LEARNED = LearningMetrics(0.1, 0.2, 0.0, 0.5, 0.01, 0.0, 1.5, 2.5, 1e-5)
@@ -41,7 +41,7 @@ def measured(
         torch.tensor([[1.0, 5.0]]),
     )
     returns = torch.tensor([[1.0, 1.0, 3.0], [3.0, 0.0, 0.0]])
-    return update_metrics(
+    return summarize_update(
         4,
         0.5,
         scored,

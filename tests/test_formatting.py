@@ -2,7 +2,7 @@
 
 import pytest
 
-from salsa_cli import text
+from salsa_cli import formatting
 
 
 @pytest.mark.parametrize(
@@ -16,8 +16,8 @@ from salsa_cli import text
     ],
 )
 def test_untrusted_text_is_one_short_line(given: str, length: int, shown: str) -> None:
-    assert text.plain(given, length) == shown
-    assert len(text.plain(given, length)) <= length
+    assert formatting.plain(given, length) == shown
+    assert len(formatting.plain(given, length)) <= length
 
 
 @pytest.mark.parametrize(
@@ -33,11 +33,15 @@ def test_untrusted_text_is_one_short_line(given: str, length: int, shown: str) -
     ],
 )
 def test_amounts(count: float, unit: str, shown: str) -> None:
-    assert text.amount(count, unit) == shown
+    assert formatting.amount(count, unit) == shown
 
 
 def test_counts_of_things() -> None:
-    assert [text.counted(n, "pair") for n in (0, 1, 700)] == ["0 pairs", "1 pair", "700 pairs"]
+    assert [formatting.counted(n, "pair") for n in (0, 1, 700)] == [
+        "0 pairs",
+        "1 pair",
+        "700 pairs",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +60,7 @@ def test_counts_of_things() -> None:
     ],
 )
 def test_figures(value: float, shown: str) -> None:
-    assert text.figure(value) == shown
+    assert formatting.figure(value) == shown
 
 
 @pytest.mark.parametrize(
@@ -72,4 +76,4 @@ def test_figures(value: float, shown: str) -> None:
     ],
 )
 def test_durations(seconds: float, shown: str) -> None:
-    assert text.duration(seconds) == shown
+    assert formatting.duration(seconds) == shown

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from salsa_cli.generation import plain
+from salsa_cli.generation import transformers_generate
 from salsa_cli.models.forward import Module
 from tests.support.kinds import (
     PROMPTS,
@@ -24,5 +24,5 @@ def test_answers_are_those_of_a_loop(make: Callable[[], Module], temperature: fl
     # Recurrent states read padding, so the prompts are of one length.
     prompts = [prompt for prompt in PROMPTS if len(prompt) == 1] if make is not llama else PROMPTS
     model, uniforms = policy(make), numbers(len(prompts))
-    found = plain.generate(model, prompts, uniforms, temperature)
+    found = transformers_generate.generate(model, prompts, uniforms, temperature)
     assert told(found) == naive(model.model, prompts, uniforms, temperature)
