@@ -31,6 +31,7 @@ INTERRUPTED = 130
 TERMINATED = 143
 
 SOUP, PPO, EVALUATE = "salsa_cli.soup", "salsa_cli.ppo", "salsa_cli.evaluate"
+PROBE = "salsa_cli.evaluation.probe"
 TRAIN_RM, EVALUATE_RM = "salsa_cli.train_rm", "salsa_cli.reward_models.evaluation"
 VERDICT_FILES = "salsa_cli.evaluation.verdict_files"
 
@@ -107,7 +108,7 @@ def _check(config: Config) -> None:
     from salsa_cli.runs import inputs, run_folder  # numpy would slow --help down
 
     inputs.check(config)
-    if not getattr(config, "resume", False):
+    if not getattr(config, "resume", False) and config.output != Path():
         run_folder.check_output(config.output, config.force)
 
 
@@ -115,7 +116,7 @@ def _module(command: Command, config: Config) -> str:
     """The module that does what the command is asked for."""
     match command.name:
         case "soup":
-            return SOUP
+            return SOUP if getattr(config, "probe", None) is None else PROBE
         case "train-rm":
             return EVALUATE_RM if getattr(config, "data", None) is None else TRAIN_RM
         case "ppo":

@@ -102,7 +102,8 @@ class SoupConfig(Config):
     base: Annotated[
         str | None,
         Setting(
-            "For LoRA adapters that name their base differently: the base of all of them.",
+            "For LoRA adapters that name their base differently: the base of all of them. With "
+            "--probe: the model that A and B were trained from.",
             metavar="BASE",
         ),
     ] = None
@@ -114,6 +115,16 @@ class SoupConfig(Config):
             metavar="KEY",
         ),
     ] = ()
+    probe: Annotated[
+        str | None,
+        Setting(
+            "Write no model: measure on this text (or prompts with answers) whether A and B are "
+            "close enough to be averaged, and whether averaging changes anything. -o is optional.",
+            metavar="DATA",
+            names="data",
+            essential=True,
+        ),
+    ] = None
     verify: Annotated[
         bool,
         Setting(
@@ -145,6 +156,8 @@ class SoupConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         count = len(self.models)
+        if self.probe is not None:
+            self._check_probe()
         if count < 2:
             raise UsageError(f"a soup needs two models or more; found {count}")
         if self.alpha is not None and self.weights is not None:
@@ -161,6 +174,28 @@ class SoupConfig(Config):
             raise UsageError(
                 f"--weights sum to {sum(self.mixing):g}; expected 1 (or give --normalize)"
             )
+
+    def _check_probe(self) -> None:
+        """Refuse what has no effect on a probe."""
+        if len(self.models) != 2:
+            raise UsageError(f"--probe compares two models; found {len(self.models)}")
+        unused = [
+            option
+            for option, value in (
+                ("--alpha", self.alpha is not None),
+                ("--weights", self.weights is not None),
+                ("--dtype", self.dtype != "auto"),
+                ("--max-shard-size", self.max_shard_size is not None),
+                ("--tokenizer", self.tokenizer is not None),
+                ("--merge-into", self.merge_into is not None),
+                ("--verify", self.verify),
+                ("--resume", self.resume),
+                ("--dry-run", self.dry_run),
+            )
+            if value
+        ]
+        if unused:
+            raise UsageError(f"--probe writes no model; leave out {', '.join(unused)}")
 
     @property
     def mixing(self) -> tuple[float, ...]:

@@ -72,6 +72,8 @@ def configure(
         other = found.get(field.setting.instead_of)
         if other is not None and field.name in found and other.rank > found[field.name].rank:
             del found[field.name]
+    if "probe" in found and "output" not in found:  # it may write nothing
+        found["output"] = Given(Path(), DEFAULT, 0)
     if missing := [field for field in fields if field.required and field.name not in found]:
         raise UsageError(_missing(command, arguments, missing))
     values: dict[str, Any] = {name: one.value for name, one in found.items()}

@@ -39,7 +39,7 @@ def prepare(config: SoupConfig, report: Report) -> SoupPlan:
     if all(adapters):
         return adapter_planning.plan(paths, config, report)
     for option, value in (("--merge-into", config.merge_into), ("--base", config.base)):
-        if value is not None:
+        if value is not None and config.probe is None:
             raise UsageError(f"{option} is for LoRA adapters; these are whole models")
     return _plan_models(paths, config, report)
 

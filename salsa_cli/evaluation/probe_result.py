@@ -1,0 +1,210 @@
+"""What a probe found: two models, the line between them, and one word for it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from salsa_cli.runs.events import Table
+from salsa_cli.text import figure, plain
+
+Word = Literal["too-close", "good", "not-connected"]
+
+TOO_CLOSE = 1e-3
+"""KL in nats per token below which a soup cannot be told from an ingredient by its answers.
+
+An answer of 100 tokens then tells the two apart by at most 0.1 nats, where a policy of PPO moves by
+several.
+"""
+BARRIER = 0.05
+"""Barrier in nats per token from which models are not connected.
+
+Fine-tunes of one base have none or a negative one (Frankle et al. 2020, Wortsman et al. 2022); it
+must be twice its standard error as well.
+"""
+FEW_UNITS = 4
+"""Units in the last place up to which few stored numbers lie between two models."""
+
+
+@dataclass(frozen=True)
+class LinePoint:
+    """The soup at one alpha: its likelihood, and the KL from each ingredient to it, in nats."""
+
+    alpha: float
+    nll: float
+    kl_a: float
+    kl_b: float
+    kl_a_per_answer: float
+    kl_b_per_answer: float
+
+
+@dataclass(frozen=True)
+class LayerGroup:
+    """Weights of a group of layers: cosine of A and B, and |B - A| / |A|.
+
+    `cosine_of_changes` is that of A - base and B - base, if the base is known.
+    """
+
+    group: str
+    parameters: int
+    cosine: float
+    relative_distance: float
+    cosine_of_changes: float | None = None
+
+
+@dataclass(frozen=True)
+class StoredDistance:
+    """How far apart the stored numbers are, in units in the last place of their dtype."""
+
+    dtype: str
+    equal: float
+    one_unit: float
+    median_units: float
+
+    @property
+    def is_staircase(self) -> bool:
+        """Whether so few stored numbers lie between the models that the line has steps."""
+        return self.dtype in ("BF16", "F16") and 0 < self.median_units <= FEW_UNITS
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """The result of `salsa soup --probe`."""
+
+    models: tuple[str, str]
+    texts: int
+    tokens: int
+    line: tuple[LinePoint, ...]
+    barrier: float
+    barrier_alpha: float
+    barrier_error: float
+    groups: tuple[LayerGroup, ...]
+    stored: StoredDistance
+    seconds: float
+    output: str | None = None
+
+    @property
+    def verdict(self) -> Word:
+        """`not-connected`: a barrier. `too-close`: the soup is the model. Otherwise `good`."""
+        if self.barrier > BARRIER and self.barrier > 2 * self.barrier_error:
+            return "not-connected"
+        middle = self.middle
+        return "too-close" if max(middle.kl_a, middle.kl_b) < TOO_CLOSE else "good"
+
+    @property
+    def middle(self) -> LinePoint:
+        """The soup at alpha 0.5."""
+        return next(point for point in self.line if point.alpha == 0.5)
+
+    def sentence(self) -> str:
+        """The verdict in words."""
+        middle, kl = self.middle, f"{figure(max(self.middle.kl_a, self.middle.kl_b))} nats a token"
+        match self.verdict:
+            case "not-connected":
+                return (
+                    f"not connected: at alpha {self.barrier_alpha:g} the soup loses "
+                    f"{figure(self.barrier)} nats a token against the straight line between the "
+                    "models; it is worse than both would suggest. Average models of one base"
+                )
+            case "too-close":
+                return (
+                    f"too close: the soup is the model (KL at most {kl}); averaging changes "
+                    "nothing that an answer would show. Take ingredients that differ more"
+                )
+            case _:
+                return (
+                    f"good: no barrier ({figure(self.barrier)} nats a token), and a soup at alpha "
+                    f"0.5 that differs from both (KL {figure(middle.kl_a)} from A, "
+                    f"{figure(middle.kl_b)} from B a token)"
+                )
+
+    def staircase(self) -> str | None:
+        """What few units in the last place mean for the line; None if there are many."""
+        stored = self.stored
+        if not stored.is_staircase:
+            return None
+        return (
+            f"the weights are stored as {stored.dtype}, and {stored.equal:.0%} of them are equal, "
+            f"{stored.one_unit:.0%} one unit in the last place apart (median of those that differ: "
+            f"{stored.median_units:g}): the line is a staircase. One unit apart, every alpha below "
+            "0.5 is A and every one above it is B"
+        )
+
+    def record(self) -> Mapping[str, object]:
+        """The object that `--json` prints."""
+        found = {**asdict(self), "verdict": self.verdict, "sentence": self.sentence()}
+        found["stored"] = {**asdict(self.stored), "staircase": self.stored.is_staircase}
+        return found
+
+    def summary(self) -> tuple[str, Table | None]:
+        """The line as a table; the distances and the verdict below it."""
+        groups = [
+            f"  {one.group}: cosine {one.cosine:.4f}, relative distance "
+            f"{figure(one.relative_distance)}"
+            + ("" if one.cosine_of_changes is None else f", of changes {one.cosine_of_changes:.3f}")
+            for one in self.groups
+        ]
+        names = [
+            f"{letter} = {plain(name, 80)}" for letter, name in zip("AB", self.models, strict=True)
+        ]
+        lines = [
+            ", ".join(names),
+            f"{self.texts} texts, {self.tokens:,} tokens; barrier {figure(self.barrier)} nats a "
+            f"token at alpha {self.barrier_alpha:g} (standard error {figure(self.barrier_error)})",
+            "weights by group of layers:",
+            *groups,
+            *([note] if (note := self.staircase()) else []),
+            self.sentence(),
+        ]
+        return "\n".join(lines), Table(COLUMNS, line_rows(self.line))
+
+
+COLUMNS = ("alpha", "NLL", "KL(A||soup)", "KL(B||soup)", "per answer: A", "B")
+
+
+def line_rows(line: Sequence[LinePoint]) -> list[tuple[str, ...]]:
+    """The points of a line as cells; `COLUMNS` are their names."""
+    return [
+        (
+            f"{one.alpha:g}",
+            f"{one.nll:.4f}",
+            *(
+                figure(value)
+                for value in (one.kl_a, one.kl_b, one.kl_a_per_answer, one.kl_b_per_answer)
+            ),
+        )
+        for one in line
+    ]
+
+
+def barrier(
+    alphas: Sequence[float], nll: Sequence[Sequence[float]], lengths: Sequence[int]
+) -> tuple[float, float, float]:
+    """The highest point of the line above the straight one between its ends.
+
+    barrier = max over alpha of NLL(alpha) - (1 - alpha) NLL(0) - alpha NLL(1), of means per token
+    (Frankle et al. 2020). Negative if the line sags everywhere.
+
+    Args:
+        alphas: from 0 to 1.
+        nll: for each alpha the summed negative log-likelihood of each text, in nats.
+        lengths: tokens of each text.
+
+    Returns:
+        The barrier, the alpha at which it is, and its standard error over texts (0 for one text).
+    """
+    tokens = sum(lengths)
+    best = (float("-inf"), 0.5, 0.0)
+    for alpha, sums in zip(alphas, nll, strict=True):
+        if alpha in (0, 1):
+            continue
+        rises = [
+            here - (1 - alpha) * first - alpha * last
+            for here, first, last in zip(sums, nll[0], nll[-1], strict=True)
+        ]
+        mean = sum(rises) / tokens
+        off = [rise - mean * length for rise, length in zip(rises, lengths, strict=True)]
+        count = len(off)
+        error = (sum(x * x for x in off) * count / max(1, count - 1)) ** 0.5 / tokens
+        if mean > best[0]:
+            best = (mean, alpha, error if count > 1 else 0.0)
+    return best

@@ -1,0 +1,93 @@
+"""`report.html` of a probe: the line between two models, and how far apart they are."""
+
+from pathlib import Path
+from typing import Literal
+
+from salsa_cli import pages
+from salsa_cli.evaluation.probe_result import COLUMNS, LinePoint, ProbeResult, line_rows
+from salsa_cli.pages.charts import Line, LineChart
+from salsa_cli.pages.scales import Axis
+from salsa_cli.records import write_text
+from salsa_cli.text import figure
+
+FILE = "report.html"
+_ALPHA = Axis("alpha", low=0, high=1)
+
+
+def write(folder: Path, result: ProbeResult) -> None:
+    """Write the page of a probe."""
+    write_text(folder / FILE, pages.render(page(result)))
+
+
+def page(result: ProbeResult) -> pages.Page:
+    """The page of a probe."""
+    a, b = result.models
+    kind: Literal["note", "warning"] = "note" if result.verdict == "good" else "warning"
+    staircase = result.staircase()
+    return pages.Page(
+        f"salsa soup --probe: {a} and {b}",
+        (
+            pages.Callout(f"{result.verdict}.", result.sentence(), kind),
+            *([pages.Callout("A staircase.", staircase)] if staircase else []),
+            pages.KeyFigures(
+                (
+                    pages.KeyFigure(
+                        "barrier, nats a token",
+                        figure(result.barrier),
+                        f"at alpha {result.barrier_alpha:g}, "
+                        f"standard error {figure(result.barrier_error)}",
+                    ),
+                    pages.KeyFigure("KL(A||soup) a token", figure(result.middle.kl_a), "alpha 0.5"),
+                    pages.KeyFigure("KL(B||soup) a token", figure(result.middle.kl_b), "alpha 0.5"),
+                )
+            ),
+            pages.Grid((_likelihood(result.line), _divergence(result.line))),
+            pages.DataTable(COLUMNS, line_rows(result.line), caption="In nats"),
+            _groups(result),
+        ),
+        subtitle=f"A = {a}, B = {b}; {result.texts:,} texts, {result.tokens:,} tokens",
+    )
+
+
+def _likelihood(line: tuple[LinePoint, ...]) -> LineChart:
+    ends = line[0].nll, line[-1].nll
+    return LineChart(
+        "Held-out text",
+        _ALPHA,
+        Axis("negative log-likelihood, nats a token"),
+        (
+            Line("soup", [one.alpha for one in line], [one.nll for one in line]),
+            Line("straight line", [0.0, 1.0], list(ends)),
+        ),
+        note="A soup above the straight line between the models is a barrier.",
+    )
+
+
+def _divergence(line: tuple[LinePoint, ...]) -> LineChart:
+    alphas = [one.alpha for one in line]
+    return LineChart(
+        "How far the soup is from its ingredients",
+        _ALPHA,
+        Axis("KL, nats a token"),
+        (
+            Line("from A", alphas, [one.kl_a for one in line]),
+            Line("from B", alphas, [one.kl_b for one in line]),
+        ),
+    )
+
+
+def _groups(result: ProbeResult) -> pages.DataTable:
+    with_base = any(one.cosine_of_changes is not None for one in result.groups)
+    columns = ("weights", "parameters", "cosine", "relative distance")
+    rows = [
+        (
+            one.group,
+            f"{one.parameters:,}",
+            f"{one.cosine:.6f}",
+            figure(one.relative_distance),
+            *((f"{one.cosine_of_changes or 0:.4f}",) if with_base else ()),
+        )
+        for one in result.groups
+    ]
+    more = ("cosine of changes",) if with_base else ()
+    return pages.DataTable((*columns, *more), rows, caption="Distances by group of layers")

@@ -1,0 +1,60 @@
+"""Barriers and verdicts on hand-made numbers."""
+
+import pytest
+
+from salsa_cli.evaluation.probe_result import (
+    LinePoint,
+    ProbeResult,
+    StoredDistance,
+    barrier,
+)
+
+ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def result(middle_kl: float, height: float, error: float = 0.0) -> ProbeResult:
+    line = tuple(LinePoint(a, 1.0, middle_kl, middle_kl, 0.0, 0.0) for a in ALPHAS)
+    stored = StoredDistance("F32", 0.0, 0.0, 0.0)
+    return ProbeResult(("a", "b"), 2, 10, line, height, 0.5, error, (), stored, 1.0)
+
+
+def test_a_barrier_by_hand() -> None:
+    """Two texts of 1 and 3 tokens; the line goes from 4 to 8 nats, straight: 5, 6, 7."""
+    nll = [(1.0, 3.0), (1.0, 4.0), (2.0, 6.0), (1.0, 5.0), (2.0, 6.0)]
+    height, alpha, error = barrier(ALPHAS, nll, [1, 3])
+    # At alpha 0.5 the texts rise by 2 - 1.5 and 6 - 4.5: 2 nats on 4 tokens, 0.5 on each of them.
+    assert (height, alpha) == (0.5, 0.5)
+    assert error == 0
+    nll[2] = (4.0, 4.0)
+    height, _, error = barrier(ALPHAS, nll, [1, 3])
+    # Rises 2.5 and -0.5, mean 0.5 a token: 2 and -2 off, sqrt((4 + 4) * 2 / 1) / 4 = 1.
+    assert (height, error) == (0.5, 1.0)
+
+
+def test_a_line_that_sags_has_a_negative_barrier() -> None:
+    nll = [(4.0,), (3.5,), (3.0,), (3.5,), (4.0,)]
+    assert barrier(ALPHAS, nll, [2]) == (-0.25, 0.25, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("kl", "height", "error", "verdict"),
+    [
+        (0.1, -0.01, 0.0, "good"),
+        (0.1, 0.04, 0.0, "good"),
+        (0.1, 0.06, 0.01, "not-connected"),
+        (0.1, 0.06, 0.05, "good"),  # within its error
+        (1e-5, 0.0, 0.0, "too-close"),
+        (1e-5, 0.2, 0.01, "not-connected"),
+    ],
+)
+def test_verdicts(kl: float, height: float, error: float, verdict: str) -> None:
+    found = result(kl, height, error)
+    assert found.verdict == verdict
+    assert found.sentence().startswith(verdict.replace("-", " "))
+
+
+def test_few_units_in_sixteen_bits_are_a_staircase() -> None:
+    assert StoredDistance("BF16", 0.5, 0.5, 1.0).is_staircase
+    assert not StoredDistance("BF16", 1.0, 0.0, 0.0).is_staircase
+    assert not StoredDistance("BF16", 0.0, 0.0, 40.0).is_staircase
+    assert not StoredDistance("F32", 0.5, 0.5, 1.0).is_staircase
