@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from salsa_cli.formatting import figure, plain
 from salsa_cli.runs.events import Table
-from salsa_cli.text import figure, plain
 
 Word = Literal["too-close", "good", "not-connected"]
 

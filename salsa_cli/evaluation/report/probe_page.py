@@ -5,10 +5,10 @@ from typing import Literal
 
 from salsa_cli import pages
 from salsa_cli.evaluation.probe_result import COLUMNS, LinePoint, ProbeResult, line_rows
+from salsa_cli.formatting import figure
 from salsa_cli.pages.charts import Line, LineChart
 from salsa_cli.pages.scales import Axis
 from salsa_cli.records import write_text
-from salsa_cli.text import figure
 
 FILE = "report.html"
 _ALPHA = Axis("alpha", low=0, high=1)
