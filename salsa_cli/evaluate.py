@@ -12,7 +12,7 @@ from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.errors import UsageError
 from salsa_cli.evaluation import answers, dry_run, landscape, names, planning
 from salsa_cli.evaluation.answers import Generation
-from salsa_cli.evaluation.judges import scoring, writing
+from salsa_cli.evaluation.judges import prompts, scoring, writing
 from salsa_cli.evaluation.judges.local import LocalWriter
 from salsa_cli.evaluation.judges.scoring import Scored
 from salsa_cli.evaluation.judges.writing import Writer
@@ -76,6 +76,7 @@ def run(config: EvalConfig, report: Report) -> Result:
             kl=distances(plan, answered, config, runtime, report),
             line=line,
             plane=plane,
+            remarks=(*counted.remarks, *_wording(plan)),
             seconds=time.monotonic() - began,
         )
         for name, given in plan.given.items():
@@ -217,6 +218,17 @@ def distances(
             )
             rows.append(KLRow(name, anchor, *_mean(sums, config), n=len(sums)))
     return tuple(rows)
+
+
+def _wording(plan: EvalPlan) -> tuple[str, ...]:
+    """Which wording LLM judges were asked in, if it is not salsa's own."""
+    writes = any(not judge.scores for judge in plan.judges)
+    own = plan.judge_prompt.name == prompts.OWN
+    return (
+        (f"LLM judges were asked in this wording: {plan.judge_prompt.name}.",)
+        if writes and not own
+        else ()
+    )
 
 
 def _gradings(scored: Sequence[Scored]) -> list[Verdict]:

@@ -134,11 +134,12 @@ class EvalConfig(ModelConfig):
         ),
     ] = "both"
     judge_prompt: Annotated[
-        Path | None,
+        str | None,
         Setting(
-            "File with the prompt for openai: and hf: judges, with {question}, {answer_a} "
-            "and {answer_b} (single: {answer}), and optionally {reference}.",
-            metavar="FILE",
+            "Wording for openai: and hf: judges: fastchat, arena-hard-v0.1:PATH, "
+            "arena-hard-v2.0:PATH (a clone of arena-hard-auto); or a file with {question}, "
+            "{answer_a} and {answer_b} (single: {answer}), and optionally {reference}.",
+            metavar="NAME|FILE",
             panel="Judges",
         ),
     ] = None

@@ -8,8 +8,9 @@ from salsa_cli import data
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.errors import UsageError
 from salsa_cli.evaluation import judges, landscape, names
-from salsa_cli.evaluation.judges import JudgeSpec, wording, writing
+from salsa_cli.evaluation.judges import JudgeSpec, prompts, writing
 from salsa_cli.evaluation.judges.api import ApiWriter, Budget, Patience
+from salsa_cli.evaluation.judges.prompts import JudgePrompt
 from salsa_cli.evaluation.judges.writing import Forecast, JudgeSampling, JudgeTask, Writer
 from salsa_cli.evaluation.questions import answer_files, benchmarks
 from salsa_cli.evaluation.questions.answer_files import Replies
@@ -29,7 +30,7 @@ class EvalPlan:
         models: those that are run here, by name.
         given: the answers of the others.
         apis: the judges behind an API, by their name.
-        judge_prompt: the template for the judges that write.
+        judge_prompt: the wording for LLM judges.
         line: two models of one base, or none.
         plane: three models of one base, or none.
     """
@@ -39,7 +40,7 @@ class EvalPlan:
     judges: tuple[JudgeSpec, ...]
     apis: Mapping[str, ApiWriter]
     questions: tuple[Question, ...]
-    judge_prompt: str
+    judge_prompt: JudgePrompt
     anchors: Mapping[str, Path]
     line: tuple[Path, ...]
     plane: tuple[Path, ...]
@@ -81,7 +82,7 @@ def prepare(config: EvalConfig) -> EvalPlan:
         specs,
         {spec.name: _api(spec, budget, config) for spec in specs if spec.kind == "openai"},
         tuple(questions),
-        wording.template(config.grading, config.judge_prompt),
+        prompts.load(config.grading, config.judge_prompt),
         anchors=_anchors(config.anchors, models.values()),
         line=_of_one_base(config.line or ()),
         plane=_of_one_base(config.plane or ()),

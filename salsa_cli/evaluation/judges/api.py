@@ -222,7 +222,7 @@ class ApiWriter:
         try:
             completion = self._client.chat.completions.create(
                 model=self._model,
-                messages=[{"role": "user", "content": request.text}],
+                messages=_messages(request),
                 extra_headers=self._headers,
                 **{limit: sampling.max_tokens, **_temperature(sampling)},
             )
@@ -286,6 +286,13 @@ def _gave_up(name: str, last: Completion) -> SalsaError:
     return SalsaError(
         f"{name}: {_FAILURES_IN_A_ROW} judgements in a row failed, the last one with: "
         f"{last.failure}; see to the server"
+    )
+
+
+def _messages(request: Request) -> list[dict[str, str]]:
+    user = {"role": "user", "content": request.text}
+    return (
+        [user] if request.system is None else [{"role": "system", "content": request.system}, user]
     )
 
 

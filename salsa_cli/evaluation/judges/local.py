@@ -35,7 +35,7 @@ class LocalWriter:
                 self._folder, Placement(self._runtime.frozen_dtype, self._runtime.device)
             )
         model = self._model
-        ids = {r: prompt_ids(model.tokenizer, (Message("user", r.text),)) for r in requests}
+        ids = {r: prompt_ids(model.tokenizer, _messages(r)) for r in requests}
         room = shapes.context_length(self._folder)
         fitting = []
         for request in sorted(requests, key=lambda r: len(ids[r]), reverse=True):
@@ -59,3 +59,8 @@ class LocalWriter:
             )
             for request, answer in zip(batch, rollouts.texts(model, sampled), strict=True):
                 yield Completion(request, text=answer.text, cut=not answer.finished)
+
+
+def _messages(request: Request) -> tuple[Message, ...]:
+    user = Message("user", request.text)
+    return (user,) if request.system is None else (Message("system", request.system), user)

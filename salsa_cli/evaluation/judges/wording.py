@@ -118,13 +118,20 @@ def fill(template: str, question: Question, turn: int, answers: Mapping[str, Seq
         answers: by placeholder (`answer`, or `answer_a` and `answer_b`), one text a turn.
     """
     values = {name: _dialogue(question, turn, said) for name, said in answers.items()}
-    values["question"] = _opening(question)
+    values["question"] = opening(question)
     values[_OPTIONAL] = _reference(question, turn)
     # One pass: what an answer itself holds in braces stays as it is.
     return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
 
 
-def _opening(question: Question) -> str:
+def substitute(template: str, values: Mapping[str, str]) -> str:
+    """The template with its placeholders filled in one pass: braces of a value stay as they are."""
+    pattern = re.compile("|".join(re.escape(f"{{{name}}}") for name in values))
+    return pattern.sub(lambda match: values[match[0][1:-1]], template)
+
+
+def opening(question: Question) -> str:
+    """What the user says first, as one text."""
     if isinstance(question.opening, str):
         return question.opening
     if len(question.opening) == 1:

@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation.judges import wording
+from salsa_cli.evaluation.judges.prompts import JudgePrompt, Rendered
 from salsa_cli.evaluation.questions import answer_files
 from salsa_cli.evaluation.questions.answer_files import Replies
 from salsa_cli.evaluation.questions.benchmarks import Question
@@ -52,15 +53,17 @@ class Request:
 
     Attributes:
         key: of its judgement in the store; the same for every token limit.
-        text: the prompt.
+        text: the prompt, the user message.
         attempt: counts from 0.
         legacy_key: with the token limit in it, as stores of earlier versions have it.
+        system: the system message, if there is one.
     """
 
     key: str
     text: str
     attempt: int = 0
     legacy_key: str = ""
+    system: str | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,7 @@ def tasks(
     writer: Writer,
     questions: Sequence[Question],
     answers: Mapping[str, Replies],
-    template: str,
+    prompt: JudgePrompt,
     sampling: JudgeSampling,
     *,
     grading: Grading,
@@ -171,17 +174,17 @@ def tasks(
         for turn in range(1, question.turns + 1):
             if grading == "single":
                 for a in answers:
-                    text = wording.fill(template, question, turn, {"answer": said[a]})
-                    alone = _request(writer, text, sampling)
+                    asked = prompt.render(question, turn, {"answer": said[a]})
+                    alone = _request(writer, asked, sampling)
                     found.append(JudgeTask(question, turn, a, None, None, alone))
                 continue
             for a, b in pairs:
                 for order in orders:
                     first, second = (a, b) if order == "ab" else (b, a)
                     shown = {"answer_a": said[first], "answer_b": said[second]}
-                    text = wording.fill(template, question, turn, shown)
+                    asked = prompt.render(question, turn, shown)
                     same = said[a][:turn] == said[b][:turn]
-                    request = None if same else _request(writer, text, sampling)
+                    request = None if same else _request(writer, asked, sampling)
                     found.append(JudgeTask(question, turn, a, b, order, request))
     return found
 
@@ -196,7 +199,10 @@ def forecast(
     """What is left to ask; `price` is in dollars per million tokens, in and out."""
     needed = {task.request.key: task.request for task in asked if task.request}
     open_ = [request for request in needed.values() if _stored(request, stored) is None]
-    tokens_in = sum(len(request.text.encode()) for request in open_) // BYTES_A_TOKEN
+    tokens_in = (
+        sum(len(f"{request.system or ''}{request.text}".encode()) for request in open_)
+        // BYTES_A_TOKEN
+    )
     tokens_out = len(open_) * sampling.max_tokens
     cost = (tokens_in * price[0] + tokens_out * price[1]) / 1e6 if price else None
     return Forecast(judge, len(open_), len(needed) - len(open_), tokens_in, tokens_out, cost)
@@ -317,7 +323,7 @@ def _read(text: str, grading: Grading) -> Judgement:
     return Judgement(text, grade=grade)
 
 
-def _request(writer: Writer, text: str, sampling: JudgeSampling) -> Request:
+def _request(writer: Writer, asked: Rendered, sampling: JudgeSampling) -> Request:
     """The request for a prompt; its key is of the judge, the prompt and the sampling.
 
     The prompt has both answers and their order in it. At temperature 0 the seed changes nothing. A
@@ -325,10 +331,12 @@ def _request(writer: Writer, text: str, sampling: JudgeSampling) -> Request:
     """
     drawn = asdict(replace(sampling, seed=0) if sampling.temperature == 0 else sampling)
     unlimited = {name: value for name, value in drawn.items() if name != "max_tokens"}
+    words = asked.text if asked.system is None else [asked.system, asked.text]
     return Request(
-        _digest([writer.identity, text, unlimited]),
-        text,
-        legacy_key=_digest([writer.identity, text, drawn]),
+        _digest([writer.identity, words, unlimited]),
+        asked.text,
+        legacy_key=_digest([writer.identity, words, drawn]),
+        system=asked.system,
     )
 
 

@@ -533,6 +533,24 @@ def test_single_grading(files: dict[str, Path]) -> None:
     ]
 
 
+def test_fastchats_wording_is_asked_and_named(files: dict[str, Path]) -> None:
+    def judge(prompt: str, number: int) -> Answer:
+        a, b = (prompt.split(f"Assistant {side}'s Answer]\n")[1].split("\n")[0] for side in "AB")
+        winner = "A" if len(a) > len(b) else "B" if len(b) > len(a) else "C"
+        return servers.chat(f"So: [[{winner}]]")
+
+    with servers.serving(judge) as server:
+        result = run(configure(files, server, judge_prompt="fastchat"))
+    assert result.pairs[0].win_rate == 0.35
+    assert {tuple(m["role"] for m in body["messages"]) for body in server.bodies} == {
+        ("system", "user")
+    }
+    words = "LLM judges were asked in this wording: FastChat's (pair-v2 and its kin)."
+    assert result.remarks == (words,)
+    report = (files["prompts"].parent / "out" / "report.html").read_text()
+    assert "FastChat&#x27;s (pair-v2 and its kin)" in report
+
+
 def test_several_calls_are_under_way_at_once(files: dict[str, Path]) -> None:
     with servers.serving(healthy, seconds=0.05) as server:
         run(configure(files, server, concurrency=3))

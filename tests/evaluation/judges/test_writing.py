@@ -6,13 +6,14 @@ from pathlib import Path
 
 from salsa_cli.data import Message
 from salsa_cli.evaluation.judges import writing
+from salsa_cli.evaluation.judges.prompts import Template
 from salsa_cli.evaluation.judges.writing import Completion, JudgeSampling, JudgeTask, Request
 from salsa_cli.evaluation.questions.answer_files import Reply
 from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.runs.events import silent
 
 SAMPLING = JudgeSampling(temperature=0.0, max_tokens=8, seed=0)
-TEMPLATE = "{question}|{answer_a}|{answer_b}"
+TEMPLATE = Template("t", "{question}|{answer_a}|{answer_b}")
 
 
 @dataclass
