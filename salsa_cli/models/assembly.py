@@ -14,6 +14,7 @@ from salsa_cli.errors import SalsaError
 from salsa_cli.models import lora
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.forward import Module
+from salsa_cli.models.scalar_head import with_scalar_head
 from salsa_cli.records import read_json
 from salsa_cli.weights import folders
 from salsa_cli.weights.adapters import Adapter, open_adapter, without_copies
@@ -143,17 +144,21 @@ def _base(folder: Path, placement: Placement) -> Module:
 
 
 def _with_head(model: Module, base: Path) -> Module:
-    """A sequence classifier around the body of a language model, without copying its tensors."""
+    """The body of a language model with a new score head, without copying its tensors.
+
+    The sequence classifier of transformers where the family has one with such a head, else one of
+    our own.
+    """
     config = AutoConfig.from_pretrained(base, num_labels=1, trust_remote_code=False)
     try:
         with torch.device("meta"):
             made = AutoModelForSequenceClassification.from_config(config)
-    except ValueError as error:
-        raise SalsaError(f"{base} has no form with a score head: {first_line(error)}") from error
+    except ValueError:
+        return with_scalar_head(model)
     prefix = made.base_model_prefix
     body = getattr(model, prefix, None)
     if type(body) is not type(getattr(made, prefix, None)) or not hasattr(made, "score"):
-        raise SalsaError(f"{base}: a {type(made).__name__} has no score head that salsa can train")
+        return with_scalar_head(model)
     setattr(made, prefix, body)
     made.score = torch.nn.Linear(made.score.in_features, 1, bias=False, device=model.device)
     torch.nn.init.zeros_(made.score.weight)

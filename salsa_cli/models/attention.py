@@ -6,7 +6,7 @@ Only plain attention is replaced. Transformers requests any other kind through k
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from salsa_cli.models.lm_head import Module
+from salsa_cli.models.lm_head import Module, body
 
 _OTHER_KINDS = ("sliding_window", "softcap", "s_aux", "position_bias")
 """Keyword arguments with which transformers requests attention of another kind."""
@@ -36,8 +36,3 @@ def use_attention(model: Module, name: str) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation = before
-
-
-def body(model: Module) -> Module:
-    """The model without its head."""
-    return getattr(model, model.base_model_prefix)

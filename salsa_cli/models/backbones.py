@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from salsa_cli.models.forward import Module
+from salsa_cli.models.lm_head import Module
 from salsa_cli.weights import compatibility, weight_files
 
 BackboneSource = Callable[[Path, torch.dtype | None, torch.device, Callable[[], Module]], Module]

@@ -95,8 +95,7 @@ def last_scores(model: Module, tokens: Tokens) -> torch.Tensor:
 
 
 def _hidden(model: Module, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    body = getattr(model, model.base_model_prefix)
-    hidden: torch.Tensor = body(
+    hidden: torch.Tensor = lm_head.body(model)(
         input_ids=ids,
         attention_mask=mask.long(),
         position_ids=position_ids(mask),
@@ -110,7 +109,7 @@ def _before_answers(model: Module, sequences: Sequences) -> torch.Tensor:
     if packed_attention.can_pack(model):
         packed = sequences.packed()
         return packed_attention.hidden_states(model, packed)[packed.predicting]
-    body = getattr(model, model.base_model_prefix)
+    body = lm_head.body(model)
     # Positions after the last token of a row hold arbitrary values, and are not read.
     hidden: torch.Tensor = body(input_ids=sequences.ids, use_cache=False).last_hidden_state
     return hidden.flatten(0, 1)[sequences.predicting()]

@@ -10,12 +10,26 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from salsa_cli.errors import SalsaError
 from salsa_cli.maths import chunked_logprobs
 
 Module = Any
 """A transformers model; its classes have no type annotations that a checker could use."""
 
 _PROBE = 8  # tokens
+
+
+def body(model: Module) -> Module:
+    """The model without its head.
+
+    Raises:
+        SalsaError: it has none that can be told apart.
+    """
+    for name in (model.base_model_prefix, "model"):
+        found = getattr(model, name, None)
+        if isinstance(found, torch.nn.Module):
+            return found
+    raise SalsaError(f"a {type(model).__name__} has no body that can be run without its head")
 
 
 @dataclass(frozen=True)
@@ -78,7 +92,7 @@ def _agrees(head: Head, model: Module) -> bool:
     """Whether the log-probabilities of a few tokens are those of the model's own logits."""
     count = min(_PROBE, len(head.weight))
     ids = torch.arange(count, device=head.weight.device).unsqueeze(0)
-    hidden = getattr(model, model.base_model_prefix)(input_ids=ids, use_cache=False)
+    hidden = body(model)(input_ids=ids, use_cache=False)
     whole = model(input_ids=ids, use_cache=False).logits[0]
     theirs = torch.log_softmax(whole.double(), -1).gather(-1, ids.T).squeeze(-1)
     ours = head.logprobs(hidden.last_hidden_state[0], ids[0], 1.0)

@@ -15,21 +15,25 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from salsa_cli.errors import one_line
 from salsa_cli.models.attention import (
     UnsupportedAttentionError,
-    body,
     require_plain_attention,
     use_attention,
 )
-from salsa_cli.models.lm_head import Module
+from salsa_cli.models.backbones import with_shared_tensors
+from salsa_cli.models.lm_head import Module, body
 from salsa_cli.models.sequences import Packed, Sequences
 
 NAME = "salsa-packed"
 """Name of this attention in the configuration of a model."""
 
-_PROBE = (5, 3, 4)  # tokens of the rows of the trial, of which the first ones are the prompt
+_PROBE = (40, 3, 17)  # tokens of the rows of a trial; a part of a row is the prompt
 
-_checked: WeakKeyDictionary[Module, bool] = WeakKeyDictionary()
+_SMALL_WINDOW = 5
+"""Tokens of a window in a trial: real windows are longer than any row that is worth a trial."""
+
+_checked: WeakKeyDictionary[Module, str | None] = WeakKeyDictionary()
 
 
 def can_pack(model: Module) -> bool:
@@ -37,15 +41,28 @@ def can_pack(model: Module) -> bool:
 
     A trial tells, once for every model.
     """
+    return _reason(model) is None
+
+
+def padding_note(model: Module) -> str | None:
+    """Why the rows of a model are padded and not packed, in one line; None where they are packed.
+
+    None on a GPU too, where no rows are packed.
+    """
+    return _reason(model) or None
+
+
+def _reason(model: Module) -> str | None:
+    """Why a model is not packed, None if it is; empty where that goes without saying."""
     if model not in _checked:
         on_cpu = next(model.parameters()).device.type == "cpu"
-        _checked[model] = on_cpu and _agrees(model)
+        _checked[model] = _trial(model) if on_cpu else ""
     return _checked[model]
 
 
 def copy_trial_result(copy: Module, model: Module) -> None:
     """Use the trial of `model` for a copy of it, whose weights may be sharded later."""
-    _checked[copy] = can_pack(model)
+    _checked[copy] = _reason(model)
 
 
 def hidden_states(model: Module, packed: Packed) -> torch.Tensor:
@@ -109,21 +126,63 @@ def stay_uncompiled() -> None:
     AttentionInterface.register(NAME, torch.compiler.disable(_attend))  # type: ignore[no-untyped-call]
 
 
+def _trial(model: Module) -> str | None:
+    """Why packed rows of a model are not those of each row alone; None if they are.
+
+    Whatever goes wrong with a model means that it is not packed.
+    """
+    name = type(model).__name__
+    try:
+        if not _agrees(model):
+            return f"{name}: packed rows would change its results, so rows are padded"
+        if (narrowed := _with_small_windows(model)) is not None and not _agrees(narrowed):
+            return f"{name}: its window is lost in packed rows, so rows are padded"
+    except UnsupportedAttentionError:
+        return f"{name}: its attention has no packed form, so rows are padded"
+    except Exception as error:
+        said = one_line(str(error).strip().partition("\n")[0]) or "no message"
+        return f"{name}: packed rows fail ({type(error).__name__}: {said}), so rows are padded"
+    return None
+
+
+def _with_small_windows(model: Module) -> Module | None:
+    """A copy with the same tensors whose windows are shorter than the rows of a trial.
+
+    None if nothing in the model looks like a window of attention.
+    """
+    copied = with_shared_tensors(model)
+    config = copied.config.get_text_config()
+    found = False
+    for place in (config, copied.config, *copied.modules()):
+        for name, value in list(vars(place).items()):
+            if _is_window(name) and isinstance(value, int) and value > 1:
+                setattr(place, name, min(value, _SMALL_WINDOW))
+                found = True
+    return copied if found else None
+
+
+def _is_window(name: str) -> bool:
+    """Whether an attribute of a model is the width of a window, going by its name."""
+    if "layers" in name or "pattern" in name:
+        return False
+    return "window" in name or "local_attention" in name or "attention_chunk" in name
+
+
 @torch.no_grad()
 def _agrees(model: Module) -> bool:
     """Whether the hidden states of a few rows are those of each row alone."""
     device = next(model.parameters()).device
-    lengths = torch.tensor(_PROBE)
-    count = min(int(lengths.sum()), model.config.get_text_config().vocab_size)
-    ids = torch.arange(len(lengths) * max(_PROBE), device=device).view(len(lengths), -1) % count
+    config = model.config.get_text_config()
+    most = getattr(config, "max_position_embeddings", None) or max(_PROBE)
+    widths = [min(width, most) for width in _PROBE]
+    lengths = torch.tensor(widths)
+    count = min(int(lengths.sum()), config.vocab_size)
+    ids = torch.arange(len(widths) * max(widths), device=device).view(len(widths), -1) % count
     rows = Sequences(ids, ids[:, 1:], torch.ones_like(lengths), lengths - 1)
-    try:
-        ours = hidden_states(model, rows.packed())
-    except (UnsupportedAttentionError, TypeError):
-        return False
+    ours = hidden_states(model, rows.packed())
     alone = [
         body(model)(input_ids=row[None, :n], use_cache=False)
-        for row, n in zip(ids, _PROBE, strict=True)
+        for row, n in zip(ids, widths, strict=True)
     ]
     theirs = torch.cat([output.last_hidden_state[0] for output in alone])
     rounding = 16 * torch.finfo(theirs.dtype).eps * theirs.abs().max()
