@@ -23,7 +23,7 @@ from salsa_cli.generation import selection
 from salsa_cli.generation.rollouts import Rollout
 from salsa_cli.generation.vllm import Server
 from salsa_cli.maths import kl
-from salsa_cli.models import compilation, saving
+from salsa_cli.models import compilation, packed_attention, saving
 from salsa_cli.models.activation_memory import Machine
 from salsa_cli.records import JSON, read_rows, to_json
 from salsa_cli.rl import experience, learning, memory, offload, preflight, references, report_page
@@ -145,7 +145,10 @@ def train(run: Run, server: Server | None, report: Report) -> PPOResult:
     """All updates of a run, from its newest checkpoint or from the start; then save the policy."""
     plan, config, runtime, folder = run.plan, run.config, run.runtime, run.folder
     inputs = runtime.from_main(lambda: preflight.checked_inputs(plan, config))
-    actors, state = restore_or_begin(load_actors(run, server), run, report)
+    loaded = load_actors(run, server)
+    if note := packed_attention.padding_note(loaded.policy.model):
+        report(Note(note))
+    actors, state = restore_or_begin(loaded, run, report)
     watchdog = Watchdog(folder / "metrics.jsonl", config, report)
     with (
         interrupts.deferred_interrupts(report) as interrupted,

@@ -94,6 +94,8 @@ def prepare(config: TrainRMConfig, report: Report) -> TrainingPlan:
         raise SalsaError(
             f"{model} pads with token {pad} and knows {size} tokens; name another with --pad-token"
         )
+    if note := shapes.dtype_note(model):
+        report(Note(note))
     if config.lora_rank is not None:
         lora.check_rank(config.lora_rank, shapes.shape(model).hidden)
     limit = min(config.max_length, shapes.context_length(model) or config.max_length)

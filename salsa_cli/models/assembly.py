@@ -15,8 +15,7 @@ from salsa_cli.models import lora
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.forward import Module
 from salsa_cli.models.scalar_head import with_scalar_head
-from salsa_cli.records import read_json
-from salsa_cli.weights import folders
+from salsa_cli.weights import folders, weight_files
 from salsa_cli.weights.adapters import Adapter, open_adapter, without_copies
 
 
@@ -67,11 +66,14 @@ def untrained_classifier(folder: Path, placement: Placement) -> Module:
 
 
 def has_score_head(folder: Path) -> bool:
-    """Whether a folder holds a sequence classifier, by its config.json, or an adapter of one."""
+    """Whether the files of a model, or of an adapter or its base, hold a head of one score.
+
+    What `architectures` in config.json says is no sign: trainers write class names of their own.
+    """
     if folders.is_adapter(folder):
         return lora.HEAD in adapter(folder).others or has_score_head(folders.base(folder))
-    config = read_json(folder / "config.json")
-    return any("SequenceClassification" in name for name in config.get("architectures") or [])
+    score = weight_files.open_weight_files(folder).tensors.get("score.weight")
+    return score is not None and score.shape[0] == 1
 
 
 def adapter(folder: Path) -> Adapter:
@@ -117,7 +119,22 @@ def load(
             f"{folder} cannot be used as {kind}: its files lack {', '.join(missing[:4])}"
             f"{' ...' if len(missing) > 4 else ''}{hint}"
         )
+    for config in (model.config, model.config.get_text_config()):
+        _compute_outputs_alone(config)
     return model
+
+
+def _compute_outputs_alone(config: Any) -> None:
+    """Turn off what a configuration asks of a forward pass beside its outputs.
+
+    Trainers leave such settings in config.json: logits of the routers of a mixture of experts, for
+    their loss, which fail on rows that are padded; attentions and hidden states; tuples.
+    """
+    for name in ("output_router_logits", "output_attentions", "output_hidden_states"):
+        if getattr(config, name, False):
+            setattr(config, name, False)
+    if getattr(config, "return_dict", True) is False:
+        config.return_dict = True
 
 
 def frozen(model: Module, device: torch.device) -> Module:

@@ -7,7 +7,7 @@ trained, so that log-probabilities of one batch can be compared between passes.
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from transformers import (
 
 from salsa_cli.data import Prompt
 from salsa_cli.errors import SalsaError, during
-from salsa_cli.models import assembly, lora
+from salsa_cli.models import assembly, lora, shapes
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.forward import Module, last_scores
 from salsa_cli.models.readable import UNLIMITED, Limits
@@ -124,6 +124,8 @@ def load_language_model(folder: Path, placement: Placement) -> LanguageModel:
         SalsaError: it cannot be loaded, weights are missing, or it has no end token.
     """
     tokenizer = load_tokenizer(folder)
+    if placement.dtype is None:
+        placement = replace(placement, dtype=shapes.stored_dtype(folder))
     model = assembly.language_model(folder, placement)
     eos = _end_ids(folder, model.generation_config, tokenizer)
     pad = Limits.of(folder).pad(tokenizer.pad_token_id, eos[0])
@@ -142,6 +144,11 @@ def end_ids(folder: Path) -> tuple[int, ...]:
         found = GenerationConfig.from_pretrained(generation_config_folder(folder))
     except OSError:  # without that file, config.json counts
         found = GenerationConfig.from_model_config(text_config(folder))
+    except Exception as error:
+        raise SalsaError(
+            f"{folder}: generation_config.json cannot be used ({assembly.first_line(error)}); "
+            "correct or remove that setting, which salsa does not need"
+        ) from error
     return _end_ids(folder, found, load_tokenizer(folder))
 
 
@@ -249,7 +256,12 @@ def checkpointed(*given: Module) -> Iterator[None]:
 def _end_ids(folder: Path, generation: Any, tokenizer: Tokenizer) -> tuple[int, ...]:
     """The end tokens of the generation config, then that of the tokenizer."""
     given = generation.eos_token_id if generation else None
-    eos = [given] if isinstance(given, int) else list(given or [])
+    eos = list(given) if isinstance(given, list | tuple) else [] if given is None else [given]
+    if wrong := [one for one in eos if type(one) is not int or one < 0]:
+        raise SalsaError(
+            f"{folder}: eos_token_id in generation_config.json holds {wrong[0]!r}; expected a "
+            "token id, or a list of them"
+        )
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in eos:
         eos.append(tokenizer.eos_token_id)
     if not eos:

@@ -12,7 +12,7 @@ from salsa_cli.models import lora
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.forward import Module
 from salsa_cli.models.loading import generation_config_folder, load_language_model
-from salsa_cli.models.shapes import stored_dtype, text_config
+from salsa_cli.models.shapes import stored_dtype
 from salsa_cli.weights import folders
 
 SHARD = "2GB"
@@ -24,7 +24,7 @@ def save_model(model: Module, folder: Path, *, like: Path) -> None:
 
     A causal model also gets the generation config of `like`, byte for byte.
     """
-    raised = model.to(getattr(text_config(like), "dtype", None) or torch.float32)
+    raised = model.to(stored_dtype(like))
     with _storage_errors(folder):
         raised.save_pretrained(folder)
     for path in folder.glob("*.safetensors"):  # written with mode 0600, whatever the umask

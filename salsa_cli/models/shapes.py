@@ -1,6 +1,7 @@
 """Sizes, data types and lengths of a model, read from its config.json."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,15 @@ _POSITION_TABLE = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings?|p
 
 _COMPUTED_TABLES = ("gptj", "codegen")
 """Models that compute a table of positions when they are built, and store none."""
+
+
+_FLOATS = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+}
+"""Data types by their names in safetensors files."""
 
 
 @dataclass(frozen=True)
@@ -64,24 +74,58 @@ def vocabulary_size(folder: Path) -> int:
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
-    """The data type of a model's weights, from its configuration."""
+    """The data type that most of a model's weights are stored in, from the headers of its files.
+
+    That of its configuration where most are no floating-point numbers (quantised weights). What
+    the configuration says is not always true of the files: trainers write one and not the other.
+    """
+    elements: Counter[str] = Counter()
+    for spec in weight_files.open_weight_files(folders.base(folder)).tensors.values():
+        elements[spec.dtype] += spec.elements
+    most = elements.most_common(1)[0][0] if elements else ""
+    return _FLOATS.get(most) or _declared_dtype(folder)
+
+
+def dtype_note(folder: Path) -> str | None:
+    """What to say where configuration and files disagree on the data type of the weights."""
+    declared, stored = _declared_dtype(folder), stored_dtype(folder)
+    if declared == stored or getattr(text_config(folder), "dtype", None) is None:
+        return None
+    names = [str(dtype).removeprefix("torch.") for dtype in (declared, stored)]
+    return (
+        f"{folder}: config.json says {names[0]}, and the weights are {names[1]}; the result is "
+        f"written in {names[1]}"
+    )
+
+
+def _declared_dtype(folder: Path) -> torch.dtype:
     dtype = getattr(text_config(folder), "dtype", None)
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
 def shape(folder: Path) -> Shape:
-    """Depth and widths of a model, from its configuration."""
+    """Depth and widths of a model, from its configuration.
+
+    Raises:
+        SalsaError: it has no attention heads, or layers of several widths.
+    """
     config = text_config(folder)
-    hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
-    head = int(getattr(config, "head_dim", None) or hidden // heads)
-    return Shape(
-        layers=int(config.num_hidden_layers),
-        hidden=hidden,
-        heads=heads * head,
-        keys=int(getattr(config, "num_key_value_heads", None) or heads) * head,
-        inner=int(getattr(config, "intermediate_size", None) or 4 * hidden),
-        vocabulary=int(config.vocab_size),
-    )
+    try:
+        hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
+        head = int(getattr(config, "head_dim", None) or hidden // heads)
+        return Shape(
+            layers=int(config.num_hidden_layers),
+            hidden=hidden,
+            heads=heads * head,
+            keys=int(getattr(config, "num_key_value_heads", None) or heads) * head,
+            inner=int(getattr(config, "intermediate_size", None) or 4 * hidden),
+            vocabulary=int(config.vocab_size),
+        )
+    except (AttributeError, TypeError) as error:
+        raise SalsaError(
+            f"{folder}: a {config.model_type} model has no attention heads, or layers of several "
+            f"widths ({assembly.first_line(error)})"
+        ) from error
 
 
 def text_config(folder: Path) -> Any:

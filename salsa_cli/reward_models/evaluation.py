@@ -84,7 +84,7 @@ def prepare(config: TrainRMConfig, report: Report) -> EvaluationPlan:
     for folder in found:
         if not assembly.has_score_head(folder):
             raise SalsaError(
-                f"{folder} is no reward model: its config.json names no sequence classifier. "
+                f"{folder} is no reward model: its files hold no head of one score. "
                 "Expected one to evaluate, or --data with pairs to train one on"
             )
     if config.store_scale and not Path(config.model).is_dir():

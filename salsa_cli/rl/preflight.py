@@ -17,7 +17,7 @@ from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.generation import vllm
 from salsa_cli.generation.vllm import Server
-from salsa_cli.models import assembly, learners, loading, lora, readable, shapes
+from salsa_cli.models import learners, loading, lora, parts, readable, shapes
 from salsa_cli.models.learners import MOMENTS
 from salsa_cli.models.tokens import row_ids, template_warning
 from salsa_cli.records import JSON
@@ -80,6 +80,9 @@ def prepare(config: PPOConfig, report: Report) -> PPOPlan:
     watched = [reasons.attempt(partial(_reward, name)) for name in config.watch_reward]
     rows = reasons.attempt(lambda: data.prompts(data.read(config.prompts)))
     if policy is not None:
+        reasons.add(_unfit(policy, held))
+        if config.gradient_checkpointing:
+            reasons.attempt(lambda: parts.check_checkpointing(policy))
         reasons.add(_endless(policy))
         reasons.add(_unmoving(policy, held, config))
         for reference in held:
@@ -88,6 +91,8 @@ def prepare(config: PPOConfig, report: Report) -> PPOPlan:
                 reasons.add(_other_shapes(policy, reference))
     sources = tuple(name for name in trained if name is not None)
     critic = reasons.attempt(lambda: _critic(config, policy, sources)) if policy else None
+    if critic is not None and critic != policy:
+        reasons.attempt(lambda: parts.check_critic(critic))
     if policy is not None and critic is not None:
         reasons.add(_idle_rank(policy, critic, config))
     if policy is not None and rows is not None:
@@ -104,6 +109,8 @@ def prepare(config: PPOConfig, report: Report) -> PPOPlan:
         *fitting,
     )
     _explain(plan, rows, config, report)
+    if config.dry_run:
+        _explain_parts(plan, report)
     return plan
 
 
@@ -219,21 +226,15 @@ def _reward(name: str) -> str:
     """Check that a reward exists and, if it is a model, has a trained score head."""
     found = rewards.resolve(name)
     for folder in rewards.models_of(found):
-        if folders.is_adapter(folder):
-            if not assembly.has_score_head(folder):
-                raise SalsaError(
-                    f"{folder} cannot be used as a reward model: the adapter brings no score head, "
-                    "and its base has none; `salsa train-rm --lora-rank` makes one that does"
-                )
-            continue
-        if "score.weight" not in weight_files.open_weight_files(folder).tensors:
-            named = "a" if assembly.has_score_head(folder) else "no"
-            raise SalsaError(
-                f"{folder} cannot be used as a reward model: its config.json names {named} "
-                "sequence classifier and its files lack score.weight (it has no trained score "
-                "head); `salsa train-rm` makes one"
-            )
+        parts.check_reward_model(folder)
     return found
+
+
+def _unfit(policy: Path, held: Sequence[Reference]) -> Iterator[str]:
+    """Why a model is of no kind that can be a policy or a reference."""
+    for folder in dict.fromkeys((policy, *(one.first for one in held))):
+        if reason := _reason(partial(parts.check_language_model, folder)):
+            yield reason
 
 
 def _endless(policy: Path) -> Iterator[str]:
@@ -420,6 +421,16 @@ def _explain(plan: PPOPlan, rows: Sequence[Prompt], config: PPOConfig, report: R
             report(Note(f"loaded once, and shared by {parts}: {base}"))
     named = ", ".join(reference.name for reference in plan.references)
     report(Note(f"policy {plan.policy}   reference {named}   critic from {plan.critic}"))
+
+
+def _explain_parts(plan: PPOPlan, report: Report) -> None:
+    """Say what each model could be, and where the data type of its files is not as it says."""
+    scorers = [one for name in (*plan.rewards, *plan.watched) for one in rewards.models_of(name)]
+    references = [one.first for one in plan.references]
+    for folder in dict.fromkeys((plan.policy, *references, plan.critic, *scorers)):
+        report(Note(parts.described(folder)))
+    if note := shapes.dtype_note(plan.policy):
+        report(Note(note))
 
 
 def _listed(tokens: Sequence[int]) -> str:

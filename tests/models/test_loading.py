@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from salsa_cli.errors import SalsaError
-from salsa_cli.models import forward, loading, saving
+from salsa_cli.generation import choice
+from salsa_cli.models import forward, loading, saving, shapes
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.sequences import Sequences
 from salsa_cli.models.tokens import Answer, pad_left, pad_right
-from tests.support import tiny
+from tests.support import families, tiny
 from tests.support.worlds import World
 
 CPU = torch.device("cpu")
@@ -150,3 +153,81 @@ def test_a_critic_from_a_reward_model_predicts_the_scores_that_are_trained_on(
     expected = (reward.score_ids(ROWS) - 2) / 4
     found = forward.last_scores(critic, pad_right(ROWS, 0))
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("declared", "stored"),
+    [("bfloat16", torch.float32), ("float32", torch.bfloat16), ("float16", torch.float32)],
+)
+def test_weights_are_written_in_the_type_of_the_files_whatever_config_json_says(
+    world: World, tmp_path: Path, declared: str, stored: torch.dtype
+) -> None:
+    folder = tmp_path / "m"
+    model = AutoModelForCausalLM.from_pretrained(world.a, dtype=stored)
+    model.save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": declared}))
+    assert shapes.stored_dtype(folder) == stored
+    note = shapes.dtype_note(folder)
+    assert note is not None
+    assert f"config.json says {declared}, and the weights are {str(stored)[6:]}" in note
+    assert shapes.dtype_note(world.a) is None
+    read = loading.load_language_model(folder, None, CPU).model
+    loaded = loading.load_language_model(folder, torch.float32, CPU)
+    saving.save_model(loaded.model, tmp_path / "out", like=folder)
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    for name, value in model.state_dict().items():
+        assert torch.equal(read.state_dict()[name], value), name
+        assert written[name].dtype == stored and torch.equal(written[name], value), name
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == str(stored)[6:]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"early_stopping": 7}', "generation_config.json cannot be used"),
+        ('{"cache_implementation": "none"}', "generation_config.json cannot be used"),
+        ('{"max_new_tokens": -5}', "generation_config.json cannot be used"),
+        ("[1]", "generation_config.json cannot be used"),
+        ('{"eos_token_id": "2"}', "eos_token_id in generation_config.json holds '2'"),
+        ('{"eos_token_id": [2, 2.5]}', "eos_token_id in generation_config.json holds 2.5"),
+        ('{"eos_token_id": -1}', "eos_token_id in generation_config.json holds -1"),
+    ],
+)
+def test_a_generation_config_that_cannot_be_used_is_refused(
+    world: World, tmp_path: Path, content: str, words: str
+) -> None:
+    folder = Path(shutil.copytree(world.a, tmp_path / "m"))
+    (folder / "generation_config.json").write_text(content)
+    with pytest.raises(SalsaError) as caught:
+        loading.end_ids(folder)
+    assert f"{folder}: {words}" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["Mixtral", "Qwen2Moe", "PhiMoE", "OlmoE", "Qwen3Moe"])
+def test_a_mixture_of_experts_whose_config_asks_for_router_logits(
+    tmp_path: Path, name: str
+) -> None:
+    """What trainers leave in config.json; rollouts of prompts of several lengths failed."""
+    kind = {"PhiMoE": "Phimoe", "OlmoE": "Olmoe"}.get(name, name)
+    sizes = {one: value for one, value in families.SMALL.items() if one != "head_dim"}
+    experts = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2}
+    more = {"moe_intermediate_size": 8, "shared_expert_intermediate_size": 8}
+    config = getattr(transformers, f"{kind}Config")(
+        **sizes, **experts, **more, output_router_logits=True, return_dict=True
+    )
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    flags = {"output_router_logits": True, "output_hidden_states": True}
+    (tmp_path / "config.json").write_text(json.dumps(content | flags))
+    policy = loading.load_language_model(tmp_path, torch.float32, CPU)
+    prompts = [[4, 6, 9], [5], [7, 8, 3, 3, 12]]
+    uniforms = torch.rand(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ids = choice.choose("auto", policy.model)(policy, prompts, uniforms, 1.0)
+    for prompt, row, numbers in zip(prompts, ids, uniforms, strict=True):
+        alone = choice.choose("auto", policy.model)(policy, [prompt], numbers[None], 1.0)[0]
+        length = next((n for n, token in enumerate(alone.tolist()) if token == 2), len(alone))
+        assert row[:length].tolist() == alone[:length].tolist()
