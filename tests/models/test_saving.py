@@ -1,6 +1,5 @@
 """Trained models as ordinary folders: types, tied weights, adapters, and a full disk."""
 
-import json
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,9 +20,9 @@ CPU = torch.device("cpu")
 
 
 def stored_as(folder: Path, dtype: str) -> Path:
-    """The same model, which its configuration says to be of this type."""
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "dtype": dtype}))
+    """The same model with its weights in this type."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    model.save_pretrained(folder)
     return folder
 
 
