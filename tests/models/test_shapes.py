@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from salsa_cli.errors import SalsaError
 from salsa_cli.models import shapes
@@ -29,10 +30,18 @@ def test_a_head_wider_than_its_share_of_the_hidden_width(tmp_path: Path) -> None
     assert (found.hidden, found.heads, found.keys) == (16, 24, 12)
 
 
-def test_the_type_is_that_of_the_configuration_or_float32(tmp_path: Path) -> None:
+def test_the_type_is_that_of_most_weights_or_of_the_configuration(tmp_path: Path) -> None:
     folder = architectures.save(tmp_path / "m", "llama", 1)
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
+    path, weights = folder / "config.json", folder / "model.safetensors"
+    config, tensors = json.loads(path.read_text()), load_file(weights)
+    for stored in ("bfloat16", None):
+        path.write_text(json.dumps({**config, "dtype": stored}))
+        assert shapes.stored_dtype(folder) == torch.float32
+    norms = {name: one.bfloat16() if "norm" in name else one for name, one in tensors.items()}
+    save_file(norms, weights)
+    assert shapes.stored_dtype(folder) == torch.float32
+    quantised = {name: one if "norm" in name else one.char() for name, one in tensors.items()}
+    save_file(quantised, weights)
     for stored, dtype in (("bfloat16", torch.bfloat16), (None, torch.float32)):
         path.write_text(json.dumps({**config, "dtype": stored}))
         assert shapes.stored_dtype(folder) == dtype
