@@ -49,8 +49,8 @@ def answer_logprobs(model: Module, sequences: Sequences, temperature: float) -> 
     """Log-probabilities `[B, R]` in float32 of the answers' tokens, 0 on the padding.
 
     A model in float64 gives float64. Only real answer tokens are projected, a few at a time
-    (`maths.projection`), so no tensor of answers x length x vocabulary is allocated. A model whose
-    head salsa cannot compute returns its own logits from the end of the shortest prompt on.
+    (`maths.chunked_logprobs`), so no tensor of answers x length x vocabulary is allocated. A model
+    whose head salsa cannot compute returns its own logits from the end of the shortest prompt on.
     """
     places = sequences.real()
     tokens = sequences.answers.flatten()[places]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from salsa_cli.errors import SalsaError
-from salsa_cli.generation import choice
+from salsa_cli.generation import selection
 from salsa_cli.models import forward, loading, saving, shapes
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.sequences import Sequences
@@ -173,8 +173,8 @@ def test_weights_are_written_in_the_type_of_the_files_whatever_config_json_says(
     assert note is not None
     assert f"config.json says {declared}, and the weights are {str(stored)[6:]}" in note
     assert shapes.dtype_note(world.a) is None
-    read = loading.load_language_model(folder, None, CPU).model
-    loaded = loading.load_language_model(folder, torch.float32, CPU)
+    read = loading.load_language_model(folder, Placement(None, CPU)).model
+    loaded = loading.load_language_model(folder, Placement(torch.float32, CPU))
     saving.save_model(loaded.model, tmp_path / "out", like=folder)
     written = load_file(tmp_path / "out" / "model.safetensors")
     for name, value in model.state_dict().items():
@@ -223,11 +223,13 @@ def test_a_mixture_of_experts_whose_config_asks_for_router_logits(
     content = json.loads((tmp_path / "config.json").read_text())
     flags = {"output_router_logits": True, "output_hidden_states": True}
     (tmp_path / "config.json").write_text(json.dumps(content | flags))
-    policy = loading.load_language_model(tmp_path, torch.float32, CPU)
+    policy = loading.load_language_model(tmp_path, Placement(torch.float32, CPU))
     prompts = [[4, 6, 9], [5], [7, 8, 3, 3, 12]]
     uniforms = torch.rand(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    ids = choice.choose("auto", policy.model)(policy, prompts, uniforms, 1.0)
+    ids = selection.select_generator("auto", policy.model)(policy, prompts, uniforms, 1.0)
     for prompt, row, numbers in zip(prompts, ids, uniforms, strict=True):
-        alone = choice.choose("auto", policy.model)(policy, [prompt], numbers[None], 1.0)[0]
+        alone = selection.select_generator("auto", policy.model)(
+            policy, [prompt], numbers[None], 1.0
+        )[0]
         length = next((n for n, token in enumerate(alone.tolist()) if token == 2), len(alone))
         assert row[:length].tolist() == alone[:length].tolist()

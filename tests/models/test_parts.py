@@ -14,6 +14,7 @@ from salsa_cli import ppo
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.models import assembly, forward, loading, parts
+from salsa_cli.models.backbones import Placement
 from salsa_cli.models.sequences import Sequences
 from salsa_cli.models.tokens import pad_left, pad_right
 from salsa_cli.runs.events import Event, Note, silent
@@ -79,7 +80,7 @@ def test_a_critic_of_a_model_without_a_classifier_reads_its_hidden_states(
     tmp_path: Path, family: str
 ) -> None:
     folder = save(tmp_path / "m", *WITHOUT_CLASSIFIER[family])
-    critic = loading.load_critic(folder, CPU)
+    critic = loading.load_critic(folder, Placement(torch.float32, CPU))
     given = Sequences.of(pad_left(PROMPTS, 0), pad_right(ANSWERS, 0))
     assert forward.answer_values(critic, given).abs().max() == 0
     torch.manual_seed(1)
@@ -198,8 +199,8 @@ def test_a_score_head_makes_a_reward_and_a_critic_whatever_the_class_is_called(
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "architectures": architectures}))
     parts.check_reward_model(folder)
-    reward = loading.load_reward_model(folder, torch.float32, CPU)
-    critic = loading.load_critic(folder, CPU)
+    reward = loading.load_reward_model(folder, Placement(torch.float32, CPU))
+    critic = loading.load_critic(folder, Placement(torch.float32, CPU))
     rows = [[4, 6, 9, 2], [5, 2]]
     found = forward.last_scores(critic, pad_right(rows, 0))
     torch.testing.assert_close(found, reward.score_ids(rows), rtol=0, atol=1e-6)
