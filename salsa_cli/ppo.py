@@ -25,8 +25,17 @@ from salsa_cli.generation.vllm import Server
 from salsa_cli.maths import kl
 from salsa_cli.models import compilation, packed_attention, saving
 from salsa_cli.models.activation_memory import Machine
-from salsa_cli.records import JSON, read_rows, to_json
-from salsa_cli.rl import experience, learning, memory, offload, preflight, references, report_page
+from salsa_cli.records import JSON, read_rows, to_json, write_text
+from salsa_cli.rl import (
+    experience,
+    learning,
+    memory,
+    model_card,
+    offload,
+    preflight,
+    references,
+    report_page,
+)
 from salsa_cli.rl.actors import (
     Actors,
     TrainingState,
@@ -291,6 +300,9 @@ def save_policy(inputs: Mapping[str, JSON], actors: Actors, run: Run, result: PP
     run_folder.write_record(folder, RECORD, run_folder.made_by("ppo", config, inputs, **more))
     saving.save_policy(actors.policy.model, folder, like=plan.policy)
     folders.copy_tokenizer(plan.policy, folder)
+    rewards = (result.reward_first, result.reward_last)
+    card = model_card.write(config, plan.policy, result.updates, rewards)
+    write_text(folder / "README.md", card)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from salsa_cli.reward_models.assessment import Assessment
 from salsa_cli.reward_models.report_page import TrainingReport
 from salsa_cli.reward_models.results import proves_nothing
 from salsa_cli.reward_models.rewards import RewardScale
+from salsa_cli.weights import cards
 
 
 def write(
@@ -27,19 +28,18 @@ def write(
         f"| {one.name} | {one.n} | {one.accuracy:.1%} | {one.low:.1%} to {one.high:.1%} |\n"
         for one in (accuracy, *member.categories)
     )
-    return f"""---
-base_model:
-- {config.model}
-library_name: {"peft" if _is_adapter(config) else "transformers"}
-pipeline_tag: text-classification
-tags:
-- reward-model
-- salsa
----
-
+    head = cards.front_matter(
+        (config.model,),
+        library="peft" if _is_adapter(config) else "transformers",
+        tags=("reward-model", "salsa"),
+        relation="adapter" if _is_adapter(config) else "finetune",
+        pipeline="text-classification",
+    )
+    pairs = counted(trained.pairs, "preference pair")
+    return f"""{head}
 # {"The adapter of a reward model" if _is_adapter(config) else "A reward model"}
 
-Trained from {config.model} by `salsa train-rm` on {counted(trained.pairs, "preference pair")} of
+Trained from {cards.cell(config.model)} by `salsa train-rm` on {pairs} of
 {config.data}, with the likelihood of Bradley and Terry: the probability that one answer is
 preferred to another is sigmoid(score of the one - score of the other).
 

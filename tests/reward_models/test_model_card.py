@@ -42,7 +42,8 @@ def card(name: str, template: str | None, pairs: int = 40) -> str:
 
 def test_the_card_names_base_data_metrics_and_use() -> None:
     text = card("rm", None)
-    assert text.startswith("---\nbase_model:\n- sft\n")
+    assert text.startswith("---\nlibrary_name: transformers\npipeline_tag: text-classification\n")
+    assert "Trained from sft by" in text  # a local folder is no id of the hub
     assert "40 preference pairs of\nprefs.jsonl" in text
     assert "1 preference pair of\n" in card("rm", None, pairs=1)
     assert "| all | 4 | 50.0% | 15.0% to 85.0% |" in text
