@@ -13,6 +13,7 @@ from tests.support.mutation import Mutant, main
 NEAREST = [
     "runs/test_interrupts.py",
     "rl/test_learning.py",
+    "rl/test_objectives.py",
     "maths",
     "models/test_learners.py",
     "reward_models/test_rewards.py",
@@ -340,8 +341,8 @@ MUTANTS = [
     Mutant(
         "chi2 the wrong way round",
         "maths/kl.py",
-        "expm1(k1(logprobs, ref_logprobs))",
-        "expm1(k1(ref_logprobs, logprobs))",
+        "expm1(k1(logprobs, ref_logprobs).clamp",
+        "expm1(k1(ref_logprobs, logprobs).clamp",
     ),
     Mutant(
         "uncertainty sought", "maths/ensembles.py", "- weight * scores.var", "+ weight * scores.var"
@@ -351,6 +352,42 @@ MUTANTS = [
         "maths/kl.py",
         "max(observed / target - 1, -0.2)",
         "max(1 - observed / target, -0.2)",
+    ),
+    Mutant(
+        "the objective with the first weight",
+        "ppo.py",
+        "adv.objective(rollout.scores, penalty_sums, state.kl_coef)",
+        "adv.objective(rollout.scores, penalty_sums, config.kl_coef)",
+    ),
+    Mutant(
+        "adapting to half the penalty",
+        "ppo.py",
+        "            metrics.penalty,\n",
+        "            metrics.penalty / 2,\n",
+    ),
+    Mutant(
+        "chi2 with half of its own gradient",
+        "rl/learning.py",
+        "kl.chi2_slope, rollout.logprobs",
+        "lambda a, b: kl.chi2_slope(a, b) * 0, rollout.logprobs",
+    ),
+    Mutant(
+        "a token's own KL twice with the loss",
+        "rl/learning.py",
+        "return -masked.zero_padding(penalty, rollout.mask)",
+        "return None",
+    ),
+    Mutant(
+        "no importance ratio on k3",
+        "maths/kl.py",
+        "torch.exp(logprobs - old_logprobs) * k3(",
+        "1.0 * k3(",
+    ),
+    Mutant(
+        "the weight in the loss without the advantages' unit",
+        "rl/learning.py",
+        "near = targets.unit * loss_penalties(",
+        "near = loss_penalties(",
     ),
     Mutant(
         "the reference outruns",

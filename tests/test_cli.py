@@ -83,7 +83,10 @@ def test_soup_needs_no_torch(world: World, tmp_path: Path) -> None:
 
 def test_bounds_and_defaults_are_in_the_help() -> None:
     text = re.sub(r"\s+", " ", started("ppo", "--help-all", env={"COLUMNS": "200"}).stdout)
-    assert "Coefficient of the penalty. [X >= 0; default: 0.05]" in text
+    assert (
+        "Coefficient of the penalty: reward per nat, in the reward and in the loss. "
+        "[X >= 0; default: 0.05]" in text
+    )
     assert "Clip range of the probability ratio. [0 < X < 1; default: 0.2]" in text
     assert "--clip" not in started("ppo", "--help").stdout
 

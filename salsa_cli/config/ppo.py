@@ -84,15 +84,16 @@ class PPOConfig(TrainingConfig):
     penalty: Annotated[
         Literal["kl", "chi2", "mean-kl"],
         Setting(
-            "Divergence from REF to penalise: KL, chi-squared, or the mean of the KLs to "
-            "several references.",
+            "Divergence from REF, of whole answers: KL(policy||REF); the chi-squared divergence "
+            "of each token, summed, with ratios above e^3 counted as e^3; or the mean of the KLs "
+            "to several.",
             panel="Reference",
         ),
     ] = "kl"
     kl_coef: Annotated[
         float,
         Setting(
-            "Coefficient of the penalty.",
+            "Coefficient of the penalty: reward per nat, in the reward and in the loss.",
             low=0,
             metavar="X",
             panel="Reference",
@@ -102,14 +103,15 @@ class PPOConfig(TrainingConfig):
     kl_estimator: Annotated[
         Literal["k1", "k2", "k3"],
         Setting(
-            "Estimator of the KL from sampled tokens.",
+            "Estimator of the KL: k1 in the reward; k2 or k3, importance-weighted, in the loss.",
             panel="Reference",
         ),
     ] = "k1"
     kl_in: Annotated[
         Literal["reward", "loss"],
         Setting(
-            "Add the penalty to each token's reward, or to the loss.",
+            "Where a token's own KL enters: its reward, or the loss, which differentiates it. "
+            "That of later tokens is in the reward either way: one divergence, two estimates.",
             panel="Reference",
         ),
     ] = "reward"
@@ -270,7 +272,8 @@ class PPOConfig(TrainingConfig):
     temperature: Annotated[
         float,
         Setting(
-            "Sampling temperature; logits are divided by it in training, too.",
+            "Sampling temperature; logits are divided by it in training, too, so every KL is that "
+            "of the policies at this temperature.",
             above=0,
             metavar="X",
             panel="PPO",
@@ -582,14 +585,29 @@ class PPOConfig(TrainingConfig):
 
     def _penalties(self) -> Iterator[str]:
         if self.kl_in == "loss" and self.penalty == "chi2":
-            yield "--penalty chi2 cannot be part of the loss; expected --kl-in reward"
+            yield (
+                "--penalty chi2 cannot be part of the loss, where one token's ratio would decide "
+                "the gradient; expected --kl-in reward"
+            )
         elif self.kl_in == "loss" and self.kl_estimator == "k1":
             yield (
                 "--kl-in loss with --kl-estimator k1 has no effect: the gradient of k1 "
-                "is 0 on average; expected k2 or k3"
+                "is 0 on average; expected k3 or k2"
             )
         if self.penalty == "chi2" and self.kl_estimator != "k1":
             yield f"--kl-estimator {self.kl_estimator} has no effect with --penalty chi2"
+        elif self.kl_in == "reward" and self.kl_estimator == "k3":
+            yield (
+                "--kl-estimator k3 in the reward does not hold the policy near REF: its gradient "
+                "is that of KL(policy||REF) minus that of KL(REF||policy), which cancel near REF; "
+                "expected k1, or --kl-in loss"
+            )
+        elif self.kl_in == "reward" and self.kl_estimator == "k2":
+            yield (
+                "--kl-estimator k2 in the reward does not hold the policy near REF: it rewards "
+                "neither sign of the log-ratio, so its gradient is not that of the KL and vanishes "
+                "near REF; expected k1, or --kl-in loss"
+            )
         if self.kl_horizon is not None and self.kl_target is None:
             yield "--kl-horizon has no effect without --kl-target"
         if self.batch_size > (self.kl_horizon or KL_HORIZON) and self.kl_target is not None:

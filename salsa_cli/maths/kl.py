@@ -22,7 +22,7 @@ def k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
 
 def k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """k2 = k1^2 / 2, elementwise [B, T]: never negative, biased, of low variance.
+    """k2 = k1^2 / 2, elementwise [B, T]: never negative, a biased estimate of low variance.
 
     Args:
         logprobs: [B, T] log pi at the sampled tokens.
@@ -45,19 +45,68 @@ def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     return torch.expm1(-difference) + difference
 
 
+LOG_RATIO_LIMIT = 3.0
+"""Largest log(pi / ref) of a token that `chi2` distinguishes: larger ones count as this.
+
+Without a limit a single token decides an update: at a log-ratio of 6 and a coefficient of 0.05 it
+cut the spread of all other whitened advantages to 0.385. (Laidlaw et al. clip the log-ratio at 10.)
+"""
+
+
 def chi2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """pi / ref - 1, elementwise [B, T]: unbiased for the chi-squared divergence, of either sign.
+    """min(pi / ref, C) - 1, elementwise [B, T], with C = exp(LOG_RATIO_LIMIT): of either sign.
 
     Args:
         logprobs: [B, T] log pi at the sampled tokens.
         ref_logprobs: [B, T] log ref at the same tokens.
 
-    chi2(pi || ref) = sum_v pi_v^2 / ref_v - 1 = E_pi[pi / ref] - 1, here of each next token
+    Unbiased for the clipped chi-squared divergence of each next token,
+    chi2(pi || ref) = sum_v pi_v min(pi_v / ref_v, C) - 1
     (Laidlaw et al., "Correlated Proxies: A New Definition and Improved Mitigation for Reward
-    Hacking", 2024, regularise by it; the sum over tokens is our choice, since the ratio of whole
-    answers overflows). Infinite where k1 > 88 in float32.
+    Hacking", 2024, regularise by the chi-squared divergence of whole answers, whose ratios overflow
+    for long ones; the sum over tokens and the limit are our choice).
     """
-    return torch.expm1(k1(logprobs, ref_logprobs))
+    return torch.expm1(k1(logprobs, ref_logprobs).clamp(max=LOG_RATIO_LIMIT))
+
+
+def chi2_slope(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """Derivative of `chi2` by log pi, elementwise [B, T]: pi / ref below the limit, else 0.
+
+    The divergence depends on the policy twice: by the tokens that it samples and by the ratio. A
+    reward accounts for the first alone; added to the penalty of the token itself, this accounts for
+    the second: of sum_v pi_v^2 / ref_v the gradient is 2 E[(pi / ref) grad log pi].
+    """
+    difference = k1(logprobs, ref_logprobs)
+    inside = difference < LOG_RATIO_LIMIT
+    return torch.where(inside, difference.clamp(max=LOG_RATIO_LIMIT).exp(), 0)
+
+
+def weighted_k2(logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """k2 for the loss, [B, T], with the gradient of KL(pi || ref) over each next token.
+
+    Args:
+        logprobs: [B, T] log pi, with gradient.
+        old_logprobs: [B, T] those of the policy that sampled, without.
+        ref_logprobs: [B, T] log ref.
+
+    The gradient (pi / pi_old) k1 grad log pi has the expectation sum_v grad pi_v k1_v, which is the
+    KL's, at every optimiser step: the ratio, itself without gradient, makes up for the tokens being
+    those of the old policy.
+    """
+    ratio = torch.exp(logprobs - old_logprobs).detach()
+    return ratio * k2(logprobs, ref_logprobs)
+
+
+def weighted_k3(logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """k3 for the loss, [B, T], with value and gradient of KL(pi || ref) over each next token.
+
+    Arguments as for `weighted_k2`.
+
+    (pi / pi_old) k3, with the gradient of both factors: its expectation over pi_old is that of k3
+    over pi, so both are the KL's (DeepSeek-AI, "DeepSeek-V3.2", 2025, section 3.1). Without the
+    ratio the gradient is that of the forward KL(ref || pi).
+    """
+    return torch.exp(logprobs - old_logprobs) * k3(logprobs, ref_logprobs)
 
 
 def adapted(coef: float, observed: float, target: float, answers: int, horizon: int) -> float:

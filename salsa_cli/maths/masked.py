@@ -61,7 +61,18 @@ def whiten(x: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
 
     The mean is removed, not added back. One real token, or equal values, give exactly 0 everywhere.
     """
-    return _centred(x, mask) / torch.sqrt(masked_variance(x, mask) + epsilon)
+    return _centred(x, mask) / deviation(x, mask, epsilon)
+
+
+def deviation(x: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
+    """sqrt(variance + epsilon) over real tokens, a scalar: what `whiten` divides by.
+
+    Args:
+        x: [B, T].
+        mask: [B, T] bool.
+        epsilon: added to the variance.
+    """
+    return torch.sqrt(masked_variance(x, mask) + epsilon)
 
 
 def scale(x: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:

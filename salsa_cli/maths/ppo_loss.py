@@ -89,8 +89,7 @@ def divergence_loss(divergence: Tensor, mask: Tensor, tokens: Tensor | float) ->
     """A per-token divergence as a term of the loss, a scalar: its sum over real tokens / tokens.
 
     Args:
-        divergence: [B, T] of k2 or k3, with gradient. The gradient of k1 has the expectation 0,
-            that of k2 the KL's own (Schulman 2020, see `kl`).
+        divergence: [B, T] of `kl.weighted_k2` or `kl.weighted_k3`, with gradient.
         mask: [B, T] bool.
         tokens: number of real tokens of the whole minibatch.
     """

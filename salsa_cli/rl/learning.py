@@ -18,25 +18,28 @@ from salsa_cli.rl import batching
 from salsa_cli.rl.actors import Actors
 from salsa_cli.rl.run import Run
 
-ESTIMATORS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "k1": kl.k1,
-    "k2": kl.k2,
-    "k3": kl.k3,
+LOSS_ESTIMATORS: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "k2": kl.weighted_k2,
+    "k3": kl.weighted_k3,
 }
+"""What `--kl-in loss` differentiates, by the name of the estimator."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """The targets of one update.
+    """Targets of the policy and the critic in one update.
 
     Attributes:
         advantages: `[B, R]`, whitened, times the importance weights.
         returns: `[B, R]`, from unwhitened advantages.
+        unit: the advantage that a reward of 1 is worth, a scalar: whitening divides rewards by
+            their spread, and a penalty in the loss must be divided by the same number.
         weights: `[B, R]` importance weights, where another program sampled.
     """
 
     advantages: torch.Tensor
     returns: torch.Tensor
+    unit: torch.Tensor
     weights: torch.Tensor | None = None
 
 
@@ -61,12 +64,9 @@ def compute_penalties(
     mask: torch.Tensor,
     config: PPOConfig,
 ) -> torch.Tensor:
-    """Estimates of the penalised divergence `[B, R]`, averaged over all references."""
-    logprobs = masked.zero_padding(logprobs, mask)
-    estimate = kl.chi2 if config.penalty == "chi2" else ESTIMATORS[config.kl_estimator]
-    return torch.stack(
-        [estimate(logprobs, masked.zero_padding(ref, mask)) for ref in ref_logprobs]
-    ).mean(0)
+    """Estimates of the penalised divergence `[B, R]`: the mean over all references."""
+    estimate = kl.chi2 if config.penalty == "chi2" else kl.k1
+    return _mean_over_references(estimate, logprobs, ref_logprobs, mask)
 
 
 def compute_advantages(
@@ -74,27 +74,77 @@ def compute_advantages(
 ) -> Targets:
     """Rewards per token, then advantages by GAE: whitened for the policy, unwhitened for returns.
 
+    The gradient of a divergence has two parts for each token: what the token itself adds, and what
+    the tokens after it add. The rewards account for both; `_own_part` corrects the former.
+
     Where another program sampled, every term of the policy's loss is multiplied by its importance
     weight. The clipped loss is proportional to the advantage for any factor from 0 up, so the
     weights are multiplied into the advantages.
 
     Args:
-        penalty: `[B, R]` from `penalties`.
-        coef: its weight.
+        penalty: `[B, R]` from `compute_penalties`.
+        coef: its weight, in units of the reward.
     """
-    if config.kl_in == "loss":
-        penalty, coef = torch.zeros_like(penalty), 0.0
-    token_rewards = adv.token_rewards(rollout.scores, penalty, rollout.mask, coef)
+    mask = rollout.mask
+    token_rewards = adv.token_rewards(rollout.scores, penalty, mask, coef)
+    unit = torch.ones((), dtype=token_rewards.dtype, device=token_rewards.device)
     if config.whiten_rewards:
-        token_rewards = masked.scale(token_rewards, rollout.mask)
-    gae = adv.gae(token_rewards, rollout.values, rollout.mask, config.gamma, config.lam)
-    returns = adv.returns(gae, rollout.values, rollout.mask)
-    advantages = masked.whiten(gae, rollout.mask)
+        unit = 1 / masked.deviation(token_rewards, mask)
+        token_rewards = masked.scale(token_rewards, mask)
+    gae = adv.gae(token_rewards, rollout.values, mask, config.gamma, config.lam)
+    returns = adv.returns(gae, rollout.values, mask)
+    own = _own_part(rollout, penalty, config)
+    if own is not None:
+        gae = gae - coef * unit * own
+    advantages = masked.whiten(gae, mask)
+    unit = unit / masked.deviation(gae, mask)
     theirs = rollout.sampled.sampler_logprobs
     if theirs is None:
-        return Targets(advantages, returns)
-    weights = importance.truncated_weights(rollout.logprobs, theirs, rollout.mask)
-    return Targets(advantages * weights, returns, weights)
+        return Targets(advantages, returns, unit)
+    weights = importance.truncated_weights(rollout.logprobs, theirs, mask)
+    return Targets(advantages * weights, returns, unit, weights)
+
+
+def _own_part(rollout: Rollout, penalty: torch.Tensor, config: PPOConfig) -> torch.Tensor | None:
+    """What each token's own penalty lacks `[B, R]` for the gradient; None where it lacks nothing.
+
+    k1 in the reward is complete: the gradient of log pi has the expectation 0. In the loss, a
+    token's own KL is differentiated there, and must not count twice.
+    """
+    if config.kl_in == "loss":
+        return -masked.zero_padding(penalty, rollout.mask)
+    if config.penalty == "chi2":
+        return _mean_over_references(
+            kl.chi2_slope, rollout.logprobs, rollout.ref_logprobs, rollout.mask
+        )
+    return None
+
+
+def _mean_over_references(
+    estimate: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    logprobs: torch.Tensor,
+    ref_logprobs: Sequence[torch.Tensor],
+    mask: torch.Tensor,
+) -> torch.Tensor:
+    logprobs = masked.zero_padding(logprobs, mask)
+    return torch.stack(
+        [estimate(logprobs, masked.zero_padding(ref, mask)) for ref in ref_logprobs]
+    ).mean(0)
+
+
+def loss_penalties(
+    logprobs: torch.Tensor,
+    old_logprobs: torch.Tensor,
+    ref_logprobs: Sequence[torch.Tensor],
+    mask: torch.Tensor,
+    config: PPOConfig,
+) -> torch.Tensor:
+    """The KL of each token with gradient `[B, R]`, for `--kl-in loss`; the mean over references."""
+    old = masked.zero_padding(old_logprobs, mask)
+    estimate = LOSS_ESTIMATORS[config.kl_estimator]
+    return _mean_over_references(
+        lambda ours, ref: estimate(ours, old, ref), logprobs, ref_logprobs, mask
+    )
 
 
 def learn(
@@ -176,7 +226,7 @@ def _accumulate_policy_gradients(
         loss = policy.loss
         if config.kl_in == "loss":
             theirs = [ref[rows] for ref in rollout.ref_logprobs]
-            near = compute_penalties(logprobs, theirs, mask, config)
+            near = targets.unit * loss_penalties(logprobs, old, theirs, mask, config)
             if targets.weights is not None:
                 near = near * targets.weights[rows]
             loss = loss + coef * ppo_loss.divergence_loss(near, mask, tokens)

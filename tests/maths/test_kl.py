@@ -55,6 +55,29 @@ def test_per_answer_by_hand() -> None:
     assert kl.per_answer(values, mask).tolist() == [-2.0, 4.0, 0.0]
 
 
+def test_chi2_and_its_slope_by_hand() -> None:
+    ratios = torch.tensor([[3.0, 0.5, math.exp(6.0)]], dtype=torch.float64)
+    zeros = torch.zeros(1, 3, dtype=torch.float64)
+    limit = math.exp(3.0)
+    assert kl.chi2(ratios.log(), zeros).tolist()[0] == pytest.approx([2.0, -0.5, limit - 1])
+    assert kl.chi2_slope(ratios.log(), zeros).tolist()[0] == pytest.approx([3.0, 0.5, 0.0])
+
+
+def test_weighted_estimators_by_hand() -> None:
+    # pi = 0.4, pi_old = 0.2, ref = 0.1: ratio 2, k1 = log 4.
+    logprob = torch.tensor([[0.4]], dtype=torch.float64).log().requires_grad_()
+    old, ref = (torch.tensor([[p]], dtype=torch.float64).log() for p in (0.2, 0.1))
+    k1 = math.log(4)
+    for estimate, value, slope in (
+        (kl.weighted_k2, k1**2, 2 * k1),
+        (kl.weighted_k3, 2 * (0.25 - 1 + k1), 2 * (0.25 - 1 + k1) + 2 * (1 - 0.25)),
+    ):
+        found = estimate(logprob, old, ref)
+        assert found.item() == pytest.approx(value, rel=1e-14)
+        (gradient,) = torch.autograd.grad(found.sum(), logprob)
+        assert gradient.item() == pytest.approx(slope, rel=1e-14)
+
+
 def test_exact_by_hand() -> None:
     # Temperature 2 makes pi = 3/4, 1/4 of exp(logit / 2) = 3, 1, and ref = 1/2, 1/2:
     # 3/4 log(3/2) + 1/4 log(1/2). The other direction would be 1/2 log(2/3) + 1/2 log 2.

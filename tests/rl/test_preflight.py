@@ -179,6 +179,8 @@ def test_prompts_at_the_limit_stay_and_longer_ones_go(world: World, tmp_path: Pa
         ({"kl_in": "loss"}, "the gradient of k1 is 0 on average"),
         ({"kl_in": "loss", "penalty": "chi2"}, "--penalty chi2 cannot be part of the loss"),
         ({"penalty": "chi2", "kl_estimator": "k3"}, "--kl-estimator k3 has no effect"),
+        ({"kl_estimator": "k3"}, "k3 in the reward does not hold the policy near REF"),
+        ({"kl_estimator": "k2"}, "k2 in the reward does not hold the policy near REF"),
         ({"kl_horizon": 100}, "--kl-horizon has no effect without --kl-target"),
         ({"kl_target": 6.0, "kl_horizon": 4}, "shorter than a batch of 8"),
         ({"kl_target": 6.0, "kl_coef": 0.0}, "no effect with --kl-coef 0"),

@@ -12,15 +12,18 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from salsa_cli import ppo, soup
+from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.maths import kl
 from salsa_cli.models.backbones import Placement
 from salsa_cli.records import read_rows
 from salsa_cli.rl import references
+from salsa_cli.rl.actors import TrainingState
 from salsa_cli.rl.references import Recipe
 from salsa_cli.runs.events import Event, Measured, Note, Warned, silent
 from tests.support import tiny
+from tests.support.histories import START
 from tests.support.ppo_runs import configure_anchored as configure
 from tests.support.ppo_runs import rows_of
 from tests.support.worlds import World
@@ -190,7 +193,7 @@ def test_several_references_are_averaged(world: World, tmp_path: Path) -> None:
     "changes",
     [
         {"penalty": "chi2", "kl_coef": 0.001},
-        {"kl_estimator": "k3"},
+        {"kl_in": "loss", "kl_estimator": "k3"},
         {"kl_in": "loss", "kl_estimator": "k2"},
         {"whiten_rewards": True, "dual_clip": 3.0, "warmup": 0.5, "value_clip": 0.0},
     ],
@@ -226,6 +229,26 @@ def test_the_weight_adapts_to_its_target(world: World, tmp_path: Path) -> None:
     # kl is 8 or so: the error is cut at 0.2; 8 answers of 16
     assert rows[1]["kl_coef"] == pytest.approx(0.05 * 1.1)
     assert rows[2]["kl_coef"] == pytest.approx(0.05 * 1.1**2)
+    for row in rows:  # with the weight of its own update
+        objective = row["reward"] - row["kl_coef"] * row["penalty"]
+        assert row["objective"] == pytest.approx(objective, rel=1e-5, abs=1e-6)
+
+
+def test_the_weight_follows_the_penalty_where_nothing_is_clipped() -> None:
+    """1.1 times the target, 8 answers of 16: half of a tenth more."""
+    config = PPOConfig(
+        ref=("a",),
+        reward=("r",),
+        prompts="p",
+        output=Path("unused"),
+        batch_size=8,
+        kl_target=2.0,
+        kl_horizon=16,
+    )
+    actors: Any = None
+    metrics = replace(START, penalty=2.2, kl=1.0)
+    state = ppo.proceed(TrainingState(0, 0.1), metrics, actors, config)
+    assert state == TrainingState(1, pytest.approx(0.1 * (1 + 0.1 * 0.5)))
 
 
 def test_the_adaptive_weight_by_hand() -> None:

@@ -5,7 +5,7 @@ Written without a look at the code that it checks. Every argument is a list of o
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,8 @@ class Recipe:
 class Batch:
     """What the sampling left behind: one entry an answer, one number a token.
 
-    `sampler` has the log-probabilities of the program that sampled, if it was another one.
+    `sampler` has the log-probabilities of the program that sampled, if it was another one. `unit`
+    is what a reward of 1 is worth in the advantages.
     """
 
     old: Rows
@@ -45,6 +46,7 @@ class Batch:
     advantages: Rows = field(default_factory=list)
     returns: Rows = field(default_factory=list)
     sampler: Rows | None = None
+    unit: float = 1.0
 
 
 def token_logprobs(logits: Array, tokens: Sequence[int], temperature: float) -> Array:
@@ -67,7 +69,7 @@ def divergence(policy: Array, ref: Array, estimator: str) -> Array:
         return np.log(ratio) ** 2 / 2
     if estimator == "k3":
         return ratio - 1 - np.log(ratio)
-    return 1 / ratio - 1
+    return np.minimum(1 / ratio, np.exp(3.0)) - 1
 
 
 def mean_divergence(policy: Array, refs: Sequence[Array], estimator: str) -> Array:
@@ -78,26 +80,50 @@ def mean_divergence(policy: Array, refs: Sequence[Array], estimator: str) -> Arr
     return total / len(refs)
 
 
-def rewards(batch: Batch, recipe: Recipe) -> list[Array]:
-    """-beta KL on each token, the score once on the last."""
+def spread(rows: Rows) -> float:
+    """The standard deviation over all tokens, as whitening takes it."""
+    every = [x for row in rows for x in row]
+    mean = sum(every) / len(every)
+    return float(np.sqrt(sum((x - mean) ** 2 for x in every) / len(every) + 1e-8))
+
+
+def rewards(batch: Batch, recipe: Recipe) -> tuple[list[Array], float]:
+    """-beta D on each token, the score once on the last; and what a reward of 1 has become.
+
+    D is estimated without bias, whatever is differentiated in the loss.
+    """
     found = []
+    estimator = "chi2" if recipe.estimator == "chi2" else "k1"
     for row, score in enumerate(batch.scores):
-        near = mean_divergence(batch.old[row], [ref[row] for ref in batch.refs], recipe.estimator)
-        reward = np.zeros_like(near) if recipe.in_loss else -recipe.coef * near
+        near = mean_divergence(batch.old[row], [ref[row] for ref in batch.refs], estimator)
+        reward = -recipe.coef * near
         reward[-1] += score
         found.append(reward)
     if not recipe.whiten_rewards:
-        return found
+        return found, 1.0
     every = [r for row in found for r in row]
     mean = sum(every) / len(every)
-    deviation = np.sqrt(sum((r - mean) ** 2 for r in every) / len(every) + 1e-8)
-    return [(row - mean) / deviation + mean for row in found]
+    deviation = spread(found)
+    return [(row - mean) / deviation + mean for row in found], 1 / deviation
+
+
+def own_part(batch: Batch, row: int, recipe: Recipe) -> Array:
+    """What the penalty on a token itself lacks: the ratio's own slope, or all of it in the loss."""
+    total = np.zeros_like(batch.old[row])
+    for ref in batch.refs:
+        ratio = np.exp(batch.old[row] - ref[row])
+        if recipe.in_loss:
+            total -= np.log(ratio)
+        elif recipe.estimator == "chi2":
+            total += np.where(ratio < np.exp(3.0), ratio, 0.0)
+    return total / len(batch.refs)
 
 
 def aim(batch: Batch, recipe: Recipe) -> Batch:
     """Advantages by the sum of discounted residuals, whitened over all tokens; and returns."""
     advantages, returns = [], []
-    for reward, value in zip(rewards(batch, recipe), batch.values, strict=True):
+    rewarded, unit = rewards(batch, recipe)
+    for row, (reward, value) in enumerate(zip(rewarded, batch.values, strict=True)):
         length = len(reward)
         after = [*value[1:], 0.0]
         residuals = [reward[t] + recipe.gamma * after[t] - value[t] for t in range(length)]
@@ -107,13 +133,16 @@ def aim(batch: Batch, recipe: Recipe) -> Batch:
                 for t in range(length)
             ]
         )
-        advantages.append(gae)
+        advantages.append(gae - recipe.coef * unit * own_part(batch, row, recipe))
         returns.append(gae + value)
     every = [a for row in advantages for a in row]
-    mean = sum(every) / len(every)
-    deviation = np.sqrt(sum((a - mean) ** 2 for a in every) / len(every) + 1e-8)
-    white = [(row - mean) / deviation for row in advantages]
-    return Batch(batch.old, batch.refs, batch.values, batch.scores, white, returns, batch.sampler)
+    mean, deviation = sum(every) / len(every), spread(advantages)
+    return replace(
+        batch,
+        advantages=[(row - mean) / deviation for row in advantages],
+        returns=returns,
+        unit=unit / deviation,
+    )
 
 
 def importance(old: float, sampler: float, cap: float) -> float:
@@ -122,8 +151,11 @@ def importance(old: float, sampler: float, cap: float) -> float:
     return cap if ratio > cap else ratio
 
 
-def policy_loss(batch: Batch, new: Rows, recipe: Recipe) -> float:
-    """The clipped surrogate per token, and the divergence where it is part of the loss."""
+def policy_loss(batch: Batch, new: Rows, recipe: Recipe, fixed: Rows | None = None) -> float:
+    """The clipped surrogate per token, and the divergence where it is part of the loss.
+
+    `fixed` are the log-probabilities at which the ratio of k2 is taken, which has no gradient.
+    """
     total, tokens = 0.0, 0
     for row, logprobs in enumerate(new):
         near = mean_divergence(logprobs, [ref[row] for ref in batch.refs], recipe.estimator)
@@ -139,7 +171,9 @@ def policy_loss(batch: Batch, new: Rows, recipe: Recipe) -> float:
                 weight = importance(batch.old[row][t], batch.sampler[row][t], recipe.cap)
             total -= weight * gain
             if recipe.in_loss:
-                total += weight * recipe.coef * float(near[t])
+                if recipe.estimator == "k2" and fixed is not None:
+                    ratio = float(np.exp(fixed[row][t] - batch.old[row][t]))
+                total += weight * recipe.coef * batch.unit * ratio * float(near[t])
             tokens += 1
     return total / tokens
 

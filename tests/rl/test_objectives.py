@@ -1,0 +1,112 @@
+"""The expected gradient of an update is that of the divergence which the option names."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from salsa_cli.devices.runtime import Runtime, start_runtime
+from salsa_cli.errors import UsageError
+from salsa_cli.maths import kl
+from tests.support import tabular
+from tests.support.tabular import COEF, FAR, PAIRS, REFS, learned, objective_gradient, settings
+
+ALLOWED = {
+    ("kl", "k1", "reward"),
+    ("kl", "k2", "loss"),
+    ("kl", "k3", "loss"),
+    ("mean-kl", "k1", "reward"),
+    ("mean-kl", "k2", "loss"),
+    ("mean-kl", "k3", "loss"),
+    ("chi2", "k1", "reward"),
+}
+
+
+@pytest.fixture(scope="module")
+def cpu() -> Runtime:
+    return start_runtime("cpu")
+
+
+@pytest.mark.parametrize(("penalty", "estimator", "place"), PAIRS)
+def test_each_pair_has_the_gradient_of_its_divergence_or_is_refused(
+    penalty: str, estimator: str, place: str, cpu: Runtime
+) -> None:
+    """Own and later tokens, with the reward: -(E[score] - coef * D), to 1e-9."""
+    options: dict[str, Any] = {"penalty": penalty, "kl_estimator": estimator, "kl_in": place}
+    if (penalty, estimator, place) not in ALLOWED:
+        with pytest.raises(UsageError, match=r"expected|has no effect"):
+            settings(**options)
+        return
+    found = learned(settings(**options), cpu)
+    expected = objective_gradient(penalty, COEF)
+    torch.testing.assert_close(found.gradients[0] / found.scale, expected, rtol=0, atol=1e-9)
+    # The oracle tells the penalties apart, and from none.
+    assert (expected - objective_gradient(penalty, 0.0)).abs().max() > 0.05
+
+
+@pytest.mark.parametrize(("estimator", "place"), [("k1", "reward"), ("k3", "loss")])
+def test_the_weight_means_the_same_with_whitened_rewards(
+    estimator: str, place: str, cpu: Runtime
+) -> None:
+    """Whitened rewards have a constant per token added, which changes the gradient of the first
+    step alone, where an answer may end; in the second step both gradients are the same."""
+    options: dict[str, Any] = {"kl_estimator": estimator, "kl_in": place}
+    whitened = learned(settings(**options, whiten_rewards=True), cpu)
+    plain = learned(settings(**options), cpu)
+    drift = whitened.gradients[0] / whitened.scale - plain.gradients[0] / plain.scale
+    assert drift[1:].abs().max() < 1e-9
+
+
+def test_chi2_beyond_its_limit_has_the_gradient_of_the_clipped_divergence(cpu: Runtime) -> None:
+    found = learned(settings(penalty="chi2"), cpu, refs=[FAR])
+    expected = objective_gradient("chi2", COEF, refs=[FAR])
+    torch.testing.assert_close(found.gradients[0] / found.scale, expected, rtol=0, atol=1e-9)
+
+
+def test_one_token_far_from_the_reference_leaves_the_other_advantages_their_spread() -> None:
+    """A log-ratio of 6 cut the spread of the others to 0.385; here it leaves 0.9 of it."""
+    generator = torch.Generator().manual_seed(1)
+    advantages = torch.randn(64, 32, generator=generator, dtype=torch.float64)
+    far = torch.tensor([[6.0]], dtype=torch.float64)
+    own = kl.chi2(far, 0 * far) + kl.chi2_slope(far, 0 * far)
+    penalised = advantages.clone()
+    penalised[0, 0] -= 0.05 * own.item()
+    whitened = (penalised - penalised.mean()) / penalised.std()
+    assert whitened.flatten()[1:].std() > 0.9
+
+
+@pytest.mark.parametrize("estimator", ["k2", "k3"])
+def test_the_loss_has_the_gradient_of_the_kl_after_the_policy_has_moved(
+    estimator: str, cpu: Runtime
+) -> None:
+    """In the second step the states are the old policy's, and the KL in them the new policy's."""
+    move = torch.tensor([[0.2, -0.1, 0.0], [-0.3, 0.1, 0.2], [0.1, 0.2, -0.2]], dtype=torch.float64)
+    options: dict[str, Any] = {"kl_in": "loss", "kl_estimator": estimator, "epochs": 2}
+    found = learned(settings(**options), cpu, moves=[move])
+    # The advantages of the rewards are linear in those of the old policy: known by a run whose
+    # loss holds nothing else, at the same advantages.
+    table = (tabular.POLICY.log() + move).requires_grad_()
+    met = torch.stack([torch.ones((), dtype=torch.float64), *tabular.POLICY[0, :2]])
+    now = torch.log_softmax(table, -1)
+    each = (now.exp() * (now - REFS[0].log())).sum(-1)
+    (own,) = torch.autograd.grad(COEF * (met * each).sum(), table)
+    surrogate = _surrogate_gradient(settings(**options), move)
+    torch.testing.assert_close(found.gradients[1] / found.scale, surrogate + own, rtol=0, atol=1e-9)
+
+
+def _surrogate_gradient(config: Any, move: torch.Tensor) -> torch.Tensor:
+    """Of -E_old[sum_t ratio_t A_t] by the logits, with the advantages of the old policy by hand:
+    what follows a token, score and later KL, less the value of its state."""
+    ids, mask, scores = tabular.batch()
+    old = torch.log(tabular.POLICY)
+    states = torch.stack([torch.zeros(len(ids)).long(), 1 + ids[:, 0].clamp(max=1)], dim=1)
+    k1 = (old - REFS[0].log())[states, ids] * mask
+    values = tabular.VALUES[states] * mask
+    later = torch.stack([k1[:, 1], torch.zeros(len(ids))], dim=1)
+    gae = (scores[:, None] - COEF * later - values) * mask
+    centred = gae - gae[mask].mean()
+    table = (old + move).requires_grad_()
+    ratio = torch.exp(torch.log_softmax(table, -1)[states, ids] - old[states, ids])
+    loss = -(ratio * centred * mask).sum() / len(ids)
+    (found,) = torch.autograd.grad(loss, table)
+    return found
