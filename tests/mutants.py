@@ -87,8 +87,8 @@ MUTANTS = [
     Mutant(
         "whitened advantages in the returns",
         "rl/learning.py",
-        "adv.returns(gae, rollout.values, rollout.mask)",
-        "adv.returns(masked.whiten(gae, rollout.mask), rollout.values, rollout.mask)",
+        "adv.returns(gae, rollout.values, mask)",
+        "adv.returns(masked.whiten(gae, mask), rollout.values, mask)",
     ),
     Mutant(
         "temperature forgotten in training",
@@ -355,8 +355,8 @@ MUTANTS = [
     ),
     Mutant(
         "the objective with the first weight",
-        "ppo.py",
-        "adv.objective(rollout.scores, penalty_sums, state.kl_coef)",
+        "rl/summary.py",
+        "adv.objective(rollout.scores, penalty_sums, kl_coef)",
         "adv.objective(rollout.scores, penalty_sums, config.kl_coef)",
     ),
     Mutant(
