@@ -355,7 +355,7 @@ MUTANTS = [
     ),
     Mutant(
         "the objective with the first weight",
-        "rl/summary.py",
+        "rl/update_metrics.py",
         "adv.objective(rollout.scores, penalty_sums, kl_coef)",
         "adv.objective(rollout.scores, penalty_sums, config.kl_coef)",
     ),
