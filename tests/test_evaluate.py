@@ -194,3 +194,16 @@ def test_a_prompt_that_leaves_no_room(world: World, tmp_path: Path) -> None:
         SalsaError, match="prompt 1: 60 tokens and --response-length 6 exceed the 64"
     ):
         evaluate.run(config, silent)
+
+
+@pytest.mark.parametrize("code", ["sys.exit(3)", "raise SystemExit"])
+def test_a_function_that_exits_is_a_judge_that_fails(
+    world: World, tmp_path: Path, code: str
+) -> None:
+    file = tmp_path / "exits.py"
+    file.write_text(f"import sys\ndef score(prompts, answers):\n    {code}\n")
+    with pytest.raises(SalsaError, match=r"exits.py:score failed: SystemExit"):
+        run(configure(world, tmp_path / "r", world.a, judge=(f"python:{file}:score",)))
+    file.write_text(f"import sys\n{code}\n")
+    with pytest.raises(SalsaError, match=r"cannot import .*exits.py \(SystemExit"):
+        run(configure(world, tmp_path / "s", world.a, judge=(f"python:{file}:score",)))

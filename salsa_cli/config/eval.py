@@ -245,7 +245,6 @@ class EvalConfig(ModelConfig):
             "File of judgements to reuse and extend, which runs may share. Default: a file "
             "in OUTPUT.",
             metavar="FILE",
-            recorded=False,
             changes_result=False,
             panel="Judges",
         ),

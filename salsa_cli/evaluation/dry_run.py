@@ -43,13 +43,14 @@ def facts(plan: EvalPlan, config: EvalConfig) -> dict[str, Value]:
         costs = [one.cost for one in paid if one.cost is not None]
         if costs:
             found["dollars, about"] = round(sum(costs), 2)
+        found |= _too_long(plan, config)
         found["estimate"] = _words(plan, config)
     return found
 
 
 def _forecasts(plan: EvalPlan, config: EvalConfig) -> list[Forecast]:
     store = planning.store(run_folder.partial_folder(config.output), config)
-    answered = {**{name: _longest(name, plan, config) for name in plan.models}, **plan.given}
+    answered = _answered(plan, config)
     found = []
     for spec in plan.judges:
         if not spec.scores:
@@ -59,6 +60,25 @@ def _forecasts(plan: EvalPlan, config: EvalConfig) -> list[Forecast]:
             if spec.name in plan.apis and not plan.models:
                 plan.apis[spec.name].check_budget(found[-1].calls)
     return found
+
+
+def _too_long(plan: EvalPlan, config: EvalConfig) -> dict[str, Value]:
+    """How many prompts do not fit the context of an API judge that says how long it is."""
+    found: dict[str, Value] = {}
+    for name, api in plan.apis.items():
+        if api.context is None:
+            continue
+        room = (api.context - config.judge_tokens) * BYTES_A_TOKEN
+        tasks = planning.tasks(api, plan, _answered(plan, config), config)
+        requests = [task.request for task in tasks if task.request is not None]
+        long = sum(len(f"{one.system or ''}{one.text}".encode()) > room for one in requests)
+        if long:
+            found[f"too long for the {api.context:,} tokens of {name}, about"] = long
+    return found
+
+
+def _answered(plan: EvalPlan, config: EvalConfig) -> dict[str, Replies]:
+    return {**{name: _longest(name, plan, config) for name in plan.models}, **plan.given}
 
 
 def _longest(name: str, plan: EvalPlan, config: EvalConfig) -> Replies:

@@ -47,7 +47,7 @@ class FunctionScorer:
                 values = [
                     float(v) for v in self.function([data.prompt_json(p) for p in prompts], texts)
                 ]
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise SalsaError(f"{self.name} failed: {type(error).__name__}: {error}") from error
         if len(values) != len(texts):
             raise SalsaError(f"{self.name} gave {len(values)} scores for {len(texts)} answers")
@@ -242,7 +242,7 @@ def _module(name: str, place: str) -> ModuleType:
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
             return module
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SalsaError(
             f"{name}: cannot import {place} ({type(error).__name__}: {error})"
         ) from error

@@ -67,6 +67,7 @@ class Server:
     most_at_once: int = 0
     keys: set[str | None] = field(default_factory=set)
     keys_at_check: set[str | None] = field(default_factory=set)
+    models: list[dict[str, Any]] = field(default_factory=list)
     behaviour: Behaviour = field(default=lambda prompt, number: chat(None))
 
 
@@ -83,7 +84,7 @@ def serving(behaviour: Behaviour, seconds: float = 0.0) -> Iterator[Server]:
                 self._send(fault(404, "Not Found"))
                 return
             server.keys_at_check.add(self.headers["Authorization"])
-            self._send(Answer(b'{"object": "list", "data": []}'))
+            self._send(Answer(json.dumps({"object": "list", "data": server.models}).encode()))
 
         def do_POST(self) -> None:
             nonlocal now

@@ -106,6 +106,8 @@ class ApiWriter:
         self._limit = "max_tokens"
         self._client = _client(name, self.base_url, base_url is not None, patience.timeout)
         self._headers = _headers()
+        self.context: int | None = None
+        """Longest prompt and judgement in tokens, where the server says so in its models."""
 
     @property
     def identity(self) -> str:
@@ -125,6 +127,7 @@ class ApiWriter:
         try:
             listed = hurried.models.list(**headers)
             missing = not _is_list(listed)
+            self.context = _context(listed, self._model)
         except openai.APIConnectionError as error:
             raise SalsaError(
                 f"--judge {self.name}: {self.base_url} cannot be reached ({_cause(error)}); "
@@ -303,6 +306,15 @@ def _temperature(sampling: JudgeSampling) -> dict[str, float]:
 def _is_list(listed: object) -> bool:
     """Whether a reply is a list of models, and no page that a web server has for any address."""
     return isinstance(getattr(listed, "data", None), list)
+
+
+def _context(listed: object, model: str) -> int | None:
+    """What vLLM and its kin say of a model's context, in tokens."""
+    for one in getattr(listed, "data", None) or ():
+        length = getattr(one, "max_model_len", None)
+        if getattr(one, "id", None) == model and isinstance(length, int):
+            return length
+    return None
 
 
 def _reply(completion: object, max_tokens: int) -> _Reply | _Failed:

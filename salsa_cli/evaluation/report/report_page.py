@@ -6,7 +6,8 @@ from pathlib import Path
 from salsa_cli import pages
 from salsa_cli.evaluation.report import cautions, disputed, landscape_charts
 from salsa_cli.evaluation.report.disputed import Prompts
-from salsa_cli.evaluation.results.eval_result import EvalResult, ranked, share
+from salsa_cli.evaluation.results.eval_result import EvalResult, estimate, interval, ranked, share
+from salsa_cli.evaluation.results.eval_result import judges as judge_names
 from salsa_cli.evaluation.results.style_control import Answers
 from salsa_cli.evaluation.results.win_rates import PairRow
 from salsa_cli.evaluation.verdicts.verdict import Verdict, short_name
@@ -65,9 +66,7 @@ def _figures(result: EvalResult) -> pages.KeyFigures:
     if len(result.pairs) == 1:
         (row,) = result.pairs
         figures = [
-            pages.KeyFigure(
-                f"{row.a} beats {row.b}", share(row.win_rate), f"{row.low:.1%} to {row.high:.1%}"
-            ),
+            pages.KeyFigure(f"{row.a} beats {row.b}", share(row.win_rate), interval(row)),
             pages.KeyFigure("p of the sign test", _p(row.p_value)),
         ]
     elif result.pairs:
@@ -76,8 +75,8 @@ def _figures(result: EvalResult) -> pages.KeyFigures:
         figures = [pages.KeyFigure("pairs told apart", f"{decided} of {len(others)}")]
     elif scored := [row for row in result.scores if row.n]:
         best = max(scored, key=lambda row: row.score)
-        interval = f"{best.low:.2f} to {best.high:.2f}"
-        figures = [pages.KeyFigure(f"best score: {best.model}", f"{best.score:.2f}", interval)]
+        between = f"{best.low:.2f} to {best.high:.2f}"
+        figures = [pages.KeyFigure(f"best score: {best.model}", f"{best.score:.2f}", between)]
     failed = sum(row.invalid for row in result.pairs)
     failed += sum(row.invalid for row in result.scores)
     figures += [
@@ -96,7 +95,7 @@ def _rates(result: EvalResult) -> list[pages.Block]:
             row.b,
             short_name(row.judge),
             share(row.win_rate),
-            f"{row.low:.1%} to {row.high:.1%}",
+            interval(row),
             f"{row.wins} / {row.ties} / {row.losses}",
             str(row.invalid),
             _p(row.p_value),
@@ -195,7 +194,7 @@ def _parts(title: str, rows: Sequence[PairRow]) -> list[pages.Block]:
             short_name(row.judge),
             str(row.category),
             share(row.win_rate),
-            f"{row.low:.1%} to {row.high:.1%}",
+            interval(row),
             str(row.n),
         )
         for row in rows
@@ -282,11 +281,11 @@ def _judge_agreement(result: EvalResult) -> list[pages.Block]:
     if result.agreements:
         pairs = [
             (
-                ", ".join(map(short_name, row.judges)),
+                judge_names(row),
                 str(row.n),
                 "" if row.raw is None else f"{row.raw:.1%}",
-                _estimate(row.kappa, row.kappa_low, row.kappa_high),
-                _estimate(row.alpha, row.alpha_low, row.alpha_high),
+                estimate(row.kappa, row.kappa_low, row.kappa_high),
+                estimate(row.alpha, row.alpha_low, row.alpha_high),
             )
             for row in result.agreements
         ]
@@ -297,7 +296,3 @@ def _judge_agreement(result: EvalResult) -> list[pages.Block]:
 
 def _p(value: float) -> str:
     return f"{value:.4f}" if value >= 1e-4 else "< 0.0001"
-
-
-def _estimate(value: float | None, low: float | None, high: float | None) -> str:
-    return "" if value is None else f"{value:.2f} ({low:.2f} to {high:.2f})"

@@ -1,5 +1,6 @@
 """The result of `eval`: the record in results.json and the summary for the terminal."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.evaluation.results import invalid_verdicts
 from salsa_cli.evaluation.results.judge_agreement import AccuracyRow, AgreementRow
+from salsa_cli.evaluation.results.pooling import HANDFUL
 from salsa_cli.evaluation.results.style_control import Controlled, ControlledRow
 from salsa_cli.evaluation.results.win_rates import PairRow, RatingRow, ScoreRow
 from salsa_cli.evaluation.verdicts.verdict import short_name
@@ -130,7 +132,7 @@ class EvalResult:
 
     def _describe(self, row: AnswerRow) -> str | None:
         means = [
-            f"{short_name(score.judge)} {figure(score.score)}"
+            f"{short_name(score.judge)} {figure(score.score) if score.n else 'none'}"
             for score in self.scores
             if score.model == row.model
         ]
@@ -164,7 +166,7 @@ class EvalResult:
                     row.b,
                     short_name(row.judge),
                     share(row.win_rate),
-                    f"{row.low:.1%} to {row.high:.1%}" if row.n else "",
+                    interval(row),
                     str(row.wins),
                     str(row.ties),
                     str(row.losses),
@@ -245,6 +247,27 @@ def ranked(rows: tuple[PairRow, ...]) -> list[PairRow]:
 def share(value: float) -> str:
     """A rate as text; "none" where nothing was counted."""
     return f"{value:.1%}" if value == value else "none"
+
+
+def interval(row: PairRow) -> str:
+    """The interval of a rate as text; nothing where nothing was counted."""
+    return f"{row.low:.1%} to {row.high:.1%}" if row.n else ""
+
+
+def estimate(value: float | None, low: float | None, high: float | None) -> str:
+    """An estimate with its interval as text; "none" where it is not defined (NaN)."""
+    if value is None:
+        return ""
+    if math.isnan(value) or low is None or high is None:
+        return "none"
+    return f"{value:.2f} ({low:.2f} to {high:.2f})"
+
+
+def judges(row: AgreementRow) -> str:
+    """The judges of a row by name, or how many there are."""
+    if len(row.judges) > HANDFUL:
+        return f"{len(row.judges):,} judges"
+    return ", ".join(map(short_name, row.judges))
 
 
 def _undecided(row: PairRow) -> str:
@@ -337,14 +360,12 @@ def _accuracy(row: AccuracyRow) -> str:
 
 
 def _agreement(row: AgreementRow) -> str:
-    names = ", ".join(map(short_name, row.judges))
-    alpha = f"Krippendorff's alpha {row.alpha:.2f} ({row.alpha_low:.2f} to {row.alpha_high:.2f})"
-    if row.raw is None or row.kappa is None:
-        return f"{names} on {row.n} {row.kind}s: {alpha}."
-    return (
-        f"{names} on {row.n} {row.kind}s: agree on {row.raw:.1%}, Cohen's kappa {row.kappa:.2f} "
-        f"({row.kappa_low:.2f} to {row.kappa_high:.2f}), {alpha}."
-    )
+    alpha = f"Krippendorff's alpha {estimate(row.alpha, row.alpha_low, row.alpha_high)}"
+    where = f"{judges(row)} on {row.n} {row.kind}s"
+    if row.raw is None:
+        return f"{where}: {alpha}."
+    kappa = f"Cohen's kappa {estimate(row.kappa, row.kappa_low, row.kappa_high)}"
+    return f"{where}: agree on {row.raw:.1%}, {kappa}, {alpha}."
 
 
 def _distance(row: KLRow) -> str:

@@ -1,5 +1,6 @@
 """The judge behind an API, against a server that misbehaves: nothing lost, nothing paid twice."""
 
+import json
 import re
 import signal
 import socket
@@ -717,6 +718,34 @@ def test_the_dry_run_counts_answers_yet_to_come_at_their_longest(
             assert str(foreseen.facts["estimate"]).endswith("generated as long as they may be")
             sizes.append(int(str(foreseen.facts["tokens in, about"])))
         assert sizes[1] - sizes[0] == 20 * 100
+
+
+def test_the_dry_run_says_what_does_not_fit_the_judge(files: dict[str, Path]) -> None:
+    with servers.serving(healthy) as server:
+        server.models = [{"id": "m", "object": "model", "max_model_len": 2048 + 100}]
+        foreseen = evaluate.run(configure(files, server, dry_run=True), silent)
+        assert isinstance(foreseen, DryRun)
+        assert foreseen.facts["too long for the 2,148 tokens of openai:m, about"] == 20
+        server.models[0]["max_model_len"] = 4096
+        foreseen = evaluate.run(configure(files, server, dry_run=True), silent)
+        assert isinstance(foreseen, DryRun)
+        assert not any("too long" in name for name in foreseen.facts)
+
+
+def test_the_cache_is_in_the_record(files: dict[str, Path]) -> None:
+    cache = files["prompts"].with_name("cache.jsonl")
+    with servers.serving(healthy) as server:
+        run(configure(files, server, cache=cache))
+    made = json.loads((files["prompts"].parent / "out" / "salsa.json").read_text())
+    assert made["settings"]["cache"] == str(cache)
+
+
+def test_a_grade_of_nought_is_named(files: dict[str, Path]) -> None:
+    with servers.serving(lambda prompt, number: servers.chat("[[0]]")) as server:
+        result = run(configure(files, server, grading="single", max_invalid=1.0))
+    assert dict(result.scores[0].reasons) == {"grade 0 is not from 1 to 10": 10}
+    text = result.summary()[0] + (files["prompts"].parent / "out" / "report.html").read_text()
+    assert "nan" not in text
 
 
 def test_the_dry_run_refuses_what_the_run_would(files: dict[str, Path]) -> None:

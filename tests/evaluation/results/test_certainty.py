@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from salsa_cli import pages
 from salsa_cli.config.eval import EvalConfig
+from salsa_cli.evaluation.report import report_page
 from salsa_cli.evaluation.results import counting, win_rates
 from salsa_cli.evaluation.results.comparisons import Rules, group_by_pair, tally
 from salsa_cli.evaluation.results.eval_result import EvalResult
@@ -186,3 +188,17 @@ def test_groups_that_never_met_are_named_and_not_ranked() -> None:
 def test_one_prompt_gives_no_joint_rating() -> None:
     result = counted(("x", "y", 0, 0, 1), ("y", "z", 0, 0, 1), ("x", "z", 0, 0, 1))
     assert result.ratings == () and "one prompt gives no interval" in result.rating_gaps[0]
+
+
+def test_what_is_not_defined_is_called_none_and_never_nan() -> None:
+    # Both judges always say the same: no chance to agree by, and no kappa.
+    verdicts = [Verdict(str(n), judge, "x", "y", outcome=1.0) for n in range(4) for judge in "jk"]
+    verdicts += [Verdict("9", "l", "x", "y", invalid="down")]
+    config = EvalConfig(judgments=("file",), output=Path("out"), draws=100)
+    result = counting.count([Stored("file", "salsa", QUESTIONS, verdicts)], {}, config)
+    text, table = result.summary()
+    assert "Cohen's kappa none, Krippendorff's alpha none" in text and "nan" not in text
+    assert table is not None
+    assert [row[3:5] for row in table.rows if row[2] == "l"] == [("none", "")]
+    page = pages.render(report_page.build(result, verdicts, {}, {}))
+    assert ">none<" in page and "nan" not in page
