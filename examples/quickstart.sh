@@ -40,17 +40,39 @@ run "${sft[@]}" --seed 2 --share 2/2 -o sft-b
 wait $! || { cat sft-a.log; fail "the first SFT model failed"; }
 run python "$examples/preferences.py" sft-a --prompts world/prompts.jsonl -o prefs.jsonl
 
-settings=(--updates 30 --response-length 64 --learning-rate 5e-4 --critic-learning-rate 1e-3
-    --lambda 1 --schedule constant)
+# What the commands share: flags override it, and so do variables such as SALSA_PPO_UPDATES.
+cat > salsa.toml <<END
+[train-rm]
+data = "prefs.jsonl"
+epochs = 2
+learning_rate = 1e-3
+
+[ppo]
+reward = "rm/"
+prompts = "world/prompts.jsonl"
+updates = 30
+response_length = 64
+learning_rate = 5e-4
+critic_learning_rate = 1e-3
+lambda = 1
+schedule = "constant"
+
+[eval]
+prompts = "world/heldout.jsonl"
+response_length = 64
+judge = ["rm:rm/", "python:$examples/gold.py:score"]
+END
+run cat salsa.toml
+
 run salsa soup sft-a/ sft-b/ --alpha 0.5 -o ref/
-run salsa train-rm sft-a/ --data prefs.jsonl --epochs 2 --learning-rate 1e-3 -o rm/
-run salsa ppo --ref ref/ --reward rm/ --prompts world/prompts.jsonl "${settings[@]}" -o salsa/
-run salsa ppo --ref sft-a/ --reward rm/ --prompts world/prompts.jsonl "${settings[@]}" -o ppo/
-run salsa eval salsa/ ppo/ sft-a/ --prompts world/heldout.jsonl --response-length 64 \
-    --judge rm:rm/ --judge "python:$examples/gold.py:score" -o results/
+run salsa train-rm sft-a/ -o rm/
+run salsa ppo --ref ref/ -o salsa/
+run salsa ppo --ref sft-a/ -o ppo/
+run salsa eval salsa/ ppo/ sft-a/ -o results/
 
 printf '\nDone in %s s. In %s:\n' "$((SECONDS - began))" "$PWD"
 cat <<'END'
+  salsa.toml      the settings of the commands
   ref/            the soup of sft-a/ and sft-b/; soup.json says how it was made
   rm/             the reward model
   salsa/, ppo/    the two policies, each with report.html, metrics.jsonl and samples.jsonl

@@ -48,7 +48,7 @@ def differences(before: Mapping[str, JSON], config: Config) -> list[str]:
 def _differences(before: Mapping[str, JSON], config: Config) -> Iterator[str]:
     now = json.loads(to_json(result_settings(config)))
     for field in _compared(config):
-        old, new = _recorded(field, before), now[field.key]
+        old, new = _recorded(field, before), _recorded(field, now)
         if old != new and not (field.setting.chosen and new is None):
             yield f"{field.key} was {old}, is {new}"
 

@@ -128,7 +128,7 @@ def _from_file(command: Command, named: Path | None, folder: Path) -> dict[str, 
         where = f"{one.origin}: {field.key}"
         if one.raw is None and not field.optional:
             raise UsageError(f"{where} is null; expected {field.expected}")
-        given[name] = Given(convert(field, one.raw, where), one.origin, 1)
+        given[name] = Given(convert(field, one.raw, where, split=False), one.origin, 1)
     return given
 
 

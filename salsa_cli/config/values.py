@@ -16,7 +16,7 @@ _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _HOME = re.compile(r"(^|[=:,(])~(?=/|$)")
 
 
-def convert(field: Field, raw: object, where: str) -> Any:
+def convert(field: Field, raw: object, where: str, *, split: bool = True) -> Any:
     """The value of a field from text, or from a value of a JSON, YAML or TOML file.
 
     A list may be a list, or one text with its items separated by commas. Every item of a list that
@@ -24,6 +24,7 @@ def convert(field: Field, raw: object, where: str) -> Any:
 
     Args:
         where: what the value belongs to, for the error: `--alpha`, `SALSA_SOUP_ALPHA`.
+        split: whether the texts of a list may hold several items. Those of a list in a file do not.
 
     Raises:
         UsageError: it is not of the field's type.
@@ -33,7 +34,7 @@ def convert(field: Field, raw: object, where: str) -> Any:
             raise UsageError(f"{where}: a value is missing; expected {field.expected}")
         return None
     if field.is_list:
-        return _items(field, raw, where)
+        return _items(field, raw, where, split=split)
     if isinstance(raw, list | tuple | dict):
         raise UsageError(f"{where} is {_shown(raw)}; expected {field.expected}, not a list")
     return _one(field, raw, where)
@@ -75,10 +76,10 @@ def _exists(name: str) -> bool:
         return False
 
 
-def _items(field: Field, raw: object, where: str) -> tuple[Any, ...]:
+def _items(field: Field, raw: object, where: str, *, split: bool) -> tuple[Any, ...]:
     given: Sequence[Any] = raw if isinstance(raw, list | tuple) else [raw]
     whole = field.setting.positional or field.length is not None
-    separate = not (whole and isinstance(raw, list | tuple))
+    separate = not isinstance(raw, list | tuple) or (split and not whole)
     items = [
         item
         for one in given

@@ -148,6 +148,17 @@ def test_files_that_are_refused(tmp_path: Path, name: str, text: str | None, wor
     assert words in str(caught.value)
 
 
+def test_a_comma_in_a_list_of_a_file_is_part_of_the_item(tmp_path: Path) -> None:
+    (tmp_path / "salsa.toml").write_text(
+        '[eval]\njudge = ["python:/a,b/gold.py:score", "rm:rm/"]\n'
+    )
+    line = ["m", "--prompts", "p", "-o", "out"]
+    config = configure(tmp_path, "eval", *line)
+    assert config.judge == ("python:/a,b/gold.py:score", "rm:rm/")
+    config = configure(tmp_path, "eval", *line, env={"SALSA_EVAL_JUDGE": "rm:a/,rm:b/"})
+    assert config.judge == ("rm:a/", "rm:b/")
+
+
 def test_a_variable_that_sets_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         configure(tmp_path, "ppo", *PPO, env={"SALSA_PPO_UPDATS": "3"})
