@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from salsa_cli import data
 from salsa_cli.data import Source
-from salsa_cli.errors import SalsaError
+from salsa_cli.errors import SalsaError, during
 from salsa_cli.models.tokens import Answer, Tokenizer, prompt_ids, scored_ids
 
 ANSWERS = ("completion", "chosen", "answer", "response", "output")
@@ -49,8 +49,10 @@ def _text(source: Source, index: int, tokenizer: Tokenizer) -> ProbeText:
         ids = tokenizer.encode(text)
         return ProbeText(tuple(ids), 1)
     prompt = data.prompt(source, index)
-    before = prompt_ids(tokenizer, prompt)
-    whole = scored_ids(tokenizer, prompt, Answer(_answer(source, index)))
+    answer = Answer(_answer(source, index))
+    with during(f"{source.name}, row {index + 1}"):
+        before = prompt_ids(tokenizer, prompt)
+        whole = scored_ids(tokenizer, prompt, answer)
     start = next(
         (place for place, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b),
         min(len(before), len(whole)),

@@ -1,6 +1,6 @@
 """What a model can read: checks of prompts and rows, before its weights are loaded or run."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -62,6 +62,7 @@ def check_prompts(
     prompts: Sequence[Prompt],
     source: str,
     answer_length: int,
+    used: Collection[int] | None = None,
 ) -> None:
     """Refuse prompts that a model cannot read: their template, tokens or length.
 
@@ -71,6 +72,7 @@ def check_prompts(
         prompts: one per row of the data source.
         source: its name.
         answer_length: maximum tokens of an answer.
+        used: the rows, from 1, whose tokens and lengths matter; by default all.
 
     Raises:
         SalsaError: names the tokens, the lengths and the rows.
@@ -83,8 +85,9 @@ def check_prompts(
         known = max(tokenizer.get_vocab().values(), default=0) < limits.tokens
         if known and limits.positions is None:
             return
-        rows = row_ids(tokenizer, prompts, source)
-        for row, ids in enumerate(rows, start=1):
+        ids_of = dict(enumerate(row_ids(tokenizer, prompts, source), start=1))
+        rows = {row: ids for row, ids in ids_of.items() if used is None or row in used}
+        for row, ids in rows.items():
             if max(ids) >= limits.tokens:
                 where = f"{source}, row {row} holds"
                 raise SalsaError(_unknown(tokenizer, max(ids), limits.tokens, where))
@@ -101,12 +104,12 @@ def _unknown(tokenizer: Tokenizer, token: int, size: int, where: str) -> str:
 
 
 def _check_length(
-    rows: Sequence[Sequence[int]], limit: int, answer_length: int, source: str
+    rows: Mapping[int, Sequence[int]], limit: int, answer_length: int, source: str
 ) -> None:
     """Refuse prompts that leave no room for an answer; its end token is one of its tokens."""
-    long = [row for row, ids in enumerate(rows, start=1) if len(ids) + answer_length > limit]
+    long = [row for row, ids in rows.items() if len(ids) + answer_length > limit]
     if long:
-        longest = max(len(ids) for ids in rows)
+        longest = max(map(len, rows.values()))
         raise SalsaError(
             f"the model has positions for {limit} tokens; {counted(len(long), 'prompt')} of "
             f"{source} (first in row {long[0]}; the longest has {longest} tokens) with an answer "

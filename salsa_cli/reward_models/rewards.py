@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -178,7 +178,13 @@ def models_of(name: str) -> tuple[Path, ...]:
     return folders.members(Path(name)) or (Path(name),)
 
 
-def check_prompts(name: str, prompts: Sequence[Prompt], source: str, answer_length: int) -> None:
+def check_prompts(
+    name: str,
+    prompts: Sequence[Prompt],
+    source: str,
+    answer_length: int,
+    used: Collection[int] | None = None,
+) -> None:
     """Refuse prompts that a model of a reward cannot read with answers of this many tokens.
 
     Raises:
@@ -186,7 +192,7 @@ def check_prompts(name: str, prompts: Sequence[Prompt], source: str, answer_leng
     """
     for folder in models_of(name):
         tokenizer = loading.load_tokenizer(folder)
-        readable.check_prompts(folder, tokenizer, prompts, source, answer_length)
+        readable.check_prompts(folder, tokenizer, prompts, source, answer_length, used)
 
 
 def load(name: str, runtime: Runtime, source: BackboneSource = backbones.unshared) -> Scorer:

@@ -350,11 +350,15 @@ def _unreadable(
     config: PPOConfig,
 ) -> Iterator[str]:
     """Why a model cannot read the prompts with an answer: its template, tokens or positions."""
-    given = (prompts, config.prompts, config.response_length)
     try:
         tokenizer = loading.load_tokenizer(policy)
+        ids = row_ids(tokenizer, prompts, config.prompts)
+        limit = shapes.context_length(policy)
     except SalsaError:
         return  # named by another check
+    room = float("inf") if limit is None else limit - config.response_length
+    used = {row for row, one in enumerate(ids, start=1) if len(one) <= room}
+    given = (prompts, config.prompts, config.response_length, used)
     for folder in dict.fromkeys((policy, *(one.first for one in held), critic or policy)):
         if reason := _reason(partial(readable.check_prompts, folder, tokenizer, *given)):
             yield reason

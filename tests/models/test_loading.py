@@ -233,3 +233,34 @@ def test_a_mixture_of_experts_whose_config_asks_for_router_logits(
         )[0]
         length = next((n for n, token in enumerate(alone.tolist()) if token == 2), len(alone))
         assert row[:length].tolist() == alone[:length].tolist()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"return_dict": False},
+        {"output_attentions": True},
+        {"output_hidden_states": True},
+        {"use_cache": False},
+    ],
+)
+def test_what_a_config_asks_of_a_forward_pass_changes_no_answer(
+    world: World, tmp_path: Path, flags: dict[str, bool]
+) -> None:
+    folder = Path(shutil.copytree(world.a, tmp_path / "m"))
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | flags))
+    uniforms = torch.rand(2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = []
+    for path in (folder, world.a):
+        policy = loading.load_language_model(path, Placement(torch.float32, CPU))
+        read = Sequences.of(pad_left([[4, 6, 9], [5]], 0), pad_right([[6, 2], [11, 5]], 0))
+        found.append(
+            (
+                selection.select_generator("auto", policy.model)(
+                    policy, [[4, 6, 9], [5]], uniforms, 1.0
+                ),
+                forward.answer_logprobs(policy.model, read, 1.0),
+            )
+        )
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])

@@ -220,3 +220,29 @@ def test_a_template_that_raises_is_quoted_by_all_commands_before_loading(
         model=str(folder), data=str(data), output=tmp_path / "rm", dry_run=True, device="cpu"
     )
     assert f"{data}: {words}" in refused(trained, train_rm.run)
+
+
+def test_prompts_that_the_policy_leaves_out_do_not_count(world: World, tmp_path: Path) -> None:
+    """Too long for the policy's own positions, they are left out with a warning, as before."""
+    folder = short_gpt2(tmp_path / "rm", positions=10)
+    config = transformers.GPT2Config(**SIZES, n_positions=10, n_embd=16, n_layer=1, n_head=2)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "policy")
+    tiny.tokenizer().save_pretrained(tmp_path / "policy")
+    rows = [{"prompt": "the cat"}, {"prompt": "the " * 9}, {"prompt": "sat"}]
+    prompts = tiny.write_rows(tmp_path / "p.jsonl", rows)
+    told: list[Any] = []
+    run = configure(
+        world,
+        tmp_path / "ppo",
+        ref=(str(tmp_path / "policy"),),
+        reward=(str(folder),),
+        prompts=str(prompts),
+        response_length=8,
+        dry_run=True,
+    )
+    ppo.run(run, told.append)
+    assert any("1 of 3 prompts are left out" in getattr(one, "text", "") for one in told)
+    with pytest.raises(SalsaError, match="first in row 2; the longest has 9 tokens"):
+        readable.check_prompts(
+            folder, loading.load_tokenizer(folder), [row["prompt"] for row in rows], "p", 8
+        )
