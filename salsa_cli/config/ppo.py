@@ -29,8 +29,8 @@ WARNINGS = (
 )
 """Names of the warnings that the monitors issue."""
 
-OFFLOADABLE = {"ref": "reference", "reward": "rewards", "watch": "watched"}
-"""Values of `--offload`, and the fields of `Actors` they stand for."""
+OFFLOADABLE = {"ref": "reference", "reward": "rewards", "watch": "watched", "moments": "moments"}
+"""Values of `--offload`, and the fields of `Actors` they stand for; moments are the optimisers'."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -449,8 +449,8 @@ class PPOConfig(TrainingConfig):
     offload: Annotated[
         tuple[str, ...],
         Setting(
-            "Models to move to CPU memory while the GPU does not need them: "
-            f"{', '.join(OFFLOADABLE)}.",
+            "Models, and the optimizer's moments, to keep in CPU memory while the GPU does not "
+            f"need them: {', '.join(OFFLOADABLE)}.",
             values=tuple(OFFLOADABLE),
             metavar="NAMES",
             panel="Training",
@@ -460,11 +460,18 @@ class PPOConfig(TrainingConfig):
     optimiser: Annotated[
         Literal["adamw", "adamw-8bit"],
         Setting(
-            "AdamW with its moments in float32, or in 8 bits (2 instead of 8 bytes per "
-            "weight; needs the extra '8bit').",
+            "AdamW with its moments in float32, or in 8 bits (2 instead of 8 bytes per weight).",
             panel="Training",
         ),
     ] = "adamw"
+    weights: Annotated[
+        Literal["float32", "bfloat16"],
+        Setting(
+            "Type in which policy and critic are trained; bfloat16 halves weights and gradients, "
+            "and rounds every step stochastically. Not for adapters.",
+            panel="Training",
+        ),
+    ] = "float32"
     lora_rank: Annotated[
         int | None,
         Setting(

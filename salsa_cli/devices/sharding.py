@@ -67,8 +67,11 @@ def gathered(state: Any, *, keep: bool) -> Any:
 
 
 def spread_like(given: torch.Tensor, example: torch.Tensor) -> torch.Tensor:
-    """This process's shard of `given`, which every process has in full, sharded like `example`."""
-    if not isinstance(example, DTensor) or given.shape != example.shape:
+    """This process's shard of `given`, which every process has in full, sharded like `example`.
+
+    Tensors with another number of rows, as an optimiser's count of steps, are not sharded.
+    """
+    if not isinstance(example, DTensor) or given.shape[:1] != example.shape[:1]:
         return given
     return distribute_tensor(
         given.to(example.device), example.device_mesh, example.placements, src_data_rank=None

@@ -95,7 +95,9 @@ class _Projected(torch.autograd.Function):
         (gradient,) = gradients
         wanted = ctx.needs_input_grad
         of_hidden = torch.empty_like(hidden) if wanted[0] else None
-        of_weight = torch.zeros_like(weight) if wanted[1] else None
+        # In bfloat16, a sum over several buffers would lose the small contributions.
+        wide = weight.dtype if len(hidden) <= rows else normaliser.dtype
+        of_weight = torch.zeros_like(weight, dtype=wide) if wanted[1] else None
         of_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
         projection = weight.to(dtype)
         with torch.autocast(hidden.device.type, enabled=False):
@@ -122,6 +124,8 @@ class _Projected(torch.autograd.Function):
                     of_weight += narrow.t() @ states
                 if of_bias is not None:
                     of_bias += logits.sum(0)
+        if of_weight is not None:
+            of_weight = of_weight.to(weight.dtype)
         return of_hidden, of_weight, of_bias, None, None, None, None, None
 
 

@@ -71,11 +71,16 @@ def answer_logprobs(model: Module, sequences: Sequences, temperature: float) -> 
 def answer_values(critic: Module, sequences: Sequences) -> torch.Tensor:
     """Values `[B, R]` in float32 of the state before each token, 0 on the padding.
 
-    A critic in float64 gives float64.
+    A critic in float64 gives float64; of any other, the head computes in float32, as in
+    `last_scores`.
     """
-    values: torch.Tensor = critic.score(_before_answers(critic, sequences)).squeeze(-1)
-    raised = values if values.dtype == torch.float64 else values.float()
-    return sequences.spread(raised, sequences.real())
+    hidden = _before_answers(critic, sequences)
+    kind = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    head = critic.score
+    bias = None if head.bias is None else head.bias.to(kind)
+    with torch.autocast(hidden.device.type, enabled=False):
+        values = functional.linear(hidden.to(kind), head.weight.to(kind), bias).squeeze(-1)
+    return sequences.spread(values, sequences.real())
 
 
 def last_scores(model: Module, tokens: Tokens) -> torch.Tensor:

@@ -1,10 +1,9 @@
 """Training steps of every command that trains: AdamW, gradient clipping, schedules."""
 
 import copy
-import logging
 import math
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from salsa_cli.errors import SalsaError
 from salsa_cli.models import packed_attention
 from salsa_cli.models.forward import Module
 from salsa_cli.models.loading import trainable
+from salsa_cli.models.optimizers import BLOCK, EPSILON, ChunkedAdamW, GradientSums, MomentBits
 
 
 class Network(torch.nn.Module):
@@ -31,16 +31,37 @@ class Network(torch.nn.Module):
         return self._compute(self.model, *given).clone()
 
 
-MOMENTS = {"adamw": 8.0, "adamw-8bit": 2.0 + 2 * 4 / 256}
+MOMENTS = {"adamw": 8.0, "adamw-8bit": 2.0 + 2 * 4 / BLOCK}
 """Optimisers, with the bytes of their two moments a weight: in float32, or in 8 bits with one scale
-in float32 for each block of 256 (Dettmers et al., "8-bit Optimizers via Block-wise Quantization",
-2021)."""
+in float32 for each block."""
+
+
+@dataclass(frozen=True)
+class MomentStorage:
+    """How an optimiser stores its moments.
+
+    Attributes:
+        bits: of a moment.
+        offload: whether moments lie in the CPU's memory and come to the device part by part.
+        seed: of stochastic rounding, of 8-bit moments and of bfloat16 weights.
+    """
+
+    bits: MomentBits = 32
+    offload: bool = False
+    seed: int = 0
+
+    @classmethod
+    def of(cls, optimiser: str, *, offload: bool, seed: int) -> "MomentStorage":
+        """That of an optimiser of `MOMENTS`."""
+        return cls(32 if optimiser == "adamw" else 8, offload, seed)
 
 
 class Learner:
     """A model under training with its optimiser.
 
-    AdamW with epsilon 1e-5 and no weight decay, as in the published PPO recipes.
+    AdamW with epsilon 1e-5 and no weight decay, as in the published PPO recipes. Weights in
+    bfloat16 are rounded stochastically after each step, and so are the sums of their gradients over
+    several passes.
 
     Attributes:
         model: the plain model, to generate, to score and to save; see `follow`.
@@ -56,7 +77,7 @@ class Learner:
         rate: float,
         max_grad_norm: float,
         runtime: Runtime,
-        optimiser: str = "adamw",
+        storage: MomentStorage | None = None,
     ) -> None:
         self.model = model
         self._name = name
@@ -65,9 +86,9 @@ class Learner:
         self._runtime = runtime
         self.network = _network(model, compute, runtime)
         self._parameters = [one for one in self.network.parameters() if one.requires_grad]
-        self._optimiser = _class_of(optimiser)(
-            self._parameters, lr=rate, eps=1e-5, weight_decay=0.0
-        )
+        storage = storage or MomentStorage()
+        self._optimiser = _optimizer(self._parameters, rate, storage)
+        self._sums = GradientSums(self._parameters, storage.seed)
 
     def step(self, share: float) -> float:
         """Apply the accumulated gradients at `share` of the peak rate; returns their norm.
@@ -75,10 +96,10 @@ class Learner:
         Raises:
             SalsaError: a gradient is NaN or infinite; the weights are left as they were.
         """
+        self._sums.collect()
         if not self._spread:
             self._runtime.sum_gradients(self._parameters)
-        gradients = [one.grad for one in self._parameters if one.grad is not None]
-        total = whole(torch.nn.utils.get_total_norm(gradients))
+        total = _norm([one.grad for one in self._parameters if one.grad is not None])
         torch.nn.utils.clip_grads_with_norm_(self._parameters, self._max_grad_norm, total)
         norm = float(total)
         if not norm < float("inf"):
@@ -102,6 +123,7 @@ class Learner:
 
     def drop(self) -> None:
         """Discard the accumulated gradients."""
+        self._sums.drop()
         self._optimiser.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Any]:
@@ -119,7 +141,13 @@ class Learner:
         # Frozen weights, which adapters were put beside, are not in it.
         left = self.trained.load_state_dict(weights, strict=False)
         assert not left.unexpected_keys and not trained_state(self.trained).keys() - weights
-        self._optimiser.load_state_dict(self._spread_moments(state["optimiser"]))
+        self._optimiser.load_state_dict(
+            {
+                "state": self._spread_moments(state["optimiser"]["state"]),
+                # The rate is set at every step; the rest is that of this optimiser.
+                "param_groups": self._optimiser.state_dict()["param_groups"],
+            }
+        )
         self.follow()
 
     def follow(self, dtype: torch.dtype | None = None) -> None:
@@ -147,12 +175,11 @@ class Learner:
         """The model whose weights are trained: the plain one, or its sharded copy."""
         return self.network.model
 
-    def _spread_moments(self, state: dict[str, Any]) -> dict[str, Any]:
-        moments = {
+    def _spread_moments(self, state: dict[int, Any]) -> dict[int, Any]:
+        return {
             place: {n: spread_like(value, self._parameters[place]) for n, value in held.items()}
-            for place, held in state["state"].items()
+            for place, held in state.items()
         }
-        return {**state, "state": moments}
 
 
 def _network(model: Module, compute: Callable[..., torch.Tensor], runtime: Runtime) -> Network:
@@ -166,33 +193,31 @@ def _network(model: Module, compute: Callable[..., torch.Tensor], runtime: Runti
     packed_attention.copy_trial_result(network.model, model)
     runtime.sharding.spread(network, set(model._no_split_modules or ()), runtime.device)
     for name, parameter in model.named_parameters():
-        if name in learned:
+        if name in learned and parameter.dtype != torch.bfloat16:
             parameter.data = parameter.data.to(runtime.frozen_dtype)
     return network
 
 
-def check(optimiser: str) -> None:
-    """Check that the optimizer is available.
+def _optimizer(
+    parameters: Sequence[torch.Tensor], rate: float, storage: MomentStorage
+) -> torch.optim.Optimizer | ChunkedAdamW:
+    narrow = any(parameter.dtype == torch.bfloat16 for parameter in parameters)
+    if narrow or storage.offload or storage.bits != 32:
+        return ChunkedAdamW(
+            parameters, rate, bits=storage.bits, seed=storage.seed, offload=storage.offload
+        )
+    return torch.optim.AdamW(parameters, lr=rate, eps=EPSILON, weight_decay=0.0, fused=True)
 
-    Raises:
-        SalsaError: its package is not installed.
-    """
-    _class_of(optimiser)
 
-
-def _class_of(optimiser: str) -> Any:
-    if optimiser == "adamw":
-        return partial(torch.optim.AdamW, fused=True)
-    # It warns of kernels for 4 bits that it does not find, which nobody asked for.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    try:
-        from bitsandbytes.optim import AdamW8bit
-    except ImportError as error:
-        raise SalsaError(
-            f"--optimiser {optimiser} needs bitsandbytes, which is not installed; "
-            "pip install bitsandbytes"
-        ) from error
-    return AdamW8bit
+def _norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The norm of all gradients together; of those in bfloat16, in float32."""
+    if all(gradient.dtype != torch.bfloat16 for gradient in gradients):
+        return whole(torch.nn.utils.get_total_norm(gradients))
+    norms = [
+        whole(torch.linalg.vector_norm(gradient, dtype=torch.float32)) for gradient in gradients
+    ]
+    total: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return total
 
 
 def trained_state(model: Module) -> dict[str, torch.Tensor]:

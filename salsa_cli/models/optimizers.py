@@ -109,7 +109,7 @@ class ChunkedAdamW:
             torch.cuda.synchronize()  # the last copies into pinned memory may be on their way
         state = {
             place: {
-                "step": moments.step,
+                "step": torch.tensor(float(moments.step)),
                 **{
                     name: sharded_like(value, self._parameters[place])
                     for name, value in moments.stored.items()
@@ -117,14 +117,14 @@ class ChunkedAdamW:
             }
             for place, moments in enumerate(self._moments)
         }
-        return {"state": state, "param_groups": self.param_groups}
+        groups = [{**self.param_groups[0], "params": list(range(len(self._parameters)))}]
+        return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
-        self.param_groups = [dict(group) for group in state["param_groups"]]
+        """Take over the moments that `state_dict` returned; the rate stays."""
         for place, given in state["state"].items():
             moments = self._moments[place]
-            moments.step = given["step"]
+            moments.step = int(given["step"])
             for name, held in moments.stored.items():
                 held.copy_(local(given[name]).view_as(held))
 

@@ -25,7 +25,7 @@ from salsa_cli.models import (
 )
 from salsa_cli.models.backbones import Backbones, Placement
 from salsa_cli.models.forward import Module
-from salsa_cli.models.learners import Learner
+from salsa_cli.models.learners import Learner, MomentStorage
 from salsa_cli.models.loading import LanguageModel
 from salsa_cli.records import JSON, to_json
 from salsa_cli.reward_models import rewards
@@ -100,7 +100,6 @@ def load_actors(run: Run, server: Server | None = None) -> Actors:
     trained = tuple(rewards.load(name, runtime, shared.load) for name in plan.rewards)
     watched = tuple(rewards.load(name, runtime, shared.load) for name in plan.watched)
     rate = config.learning_rate
-    common = (config.max_grad_norm, runtime, config.optimiser)
     moved = {
         "ref": held,
         "reward": [module for one in trained for module in rewards.modules(one)],
@@ -114,14 +113,39 @@ def load_actors(run: Run, server: Server | None = None) -> Actors:
         held,
         Ensemble(trained, combine),
         Ensemble(watched, rewards.combination("mean", 0.0)) if watched else None,
-        Learner("policy", policy.model, forward.answer_logprobs, rate, *common),
-        Learner("critic", critic, forward.answer_values, critic_rate, *common),
+        Learner(
+            "policy",
+            policy.model,
+            forward.answer_logprobs,
+            rate,
+            config.max_grad_norm,
+            runtime,
+            _storage("policy", config),
+        ),
+        Learner(
+            "critic",
+            critic,
+            forward.answer_values,
+            critic_rate,
+            config.max_grad_norm,
+            runtime,
+            _storage("critic", config),
+        ),
         {
             name: tuple(Parked(model, runtime.device) for model in moved[name])
             for name in config.offloaded
+            if name in moved
         },
         shared,
         server,
+    )
+
+
+def _storage(model: str, config: PPOConfig) -> MomentStorage:
+    return MomentStorage.of(
+        config.optimiser,
+        offload="moments" in config.offloaded,
+        seed=stable_seed(config.seed, "rounding", model),
     )
 
 
@@ -173,7 +197,9 @@ def learning_mode(actors: Actors, config: PPOConfig) -> Iterator[None]:
 
 def _policy(folder: Path, config: PPOConfig, runtime: Runtime, shared: Backbones) -> LanguageModel:
     if not _adapts(folder, config):
-        return loading.load_language_model(folder, Placement(torch.float32, runtime.device))
+        return loading.load_language_model(
+            folder, Placement(_trained_dtype(config), runtime.device)
+        )
     frozen = runtime.frozen_dtype
     policy = loading.load_language_model(folder, Placement(frozen, runtime.device, shared.load))
     _adapt(policy.model, folder, config, "policy")
@@ -182,12 +208,19 @@ def _policy(folder: Path, config: PPOConfig, runtime: Runtime, shared: Backbones
 
 def _critic(folder: Path, config: PPOConfig, runtime: Runtime, shared: Backbones) -> Module:
     if not _adapts(folder, config):
-        return loading.load_critic(folder, Placement(torch.float32, runtime.device))
+        critic = loading.load_critic(folder, Placement(_trained_dtype(config), runtime.device))
+        # FSDP2 takes weights of one type; the values are computed in float32 all the same.
+        critic.score.to(_trained_dtype(config))
+        return critic
     critic = loading.load_critic(
         folder, Placement(runtime.frozen_dtype, runtime.device, shared.load)
     )
     _adapt(critic, folder, config, "critic")
     return critic
+
+
+def _trained_dtype(config: PPOConfig) -> torch.dtype:
+    return torch.bfloat16 if config.weights == "bfloat16" else torch.float32
 
 
 def _adapts(folder: Path, config: PPOConfig) -> bool:

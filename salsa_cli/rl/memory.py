@@ -192,7 +192,29 @@ def _own(role: Role, config: PPOConfig, machine: Machine) -> MemoryUse:
     share = -(-role.own // machine.spread)
     # Where what learns is spread, a whole model beside it generates and scores.
     plain = machine.frozen * role.own if machine.spread > 1 else 0
-    return MemoryUse(4 * share + plain, 4 * share, int(MOMENTS[config.optimiser] * share))
+    width = _width(role, config)
+    moments = 0 if "moments" in config.offloaded else int(MOMENTS[config.optimiser] * share)
+    return MemoryUse(width * share + plain, width * share, moments)
+
+
+def trained_width(config: PPOConfig) -> int:
+    """Bytes of a weight that is trained, and of its gradient."""
+    return 2 if config.weights == "bfloat16" else 4
+
+
+def _width(role: Role, config: PPOConfig) -> int:
+    """The same for a model; adapters are in float32."""
+    return trained_width(config) if role.backbone is None else 4
+
+
+def _copy(role: Role, config: PPOConfig, machine: Machine) -> int:
+    """Bytes of the copy of a model's float32 weights that a pass with narrower products makes."""
+    return machine.copy * role.own if _width(role, config) == 4 else 0
+
+
+def _machine(config: PPOConfig, machine: Machine) -> Machine:
+    """The machine as a model under training finds it: its own weights may be narrow already."""
+    return replace(machine, product=min(machine.product, trained_width(config)))
 
 
 def _is_there(model: str, phase: str, config: PPOConfig) -> bool:
@@ -212,7 +234,7 @@ def _rollout(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
     rows, prompt = config.batch_size // machine.processes, _longest(plan)
     tokens = prompt + config.response_length
     return MemoryUse(
-        weights=machine.copy * plan.roles(config)[0].own,
+        weights=_copy(plan.roles(config)[0], config, machine),
         activations=activation_memory.passing_activations(shape, rows, prompt, machine.product),
         logits=machine.sampling * rows * shape.vocabulary,
         cache=activation_memory.cache(shape, rows, tokens, machine.product),
@@ -238,7 +260,7 @@ def _log_probabilities(plan: PPOPlan, config: PPOConfig, machine: Machine) -> Me
     frozen = machine.rows(config.forward_size, tokens, SCORED_TOKENS)
     passes += [(shapes.shape(one.first), frozen) for one in plan.references]
     return MemoryUse(
-        weights=machine.copy * max(role.own for role in plan.roles(config) if role.learns),
+        weights=max(_copy(role, config, machine) for role in plan.roles(config) if role.learns),
         activations=max(
             activation_memory.passing_activations(shape, rows, tokens, machine.product)
             for shape, rows in passes
@@ -284,15 +306,15 @@ def _learning_alone(
         if config.gradient_checkpointing
         else activation_memory.kept_activations
     )
-    activations = counted(shape, rows, tokens, machine.product)
-    gradients = 4 * role.own // machine.spread
+    activations = counted(shape, rows, tokens, _machine(config, machine).product)
+    gradients = _width(role, config) * role.own // machine.spread
     largest = 4 * shape.vocabulary * shape.hidden if role.backbone is None else 0
     if rows * machine.processes < config.minibatch_size:
         gradients += largest
         activations = activations if machine.reuses else activations * 3 // 2
     else:
         gradients = max(0, gradients - activations)
-    return MemoryUse(machine.copy * role.own, gradients, 0, activations)
+    return MemoryUse(_copy(role, config, machine), gradients, 0, activations)
 
 
 def _logits(plan: PPOPlan, config: PPOConfig, machine: Machine, rows: int) -> int:
@@ -317,9 +339,12 @@ def _advice(found: MemoryPlan, config: PPOConfig, *, on_cpu: bool) -> Iterator[s
         yield "--gradient-checkpointing"
     if config.optimiser == "adamw":
         yield "--optimiser adamw-8bit"
+    adapts = any(name.startswith("base ") for name in found.models)
+    if config.weights == "float32" and not adapts:
+        yield "--weights bfloat16"
     if not on_cpu and not config.offloaded:
-        yield "--offload ref,reward"
-    if not any(name.startswith("base ") for name in found.models):
+        yield "--offload ref,reward,moments"
+    if not adapts:
         yield "--lora-rank"
     yield "a smaller model as --critic"
 

@@ -17,12 +17,12 @@ from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.generation import vllm
 from salsa_cli.generation.vllm import Server
-from salsa_cli.models import learners, loading, lora, parts, readable, shapes
+from salsa_cli.models import loading, lora, parts, readable, shapes
 from salsa_cli.models.learners import MOMENTS
 from salsa_cli.models.tokens import row_ids, template_warning
 from salsa_cli.records import JSON
 from salsa_cli.reward_models import rewards
-from salsa_cli.rl import references, weight_sharing
+from salsa_cli.rl import memory, references, weight_sharing
 from salsa_cli.rl.plan import PPOPlan
 from salsa_cli.rl.references import Reference
 from salsa_cli.runs import checkpoints, run_folder
@@ -71,7 +71,6 @@ def prepare(config: PPOConfig, report: Report) -> PPOPlan:
     """
     reasons = Reasons()
     reasons.attempt(lambda: _same_settings(config))
-    reasons.attempt(lambda: learners.check(config.optimiser))
     recipes = [references.parse(name) for name in config.ref]
     found = [reasons.attempt(partial(references.find, one)) for one in recipes]
     held = tuple(reference for reference in found if reference is not None)
@@ -95,6 +94,7 @@ def prepare(config: PPOConfig, report: Report) -> PPOPlan:
         reasons.attempt(lambda: parts.check_critic(critic))
     if policy is not None and critic is not None:
         reasons.add(_idle_rank(policy, critic, config))
+        reasons.add(_idle_weights(policy, critic, config))
     if policy is not None and rows is not None:
         reasons.add(_unreadable(policy, critic, held, (*sources, *watched), rows, config))
     fitting = reasons.attempt(lambda: _fitting(policy, rows, config)) if policy and rows else None
@@ -118,8 +118,8 @@ def check_processes(config: PPOConfig, runtime: Runtime) -> None:
     """Refuse a number of processes that does not divide the answers of a step or the moments.
 
     Raises:
-        UsageError: they do not divide a minibatch, moments in 8 bits or compiled layers are to be
-            spread, or the server of `--generator vllm` is not on the machine of all.
+        UsageError: they do not divide a minibatch, compiled layers are to be spread, or the server
+            of `--generator vllm` is not on the machine of all.
     """
     count = runtime.processes
     if config.server is not None and runtime.nearby < count:
@@ -127,8 +127,6 @@ def check_processes(config: PPOConfig, runtime: Runtime) -> None:
             f"--generator vllm takes processes of one machine; {runtime.nearby} of the {count} are "
             "on this one"
         )
-    if runtime.sharding is not None and config.optimiser == "adamw-8bit":
-        raise UsageError("--optimiser adamw-8bit cannot be spread over processes (--shard)")
     if runtime.sharding is not None and config.compile:
         raise UsageError("--compile and --shard: spread layers are not compiled; leave one out")
     for reason in config.undivided(count):
@@ -186,7 +184,11 @@ def disk(plan: PPOPlan, config: PPOConfig) -> int:
     """
     weights = sum(role.own for role in plan.roles(config) if role.learns)
     # One more checkpoint than are kept stands while the oldest is not yet removed.
-    saved = (config.keep_checkpoints + 1) * (4 + MOMENTS[config.optimiser]) * weights
+    saved = (
+        (config.keep_checkpoints + 1)
+        * (memory.trained_width(config) + MOMENTS[config.optimiser])
+        * weights
+    )
     return int(saved) + 4 * weight_sharing.stored(plan.policy)
 
 
@@ -300,6 +302,17 @@ def _idle_rank(policy: Path, critic: Path, config: PPOConfig) -> Iterator[str]:
         rank, hidden = config.lora_rank, shapes.shape(policy).hidden
         if (reason := _reason(lambda: lora.check_rank(rank, hidden))) is not None:
             yield reason
+
+
+def _idle_weights(policy: Path, critic: Path, config: PPOConfig) -> Iterator[str]:
+    """Why nothing would be trained in bfloat16."""
+    if config.weights == "float32":
+        return
+    if config.lora_rank is not None or all(map(folders.is_adapter, (policy, critic))):
+        yield (
+            f"--weights {config.weights} has no effect on adapters, which are trained in float32 "
+            "beside frozen weights; expected --weights float32"
+        )
 
 
 def _reason(check: Callable[[], None]) -> str | None:

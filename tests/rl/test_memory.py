@@ -1,13 +1,14 @@
 """What a run will hold: counted by hand, by autograd itself, and where it does not fit."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from salsa_cli import ppo
 from salsa_cli.config.ppo import PPOConfig
@@ -298,6 +299,87 @@ def test_a_run_that_cannot_fit_is_refused_with_what_helps(
         assert option in text
     assert "--offload" not in text and "--micro-batch-size" not in text  # of no use here
     assert not any(tmp_path.iterdir())
+
+
+SEVEN_BILLION = {
+    "vocab_size": 32_000,
+    "hidden_size": 4096,
+    "intermediate_size": 11_008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 4096,
+}
+H100 = Machine(
+    frozen=2, product=2, sampling=14, chunk=2**29, pass_tokens=16384, headroom=0.9, reuses=True
+)
+
+
+def enlarge(folder: Path, kind: Any) -> None:
+    """Give a folder the configuration and the weight file of a model of 7 billion, all holes."""
+    stored = json.loads((folder / "config.json").read_text())
+    config = LlamaConfig(**{**stored, **SEVEN_BILLION, "head_dim": 128})
+    with torch.device("meta"):
+        state = kind(config).state_dict()
+    config.architectures = stored["architectures"]
+    config.save_pretrained(folder)
+    header, end = {}, 0
+    for name, tensor in state.items():
+        begin, end = end, end + 2 * tensor.numel()
+        header[name] = {"dtype": "BF16", "shape": tensor.shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path = folder / "model.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    with path.open("r+b") as file:
+        file.truncate(8 + len(text) + end)
+
+
+def test_full_fine_tuning_of_seven_billion_fits_one_card_of_80_gb(
+    world: World, tmp_path: Path
+) -> None:
+    """At most 76 GB: weights and moments in full, one gradient, the frozen models parked."""
+    model, rm = tmp_path / "model", tmp_path / "rm"
+    shutil.copytree(world.a, model)
+    shutil.copytree(world.rm, rm)
+    enlarge(model, LlamaForCausalLM)
+    enlarge(rm, LlamaForSequenceClassification)
+    config = PPOConfig(
+        ref=(str(model),),
+        reward=(str(rm),),
+        prompts=str(world.prompts),
+        output=tmp_path / "policy",
+        weights="bfloat16",
+        optimiser="adamw-8bit",
+        gradient_checkpointing=True,
+        offload=("ref,reward",),
+        micro_batch_size=8,
+        device="cuda",
+    )
+    found = demand(config, H100)
+    count = 6_738_415_616  # as published for Llama 2 7B
+    critic = count - 32_000 * 4096 + 4096
+    both = count + critic
+    learning = found.phases["learning"]
+    assert learning.weights == 2 * both
+    assert learning.optimiser == int((2 + 8 / 256) * count) + int((2 + 8 / 256) * critic)
+    assert learning.gradients == 2 * count + 4 * 32_000 * 4096
+    assert 68e9 < found.peak <= 76e9
+    # Without what is new: float32 weights and their copies, and moments in float32.
+    wide = replace(config, weights="float32", optimiser="adamw")
+    assert demand(wide, H100).peak > 190e9
+
+
+def test_moments_that_are_offloaded_are_not_on_the_device(world: World, tmp_path: Path) -> None:
+    config = configure(world, tmp_path / "policy", weights="bfloat16")
+    plain = demand(config, MIXED)
+    parked = demand(replace(config, offload=("moments",)), MIXED)
+    for phase, held in plain.phases.items():
+        assert parked.phases[phase] == replace(held, optimiser=0)
+        assert held.optimiser == 8 * (LANGUAGE + CLASSIFIER)
+    assert plain.models["policy"] == MemoryUse(2 * LANGUAGE, 2 * LANGUAGE, 8 * LANGUAGE)
+    # Narrow weights are multiplied as they are.
+    assert plain.phases["learning"].weights == plain.phases["scoring"].weights
 
 
 def found(**phases: MemoryUse) -> MemoryPlan:
