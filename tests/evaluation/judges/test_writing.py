@@ -1,5 +1,6 @@
 """What a judge that writes is asked, with a judge of ten lines."""
 
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from salsa_cli.evaluation.judges.prompts import Template
 from salsa_cli.evaluation.judges.writing import Completion, JudgeSampling, JudgeTask, Request
 from salsa_cli.evaluation.questions.answer_files import Reply
 from salsa_cli.evaluation.questions.benchmarks import Question
+from salsa_cli.evaluation.verdicts import labels
 from salsa_cli.runs.events import silent
 
 SAMPLING = JudgeSampling(temperature=0.0, max_tokens=8, seed=0)
@@ -92,3 +94,34 @@ def test_the_forecast_counts_what_is_not_stored() -> None:
     assert whole.cost == (4002 + 160) / 1e6
     half = writing.forecast("fixed", asked, {request.key: "[[A]]"}, SAMPLING, None)
     assert (half.calls, half.stored, half.cost) == (1, 1, None)
+
+
+class Cut:
+    """A judge whose texts are all cut at the token limit."""
+
+    name = identity = "cut"
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = texts
+
+    def write(self, requests: Sequence[Request], sampling: JudgeSampling) -> Iterator[Completion]:
+        for request, text in zip(requests, self.texts, strict=False):
+            yield Completion(request, text, cut=True)
+
+
+def test_10_000_random_texts_that_were_cut_give_no_verdict(tmp_path: Path) -> None:
+    generator = random.Random(0)
+    pieces = ["[[A>B]]", "[[B]]", "<think>", "</think>", "so", "\n", "[[7]]", "verdict:", "[[Tie]]"]
+    texts = ["".join(generator.choices(pieces, k=generator.randint(0, 9))) for _ in range(10_000)]
+    assert sum(labels.read_label(text) is not None for text in texts) > 1000
+    questions = [Question(str(n), (Message("user", f"{n}"),)) for n in range(5_000)]
+    answers = {name: {q.id: (Reply(f"{name}{q.id}"),) for q in questions} for name in "xy"}
+    asked = writing.tasks(
+        Cut([]), questions, answers, TEMPLATE, SAMPLING, grading="pairwise", orders=("ab", "ba")
+    )
+    store = tmp_path / "s"
+    verdicts = writing.judge(
+        Cut(texts), asked, SAMPLING, grading="pairwise", store=store, report=silent
+    )
+    assert len(verdicts) == 10_000 and not store.exists()
+    assert {(v.outcome, v.invalid) for v in verdicts} == {(None, "cut at --judge-tokens 8")}
