@@ -158,7 +158,8 @@ def train(run: Run, server: Server | None, report: Report) -> PPOResult:
     if note := packed_attention.padding_note(loaded.policy.model):
         report(Note(note))
     actors, state = restore_or_begin(loaded, run, report)
-    watchdog = Watchdog(folder / "metrics.jsonl", config, report)
+    on_cpu = runtime.device.type == "cpu"
+    watchdog = Watchdog(folder / "metrics.jsonl", config, report, on_cpu=on_cpu)
     with (
         interrupts.deferred_interrupts(report) as interrupted,
         runtime.held_by_main(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from salsa_cli import data, ppo
@@ -307,6 +308,30 @@ def test_a_value_that_is_no_number_stops_the_run(world: World, tmp_path: Path) -
     with pytest.raises(SalsaError, match=r"update 1: \d+ of 47 of the critic's values are NaN"):
         ppo.run(config, silent)
     assert not config.output.exists()
+
+
+@pytest.mark.parametrize("part", ["policy", "ref"])
+def test_stored_weights_that_are_no_numbers_are_named(
+    world: World, tmp_path: Path, part: str
+) -> None:
+    """Not a matter of the learning rate, and not of the figure alone."""
+    place = Path(shutil.copytree(world.a if part == "policy" else world.soup, tmp_path / "model"))
+    tensors = load_file(place / "model.safetensors")
+    name = "model.layers.1.mlp.down_proj.weight"
+    tensors[name][0, 0] = torch.nan
+    save_file(tensors, place / "model.safetensors", {"format": "pt"})
+    given = {"policy": str(place)} if part == "policy" else {"ref": (str(place),)}
+    config = configure(world, tmp_path / "policy", **given)
+    with pytest.raises(SalsaError, match=rf"{name} of {place} has NaN") as caught:
+        ppo.run(config, silent)
+    assert "learning rate" not in str(caught.value)
+
+
+def test_a_reward_that_calls_sys_exit_is_named(world: World, tmp_path: Path) -> None:
+    (tmp_path / "leaving.py").write_text("import sys\ndef score(p, a):\n    sys.exit(3)\n")
+    config = configure(world, tmp_path / "policy", reward=(f"{tmp_path / 'leaving.py'}:score",))
+    with pytest.raises(SalsaError, match=r"leaving.py:score failed: SystemExit: 3"):
+        ppo.run(config, silent)
 
 
 def test_a_gradient_that_is_no_number_stops_the_run_at_its_last_checkpoint(

@@ -26,6 +26,8 @@ WARNINGS = (
     "reward-hacking",
     "length-bias",
     "weak-critic",
+    "kl-jump",
+    "ratio-error",
 )
 """Names of the warnings that the monitors issue."""
 

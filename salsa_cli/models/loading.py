@@ -230,11 +230,14 @@ def checkpoint_activations(model: Module) -> None:
     # The newer releases of Transformers 5 have another name for it, and warn of the older one.
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
     enable({"use_reentrant": False})
-    # Transformers does so only in training mode, which would bring dropout back; these layers
-    # alone go into it, and not what is in them.
+    # Transformers does so only in training mode, which would bring dropout back: these layers
+    # alone go into it, and not what is in them. Some drop out by a rate of their own where they are
+    # in training mode (OPT), so those rates become 0.
     for module in model.modules():
         if getattr(module, "gradient_checkpointing", False):
             module.training = True
+            for name in _dropout_rates(module):
+                setattr(module, name, 0.0)
 
 
 @contextmanager
@@ -243,14 +246,29 @@ def checkpointed(*given: Module) -> Iterator[None]:
 
     Layers that forget their activations do without a key-value cache, too.
     """
+    rates = [
+        (module, name, getattr(module, name))
+        for model in given
+        for module in model.modules()
+        for name in _dropout_rates(module)
+    ]
     for model in given:
         checkpoint_activations(model)
     try:
         yield
     finally:
+        for module, name, rate in rates:
+            setattr(module, name, rate)
         for module in (module for model in given for module in model.modules()):
             if getattr(module, "gradient_checkpointing", False):
                 module.gradient_checkpointing = module.training = False
+
+
+def _dropout_rates(module: torch.nn.Module) -> list[str]:
+    """Attributes of a layer that hold a dropout or layer-drop probability."""
+    return [
+        name for name, value in vars(module).items() if "drop" in name and isinstance(value, float)
+    ]
 
 
 def _end_ids(folder: Path, generation: Any, tokenizer: Tokenizer) -> tuple[int, ...]:

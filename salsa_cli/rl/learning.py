@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from salsa_cli.config.ppo import PPOConfig
+from salsa_cli.errors import SalsaError
 from salsa_cli.generation.rollouts import Rollout
 from salsa_cli.maths import advantages as adv
 from salsa_cli.maths import importance, kl, masked, ppo_loss
@@ -23,6 +24,11 @@ LOSS_ESTIMATORS: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], 
     "k3": kl.weighted_k3,
 }
 """What `--kl-in loss` differentiates, by the name of the estimator."""
+
+
+RATIO_STOP = 0.05
+"""Largest |ratio - 1| in an update's first minibatch. Rounding makes 1e-6 to 1e-4 of it; dropout at
+the usual rate of 0.1 made 0.11 to 0.6."""
 
 
 @dataclass(frozen=True)
@@ -164,11 +170,13 @@ def learn(
     config = run.config
     share = learners.warmed_up(update, config.updates, config.warmup, schedule=config.schedule)
     critic_alone = update < config.critic_warmup
-    steps = []
+    steps: list[dict[str, float]] = []
     for epoch in range(config.epochs):
         for minibatch in batching.minibatches(update, epoch, config):
             given = minibatch, rollout, targets
             policy = _accumulate_policy_gradients(*given, coef, actors, run)
+            if not steps:
+                check_first_ratio(policy["ratio_error"], run.runtime.device)
             if critic_alone:
                 actors.actor.drop()
             policy["policy_grad_norm"] = 0.0 if critic_alone else actors.actor.step(share)
@@ -182,6 +190,25 @@ def learn(
     means["ratio_error"] = steps[0]["ratio_error"]
     rate = 0.0 if critic_alone else share * config.learning_rate
     return LearningMetrics(**means, learning_rate=rate)
+
+
+def check_first_ratio(ratio_error: float, device: torch.device) -> None:
+    """Refuse to learn if the policy's log-probabilities changed before any weight did.
+
+    Args:
+        ratio_error: largest |ratio - 1| in the first minibatch of an update.
+
+    Raises:
+        SalsaError: it is above `RATIO_STOP` on a CPU, where equal passes give equal results.
+    """
+    if device.type == "cpu" and not ratio_error <= RATIO_STOP:
+        raise SalsaError(
+            f"the probabilities of the sampled tokens differ by a factor of up to "
+            f"{1 + ratio_error:.3g} between rollout and training, before any weight was changed; "
+            f"expected at most {1 + RATIO_STOP:g}, so nothing was learned. The architecture "
+            "computes something else in training (dropout, routing noise): try without "
+            "--gradient-checkpointing and --compile"
+        )
 
 
 @dataclass(frozen=True)

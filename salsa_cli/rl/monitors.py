@@ -54,6 +54,17 @@ KL_SHARE, KL_NATS = 0.5, 1.0
 """The least rise that counts: half of the KL before it, and a nat. Below a nat an answer the policy
 still is its start, and a rate that warms up makes any KL accelerate."""
 
+JUMP_WINDOW = 5
+"""Updates within which a KL jumps; a shorter history is looked at from its start."""
+
+JUMP_PER_TOKEN, JUMP_NATS = 0.3, 10.0
+"""The least rise that is a jump: nats per token of an answer, and nats an answer. Runs that learn
+rise by less than 0.05 nats a token in five updates; one at a learning rate of 1e-3 went through 0,
+85, 186 and 228 nats."""
+
+RATIO_ERROR = 1e-3
+"""Largest |ratio - 1| before a weight moves, on a CPU. Equal passes give 0, compiled ones 1e-6."""
+
 CLIPPED = 0.3
 """Share of tokens without gradient because their ratio is clipped. Runs that learn stay below 0.1
 (0.001 to 0.03 here); at 0.3 the steps go further than the batch can tell."""
@@ -196,6 +207,34 @@ def kl_acceleration(history: History) -> str | None:
     )
 
 
+def kl_jump(history: History) -> str | None:
+    """The KL has risen within a few updates by more than a policy that learns moves in a run."""
+    if len(history) < 2:
+        return None
+    recent = history[-JUMP_WINDOW - 1 :]
+    before, now = min(m.kl for m in recent[:-1]), recent[-1].kl
+    length = fmean(m.length for m in recent)
+    if not now - before >= max(JUMP_NATS, JUMP_PER_TOKEN * length):
+        return None
+    return (
+        f"the KL to the reference rose from {before:.1f} to {now:.1f} nats an answer within "
+        f"{len(recent) - 1} updates: the steps are too large. Lower --learning-rate "
+        f"({recent[-1].learning_rate:g} now) or --epochs, and read samples.jsonl"
+    )
+
+
+def ratio_error(history: History) -> str | None:
+    """The policy computes other probabilities in training than in the rollout."""
+    now = history[-1].ratio_error
+    if not now > RATIO_ERROR:
+        return None
+    return (
+        f"the first probability ratio is off by {now:.2g} before any weight moved: rollout and "
+        "training compute different probabilities. Try without --gradient-checkpointing and "
+        "--compile"
+    )
+
+
 def clipping(history: History) -> str | None:
     """The steps are larger than the clip range allows."""
     now = fmean(m.clip_share for m in history[-RECENT:])
@@ -262,6 +301,8 @@ MONITORS: dict[str, Monitor] = {
     "reward-hacking": reward_hacking,
     "length-bias": length_bias,
     "weak-critic": weak_critic,
+    "kl-jump": kl_jump,
+    "ratio-error": ratio_error,
 }
 """Every monitor by the name of its warning, which `--stop-on` takes."""
 

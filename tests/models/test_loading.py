@@ -8,7 +8,12 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 from salsa_cli.errors import SalsaError
 from salsa_cli.generation import selection
@@ -264,3 +269,28 @@ def test_what_a_config_asks_of_a_forward_pass_changes_no_answer(
             )
         )
     assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+
+
+def test_dropout_stays_off_while_activations_are_recomputed() -> None:
+    """OPT's layers drop out by a rate of their own wherever they are in training mode."""
+    config = OPTConfig(
+        vocab_size=32,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        ffn_dim=32,
+        word_embed_proj_dim=16,
+        max_position_embeddings=32,
+        dropout=0.5,
+        layerdrop=0.5,
+    )
+    torch.manual_seed(0)
+    model = OPTForCausalLM(config).eval()
+    ids = torch.arange(12).view(2, 6)
+    plain = model(input_ids=ids, use_cache=False).logits
+    with loading.checkpointed(model):
+        recomputed = model(input_ids=ids, use_cache=False).logits
+        torch.testing.assert_close(recomputed, plain, rtol=0, atol=0)
+        recomputed.sum().backward()
+    assert {layer.dropout for layer in model.model.decoder.layers} == {0.5}  # as before
+    assert not any(module.training for module in model.modules())

@@ -11,6 +11,7 @@ import torch
 
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.devices.runtime import Runtime, start_runtime
+from salsa_cli.errors import SalsaError
 from salsa_cli.generation.rollouts import Rollout, Sampled
 from salsa_cli.maths import advantages as adv
 from salsa_cli.maths import categorical, masked, ppo_loss
@@ -554,3 +555,33 @@ def test_bfloat16_and_float32_agree_on_the_same_answers(world: World, cpu: Runti
     ratio = torch.exp(half - exact)[mask]
     print(f"ratio of bfloat16 to float32: {ratio.min():.4f} to {ratio.max():.4f}")
     assert float((ratio - 1).abs().mean()) < 0.02
+
+
+def test_a_first_ratio_far_from_one_stops_before_a_step() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    learning.check_first_ratio(0.04, cpu)
+    learning.check_first_ratio(0.5, gpu)  # other kernels round otherwise
+    for error in (0.11, float("nan")):
+        with pytest.raises(SalsaError, match="before any weight was changed"):
+            learning.check_first_ratio(error, cpu)
+
+
+def test_a_policy_that_computes_otherwise_in_training_is_not_trained(
+    world: World, cpu: Runtime
+) -> None:
+    """Log-probabilities that training finds a tenth higher: refused, weights as they were."""
+    config = configure(learning_rate=1e-3)
+    acting = act(world, cpu)
+    run = running(config, cpu)
+    sampled = given_answers([1, 2, 3, 4, 5, 6, 6, 1], pad=0)
+    rollout = experience.compute_rollout(sampled, torch.arange(8.0).double(), acting, run)
+    penalty = learning.compute_penalties(
+        rollout.logprobs, rollout.ref_logprobs, rollout.mask, config
+    )
+    targets = learning.compute_advantages(rollout, penalty, config.kl_coef, config)
+    shifted = replace(rollout, logprobs=rollout.logprobs - 0.1)
+    before = {name: one.clone() for name, one in acting.policy.model.state_dict().items()}
+    with pytest.raises(SalsaError, match="nothing was learned"):
+        learning.learn(0, shifted, targets, config.kl_coef, acting, run)
+    for name, one in acting.policy.model.state_dict().items():
+        assert torch.equal(one, before[name])

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from salsa_cli.records import read_rows
 from salsa_cli.rl import monitors
@@ -47,6 +48,22 @@ def test_length_collapse() -> None:
     assert "11.7 tokens" in alarm.text and "40.0 at the start" in alarm.text
 
 
+def test_a_kl_that_jumps_within_a_short_history() -> None:
+    """0, 85, 186, 228 nats at a learning rate of 1e-3: named in the second of them."""
+    jumping = history(4, kl=[0.0, 85.0, 186.0, 228.0])
+    assert named(jumping)["kl-jump"] == 2
+    (text,) = [alarm.text for alarm in monitors.alarms(jumping) if alarm.name == "kl-jump"]
+    assert "from 0.0 to 85.0 nats" in text and "--learning-rate" in text
+    # A policy that starts far from its reference, or drifts a nat an update, does not jump.
+    assert "kl-jump" not in named(history(14, kl=85.0))
+    assert "kl-jump" not in named(history(14, kl=[2.0 + i for i in range(14)]))
+
+
+def test_a_first_ratio_that_is_not_one() -> None:
+    assert "ratio-error" not in named(history(3, ratio_error=1e-5))
+    assert named(history(3, ratio_error=[0.0, 0.002, 0.0]))["ratio-error"] == 2
+
+
 def test_the_objective_below_its_start() -> None:
     # 64 answers, std 1: two standard errors are 0.26.
     assert named(history(30, reward=[0.0] + [-0.2] * 29)) == {}
@@ -78,7 +95,7 @@ def test_kl_that_runs_away() -> None:
     assert named(history(30, kl=drift)) == {}
     assert named(history(30, kl=[1e-6 * 2.0**i for i in range(19)] + [0.5] * 11)) == {}
     found = named(history(30, kl=steady[:20] + [4.0 * 1.6**i for i in range(10)]))
-    assert found == {"kl-acceleration": 23}
+    assert found == {"kl-acceleration": 23, "kl-jump": 24}
 
 
 def test_kl_acceleration_by_hand() -> None:
@@ -166,6 +183,7 @@ def test_every_monitor_says_what_to_try() -> None:
         explained_variance=-1.0,
         length_reward_correlation=0.9,
     )
+    rows = [replace(row, ratio_error=0.01) for row in rows]
     found = monitors.alarms(rows)
     assert {alarm.name for alarm in found} == set(monitors.MONITORS)
     for alarm in found:
