@@ -319,7 +319,7 @@ MUTANTS = [
         "clip_grads_with_norm_(self._parameters, self._max_grad_norm, total)",
         'clip_grads_with_norm_(self._parameters, float("inf"), total)',
     ),
-    Mutant("epsilon of Adam", "models/learners.py", "eps=1e-5", "eps=1e-8"),
+    Mutant("epsilon of Adam", "models/learners.py", "eps=EPSILON, weight", "eps=1e-8, weight"),
     Mutant(
         "gradients of the critic's warm-up kept",
         "rl/learning.py",
@@ -417,8 +417,8 @@ MUTANTS = [
     Mutant(
         "the moments of Adam not restored",
         "models/learners.py",
-        'self._optimiser.load_state_dict(self._spread_moments(state["optimiser"]))',
-        "pass",
+        'self._spread_moments(state["optimiser"]["state"]),',
+        "{},",
     ),
     Mutant(
         "a process stops for what it alone has heard",
