@@ -74,6 +74,11 @@ EIGHT_BITS: Mapping[str, npt.NDArray[np.float64]] = MappingProxyType(
 """The value of each byte of an 8-bit float. Such tensors can be averaged but not written."""
 
 _BLOCK = 1 << 16
+_MOST_INPUTS = 8
+_MARGIN = 32  # float32 units from the middle of two bfloat16 within which float32 is not trusted
+# bits of the bfloat16 2^-100: smaller products may be subnormal, and some libraries make the
+# processor flush those to zero
+_SAFE_LOW = (127 - 100) << 7
 _EXPONENT = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000, "F64": 0x7FF0 << 48}
 _BF16_NORMAL = 2.0**-126  # the smallest normal bfloat16; below it they are multiples of 2^-133
 _DROPPED = np.uint64(45)  # significand bits a float64 (53) has more than a bfloat16 (8)
@@ -158,11 +163,18 @@ def average_into(
         result[:] = flats[0]
         return
     in_float32 = dtype == "BF16" and _float32_suffices(names, factors)
+    mostly = dtype == "BF16" and not in_float32 and _float32_mostly_suffices(names, factors)
     scratch = _Scratch(result.size)
     with np.errstate(all="ignore"):
         for block in _blocks(result.size):
             parts = [flat[block] for flat in flats]
             total: Array
+            if mostly:
+                mostly = _average_mostly_in_float32(
+                    parts, factors, result[block], scratch, keeps_equal
+                )
+                if mostly:
+                    continue
             if in_float32:
                 total = _sum_in_float32(parts, factors, result[block], scratch)
             else:
@@ -228,6 +240,7 @@ class _Scratch:
         self.singles = np.empty(size, np.float32)
         self.singles_term = np.empty(size, np.float32)
         self.halves = np.empty(size, np.uint16)
+        self.flags = np.empty(size, np.bool_)
 
 
 def _blocks(size: int) -> Iterator[slice]:
@@ -393,6 +406,66 @@ def _sum_in_float32(
     rounded += bits
     np.right_shift(rounded, 16, out=result, casting="unsafe")
     return total
+
+
+def _float32_mostly_suffices(dtypes: Sequence[str], weights: Sequence[float]) -> bool:
+    """Whether `_average_mostly_in_float32` may be used: a few bfloat16 inputs, weights above 0."""
+    return len(weights) <= _MOST_INPUTS and all(
+        dtype == "BF16" and 2.0**-16 <= weight <= 1.0
+        for dtype, weight in zip(dtypes, weights, strict=True)
+    )
+
+
+def _average_mostly_in_float32(
+    parts: Sequence[Array],
+    weights: Sequence[float],
+    result: Array,
+    scratch: _Scratch,
+    keeps_equal: bool,
+) -> bool:
+    """The bfloat16 average by float32 where that is certain, by float64 elsewhere.
+
+    If all n inputs have one sign, then weights, products and sums rounded to float32 leave an error
+    of at most n + 1 units in the last place of the float32 sum, so it rounds to the same bfloat16
+    as the float64 sum unless it lies that near to the middle of two of them. What does, inputs of
+    different signs (a small difference of large numbers), results near the ends of the range and
+    NaNs are computed again in float64.
+
+    Returns:
+        Whether the block was done; False, with `result` undefined, if most of it needs float64.
+    """
+    size = result.size
+    total = _bf16_singles(parts[0], scratch.singles)
+    total *= np.float32(weights[0])
+    for part, weight in zip(parts[1:], weights[1:], strict=True):
+        term = _bf16_singles(part, scratch.singles_term)
+        term *= np.float32(weight)
+        total += term
+    bits = _words(total)
+    bits += np.uint32(0x8000)  # no ties: they are in the middle
+    np.right_shift(bits, 16, out=result, casting="unsafe")
+    work, doubtful = scratch.halves[:size], scratch.flags[:size]
+    bits <<= np.uint32(16)
+    bits += np.uint32(_MARGIN << 16)
+    np.less(bits, np.uint32(2 * _MARGIN << 16), out=doubtful)
+    for part in parts[1:]:
+        np.bitwise_xor(part, parts[0], out=work)
+        doubtful |= work >= 0x8000
+    np.bitwise_and(result, np.uint16(0x7FFF), out=work)
+    work -= np.uint16(_SAFE_LOW)
+    doubtful |= work >= 0x7F00 - _SAFE_LOW
+    (places,) = np.nonzero(doubtful)
+    if 8 * places.size > size:
+        return False
+    if places.size:
+        few = [part[places] for part in parts]
+        exact = _sum_in_float64(few, ["BF16"] * len(few), weights, scratch)
+        rounded = np.empty(places.size, np.uint16)
+        _narrow_to_bf16(exact, rounded, scratch)
+        if keeps_equal:
+            _keep_equal(few, "BF16", rounded)
+        result[places] = rounded
+    return True
 
 
 def _keep_equal(parts: Sequence[Array], dtype: str, result: Array) -> None:

@@ -482,3 +482,59 @@ class TestCountNonfinite:
     def test_wrong_storage_is_refused(self) -> None:
         with pytest.raises(ValueError, match="stored as uint16"):
             count_nonfinite(np.zeros(1), "BF16")
+
+
+FINE_TUNES = (
+    (0.7, 0.3),
+    (0.9, 0.1),
+    (2 / 3, 1 / 3),
+    (0.3, 0.3, 0.4),
+    (0.1, 0.2, 0.3, 0.4),
+)
+
+
+def near(first: Array, count: int, units: int, seed: int) -> list[Array]:
+    """bfloat16 bits and others a few units in the last place away, as fine-tunes are."""
+    generator = np.random.default_rng(seed)
+    others = [
+        (first.astype(np.int64) + generator.integers(-units, units + 1, first.size)) & 0xFFFF
+        for _ in range(count - 1)
+    ]
+    return [first, *(other.astype(np.uint16) for other in others)]
+
+
+@pytest.mark.parametrize("weights", FINE_TUNES)
+@pytest.mark.parametrize("units", [2, 20])
+def test_float32_gives_what_float64_gives(weights: tuple[float, ...], units: int) -> None:
+    """All bfloat16 numbers, zeros, infinities and both ends of the range among them."""
+    every = np.tile(np.arange(1 << 16, dtype=np.uint16), 4)
+    parts = near(every, len(weights), units, seed=units)
+    with np.errstate(all="ignore"):
+        total = weights[0] * averaging.widen(parts[0], "BF16")
+        for part, weight in zip(parts[1:], weights[1:], strict=True):
+            total += weight * averaging.widen(part, "BF16")
+    found = averaging.average(parts, ["BF16"] * len(parts), weights, "BF16")
+    is_nan = np.isnan(total)
+    assert np.array_equal(found[~is_nan], averaging.narrow(total, "BF16")[~is_nan])
+    assert np.isnan(averaging.widen(found, "BF16")[is_nan]).all()
+    # Both sides of every middle of two numbers: 0.75 + 0.25 and 0.25 + 0.75 of a unit, nearly.
+    low = np.arange(0x3F80, 0x4080, dtype=np.uint16)
+    for weight in (0.5 + 2.0**-30, 0.5 - 2.0**-30, 0.5 + 2.0**-24):
+        pair = [low, low + np.uint16(1)]
+        exact = (1 - weight) * averaging.widen(pair[0], "BF16")
+        exact += weight * averaging.widen(pair[1], "BF16")
+        found = averaging.average(pair, ["BF16"] * 2, (1 - weight, weight), "BF16")
+        assert np.array_equal(found, averaging.narrow(exact, "BF16"))
+
+
+def test_small_differences_of_large_numbers_are_exact() -> None:
+    """Opposite signs cancel: a float32 sum has lost its digits."""
+    first = np.arange(0x4000, 0x4800, dtype=np.uint16)
+    other = first | 0x8000
+    for weight in (0.3, 0.5 + 2.0**-20, 0.5 + 1e-4, 0.5003):
+        for share in (1, 16):  # all pairs cancel, or one in sixteen
+            pair = [first, np.where(np.arange(first.size) % share, first, other)]
+            exact = (1 - weight) * averaging.widen(pair[0], "BF16")
+            exact += weight * averaging.widen(pair[1], "BF16")
+            found = averaging.average(pair, ["BF16"] * 2, (1 - weight, weight), "BF16")
+            assert np.array_equal(found, averaging.narrow(exact, "BF16"))
