@@ -40,15 +40,9 @@ NOT_AGAIN = ["gpt_neox_japanese", "jetmoe", "openai-gpt"]
 # Recurrent models have no cache from which rows can leave, and no shape of a transformer.
 NOT_DRIVEN = ["falcon_mamba", "mamba", "rwkv"]
 
-BROKEN = {
-    **dict.fromkeys(
-        ("opt", "biogpt", "doge", "falcon", "xglm"), "dropout under gradient checkpointing"
-    ),
-    "phimoe": "packed rows lose a window that is in the mask alone",
-    **dict.fromkeys(NOT_AGAIN, "no plain refusal of --gradient-checkpointing"),
-    **dict.fromkeys(NOT_DRIVEN, "no plain refusal in the dry run"),
-    **dict.fromkeys(("deepseek_v2", "minicpm3", "mpt"), "the trial of packed rows crashes"),
-}
+BROKEN = dict.fromkeys(
+    ("opt", "biogpt", "doge", "falcon", "xglm"), "dropout under gradient checkpointing"
+)
 
 
 def kinds(names: list[str], *marks: pytest.MarkDecorator) -> list[Any]:
@@ -119,12 +113,16 @@ def run(config: PPOConfig) -> tuple[Rollout, dict[str, Any]]:
 
 
 def alone(kind: str, folder: Path, classifier: bool = False) -> tuple[Any, float]:
-    """A model as transformers loads it, and the rounding of its log-probabilities."""
+    """A model as transformers loads it, and the rounding of its log-probabilities.
+
+    Ours are computed in float32; what lies between the two is 5e-6 at most where rotations scale
+    the logits (MiniCPM), and 1e-6 elsewhere.
+    """
     maker = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
     # Experts are multiplied in float32 at most, and XGLM masks by a number that float64 lacks.
     narrow = kind == "xglm" or "experts" in repr(architectures.config(kind))
     dtype = torch.float32 if narrow else torch.float64
-    return maker.from_pretrained(folder, dtype=dtype).eval(), 1e-5 if narrow else 2e-6
+    return maker.from_pretrained(folder, dtype=dtype).eval(), 1e-5
 
 
 @torch.no_grad()

@@ -47,6 +47,8 @@ def config(kind: str, **changes: Any) -> PreTrainedConfig:
     default = AutoConfig.for_model(kind)
     known = {*default.to_dict(), *default.attribute_map}
     sizes = {name: value for name, value in SIZES.items() if name in known}
+    if "kv_lora_rank" in known:  # keys of latent attention are made for every head
+        sizes["num_key_value_heads"] = sizes["num_attention_heads"]
     return AutoConfig.for_model(kind, **{**sizes, **changes})
 
 
