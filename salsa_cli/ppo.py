@@ -45,6 +45,7 @@ from salsa_cli.rl.actors import (
     on_device,
     restore_state,
     save_state,
+    scale_critic,
     sync_weights,
 )
 from salsa_cli.rl.experience import AnswerBatch
@@ -266,6 +267,7 @@ def restore_or_begin(fresh: Actors, run: Run, report: Report) -> tuple[Actors, T
     if config.normalize_reward:
         sync_weights(fresh, run)
         fresh = replace(fresh, reward=experience.measure_reward_scale(fresh, run))
+        scale_critic(fresh, run.plan)
     return fresh, TrainingState(0, config.kl_coef)
 
 

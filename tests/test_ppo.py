@@ -327,6 +327,25 @@ def test_stored_weights_that_are_no_numbers_are_named(
     assert "learning rate" not in str(caught.value)
 
 
+def test_a_measured_scale_is_the_critics_too(world: World, tmp_path: Path) -> None:
+    """Values of the critic from the reward model are (value - mean) / std of its reward."""
+    folder = Path(shutil.copytree(world.rm, tmp_path / "rm"))
+    config = configure(
+        world, tmp_path / "policy", reward=(str(folder),), critic="reward", normalize_reward=True
+    )
+    plan = preflight.prepare(config, silent)
+    run = Run(plan, config, start_runtime("cpu"), tmp_path)
+    fresh = load_actors(run, None)
+    weight = fresh.critic.model.score.weight.detach().clone()
+    bias = fresh.critic.model.score.bias.detach().clone()
+    begun, _ = ppo.restore_or_begin(fresh, run, silent)
+    (scale,) = begun.reward.scales
+    assert scale.std != pytest.approx(1.0, abs=0.02)
+    head = begun.critic.model.score
+    torch.testing.assert_close(head.weight, weight / scale.std)
+    torch.testing.assert_close(head.bias, (bias - scale.mean) / scale.std)
+
+
 def test_a_reward_that_calls_sys_exit_is_named(world: World, tmp_path: Path) -> None:
     (tmp_path / "leaving.py").write_text("import sys\ndef score(p, a):\n    sys.exit(3)\n")
     config = configure(world, tmp_path / "policy", reward=(f"{tmp_path / 'leaving.py'}:score",))

@@ -193,10 +193,11 @@ def new_reward_model(
     return RewardModel(folder, trained, tokenizer, 0.0, 1.0, Limits.of(folder))
 
 
-def load_critic(folder: Path, placement: Placement) -> Module:
+def load_critic(folder: Path, placement: Placement, *, bias: bool = False) -> Module:
     """A value network on the scale of the rewards, its head in float32.
 
-    A reward model keeps its head, normalised like its scores; a policy gets a head of zeros.
+    A reward model keeps its head, normalised like its scores; a policy gets a head of zeros. With
+    `bias`, the head has a bias in any case, as `rescale_head` needs.
     """
     trained = assembly.has_score_head(folder)
     make = assembly.classifier if trained else assembly.untrained_classifier
@@ -204,13 +205,21 @@ def load_critic(folder: Path, placement: Placement) -> Module:
     if not hasattr(model, "score"):
         raise SalsaError(f"{folder}: a {type(model).__name__} has no per-token score head")
     given, scale = model.score.weight.float(), folders.reward_scale(folder)
-    head = torch.nn.Linear(given.shape[1], 1, bias=scale is not None, device=placement.device)
+    bias = bias or scale is not None
+    head = torch.nn.Linear(given.shape[1], 1, bias=bias, device=placement.device)
     with torch.no_grad():
         head.weight.copy_(given / scale["std"] if scale else given)
-        if scale:
-            head.bias.fill_(-scale["mean"] / scale["std"])
+        if bias:
+            head.bias.fill_(-scale["mean"] / scale["std"] if scale else 0.0)
     model.score = head.requires_grad_(False)
     return model
+
+
+@torch.no_grad()
+def rescale_head(critic: Module, mean: float, std: float) -> None:
+    """Make a critic's values (value - mean) / std, in place; its head has a bias."""
+    critic.score.weight.div_(std)
+    critic.score.bias.sub_(mean).div_(std)
 
 
 def trainable(model: Module) -> list[torch.nn.Parameter]:

@@ -13,6 +13,7 @@ from salsa_cli.config.comparison import result_settings
 from salsa_cli.config.ppo import UNCERTAINTY_WEIGHT, PPOConfig
 from salsa_cli.data import stable_seed
 from salsa_cli.devices.runtime import Runtime
+from salsa_cli.errors import SalsaError
 from salsa_cli.generation.vllm import Server
 from salsa_cli.models import (
     backbones,
@@ -32,6 +33,7 @@ from salsa_cli.reward_models import rewards
 from salsa_cli.reward_models.rewards import Ensemble, RewardScale
 from salsa_cli.rl import references, weight_sharing
 from salsa_cli.rl.offload import Parked
+from salsa_cli.rl.plan import PPOPlan
 from salsa_cli.rl.run import Run
 from salsa_cli.runs import checkpoints
 from salsa_cli.weights import folders
@@ -94,7 +96,8 @@ def load_actors(run: Run, server: Server | None = None) -> Actors:
     held = tuple(
         references.load(one, Placement(dtype, runtime.device, source)) for one in plan.references
     )
-    critic = _critic(plan.critic, config, runtime, shared)
+    bias = config.normalize_reward and critic_reward(plan) is not None
+    critic = _critic(plan.critic, config, runtime, shared, bias=bias)
     weight = config.uncertainty_weight
     combine = rewards.combination(config.ensemble, UNCERTAINTY_WEIGHT if weight is None else weight)
     trained = tuple(rewards.load(name, runtime, shared.load) for name in plan.rewards)
@@ -206,14 +209,35 @@ def _policy(folder: Path, config: PPOConfig, runtime: Runtime, shared: Backbones
     return policy
 
 
-def _critic(folder: Path, config: PPOConfig, runtime: Runtime, shared: Backbones) -> Module:
+def critic_reward(plan: PPOPlan) -> int | None:
+    """Index of the reward whose model the critic starts from; None where it is another model."""
+    found = (i for i, name in enumerate(plan.rewards) if plan.critic in rewards.models_of(name))
+    return next(found, None)
+
+
+def scale_critic(actors: Actors, plan: PPOPlan) -> None:
+    """Put a critic that starts from a reward model on the measured scale of that reward."""
+    index = critic_reward(plan)
+    if index is None:
+        return
+    scale = actors.reward.scales[index]
+    trained, plain = actors.critic.trained, actors.critic.model
+    for model in (plain,) if trained is plain else (trained, plain):
+        loading.rescale_head(model, scale.mean, scale.std)
+
+
+def _critic(
+    folder: Path, config: PPOConfig, runtime: Runtime, shared: Backbones, *, bias: bool
+) -> Module:
     if not _adapts(folder, config):
-        critic = loading.load_critic(folder, Placement(_trained_dtype(config), runtime.device))
+        critic = loading.load_critic(
+            folder, Placement(_trained_dtype(config), runtime.device), bias=bias
+        )
         # FSDP2 takes weights of one type; the values are computed in float32 all the same.
         critic.score.to(_trained_dtype(config))
         return critic
     critic = loading.load_critic(
-        folder, Placement(runtime.frozen_dtype, runtime.device, shared.load)
+        folder, Placement(runtime.frozen_dtype, runtime.device, shared.load), bias=bias
     )
     _adapt(critic, folder, config, "critic")
     return critic
@@ -264,6 +288,12 @@ def restore_state(
 ) -> tuple[Actors, TrainingState]:
     """Take over the state of a checkpoint, which is of the same settings and inputs."""
     stored = checkpoints.load_checkpoint(saved)
+    biased = getattr(getattr(actors.critic.model, "score", None), "bias", None) is not None
+    if config.normalize_reward and biased and "score.bias" not in stored["critic"]["model"]:
+        raise SalsaError(
+            f"{saved.file} is of a release whose critic was not on the scale of --normalize-reward;"
+            " it cannot be continued. Start again with --force"
+        )
     actors.actor.restore(stored["policy"])
     actors.critic.restore(stored["critic"])
     if config.ref_update != "none":
