@@ -52,6 +52,11 @@ SETTINGS = {
     "30M": MIDDLE,
     "30M-pieces": replace(MIDDLE, batch=16, micro=4),
     "30M-anchors": replace(MIDDLE, options=("--anchor-every", "1")),
+    "30M-narrow": replace(
+        MIDDLE,
+        options=("--weights", "bfloat16", "--optimiser", "adamw-8bit", "--gradient-checkpointing"),
+    ),
+    "30M-8bit": replace(MIDDLE, batch=16, micro=4, options=("--optimiser", "adamw-8bit")),
     "100M": LARGE,
     "100M-pieces": replace(LARGE, micro=2),
     "100M-twice": replace(LARGE, options=("--gradient-checkpointing",)),
