@@ -10,7 +10,8 @@ from typing import Any, Self
 class UpdateMetrics:
     """Figures of one update, of its answers as they were sampled: means, unless said otherwise.
 
-    KLs and penalties are in nats and summed over an answer; the losses are per token.
+    KLs and penalties are in nats, summed over an answer, and those of the policies at the sampling
+    temperature (`--temperature`); the losses are per token.
 
     Attributes:
         update: counted from 1.
