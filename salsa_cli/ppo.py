@@ -280,7 +280,7 @@ def after_update(
         references.follow(actors.references[0], actors.policy.model, config.reference_rate)
     coef = state.kl_coef
     if config.kl_target is not None:
-        coef = kl.adapted(
+        coef = kl.adaptive_coefficient(
             coef,
             metrics.penalty,
             config.kl_target,

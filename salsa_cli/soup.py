@@ -24,11 +24,11 @@ from salsa_cli.records import JSON, read_json, write_text
 from salsa_cli.runs import run_folder
 from salsa_cli.runs.events import Advanced, DryRun, Note, Report, Result, Table, Warned
 from salsa_cli.soups import journal
+from salsa_cli.soups.block_threads import in_blocks
 from salsa_cli.soups.journal import Entry, Journal
+from salsa_cli.soups.model_planning import prepare
 from salsa_cli.soups.plan import SoupPlan
-from salsa_cli.soups.planning import prepare
-from salsa_cli.soups.sources import TensorSource, Workspace, workspaces
-from salsa_cli.soups.streaming import in_blocks
+from salsa_cli.soups.tensor_source import TensorSource, Workspace, workspaces
 from salsa_cli.weights import cards, folders, weight_files
 from salsa_cli.weights.companions import write_problem
 from salsa_cli.weights.disk import ALIGNMENT, Bytes, InputFile, aligned

@@ -15,7 +15,7 @@ from salsa_cli.formatting import amount, duration
 from salsa_cli.models import loading, lora, saving, shapes
 from salsa_cli.models.loading import RewardModel
 from salsa_cli.models.lora import Adapters
-from salsa_cli.models.tokens import padding_token
+from salsa_cli.models.tokenization import padding_token
 from salsa_cli.records import JSON, read_rows, write_json, write_text
 from salsa_cli.reward_models import (
     fitting,

@@ -21,7 +21,7 @@ NEAREST = [
     "models/test_forward.py",
     "models/test_packed_attention.py",
     "models/test_loading.py",
-    "models/test_tokens.py",
+    "models/test_tokenization.py",
     "rl/test_references.py",
     "rl/test_preflight.py",
     "evaluation/test_landscape.py",

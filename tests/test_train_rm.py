@@ -18,7 +18,7 @@ from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.models import loading, saving
 from salsa_cli.models.backbones import Placement
-from salsa_cli.models.tokens import Answer
+from salsa_cli.models.tokenization import Answer
 from salsa_cli.records import read_rows
 from salsa_cli.runs import checkpoints, run_folder
 from salsa_cli.runs.events import Event, Measured, Warned, silent

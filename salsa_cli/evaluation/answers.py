@@ -13,7 +13,7 @@ from salsa_cli.generation import rollouts
 from salsa_cli.models import loading, shapes
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.loading import LanguageModel
-from salsa_cli.models.tokens import prompt_ids, template_warning
+from salsa_cli.models.tokenization import prompt_ids, template_warning
 from salsa_cli.runs.events import Advanced, Report, Warned
 
 

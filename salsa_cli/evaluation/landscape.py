@@ -23,7 +23,7 @@ from salsa_cli.maths import kl
 from salsa_cli.models import averaging, forward, loading, shapes
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.loading import LanguageModel
-from salsa_cli.models.tokens import Tokens, pad_left, pad_right
+from salsa_cli.models.tokenization import Tokens, pad_left, pad_right
 from salsa_cli.reward_models import rewards
 from salsa_cli.reward_models.rewards import Scorer
 from salsa_cli.runs.events import Advanced, Report

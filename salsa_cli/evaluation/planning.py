@@ -15,7 +15,7 @@ from salsa_cli.evaluation.judges.writing import Forecast, JudgeSampling, JudgeTa
 from salsa_cli.evaluation.questions import answer_files, benchmarks
 from salsa_cli.evaluation.questions.answer_files import Replies
 from salsa_cli.evaluation.questions.benchmarks import Question
-from salsa_cli.models import parts, readable
+from salsa_cli.models import input_limits, parts
 from salsa_cli.models.loading import find, load_tokenizer
 from salsa_cli.records import JSON
 from salsa_cli.reward_models import rewards
@@ -102,7 +102,7 @@ def _check_prompts(plan: EvalPlan, config: EvalConfig) -> None:
     longest = max(lengths) if plan.models else 0
     for folder in plan.models.values():
         tokenizer = load_tokenizer(folder)
-        readable.check_prompts(folder, tokenizer, asked, str(config.prompts), longest)
+        input_limits.check_prompts(folder, tokenizer, asked, str(config.prompts), longest)
     for judge in plan.judges:
         if judge.kind == "rm":
             for folder in rewards.models_of(judge.source):

@@ -28,7 +28,7 @@ from salsa_cli.models.lm_head import Module
 from salsa_cli.records import JSON, write_json
 from salsa_cli.runs import run_folder
 from salsa_cli.runs.events import Advanced, Note, Report, Result
-from salsa_cli.soups import planning
+from salsa_cli.soups import model_planning
 from salsa_cli.soups.plan import SoupPlan
 from salsa_cli.weights import folders, weight_files
 
@@ -86,7 +86,7 @@ def run(config: SoupConfig, report: Report) -> Result:
 
 def _plan(config: SoupConfig, report: Report) -> SoupPlan:
     """Refuse, with all reasons, models that no soup could be made of."""
-    plan = planning.prepare(config, report)
+    plan = model_planning.prepare(config, report)
     if plan.config_name != "config.json":
         raise UsageError(
             "--probe measures whole models, not LoRA adapters; merge each into its base first"

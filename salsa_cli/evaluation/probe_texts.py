@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from salsa_cli import data
 from salsa_cli.data import Source
 from salsa_cli.errors import SalsaError, during
-from salsa_cli.models.tokens import Answer, Tokenizer, prompt_ids, scored_ids
+from salsa_cli.models.tokenization import Answer, Tokenizer, prompt_ids, scored_ids
 
 ANSWERS = ("completion", "chosen", "answer", "response", "output")
 LONGEST = 2048

@@ -16,7 +16,7 @@ from salsa_cli.generation.generator import draw
 from salsa_cli.generation.kv_cache import GrowingCache
 from salsa_cli.models.forward import Module
 from salsa_cli.models.loading import LanguageModel
-from salsa_cli.models.tokens import Tokens, pad_left, position_ids
+from salsa_cli.models.tokenization import Tokens, pad_left, position_ids
 
 CHECK_EVERY = 8
 """Tokens between two checks for finished rows, on a device that the check has to wait for."""

@@ -20,7 +20,7 @@ from salsa_cli.models import forward
 from salsa_cli.models.forward import Module
 from salsa_cli.models.loading import LanguageModel
 from salsa_cli.models.sequences import Sequences
-from salsa_cli.models.tokens import Answer, Tokens, answer_text, pad_left
+from salsa_cli.models.tokenization import Answer, Tokens, answer_text, pad_left
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from salsa_cli.generation.generator import draw
 from salsa_cli.models.loading import LanguageModel
-from salsa_cli.models.tokens import pad_left
+from salsa_cli.models.tokenization import pad_left
 
 
 class _DrawFromUniforms(LogitsProcessor):  # type: ignore[misc]

@@ -25,7 +25,7 @@ import torch
 
 from salsa_cli.errors import SalsaError, one_line
 from salsa_cli.models.loading import LanguageModel
-from salsa_cli.models.tokens import pad_right
+from salsa_cli.models.tokenization import pad_right
 
 COMMAND = (
     "VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --host 127.0.0.1 "

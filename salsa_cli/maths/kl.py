@@ -109,7 +109,9 @@ def weighted_k3(logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor) ->
     return torch.exp(logprobs - old_logprobs) * k3(logprobs, ref_logprobs)
 
 
-def adapted(coef: float, observed: float, target: float, answers: int, horizon: int) -> float:
+def adaptive_coefficient(
+    coef: float, observed: float, target: float, answers: int, horizon: int
+) -> float:
     """The KL coefficient after a batch: larger where the KL exceeded its target.
 
     Args:

@@ -11,7 +11,7 @@ from salsa_cli.maths import categorical, masked
 from salsa_cli.models import lm_head, packed_attention
 from salsa_cli.models.lm_head import Module as Module
 from salsa_cli.models.sequences import Sequences
-from salsa_cli.models.tokens import Tokens, position_ids
+from salsa_cli.models.tokenization import Tokens, position_ids
 
 
 def answer_logits(model: Module, prompts: Tokens, responses: Tokens) -> torch.Tensor:

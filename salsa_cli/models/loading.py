@@ -24,9 +24,9 @@ from salsa_cli.errors import SalsaError, during
 from salsa_cli.models import assembly, lora, shapes
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.forward import Module, last_scores
-from salsa_cli.models.readable import UNLIMITED, Limits
+from salsa_cli.models.input_limits import UNLIMITED, Limits
 from salsa_cli.models.shapes import text_config
-from salsa_cli.models.tokens import (
+from salsa_cli.models.tokenization import (
     Answer,
     Tokenizer,
     end_token,

@@ -11,7 +11,7 @@ from typing import Self
 
 import torch
 
-from salsa_cli.models.tokens import Tokens
+from salsa_cli.models.tokenization import Tokens
 
 SHORTEST = 0.75
 """Shortest row of a block, as a fraction of its longest one."""

@@ -18,7 +18,7 @@ from salsa_cli.maths import preference
 from salsa_cli.models import forward, learners
 from salsa_cli.models.learners import Learner
 from salsa_cli.models.loading import RewardModel
-from salsa_cli.models.tokens import Tokens, pad_right
+from salsa_cli.models.tokenization import Tokens, pad_right
 from salsa_cli.records import to_json
 from salsa_cli.reward_models import pairs
 from salsa_cli.reward_models.assessment import PairScores

@@ -2,7 +2,7 @@
 
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.formatting import counted, figure
-from salsa_cli.models.tokens import PLAIN_TEMPLATE
+from salsa_cli.models.tokenization import PLAIN_TEMPLATE
 from salsa_cli.reward_models.assessment import Assessment
 from salsa_cli.reward_models.report_page import TrainingReport
 from salsa_cli.reward_models.results import proves_nothing

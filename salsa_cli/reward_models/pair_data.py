@@ -10,7 +10,7 @@ from salsa_cli.data import Source, stable_seed
 from salsa_cli.errors import SalsaError, during
 from salsa_cli.formatting import counted
 from salsa_cli.models import shapes
-from salsa_cli.models.tokens import Tokenizer, template_warning
+from salsa_cli.models.tokenization import Tokenizer, template_warning
 from salsa_cli.reward_models import pairs
 from salsa_cli.reward_models.pairs import TOO_LONG, Dropped, EncodedPair, EncodedPairs
 from salsa_cli.reward_models.preferences import (

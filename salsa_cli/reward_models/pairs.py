@@ -11,7 +11,7 @@ from salsa_cli import data
 from salsa_cli.data import Prompt
 from salsa_cli.errors import SalsaError, during
 from salsa_cli.formatting import counted
-from salsa_cli.models.tokens import Answer, Tokenizer, prompt_ids, scored_ids
+from salsa_cli.models.tokenization import Answer, Tokenizer, prompt_ids, scored_ids
 from salsa_cli.reward_models.preferences import AnswerSet, Preference
 
 OnLong = Literal["drop", "truncate"]

@@ -17,7 +17,7 @@ from salsa_cli.data import (
     require_whole_text,
     with_context,
 )
-from salsa_cli.models.tokens import Answer
+from salsa_cli.models.tokenization import Answer
 
 SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))
 """Columns of the row, or of its `metadata`, that hold the scores given by raters."""

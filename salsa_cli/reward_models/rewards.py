@@ -18,11 +18,11 @@ from salsa_cli.data import Prompt
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.maths import ensembles, statistics
-from salsa_cli.models import backbones, loading, readable
+from salsa_cli.models import backbones, input_limits, loading
 from salsa_cli.models.backbones import BackboneSource, Placement
 from salsa_cli.models.forward import Module
 from salsa_cli.models.loading import RewardModel
-from salsa_cli.models.tokens import Answer
+from salsa_cli.models.tokenization import Answer
 from salsa_cli.weights import folders
 
 
@@ -192,7 +192,7 @@ def check_prompts(
     """
     for folder in models_of(name):
         tokenizer = loading.load_tokenizer(folder)
-        readable.check_prompts(folder, tokenizer, prompts, source, answer_length, used)
+        input_limits.check_prompts(folder, tokenizer, prompts, source, answer_length, used)
 
 
 def load(name: str, runtime: Runtime, source: BackboneSource = backbones.unshared) -> Scorer:

@@ -15,10 +15,10 @@ from salsa_cli.generation import rollouts
 from salsa_cli.generation.rollouts import OwnSampler, Rollout, Sampled, Sampler, ServerSampler
 from salsa_cli.maths import importance, kl
 from salsa_cli.maths.importance import Mismatch
-from salsa_cli.models import tokens
+from salsa_cli.models import tokenization
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.forward import Module
-from salsa_cli.models.tokens import Answer, Tokens
+from salsa_cli.models.tokenization import Answer, Tokens
 from salsa_cli.reward_models.rewards import Ensemble, RewardScale, Scores
 from salsa_cli.rl import batching, references
 from salsa_cli.rl.actors import Actors, on_device
@@ -256,7 +256,7 @@ def _whole(
     mask = functional.pad(mine.responses.mask, (0, missing))
     count = len(prompts)
     return Sampled(
-        tokens.pad_left(prompts, pad_id).to(runtime.device),
+        tokenization.pad_left(prompts, pad_id).to(runtime.device),
         Tokens(runtime.whole(ids, rows, count), runtime.whole(mask, rows, count)),
         runtime.whole(mine.finished, rows, count),
         None

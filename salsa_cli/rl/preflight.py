@@ -17,9 +17,9 @@ from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.generation import vllm
 from salsa_cli.generation.vllm import Server
-from salsa_cli.models import loading, lora, parts, readable, shapes
+from salsa_cli.models import input_limits, loading, lora, parts, shapes
 from salsa_cli.models.learners import MOMENTS
-from salsa_cli.models.tokens import row_ids, template_warning
+from salsa_cli.models.tokenization import row_ids, template_warning
 from salsa_cli.records import JSON
 from salsa_cli.reward_models import rewards
 from salsa_cli.rl import memory, references, weight_sharing
@@ -373,7 +373,7 @@ def _unreadable(
     used = {row for row, one in enumerate(ids, start=1) if len(one) <= room}
     given = (prompts, config.prompts, config.response_length, used)
     for folder in dict.fromkeys((policy, *(one.first for one in held), critic or policy)):
-        if reason := _reason(partial(readable.check_prompts, folder, tokenizer, *given)):
+        if reason := _reason(partial(input_limits.check_prompts, folder, tokenizer, *given)):
             yield reason
     for name in dict.fromkeys(one for one in scorers if one is not None):
         if reason := _reason(partial(rewards.check_prompts, name, *given)):

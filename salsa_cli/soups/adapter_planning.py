@@ -9,7 +9,7 @@ from salsa_cli.errors import SalsaError, UsageError, one_line
 from salsa_cli.maths.averaging import FLOATS
 from salsa_cli.records import JSON, read_json
 from salsa_cli.runs.events import Note, Report, Warned
-from salsa_cli.soups.lowrank import MergedAdapters
+from salsa_cli.soups.adapter_merge import MergedAdapters
 from salsa_cli.soups.plan import (
     STORAGE_NAMES,
     SoupPlan,

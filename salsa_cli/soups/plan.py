@@ -10,7 +10,7 @@ from salsa_cli.errors import SalsaError
 from salsa_cli.maths.averaging import EIGHT_BITS, FLOATS
 from salsa_cli.records import JSON, read_bytes
 from salsa_cli.runs.events import Note, Report, Warned
-from salsa_cli.soups.sources import TensorSource
+from salsa_cli.soups.tensor_source import TensorSource
 from salsa_cli.weights import compatibility, folders, shards, weight_files
 from salsa_cli.weights.companions import Companions, companions, with_tokenizer
 from salsa_cli.weights.difference import Difference, is_allowed, sort_out

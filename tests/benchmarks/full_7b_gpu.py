@@ -36,7 +36,7 @@ from salsa_cli.generation.rollouts import Sampled
 from salsa_cli.models import forward, lora
 from salsa_cli.models.learners import Learner, MomentStorage
 from salsa_cli.models.loading import LanguageModel
-from salsa_cli.models.tokens import Tokens
+from salsa_cli.models.tokenization import Tokens
 from salsa_cli.reward_models.rewards import Ensemble
 from salsa_cli.rl import experience, learning
 from salsa_cli.rl.actors import Actors, learning_mode

@@ -17,9 +17,9 @@ import torch
 
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.generation import rollouts
-from salsa_cli.models import loading, tokens
+from salsa_cli.models import loading, tokenization
 from salsa_cli.models.backbones import Placement
-from salsa_cli.models.tokens import Answer
+from salsa_cli.models.tokenization import Answer
 
 GOLD = Path(__file__).parents[2] / "examples" / "gold.py"
 BATCH = 100
@@ -41,7 +41,7 @@ def sample(
     """One answer to each prompt."""
     drawn = rollouts.sample(
         policy,
-        [tokens.prompt_ids(policy.tokenizer, prompt) for prompt in prompts],
+        [tokenization.prompt_ids(policy.tokenizer, prompt) for prompt in prompts],
         list(range(seed, seed + len(prompts))),
         length=length,
         temperature=1.0,

@@ -34,7 +34,7 @@ from salsa_cli.generation.rollouts import Sampled
 from salsa_cli.models import forward
 from salsa_cli.models.learners import Learner
 from salsa_cli.models.loading import LanguageModel
-from salsa_cli.models.tokens import Tokens
+from salsa_cli.models.tokenization import Tokens
 from salsa_cli.reward_models.rewards import Ensemble
 from salsa_cli.rl import experience, learning
 from salsa_cli.rl.actors import Actors

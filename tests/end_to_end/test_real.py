@@ -28,7 +28,7 @@ from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.evaluation.results.eval_result import EvalResult
 from salsa_cli.generation import rollouts
-from salsa_cli.models import loading, tokens
+from salsa_cli.models import loading, tokenization
 from salsa_cli.models.backbones import Placement
 from salsa_cli.records import read_rows
 from salsa_cli.runs.events import silent
@@ -90,7 +90,7 @@ def label(sft: Path, prompts: list[str], output: Path) -> Path:
         chosen = [prompts[i % len(prompts)] for i in range(start, start + 100) for _ in range(2)]
         sampled = rollouts.sample(
             policy,
-            [tokens.prompt_ids(policy.tokenizer, prompt) for prompt in chosen],
+            [tokenization.prompt_ids(policy.tokenizer, prompt) for prompt in chosen],
             list(range(2 * start, 2 * start + 200)),
             length=LENGTH,
             temperature=1.0,

@@ -15,7 +15,7 @@ from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation.results.eval_result import EvalResult
-from salsa_cli.models.tokens import Answer
+from salsa_cli.models.tokenization import Answer
 from salsa_cli.records import read_json, read_rows
 from salsa_cli.reward_models import evaluation, rewards
 from salsa_cli.runs.events import Event, Note, Warned, silent

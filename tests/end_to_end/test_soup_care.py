@@ -21,7 +21,7 @@ from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError, StorageError, UsageError
 from salsa_cli.runs.events import Advanced, Event, Note, Warned, silent
 from salsa_cli.soups import journal
-from salsa_cli.soups.sources import TensorSource
+from salsa_cli.soups.tensor_source import TensorSource
 from tests.support.worlds import World
 
 TENSORS = 24

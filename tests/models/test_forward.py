@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from salsa_cli.maths.chunked_logprobs import CHUNK_BYTES
 from salsa_cli.models import forward, lm_head, sequences
 from salsa_cli.models.sequences import Sequences
-from salsa_cli.models.tokens import pad_left, pad_right
+from salsa_cli.models.tokenization import pad_left, pad_right
 from tests.support import tiny
 from tests.support.allocations import Largest
 from tests.support.families import ANSWERS, FAMILIES, PROMPTS, SMALL, build, read

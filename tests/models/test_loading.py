@@ -20,7 +20,7 @@ from salsa_cli.generation import selection
 from salsa_cli.models import forward, loading, saving, shapes
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.sequences import Sequences
-from salsa_cli.models.tokens import Answer, pad_left, pad_right
+from salsa_cli.models.tokenization import Answer, pad_left, pad_right
 from tests.support import families, tiny
 from tests.support.worlds import World
 

@@ -20,7 +20,7 @@ from salsa_cli.models import loading, lora, shapes
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.forward import last_scores
 from salsa_cli.models.loading import RewardModel
-from salsa_cli.models.tokens import Answer
+from salsa_cli.models.tokenization import Answer
 from salsa_cli.records import read_rows
 from salsa_cli.reward_models import fitting, rewards
 from salsa_cli.reward_models.pairs import EncodedPair

@@ -8,7 +8,7 @@ import transformers
 
 from salsa_cli.models import forward, packed_attention
 from salsa_cli.models.sequences import Sequences
-from salsa_cli.models.tokens import pad_left, pad_right
+from salsa_cli.models.tokenization import pad_left, pad_right
 from tests.support.families import SMALL
 
 # Rows longer than a small window, and shorter ones.

@@ -16,7 +16,7 @@ from salsa_cli.errors import SalsaError
 from salsa_cli.models import assembly, forward, loading, parts
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.sequences import Sequences
-from salsa_cli.models.tokens import pad_left, pad_right
+from salsa_cli.models.tokenization import pad_left, pad_right
 from salsa_cli.runs.events import Event, Note, silent
 from tests.support import tiny
 from tests.support.families import ANSWERS, PROMPTS, SMALL

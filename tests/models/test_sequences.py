@@ -4,7 +4,7 @@ import torch
 
 from salsa_cli.models import sequences
 from salsa_cli.models.sequences import Sequences
-from salsa_cli.models.tokens import Tokens
+from salsa_cli.models.tokenization import Tokens
 from tests.support.families import ANSWERS, PROMPTS, read
 
 ROWS = [prompt + answer for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]

@@ -14,7 +14,7 @@ from salsa_cli.data import Message, Prompt
 from salsa_cli.models import loading
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.loading import RewardModel
-from salsa_cli.models.tokens import Answer
+from salsa_cli.models.tokenization import Answer
 from salsa_cli.reward_models import held_out, model_card
 from salsa_cli.reward_models.assessment import PairScores
 from salsa_cli.reward_models.pair_data import SourcePairs

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salsa_cli.errors import SalsaError
-from salsa_cli.models.tokens import Answer
+from salsa_cli.models.tokenization import Answer
 from salsa_cli.reward_models import pairs
 from salsa_cli.reward_models.pairs import EncodedPair
 from salsa_cli.reward_models.preferences import AnswerSet, Preference

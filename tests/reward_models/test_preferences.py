@@ -8,7 +8,7 @@ from salsa_cli import data
 from salsa_cli.data import Message, Prompt, Source
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation.questions import benchmarks
-from salsa_cli.models.tokens import Answer
+from salsa_cli.models.tokenization import Answer
 from salsa_cli.reward_models.preferences import (
     AnswerSet,
     Preference,

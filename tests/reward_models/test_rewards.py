@@ -12,7 +12,7 @@ import torch
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.maths import ensembles
-from salsa_cli.models.tokens import Answer
+from salsa_cli.models.tokenization import Answer
 from salsa_cli.reward_models import rewards
 from salsa_cli.reward_models.rewards import Ensemble, RewardScale
 from tests.support import tiny

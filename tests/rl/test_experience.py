@@ -10,7 +10,7 @@ import torch
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.generation.rollouts import Rollout, Sampled
-from salsa_cli.models.tokens import Tokens
+from salsa_cli.models.tokenization import Tokens
 from salsa_cli.rl import experience
 from tests.support.ppo_runs import configure
 from tests.support.worlds import World

@@ -18,7 +18,7 @@ from salsa_cli.maths import categorical, masked, ppo_loss
 from salsa_cli.models import forward, loading
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.learners import Learner
-from salsa_cli.models.tokens import Tokens, pad_left
+from salsa_cli.models.tokenization import Tokens, pad_left
 from salsa_cli.reward_models.rewards import Ensemble
 from salsa_cli.rl import experience, learning
 from salsa_cli.rl.actors import Actors

@@ -252,9 +252,15 @@ def test_the_weight_follows_the_penalty_where_nothing_is_clipped() -> None:
 
 
 def test_the_adaptive_weight_by_hand() -> None:
-    assert kl.adapted(0.1, 6.6, 6.0, 500, 10_000) == pytest.approx(0.1 * (1 + 0.1 * 0.05))
-    assert kl.adapted(0.1, 60.0, 6.0, 500, 10_000) == pytest.approx(0.1 * (1 + 0.2 * 0.05))
-    assert kl.adapted(0.1, 0.0, 6.0, 500, 10_000) == pytest.approx(0.1 * (1 - 0.2 * 0.05))
+    assert kl.adaptive_coefficient(0.1, 6.6, 6.0, 500, 10_000) == pytest.approx(
+        0.1 * (1 + 0.1 * 0.05)
+    )
+    assert kl.adaptive_coefficient(0.1, 60.0, 6.0, 500, 10_000) == pytest.approx(
+        0.1 * (1 + 0.2 * 0.05)
+    )
+    assert kl.adaptive_coefficient(0.1, 0.0, 6.0, 500, 10_000) == pytest.approx(
+        0.1 * (1 - 0.2 * 0.05)
+    )
 
 
 # ------------------------------------------------------------------- references that move

@@ -8,7 +8,7 @@ import torch
 
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.generation.rollouts import Rollout, Sampled
-from salsa_cli.models.tokens import Tokens
+from salsa_cli.models.tokenization import Tokens
 from salsa_cli.reward_models.rewards import Scores
 from salsa_cli.rl.experience import ScoredBatch
 from salsa_cli.rl.learning import LearningMetrics, Targets

@@ -6,7 +6,7 @@ import torch
 import transformers
 
 from salsa_cli.models.sequences import Sequences
-from salsa_cli.models.tokens import pad_left, pad_right
+from salsa_cli.models.tokenization import pad_left, pad_right
 
 PROMPTS = [[4, 6, 9], [5], [7, 8, 3, 3, 12], [10]]
 

@@ -17,7 +17,7 @@ import torch
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.generation.rollouts import Rollout, Sampled
-from salsa_cli.models.tokens import Tokens
+from salsa_cli.models.tokenization import Tokens
 from salsa_cli.reward_models.rewards import Ensemble
 from salsa_cli.rl import learning
 from salsa_cli.rl.actors import Actors

@@ -10,7 +10,7 @@ from salsa_cli.generation import rollouts
 from salsa_cli.models import loading, shapes
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.loading import LanguageModel
-from salsa_cli.models.tokens import prompt_ids
+from salsa_cli.models.tokenization import prompt_ids
 from salsa_cli.weights import folders
 
 

@@ -13,7 +13,7 @@ from salsa_cli.evaluation.questions.answer_files import Replies
 from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.evaluation.verdicts.verdict import Verdict
 from salsa_cli.maths import statistics
-from salsa_cli.models.tokens import Answer
+from salsa_cli.models.tokenization import Answer
 from salsa_cli.reward_models import rewards
 from salsa_cli.reward_models.rewards import Scorer
 from salsa_cli.runs.events import Advanced, Report

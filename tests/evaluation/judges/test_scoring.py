@@ -9,7 +9,7 @@ from salsa_cli.evaluation.judges import scoring
 from salsa_cli.evaluation.judges.scoring import Scored
 from salsa_cli.evaluation.questions.answer_files import Reply
 from salsa_cli.evaluation.questions.benchmarks import Question
-from salsa_cli.models.tokens import Answer
+from salsa_cli.models.tokenization import Answer
 
 
 class Recorder:

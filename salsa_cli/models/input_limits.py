@@ -9,7 +9,7 @@ from salsa_cli.data import Prompt
 from salsa_cli.errors import SalsaError, during
 from salsa_cli.formatting import counted
 from salsa_cli.models import shapes
-from salsa_cli.models.tokens import Tokenizer, check_rendering, end_token, row_ids
+from salsa_cli.models.tokenization import Tokenizer, check_rendering, end_token, row_ids
 
 
 @dataclass(frozen=True)

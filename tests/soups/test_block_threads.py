@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from salsa_cli.soups.streaming import in_blocks
+from salsa_cli.soups.block_threads import in_blocks
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

@@ -75,7 +75,7 @@ def end_token(tokenizer: Tokenizer) -> int:
 
 def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     """Token ids of a prompt, to which the ids of an answer can be appended."""
-    text, special = _rendered(tokenizer, prompt)
+    text, special = _apply_chat_template(tokenizer, prompt)
     return _encode(tokenizer, text, special)
 
 
@@ -85,7 +85,7 @@ def scored_ids(tokenizer: Tokenizer, prompt: Prompt, answer: Answer) -> list[int
     Prompt and answer are encoded as one text. A finished answer ends with the end token exactly
     once, also where its text spells the end token out; a truncated answer ends with its last token.
     """
-    text, special = _rendered(tokenizer, prompt)
+    text, special = _apply_chat_template(tokenizer, prompt)
     ids = _encode(tokenizer, text + answer.text, special)
     if not answer.finished:
         return ids
@@ -206,10 +206,10 @@ def check_rendering(tokenizer: Tokenizer, prompts: Sequence[Prompt], source: obj
     """
     for row, prompt in enumerate(prompts, start=1):
         with during(f"{source}, row {row}"):
-            _rendered(tokenizer, prompt)
+            _apply_chat_template(tokenizer, prompt)
 
 
-def _rendered(tokenizer: Tokenizer, prompt: Prompt) -> tuple[str, bool]:
+def _apply_chat_template(tokenizer: Tokenizer, prompt: Prompt) -> tuple[str, bool]:
     """The text of a prompt, and whether the tokenizer must still add its special tokens.
 
     Raises:

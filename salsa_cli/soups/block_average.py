@@ -7,7 +7,7 @@ import numpy as np
 
 from salsa_cli.errors import SalsaError
 from salsa_cli.maths import averaging
-from salsa_cli.soups.sources import TensorSource
+from salsa_cli.soups.tensor_source import TensorSource
 from salsa_cli.weights.disk import Bytes
 from salsa_cli.weights.layout import BITS, Array, NewTensor
 from salsa_cli.weights.shards import Block

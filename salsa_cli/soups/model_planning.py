@@ -7,7 +7,7 @@ from salsa_cli.errors import UsageError
 from salsa_cli.records import read_json
 from salsa_cli.runs.events import Note, Report
 from salsa_cli.soups import adapter_planning
-from salsa_cli.soups.averages import WeightedAverage
+from salsa_cli.soups.block_average import WeightedAverage
 from salsa_cli.soups.plan import (
     SoupPlan,
     choose_tokenizer,

@@ -14,10 +14,10 @@ from salsa_cli.config.eval import EvalConfig
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation import planning
-from salsa_cli.models import assembly, loading, readable, shapes
+from salsa_cli.models import assembly, input_limits, loading, shapes
 from salsa_cli.models.backbones import Placement
-from salsa_cli.models.readable import Limits
-from salsa_cli.models.tokens import Answer
+from salsa_cli.models.input_limits import Limits
+from salsa_cli.models.tokenization import Answer
 from salsa_cli.runs.events import silent
 from tests.support import tiny
 from tests.support.ppo_runs import configure_anchored as configure
@@ -188,7 +188,7 @@ def test_an_end_token_without_an_embedding_is_refused(world: World) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Limits, "of", lambda _: Limits(2, None))
         with pytest.raises(SalsaError, match=r"every answer ends with token 2 \('</s>'\)"):
-            readable.check_prompts(world.rm, tokenizer, ["the"], "p.jsonl", 4)
+            input_limits.check_prompts(world.rm, tokenizer, ["the"], "p.jsonl", 4)
 
 
 @pytest.mark.parametrize("part", ["policy", "reward"])
@@ -243,6 +243,6 @@ def test_prompts_that_the_policy_leaves_out_do_not_count(world: World, tmp_path:
     ppo.run(run, told.append)
     assert any("1 of 3 prompts are left out" in getattr(one, "text", "") for one in told)
     with pytest.raises(SalsaError, match="first in row 2; the longest has 9 tokens"):
-        readable.check_prompts(
+        input_limits.check_prompts(
             folder, loading.load_tokenizer(folder), [row["prompt"] for row in rows], "p", 8
         )

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from salsa_cli.maths import averaging
-from salsa_cli.soups.sources import TensorSource
+from salsa_cli.soups.tensor_source import TensorSource
 from salsa_cli.weights.adapter_sums import Floats, average_tensors, read_rows, store_values
 from salsa_cli.weights.adapters import Adapter, Factors
 from salsa_cli.weights.disk import Bytes

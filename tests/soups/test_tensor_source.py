@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from salsa_cli.soups.sources import TensorSource, workspaces
+from salsa_cli.soups.tensor_source import TensorSource, workspaces
 from salsa_cli.weights.disk import ALIGNMENT
 from salsa_cli.weights.layout import Array, NewTensor
 from salsa_cli.weights.shards import cut_blocks, plan_shards

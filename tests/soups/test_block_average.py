@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from salsa_cli.errors import SalsaError
-from salsa_cli.soups.averages import WeightedAverage
-from salsa_cli.soups.sources import TensorSource, workspaces
+from salsa_cli.soups.block_average import WeightedAverage
+from salsa_cli.soups.tensor_source import TensorSource, workspaces
 from salsa_cli.weights.disk import ALIGNMENT, aligned
 from salsa_cli.weights.layout import Array, NewTensor, storage_dtype
 from salsa_cli.weights.shards import cut_blocks, plan_shards
