@@ -247,7 +247,7 @@ def test_the_weight_follows_the_penalty_where_nothing_is_clipped() -> None:
     )
     actors: Any = None
     metrics = replace(START, penalty=2.2, kl=1.0)
-    state = ppo.proceed(TrainingState(0, 0.1), metrics, actors, config)
+    state = ppo.after_update(TrainingState(0, 0.1), metrics, actors, config)
     assert state == TrainingState(1, pytest.approx(0.1 * (1 + 0.1 * 0.5)))
 
 

@@ -47,7 +47,7 @@ def measured(
         scored,
         rollout,
         torch.tensor([[0.25, 0.5, 0.25], [2.0, 9.0, 9.0]]) * MASK,
-        Targets(torch.zeros(2, 3), returns),
+        Targets(torch.zeros(2, 3), returns, torch.tensor(1.0)),
         ANCHORS,
         LEARNED,
         {"rollout": 1.0},
