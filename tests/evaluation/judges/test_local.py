@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation.results.eval_result import EvalResult
 from salsa_cli.records import read_rows
 from salsa_cli.runs.events import silent
-from tests.support import tiny
+from tests.support import commands, tiny
 from tests.support.worlds import World
 
 LABELS = ["[[A>>B]]", "[[A>B]]", "[[A=B]]", "[[B>A]]", "[[B>>A]]"]
@@ -186,6 +187,24 @@ def interpreter(kind: str) -> str:
     return os.environ.get("SALSA_TEST_VLLM", "") if kind == "vllm" else sys.executable
 
 
+def killed_and_resumed(config: EvalConfig) -> list[dict[str, Any]]:
+    """The judgements of a run that was killed after the first few, and then resumed."""
+    store = config.output.with_name(config.output.name + ".partial") / "judge_texts.jsonl"
+    process = commands.Command(
+        *("eval", "--prompts", config.prompts, "--judge", *config.judge),
+        *(part for given in config.answers for part in ("--answers", given)),
+        *("--base-url", config.base_url, "--judge-tokens", config.judge_tokens),
+        *("--concurrency", 1, "--draws", config.draws, "--device", "cpu", "-o", config.output),
+    )
+    while not (store.exists() and store.read_bytes().count(b"\n") >= 3):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert 3 <= len(read_rows(store)) < 24
+    return run(replace(config, resume=True, concurrency=1))[1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", COMMANDS)
 def test_a_real_server_says_what_the_local_model_says(
@@ -208,5 +227,6 @@ def test_a_real_server_says_what_the_local_model_says(
             output=files["prompts"].parent / "served",
         )
         result, served = run(config)
+        resumed = killed_and_resumed(replace(config, output=config.output.with_name("killed")))
     assert (result.pairs[0].n, result.pairs[0].invalid) == (12, 0)
-    assert outcomes(served) == outcomes(local)
+    assert outcomes(served) == outcomes(resumed) == outcomes(local)
