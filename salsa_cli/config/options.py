@@ -10,7 +10,7 @@ from dataclasses import MISSING
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.exceptions import TyperException
 
 from salsa_cli import VERSION
@@ -165,6 +165,7 @@ def _root(
             "--version",
             callback=lambda asked: _version() if asked else None,
             is_eager=True,
+            metavar="",
             help="Print the version.",
         ),
     ] = False,
@@ -192,6 +193,7 @@ def _help_all() -> inspect.Parameter:
         "--help-all",
         callback=show,
         is_eager=True,
+        metavar="",
         help="Show all options and exit.",
         rich_help_panel="Run",
     )
@@ -210,7 +212,7 @@ def _parameter(field: Field) -> inspect.Parameter:
         kind = list[str] | None
     common: dict[str, Any] = {
         "help": _description(field),
-        "show_default": _default(field),
+        "show_default": False,  # it is one of the notes in the help
         "autocompletion": _completion(field),
     }
     info: Any
@@ -220,8 +222,7 @@ def _parameter(field: Field) -> inspect.Parameter:
         flags = list(field.flags)
         if field.is_flag:
             flags[-1] = f"{flags[-1]}/{_opposite(field)}"
-        else:
-            common["metavar"] = field.metavar
+        common["metavar"] = "" if field.is_flag else field.metavar
         info = typer.Option(*flags, rich_help_panel=field.setting.panel, **common)
     return inspect.Parameter(
         field.name,
@@ -260,9 +261,12 @@ def _is_essential(field: Field) -> bool:
 
 
 def _description(field: Field) -> str:
-    """Help and bounds; brackets are text, not markup."""
+    """Help, bounds and default: `[0 < X <= 1; default: 1]`, in brackets that are no markup."""
     notes = [field.setting.bounds("X" if field.setting.size else field.metavar)]
-    notes.append("required" if field.required else "")
+    if field.required:
+        notes.append("required")
+    elif (default := _default(field)) is not None:
+        notes.append(f"default: {default}")
     if field.is_list and field.length is None and not field.setting.positional:
         notes.append("repeatable")
     listed = "; ".join(note for note in notes if note)
@@ -270,10 +274,10 @@ def _description(field: Field) -> str:
     return text.replace("[", r"\[")
 
 
-def _default(field: Field) -> str | bool:
+def _default(field: Field) -> str | None:
     value = field.default
     if value is MISSING or value is None or value == () or field.is_flag:
-        return False
+        return None
     if field.setting.size:
         return amount(value, "B")
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,19 +1,14 @@
-"""Arguments matched with fields."""
+"""Arguments matched with fields, by Typer."""
 
 import pytest
 
 from salsa_cli.config.base import declared
-from salsa_cli.config.command_line import Manners, parse
-from salsa_cli.config.commands import COMMANDS
-from salsa_cli.config.eval import EvalConfig
-from salsa_cli.config.ppo import PPOConfig
-from salsa_cli.config.soup import SoupConfig
-from salsa_cli.config.train_rm import TrainRMConfig
+from salsa_cli.config.commands import COMMANDS, Command
+from salsa_cli.config.manners import Manners
+from salsa_cli.config.options import parse
 from salsa_cli.errors import UsageError
 
-PPO = (*declared(PPOConfig), *declared(Manners))
-SOUP = (*declared(SoupConfig), *declared(Manners))
-EVAL = (*declared(EvalConfig), *declared(Manners))
+PPO, SOUP, EVAL = COMMANDS["ppo"], COMMANDS["soup"], COMMANDS["eval"]
 
 
 def test_options_of_every_kind() -> None:
@@ -45,7 +40,7 @@ def test_arguments_before_between_and_after_options() -> None:
         "output": "out",
     }
     assert parse(["-o", "out", "--", "-a", "--b"], SOUP)["models"] == ["-a", "--b"]
-    assert parse(["a"], (*declared(TrainRMConfig),)) == {"model": "a"}
+    assert parse(["a"], COMMANDS["train-rm"]) == {"model": "a"}
 
 
 def test_options_with_several_values() -> None:
@@ -56,14 +51,14 @@ def test_options_with_several_values() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda one: one.name)
-def test_every_boolean_has_its_opposite(command: object) -> None:
-    fields = (*declared(COMMANDS[command.name].config_type()), *declared(Manners))  # type: ignore[attr-defined]
+def test_every_boolean_has_its_opposite(command: Command) -> None:
+    fields = (*declared(command.config_type()), *declared(Manners))
     flags = [field for field in fields if field.is_flag]
     assert {"force", "resume", "dry_run", "json", "quiet"} <= {field.name for field in flags}
     for field in flags:
         negative = f"--no-{field.option[2:]}"
-        assert parse([field.option, negative], fields) == {field.name: False}
-        assert parse([negative, field.option], fields) == {field.name: True}
+        assert parse([field.option, negative], command) == {field.name: False}
+        assert parse([negative, field.option], command) == {field.name: True}
 
 
 @pytest.mark.parametrize(
