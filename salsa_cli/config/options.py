@@ -32,12 +32,16 @@ class _Command(TyperCommand):
     """A command whose `--help` shows only the essential options."""
 
     fields: tuple[Field, ...] = ()
-    typed: Sequence[str] = ()
+    _typed: Sequence[str] = ()
+
+    def arguments(self) -> Sequence[str]:
+        """The arguments as they were typed."""
+        return self._typed
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         if ctx.resilient_parsing:  # completion
             return super().parse_args(ctx, args)
-        self.typed = tuple(args)
+        self._typed = tuple(args)
         switches = {flag: field for field in self.fields for flag in _spellings(field)}
         try:
             super().parse_args(ctx, list(_separated(args, switches)))
@@ -63,7 +67,10 @@ class _Command(TyperCommand):
             if not full:
                 param.hidden = param.name not in {*essential, "help", "help_all"}
                 param.rich_help_panel = None
-        super().format_help(ctx, formatter)
+        try:
+            super().format_help(ctx, formatter)
+        except SystemExit as end:  # rich: the reader of the help is gone, which is no error
+            raise typer.Exit from end
 
 
 class _Commands(TyperGroup):
@@ -136,7 +143,7 @@ def build(command: Command, run: Run) -> _Command:
     def function(**values: object) -> None:
         values.pop("help_all", None)
         given = {name: value for name, value in values.items() if value is not None}
-        run(command, given, built.typed)
+        run(command, given, typed())
 
     fields = (*declared(command.config_type()), *declared(Manners))
     parameters = [_parameter(field) for field in sorted(fields, key=_order)]
@@ -154,6 +161,7 @@ def build(command: Command, run: Run) -> _Command:
     built = typer.main.get_command(app)
     assert isinstance(built, _Command)
     built.fields = fields
+    typed = built.arguments
     return built
 
 
