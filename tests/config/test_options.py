@@ -46,8 +46,8 @@ def test_arguments_before_between_and_after_options() -> None:
 def test_options_with_several_values() -> None:
     for line in ("--line a b c", "--line a,b c"):
         assert parse(EVAL, line.split())["models"] == ["c"]
-    assert parse(EVAL, "--line a b".split()) == {"line": ["a", "b"]}
-    assert parse(EVAL, "--line soup(a,b) c".split()) == {"line": ["soup(a,b)", "c"]}
+    assert parse(EVAL, "--line a b".split()) == {"line": ("a", "b")}
+    assert parse(EVAL, "--line soup(a,b) c".split()) == {"line": ("soup(a,b)", "c")}
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda one: one.name)
