@@ -47,8 +47,7 @@ def main() -> None:
             raise SalsaError("salsa runs on Linux and macOS; on Windows, run it in WSL")
         signals.terminate_like_interrupt()
         processes.watch_launcher()
-        with _broken_pipe_ignored():
-            options.application(_command)(sys.argv[1:])
+        options.application(_command)(sys.argv[1:])
     except Exception as error:
         _fail(error)
     except KeyboardInterrupt as interrupt:

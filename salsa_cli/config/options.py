@@ -115,10 +115,14 @@ def application(run: Run) -> Callable[[Sequence[str]], None]:
         app.command(command.name, help=command.summary)(_nothing)
     group = typer.main.get_command(app)
     assert isinstance(group, _Commands)
-    group.run = run
+    asked: list[tuple[Command, dict[str, object], Sequence[str]]] = []
+    group.run = lambda *one: asked.append(one)
 
     def main(arguments: Sequence[str]) -> None:
         group.main(list(arguments), prog_name="salsa", standalone_mode=False)
+        # Outside of Typer, which would turn an interrupt of the command into a mere return value.
+        for one in asked:
+            run(*one)
 
     return main
 
