@@ -5,7 +5,6 @@ and a mistyped name are answered at once.
 """
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,15 +13,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
-from salsa_cli import VERSION
-from salsa_cli.config import completion, sources
-from salsa_cli.config import help as help_texts
+from salsa_cli.config import options, sources
 from salsa_cli.config.base import Config, TrainingConfig
-from salsa_cli.config.command_line import Manners
-from salsa_cli.config.commands import COMMANDS, Command
-from salsa_cli.config.suggestions import did_you_mean
+from salsa_cli.config.commands import Command
+from salsa_cli.config.manners import Manners
 from salsa_cli.devices import processes
-from salsa_cli.errors import SalsaError, UsageError, one_line
+from salsa_cli.errors import SalsaError
 from salsa_cli.records import to_json
 from salsa_cli.runs import console, signals
 from salsa_cli.runs.events import DryRun, Note, Report, Result
@@ -51,54 +47,16 @@ def main() -> None:
             raise SalsaError("salsa runs on Linux and macOS; on Windows, run it in WSL")
         signals.terminate_like_interrupt()
         processes.watch_launcher()
-        _dispatch(sys.argv[1:])
+        options.application(_command)(sys.argv[1:])
     except Exception as error:
         _fail(error)
     except KeyboardInterrupt as interrupt:
         _stop(interrupt)
 
 
-def _dispatch(arguments: Sequence[str]) -> None:
-    """Run the command that the arguments name, or answer `--help` and its like."""
-    first, *rest = arguments or ["--help"]
-    if first in COMMANDS:
-        _command(COMMANDS[first], rest)
-    elif first in ("-h", "--help", "--help-all"):
-        _say(help_texts.overview(_width()))
-    elif first in ("-V", "--version"):
-        print(f"salsa {VERSION}")
-    elif first in (completion.ASK, "--install-completion", "--show-completion"):
-        _complete(first, rest)
-    elif first.startswith("-"):
-        known = ("--help", "--version", "--install-completion", "--show-completion")
-        raise UsageError(f"no such option {one_line(first)}{did_you_mean(first, known)}")
-    else:
-        raise UsageError(
-            f"no such command '{one_line(first)}'{did_you_mean(first, COMMANDS)}; expected "
-            f"{', '.join(COMMANDS)}"
-        )
-
-
-def _complete(asked: str, rest: Sequence[str]) -> None:
-    """Answer the shell, or set it up so that it asks."""
-    if asked == completion.ASK:
-        for one in completion.candidates(rest):
-            print(f"{one.text}\t{one.description}" if one.description else one.text)
-        return
-    shell = completion.find_shell(rest[0] if rest else None)
-    if asked == "--show-completion":
-        _say(completion.SHELLS[shell].script.rstrip())
-        return
-    written = completion.install(shell, Path.home())
-    _say(f"{shell} completion: wrote {' and '.join(map(str, written))}; open a new {shell}")
-
-
-def _command(command: Command, arguments: Sequence[str]) -> None:
-    manners = sources.manners(sources.parse_arguments(command, arguments))
-    if manners.help or manners.help_all:
-        _say(help_texts.command_help(command, _width(), full=manners.help_all))
-        return
-    config = sources.configure(command, arguments, os.environ)
+def _command(command: Command, given: dict[str, object], arguments: Sequence[str]) -> None:
+    manners = sources.manners(given)
+    config = sources.configure(command, given, arguments, os.environ)
     _check(config)
     _execute(_module(command, config), config, manners)
 
@@ -146,10 +104,6 @@ def _processes(module: str, config: Config) -> int | None:
     if isinstance(config, TrainingConfig) and module in IN_PARALLEL:
         return config.processes
     return None
-
-
-def _width() -> int:
-    return shutil.get_terminal_size().columns
 
 
 def _print(result: Result, manners: Manners) -> None:

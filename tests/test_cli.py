@@ -97,7 +97,7 @@ def test_version() -> None:
 
 
 def test_windows_is_told_what_to_do() -> None:
-    script = "import sys; sys.platform = 'win32'\nfrom salsa_cli.cli import main; main()"
+    script = "import sys\nfrom salsa_cli.cli import main\nsys.platform = 'win32'\nmain()"
     done = subprocess.run(
         [sys.executable, "-c", script, "ppo"], capture_output=True, text=True, check=False
     )

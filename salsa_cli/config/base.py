@@ -2,7 +2,7 @@
 
 The command-line option, its help and bounds, the environment variable, the key in files and
 records, the type, and whether a resumed run may change it all come from the declaration of the
-field. `command_line.py` and `files.py` read the values, `sources.py` decides which one counts,
+field. `options.py` and `files.py` read the values, `sources.py` decides which one counts,
 `comparison.py` compares the settings of two runs.
 """
 

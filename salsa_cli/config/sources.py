@@ -8,8 +8,8 @@ from typing import Any
 
 from salsa_cli.config import files
 from salsa_cli.config.base import Config, Field, declared, prefix
-from salsa_cli.config.command_line import Manners, parse
 from salsa_cli.config.commands import COMMANDS, Command
+from salsa_cli.config.manners import Manners
 from salsa_cli.config.record import DEFAULT, as_json
 from salsa_cli.config.suggestions import suggest
 from salsa_cli.config.values import convert
@@ -36,13 +36,9 @@ def manners(given: Mapping[str, object]) -> Manners:
     return Manners(**values)
 
 
-def parse_arguments(command: Command, arguments: Sequence[str]) -> dict[str, object]:
-    """The command line's text for each setting of the command, and for its `Manners`."""
-    return parse(arguments, (*declared(command.config_type()), *declared(Manners)))
-
-
 def configure(
     command: Command,
+    given: Mapping[str, object],
     arguments: Sequence[str],
     environment: Mapping[str, str],
     folder: Path = Path(),
@@ -50,13 +46,13 @@ def configure(
     """The settings of a command, each from the first source that has it, with their origins.
 
     Args:
-        arguments: those after the command's name.
+        given: the command line's text for each setting and for the command's `Manners`.
+        arguments: those after the command's name as they were typed, for an error.
         folder: where `salsa.toml` is looked for.
 
     Raises:
         UsageError: a value is wrong, or settings are missing; names all that are.
     """
-    given = parse_arguments(command, arguments)
     config_type = command.config_type()
     fields = declared(config_type)
     found = {

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from salsa_cli.config.base import declared
-from salsa_cli.config.command_line import Manners
 from salsa_cli.config.eval import EvalConfig
+from salsa_cli.config.manners import Manners
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.config.train_rm import TrainRMConfig

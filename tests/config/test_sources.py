@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from salsa_cli.config import sources
+from salsa_cli.config import options, sources
 from salsa_cli.config.base import Config
 from salsa_cli.config.commands import COMMANDS
 from salsa_cli.config.record import origins, record
@@ -19,7 +19,8 @@ PPO = "--ref ref/ --reward rm/ --prompts p.jsonl -o out".split()
 def configure(
     folder: Path, command: str, *arguments: str, env: Mapping[str, str] | None = None
 ) -> Any:
-    return sources.configure(COMMANDS[command], arguments, env or {}, folder)
+    given = options.parse(COMMANDS[command], arguments)
+    return sources.configure(COMMANDS[command], given, arguments, env or {}, folder)
 
 
 def test_each_source_overrides_those_after_it(tmp_path: Path) -> None:

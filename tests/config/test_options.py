@@ -1,24 +1,19 @@
-"""Arguments matched with fields."""
+"""Arguments matched with fields, by Typer."""
 
 import pytest
 
 from salsa_cli.config.base import declared
-from salsa_cli.config.command_line import Manners, parse
-from salsa_cli.config.commands import COMMANDS
-from salsa_cli.config.eval import EvalConfig
-from salsa_cli.config.ppo import PPOConfig
-from salsa_cli.config.soup import SoupConfig
-from salsa_cli.config.train_rm import TrainRMConfig
+from salsa_cli.config.commands import COMMANDS, Command
+from salsa_cli.config.manners import Manners
+from salsa_cli.config.options import parse
 from salsa_cli.errors import UsageError
 
-PPO = (*declared(PPOConfig), *declared(Manners))
-SOUP = (*declared(SoupConfig), *declared(Manners))
-EVAL = (*declared(EvalConfig), *declared(Manners))
+PPO, SOUP, EVAL = COMMANDS["ppo"], COMMANDS["soup"], COMMANDS["eval"]
 
 
 def test_options_of_every_kind() -> None:
     line = "--ref a --ref b,c --kl-coef=0.1 --updates 3 --updates 4 -oout -q --whiten-rewards"
-    assert parse(line.split(), PPO) == {
+    assert parse(PPO, line.split()) == {
         "ref": ["a", "b,c"],
         "kl_coef": "0.1",
         "updates": "4",
@@ -29,41 +24,41 @@ def test_options_of_every_kind() -> None:
 
 
 def test_short_flags_together_and_values_that_look_like_flags() -> None:
-    assert parse(["-qo", "out", "--kl-coef", "-1"], PPO) == {
+    assert parse(PPO, ["-qo", "out", "--kl-coef", "-1"]) == {
         "quiet": True,
         "output": "out",
         "kl_coef": "-1",
     }
-    assert parse(["-o=out"], PPO) == {"output": "out"}
-    assert parse(["--prompts", "-"], PPO) == {"prompts": "-"}
+    assert parse(PPO, ["-o=out"]) == {"output": "out"}
+    assert parse(PPO, ["--prompts", "-"]) == {"prompts": "-"}
 
 
 def test_arguments_before_between_and_after_options() -> None:
-    assert parse("a --alpha 0.5 b -o out c".split(), SOUP) == {
+    assert parse(SOUP, "a --alpha 0.5 b -o out c".split()) == {
         "models": ["a", "b", "c"],
         "alpha": "0.5",
         "output": "out",
     }
-    assert parse(["-o", "out", "--", "-a", "--b"], SOUP)["models"] == ["-a", "--b"]
-    assert parse(["a"], (*declared(TrainRMConfig),)) == {"model": "a"}
+    assert parse(SOUP, ["-o", "out", "--", "-a", "--b"])["models"] == ["-a", "--b"]
+    assert parse(COMMANDS["train-rm"], ["a"]) == {"model": "a"}
 
 
 def test_options_with_several_values() -> None:
     for line in ("--line a b c", "--line a,b c"):
-        assert parse(line.split(), EVAL)["models"] == ["c"]
-    assert parse("--line a b".split(), EVAL) == {"line": ["a", "b"]}
-    assert parse("--line soup(a,b) c".split(), EVAL) == {"line": ["soup(a,b)", "c"]}
+        assert parse(EVAL, line.split())["models"] == ["c"]
+    assert parse(EVAL, "--line a b".split()) == {"line": ("a", "b")}
+    assert parse(EVAL, "--line soup(a,b) c".split()) == {"line": ("soup(a,b)", "c")}
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda one: one.name)
-def test_every_boolean_has_its_opposite(command: object) -> None:
-    fields = (*declared(COMMANDS[command.name].config_type()), *declared(Manners))  # type: ignore[attr-defined]
+def test_every_boolean_has_its_opposite(command: Command) -> None:
+    fields = (*declared(command.config_type()), *declared(Manners))
     flags = [field for field in fields if field.is_flag]
     assert {"force", "resume", "dry_run", "json", "quiet"} <= {field.name for field in flags}
     for field in flags:
         negative = f"--no-{field.option[2:]}"
-        assert parse([field.option, negative], fields) == {field.name: False}
-        assert parse([negative, field.option], fields) == {field.name: True}
+        assert parse(command, [field.option, negative]) == {field.name: False}
+        assert parse(command, [negative, field.option]) == {field.name: True}
 
 
 @pytest.mark.parametrize(
@@ -80,5 +75,5 @@ def test_every_boolean_has_its_opposite(command: object) -> None:
 )
 def test_what_is_refused(line: str, words: str) -> None:
     with pytest.raises(UsageError) as caught:
-        parse(line.split(), PPO)
+        parse(PPO, line.split())
     assert words in str(caught.value)
