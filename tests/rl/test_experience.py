@@ -8,11 +8,17 @@ from typing import Any
 import pytest
 import torch
 
+from salsa_cli import data
 from salsa_cli.config.ppo import PPOConfig
+from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError
+from salsa_cli.generation import rollouts
 from salsa_cli.generation.rollouts import Rollout, Sampled
 from salsa_cli.models.tokenization import Tokens
-from salsa_cli.rl import experience
+from salsa_cli.rl import experience, preflight
+from salsa_cli.rl.actors import load_actors
+from salsa_cli.rl.run import Run
+from salsa_cli.runs.events import silent
 from tests.support.ppo_runs import configure
 from tests.support.worlds import World
 
@@ -122,6 +128,30 @@ def test_the_hint_names_the_temperature_only_where_there_is_one() -> None:
         with pytest.raises(SalsaError) as found:
             experience._check_sampler(far, settings(temperature=temperature))
         assert ("--temperature 0.7 needs" in str(found.value)) is hinted
+
+
+def test_answers_are_drawn_by_the_settings(world: World, tmp_path: Path) -> None:
+    """Length, temperature and seeds are those of the run, and another temperature draws others."""
+    config = configure(world, tmp_path / "o", temperature=0.4, response_length=5, seed=3)
+    plan = preflight.prepare(config, silent)
+    run = Run(plan, config, start_runtime("cpu"), tmp_path)
+    actors = load_actors(run)
+    found = experience.generate_answers("rollout", 2, 3, actors, run).sampled
+    places = data.batch_indices(len(plan.prompts), config.batch_size, 3, 2)
+
+    def drawn(temperature: float) -> Sampled:
+        return rollouts.sample(
+            actors.policy,
+            [plan.prompt_ids[i] for i in places],
+            [data.stable_seed(3, "rollout", 2, place) for place in range(config.batch_size)],
+            length=5,
+            temperature=temperature,
+            runtime=run.runtime,
+        )
+
+    assert torch.equal(found.responses.ids, drawn(0.4).responses.ids)
+    other = drawn(1.0).responses.ids
+    assert other.shape != found.responses.ids.shape or not torch.equal(other, found.responses.ids)
 
 
 def test_means_by_name() -> None:
