@@ -24,10 +24,11 @@ from salsa_cli.models import averaging, forward, loading, shapes
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.loading import LanguageModel
 from salsa_cli.models.tokenization import Tokens, pad_left, pad_right
+from salsa_cli.records import read_json
 from salsa_cli.reward_models import rewards
 from salsa_cli.reward_models.rewards import Scorer
 from salsa_cli.runs.events import Advanced, Report
-from salsa_cli.weights import compatibility, weight_files
+from salsa_cli.weights import compatibility, tied_embeddings, weight_files
 
 # Positions whose probabilities over the vocabulary are held in float32 at a time.
 _POSITIONS = 256
@@ -41,6 +42,11 @@ class Ingredients:
     states: tuple[dict[str, torch.Tensor], ...]
     model: LanguageModel
     """Takes the weights of one soup after the other."""
+
+    @property
+    def template(self) -> Path:
+        """The folder of `model`."""
+        return _template(self.folders)
 
     def mix(self, weights: Sequence[float]) -> LanguageModel:
         """The soup with these weights; it stands until the next one is mixed."""
@@ -86,8 +92,18 @@ def load(folders: Sequence[Path], runtime: Runtime) -> Ingredients:
     for folder in folders:
         stored = loading.load_language_model(folder, Placement(shapes.stored_dtype(folder), cpu))
         states.append({n: t.contiguous() for n, t in stored.model.state_dict().items()})
-    model = loading.load_language_model(folders[0], Placement(runtime.frozen_dtype, runtime.device))
+    template = _template(folders)
+    model = loading.load_language_model(template, Placement(runtime.frozen_dtype, runtime.device))
     return Ingredients(tuple(folders), tuple(states), model)
+
+
+def _template(folders: Sequence[Path]) -> Path:
+    """The first model with an output embedding of its own, which can take any weights."""
+    configs = {folder: read_json(folder / "config.json") for folder in folders}
+    if len({repr(config.get(tied_embeddings.KEY)) for config in configs.values()}) == 1:
+        return folders[0]
+    untied = (f for f, config in configs.items() if not tied_embeddings.is_tied(config))
+    return next(untied, folders[0])
 
 
 def line(points: int) -> list[tuple[float, ...]]:

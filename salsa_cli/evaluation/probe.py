@@ -108,7 +108,7 @@ def _measure(
     compared with there is one model each, whose weights change from point to point.
     """
     placement = Placement(runtime.frozen_dtype, runtime.device)
-    model = loading.load_language_model(ingredients.folders[0], placement)
+    model = loading.load_language_model(ingredients.template, placement)
     end = replace(ingredients, model=model)
     total = 2 * len(ALPHAS) * len(texts)
     found: list[dict[float, LineSums]] = []

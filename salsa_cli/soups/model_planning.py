@@ -17,7 +17,7 @@ from salsa_cli.soups.plan import (
     with_dtype,
     without_scale,
 )
-from salsa_cli.weights import compatibility, folders, shared_tensors, weight_files
+from salsa_cli.weights import compatibility, folders, shared_tensors, tied_embeddings, weight_files
 from salsa_cli.weights.quantization import refuse_quantised
 
 
@@ -47,15 +47,20 @@ def prepare(config: SoupConfig, report: Report) -> SoupPlan:
 def _plan_models(paths: tuple[Path, ...], config: SoupConfig, report: Report) -> SoupPlan:
     whole = tuple(weight_files.open_weight_files(path) for path in paths)
     refuse_quantised(dict(zip(paths, whole, strict=True)))
-    ingredients, notes = shared_tensors.common_tensors(whole)
-    differing = compatibility.differences(paths)
-    reasons = weight_files.differences(ingredients)
+    configs = [read_json(path / "config.json") for path in paths]
+    spelled = tied_embeddings.one_spelling(whole, configs)
+    ingredients, notes = shared_tensors.common_tensors(spelled.models)
+    differing = [
+        one
+        for one in compatibility.differences(paths)
+        if not (spelled.settled and one.key.endswith(f".{tied_embeddings.KEY}"))
+    ]
+    reasons = spelled.reasons or weight_files.differences(ingredients)
     refuse(differing, reasons, "fine-tunes of one base", config)
     tokenizer = choose_tokenizer(paths, config, report)
     warn(differing, tokenizer, config, report)
-    for note in notes:
+    for note in (*spelled.notes, *notes):
         report(Note(note))
-    settings = read_json(paths[0] / "config.json")
     average = WeightedAverage(
         config.models, config.mixing, config.allow_nonfinite, config.dtype != "auto"
     )
@@ -67,5 +72,5 @@ def _plan_models(paths: tuple[Path, ...], config: SoupConfig, report: Report) ->
         shards=plan_shards(ingredients[0], config),
         template=paths[0],
         tokenizer=tokenizer,
-        config=without_scale(with_dtype(settings, config), paths, config, report),
+        config=without_scale(with_dtype(spelled.config, config), paths, config, report),
     )

@@ -112,12 +112,12 @@ def _is_computed(spec: TensorSpec) -> bool:
 def _source(name: str, holders: Sequence[WeightFiles], common: Sequence[str]) -> str | None:
     """The tensor, stored by all models, of which this one is a copy in all that store it."""
     for candidate in common:
-        if _TIED.fullmatch(candidate) and all(_are_equal(one, name, candidate) for one in holders):
+        if _TIED.fullmatch(candidate) and all(are_equal(one, name, candidate) for one in holders):
             return candidate
     return None
 
 
-def _are_equal(weights: WeightFiles, name: str, other: str) -> bool:
+def are_equal(weights: WeightFiles, name: str, other: str) -> bool:
     """Whether two tensors of a model hold the same bytes."""
     a, b = weights.tensors[name], weights.tensors[other]
     if (a.dtype, a.shape) != (b.dtype, b.shape):

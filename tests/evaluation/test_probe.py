@@ -178,3 +178,18 @@ def test_what_has_no_effect_is_refused(changes: dict[str, Any], says: str) -> No
     settings: dict[str, Any] = {"models": ("a", "b"), "output": Path(), "probe": "x", **changes}
     with pytest.raises(UsageError, match=says):
         SoupConfig(**settings)
+
+
+def test_a_tied_model_and_one_with_a_head_of_its_own(texts: Path, tmp_path: Path) -> None:
+    tied, own = (
+        tiny.save_language_model(
+            tmp_path / name, seed=7, scale=scale, tie_word_embeddings=name == "tied"
+        )
+        for name, scale in (("tied", 0.01), ("own", 0.02))
+    )
+    forth, back = run(texts, tied, own), run(texts, own, tied)
+    for there, here in zip(forth.line, reversed(back.line), strict=True):
+        nll, kl_own, kl_tied = by_transformers(texts, own, tied, here.alpha)
+        assert here.nll == pytest.approx(nll, rel=1e-4) == there.nll
+        assert here.kl_a == pytest.approx(kl_own, rel=2e-3, abs=1e-6) == there.kl_b
+        assert here.kl_b == pytest.approx(kl_tied, rel=2e-3, abs=1e-6) == there.kl_a

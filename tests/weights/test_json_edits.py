@@ -5,7 +5,7 @@ import string
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from salsa_cli.weights.json_edits import edit_object
@@ -55,6 +55,7 @@ values = st.recursive(
 objects = st.dictionaries(st.text(string.printable), values, max_size=5)
 
 
+@settings(deadline=None)
 @given(objects, objects, st.sampled_from([None, 1, 2, 4]), st.booleans())
 def test_the_result_says_what_was_wanted(
     before: dict[str, Any], after: dict[str, Any], indent: int | None, ascii_only: bool
