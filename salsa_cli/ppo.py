@@ -23,10 +23,11 @@ from salsa_cli.generation import selection
 from salsa_cli.generation.rollouts import Rollout
 from salsa_cli.generation.vllm import Server
 from salsa_cli.maths import kl
-from salsa_cli.models import compilation, packed_attention, saving
+from salsa_cli.models import compilation, packed_attention
 from salsa_cli.models.activation_memory import Machine
 from salsa_cli.records import JSON, read_rows, to_json, write_text
 from salsa_cli.rl import (
+    disk,
     experience,
     learning,
     memory,
@@ -35,6 +36,7 @@ from salsa_cli.rl import (
     preflight,
     references,
     report_page,
+    snapshots,
 )
 from salsa_cli.rl.actors import (
     Actors,
@@ -148,7 +150,12 @@ def run(config: PPOConfig, report: Report) -> Result:
         ) as folder,
         runtime.together(),
     ):
-        return train(Run(plan, config, runtime, folder), server, report)
+        result = train(Run(plan, config, runtime, folder), server, report)
+    # Only now: until the folder has its name, they are all that a killed run could resume from.
+    with runtime.main_first():
+        if runtime.main and config.keep_checkpoints is None:
+            checkpoints.drop_checkpoints(config.output)
+    return result
 
 
 def train(run: Run, server: Server | None, report: Report) -> PPOResult:
@@ -176,6 +183,8 @@ def train(run: Run, server: Server | None, report: Report) -> PPOResult:
             listen(Measured(metrics.row()))
             listen(Advanced("ppo", state.update, config.updates, "updates", _telling(metrics)))
             watchdog.observe(metrics)
+            if snapshots.is_due(state.update, config):
+                snapshots.write(state.update, actors, run)
             interrupted.agree(runtime)
             due = state.update % config.save_every == 0 or state.update == config.updates
             if due or interrupted.pending or watchdog.stops:
@@ -186,14 +195,14 @@ def train(run: Run, server: Server | None, report: Report) -> PPOResult:
                         report_page.write(folder, config.output.name)
                 interrupted.raise_pending()
                 watchdog.raise_if_stopped()
-    actors.actor.follow(torch.float32)
 
     def conclude() -> PPOResult:
         result = _result(config, folder)
         save_policy(inputs, actors, run, result)
         return result
 
-    return runtime.from_main(conclude)
+    with actors.actor.unrounded():
+        return runtime.from_main(conclude)
 
 
 def choose_micro_batch(
@@ -260,6 +269,7 @@ def restore_or_begin(fresh: Actors, run: Run, report: Report) -> tuple[Actors, T
             if runtime.main:
                 run_folder.keep_rows(folder / "metrics.jsonl", saved.step)
                 run_folder.keep_rows(folder / "samples.jsonl", saved.step * SAMPLES)
+                snapshots.drop_later(folder, saved.step)
         report(Note(f"resumed after update {saved.step}"))
         return restored
     if config.resume:
@@ -291,18 +301,14 @@ def after_update(
 
 
 def save_policy(inputs: Mapping[str, JSON], actors: Actors, run: Run, result: PPOResult) -> None:
-    """Save the policy as an ordinary model folder, with the record of how it was made.
-
-    A policy that began as an adapter stays one; a new adapter is merged into its model.
-    """
+    """Save the policy as an ordinary model folder, with the record of how it was made."""
     plan, config, folder = run.plan, run.config, run.folder
     more: dict[str, Any] = {"result": dict(result.record())}
     if actors.reward.scales:
         pairs = zip(config.reward, actors.reward.scales, strict=True)
         more["reward_scale"] = {name: asdict(scale) for name, scale in pairs}
     run_folder.write_record(folder, RECORD, run_folder.made_by("ppo", config, inputs, **more))
-    saving.save_policy(actors.policy.model, folder, like=plan.policy)
-    folders.copy_tokenizer(plan.policy, folder)
+    snapshots.save_model_files(actors, plan, folder)
     rewards = (result.reward_first, result.reward_last)
     card = model_card.write(config, plan.policy, result.updates, rewards)
     write_text(folder / "README.md", card)
@@ -364,6 +370,7 @@ def _write_samples(
 
 def _dry_run(config: PPOConfig, plan: PPOPlan, needed: MemoryPlan, runtime: Runtime) -> DryRun:
     each = ", for each process" if runtime.processes > 1 else ""
+    space = disk.plan_disk(plan, config)
     facts: dict[str, Value] = {
         "policy": str(plan.policy),
         "reference": ", ".join(one.name for one in plan.references),
@@ -377,7 +384,9 @@ def _dry_run(config: PPOConfig, plan: PPOPlan, needed: MemoryPlan, runtime: Runt
         "optimiser steps": config.updates * config.epochs * config.minibatches,
         f"memory at the peak{each}": f"{amount(needed.peak, 'B')} ({needed.busiest})",
         f"memory of the device{each}": amount(runtime.memory, "B"),
-        "disk": amount(preflight.disk(plan, config), "B"),
+        **({"snapshots": space.snapshots} if space.snapshots else {}),
+        "disk": amount(space.peak, "B"),
+        "disk when finished": amount(space.finished, "B"),
         "disk free": amount(folders.free_space(config.output), "B"),
     }
     details = {"memory": {**needed.record(), "available": runtime.memory}}

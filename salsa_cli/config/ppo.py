@@ -13,6 +13,7 @@ EMA_RATE = 0.01
 SYNC_EVERY = 64
 KL_HORIZON = 10_000
 UNCERTAINTY_WEIGHT = 0.1
+CHECKPOINTS = 2
 VLLM_URL = "http://127.0.0.1:8000"
 
 WARNINGS = (
@@ -496,15 +497,27 @@ class PPOConfig(TrainingConfig):
         ),
     ] = 10
     keep_checkpoints: Annotated[
-        int,
+        int | None,
         Setting(
-            "Number of checkpoints to keep.",
+            "Checkpoints to keep, also when the run is finished, so that --resume with more "
+            f"--updates can extend it. Default: {CHECKPOINTS}, and none when it is finished.",
             low=1,
             metavar="N",
             panel="Run",
             changes_result=False,
         ),
-    ] = 2
+    ] = None
+    snapshot_every: Annotated[
+        int | None,
+        Setting(
+            "Updates between snapshots of the policy, each a model folder OUTPUT/snapshots/000020. "
+            "Default: none.",
+            low=1,
+            metavar="N",
+            panel="Run",
+            changes_result=False,
+        ),
+    ] = None
     stop_on: Annotated[
         tuple[str, ...],
         Setting(
@@ -525,6 +538,7 @@ class PPOConfig(TrainingConfig):
             *self._rewards(),
             *self._names(),
             *self._server(),
+            *self._snapshots(),
         ]
         if len(reasons) == 1:
             raise UsageError(reasons[0])
@@ -563,6 +577,11 @@ class PPOConfig(TrainingConfig):
     def reference_period(self) -> int:
         """PPO updates between two updates of the reference."""
         return self.ref_every or (1 if self.ref_update == "ema" else SYNC_EVERY)
+
+    @property
+    def checkpoints(self) -> int:
+        """Checkpoints that are kept while the run goes on."""
+        return self.keep_checkpoints or CHECKPOINTS
 
     def undivided(self, processes: int) -> Iterator[str]:
         """Reason why a minibatch cannot be divided among `processes`, if there is one."""
@@ -677,6 +696,13 @@ class PPOConfig(TrainingConfig):
             yield "--offload watch has no effect without --watch-reward"
         if "cheap-stopping" in self.stop_on and not self.anchor_every:
             yield "--stop-on cheap-stopping has no effect with --anchor-every 0"
+
+    def _snapshots(self) -> Iterator[str]:
+        if self.snapshot_every is not None and self.snapshot_every > self.updates:
+            yield (
+                f"--snapshot-every {self.snapshot_every} writes none in {self.updates} updates; "
+                "expected a smaller number"
+            )
 
     def _server(self) -> Iterator[str]:
         """The server must be on this machine, since it reads the policy's weights from a folder."""

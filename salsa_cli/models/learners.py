@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,7 +155,7 @@ class Learner:
         """Copy the trained weights into the plain model, where it does not hold them itself.
 
         Args:
-            dtype: the type that they get there; by default the one they have.
+            dtype: their type in the plain model; by default the one that they have there.
         """
         if not self._spread:
             return
@@ -165,6 +166,23 @@ class Learner:
                 if dtype is not None:
                     held = plain[name].data = held.to(dtype)
                 held.copy_(whole(learned.detach()))
+
+    @contextmanager
+    def unrounded(self) -> Iterator[None]:
+        """Within the block, the plain model has the trained weights in float32, to be saved.
+
+        Every process must enter it. Only a plain model beside a sharded one is in another type.
+        """
+        if not self._spread:
+            yield
+            return
+        types = {name: one.dtype for name, one in self.model.named_parameters()}
+        self.follow(torch.float32)
+        try:
+            yield
+        finally:
+            for name, parameter in self.model.named_parameters():
+                parameter.data = parameter.data.to(types[name])
 
     @property
     def _spread(self) -> bool:

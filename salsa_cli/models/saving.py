@@ -74,12 +74,36 @@ def _storage_errors(folder: Path) -> Iterator[None]:
 def save_policy(model: Module, folder: Path, *, like: Path) -> None:
     """Write a policy that was loaded from `like`: an adapter as an adapter, else a whole model.
 
-    A new adapter is merged in float32 into the stored weights of `like`.
+    A new adapter is merged in float32 into the stored weights of `like`. The policy stays as it
+    is, so that its training can go on.
     """
     if folders.is_adapter(like):
         lora.save_as(model, folder, like)
         return
     if lora.has_adapters(model):
         plain = load_language_model(like, Placement(torch.float32, torch.device("cpu"))).model
-        model = lora.merged(plain, model)
-    save_model(model, folder, like=like)
+        save_model(lora.merged(plain, model), folder, like=like)
+        return
+    with _converted(model, stored_dtype(like)):
+        save_model(model, folder, like=like)
+
+
+@contextmanager
+def _converted(model: Module, dtype: torch.dtype) -> Iterator[None]:
+    """A model on the CPU in `dtype` within the block; afterwards it has its own tensors again.
+
+    No parameter changes its identity, so an optimizer, a captured graph and a compiled layer keep
+    what they refer to. Tensors that are as asked for already are not copied.
+    """
+    parameters = [(one, one.data) for one in model.parameters()]
+    buffers = [(part, dict(part._buffers)) for part in model.modules()]
+    declared = model.config.dtype
+    try:
+        model.to(device="cpu", dtype=dtype)
+        yield
+    finally:
+        for parameter, data in parameters:
+            parameter.data = data
+        for part, held in buffers:
+            part._buffers.update(held)
+        model.config.dtype = declared

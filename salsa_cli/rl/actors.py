@@ -280,7 +280,7 @@ def save_state(
         content["reference"] = actors.references[0].state_dict()
     with runtime.main_first():
         if runtime.main:
-            checkpoints.save_checkpoint(run.folder, state.update, content, config.keep_checkpoints)
+            checkpoints.save_checkpoint(run.folder, state.update, content, config.checkpoints)
 
 
 def restore_state(

@@ -18,11 +18,10 @@ from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.generation import vllm
 from salsa_cli.generation.vllm import Server
 from salsa_cli.models import input_limits, loading, lora, parts, shapes
-from salsa_cli.models.learners import MOMENTS
 from salsa_cli.models.tokenization import row_ids, template_warning
 from salsa_cli.records import JSON
 from salsa_cli.reward_models import rewards
-from salsa_cli.rl import memory, references, weight_sharing
+from salsa_cli.rl import references, weight_sharing
 from salsa_cli.rl.plan import PPOPlan
 from salsa_cli.rl.references import Reference
 from salsa_cli.runs import checkpoints, run_folder
@@ -175,21 +174,6 @@ def checked_inputs(plan: PPOPlan, config: PPOConfig) -> dict[str, JSON]:
         stored = json.loads(checkpoints.peek_checkpoint(saved)["inputs"])
         checkpoints.check_same_inputs(saved.file, stored, inputs)
     return inputs
-
-
-def disk(plan: PPOPlan, config: PPOConfig) -> int:
-    """Bytes on disk at most: checkpoints and the policy.
-
-    The weights that a server reads are gone before the policy is written.
-    """
-    weights = sum(role.own for role in plan.roles(config) if role.learns)
-    # One more checkpoint than are kept stands while the oldest is not yet removed.
-    saved = (
-        (config.keep_checkpoints + 1)
-        * (memory.trained_width(config) + MOMENTS[config.optimiser])
-        * weights
-    )
-    return int(saved) + 4 * weight_sharing.stored(plan.policy)
 
 
 def with_recorded_choices(config: PPOConfig) -> PPOConfig:

@@ -12,7 +12,7 @@ from typing import IO, Any
 from salsa_cli.config.base import Config
 from salsa_cli.config.comparison import differences
 from salsa_cli.config.record import origins, record
-from salsa_cli.errors import SalsaError, UsageError
+from salsa_cli.errors import SalsaError, UsageError, os_errors
 from salsa_cli.records import JSON, write_json
 from salsa_cli.runs.checkpoints import latest_checkpoint
 from salsa_cli.runs.versions import versions
@@ -144,6 +144,31 @@ def publish(folder: Path, output: Path) -> None:
     folder.rename(output)
     (output / _LOCK).unlink(missing_ok=True)
     shutil.rmtree(retired)
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A new folder that becomes `target` at the end of the block, in place of an earlier one.
+
+    A process that is killed leaves `target` complete or absent, and at worst a draft beside it,
+    which the next call with this target removes.
+
+    Raises:
+        SalsaError: it cannot be written.
+    """
+    folder = target.with_name(target.name + ".draft")
+    with os_errors(target, "write"):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+            _sync(folder)
+            if target.exists():
+                shutil.rmtree(target)
+            folder.rename(target)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def made_by(

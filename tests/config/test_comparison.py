@@ -29,7 +29,9 @@ OF_TRAINING = {"processes", "shard", "track", "run_name", "save_every", "gradien
 NO_CHANGE = {
     SoupConfig: OF_ALL | {"memory", "verify"},
     TrainRMConfig: OF_ALL | OF_TRAINING,
-    PPOConfig: OF_ALL | OF_TRAINING | {"keep_checkpoints", "stop_on", "offload", "vllm_url"},
+    PPOConfig: OF_ALL
+    | OF_TRAINING
+    | {"keep_checkpoints", "snapshot_every", "stop_on", "offload", "vllm_url"},
     EvalConfig: OF_ALL
     | {"batch_size", "max_invalid", "max_calls", "price", "concurrency", "tries", "timeout"}
     | {"cache"},

@@ -104,3 +104,17 @@ def test_a_full_disk_is_one_error_that_names_the_folder(save: object, tmp_path: 
     model = loading.load_language_model(start, Placement(torch.float32, CPU)).model
     with full_disk(4096), pytest.raises(StorageError, match=r"out: cannot write it: "):
         save(model, tmp_path / "out", like=start)  # type: ignore[operator]
+
+
+def test_saving_a_policy_leaves_it_as_it_was(tmp_path: Path) -> None:
+    start = tiny.save_language_model(tmp_path / "start", seed=1, tie_word_embeddings=True)
+    stored_as(start, "bfloat16")
+    model = loading.load_language_model(start, Placement(torch.float32, CPU)).model
+    before = {name: (one, one.data_ptr()) for name, one in model.named_parameters()}
+    others = {name: (one.data_ptr(), one.dtype) for name, one in model.named_buffers()}
+    saving.save_policy(model, tmp_path / "out", like=start)
+    assert {name: (one, one.data_ptr()) for name, one in model.named_parameters()} == before
+    assert {n: (one.data_ptr(), one.dtype) for n, one in model.named_buffers()} == others
+    assert model.config.dtype == torch.float32
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
