@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.errors import UsageError
@@ -16,14 +14,20 @@ from salsa_cli.evaluation.judges import prompts, scoring, writing
 from salsa_cli.evaluation.judges.local import LocalWriter
 from salsa_cli.evaluation.judges.scoring import Scored
 from salsa_cli.evaluation.judges.writing import Writer
-from salsa_cli.evaluation.landscape import SoupRewards
 from salsa_cli.evaluation.planning import EvalPlan
 from salsa_cli.evaluation.questions import answer_files
 from salsa_cli.evaluation.questions.answer_files import Replies, Reply
 from salsa_cli.evaluation.report import disputed, report_page
-from salsa_cli.evaluation.results import counting, eval_result, style_control, win_rates
+from salsa_cli.evaluation.results import (
+    counting,
+    eval_result,
+    soup_gains,
+    style_control,
+    win_rates,
+)
 from salsa_cli.evaluation.results.eval_result import AnswerRow, KLRow, SoupRow
 from salsa_cli.evaluation.results.style_control import StoredAnswer
+from salsa_cli.evaluation.results.win_rates import Resampling
 from salsa_cli.evaluation.verdicts.verdict import Verdict, to_row
 from salsa_cli.maths import statistics
 from salsa_cli.models import loading
@@ -190,7 +194,17 @@ def landscapes(
             report,
         )
         names = tuple(str(path) for path in paths)
-        return tuple(_soup_row(names, soup, soups, config) for soup in soups)
+        drawn = Resampling(config.seed, config.draws)
+        return tuple(
+            row
+            for judge in scoring_judges
+            for row in soup_gains.rows(
+                names,
+                judge.name,
+                {soup.weights: soup.rewards for soup in soups if soup.judge == judge.name},
+                drawn,
+            )
+        )
 
     return (
         rows(plan.line, landscape.line(config.points or LINE_POINTS)),
@@ -295,32 +309,6 @@ def _mean(values: Sequence[float], config: EvalConfig) -> tuple[float, float, fl
     """The mean over prompts with its bootstrap interval."""
     interval = statistics.bootstrap_interval(values, config.seed, config.draws, win_rates.LEVEL)
     return interval.estimate, interval.low, interval.high
-
-
-def _soup_row(
-    names: tuple[str, ...], soup: SoupRewards, all_soups: Sequence[SoupRewards], config: EvalConfig
-) -> SoupRow:
-    """One soup with its gain over its ingredients, computed per prompt."""
-    gains = np.asarray(soup.rewards)
-    for place, weight in enumerate(soup.weights):
-        (alone,) = (
-            one for one in all_soups if one.judge == soup.judge and one.weights[place] == 1.0
-        )
-        gains = gains - weight * np.asarray(alone.rewards)
-    score, low, high = _mean(soup.rewards, config)
-    gain, gain_low, gain_high = _mean(gains.tolist(), config)
-    return SoupRow(
-        names,
-        soup.weights,
-        soup.judge,
-        score,
-        low,
-        high,
-        len(soup.rewards),
-        gain,
-        gain_low,
-        gain_high,
-    )
 
 
 def _kept(folder: Path) -> str | None:

@@ -27,7 +27,7 @@
 
 The page needs neither network nor scripts, follows the reader's light or dark scheme, and prints.
 All text is escaped: the output of a model cannot become markup. Charts (`charts`:
-LineChart, ScatterChart, IntervalChart, ReliabilityChart) are blocks like the others.
+LineChart, ScatterChart, IntervalChart, ReliabilityChart, TriangleChart) are blocks like the others.
 """
 
 from collections.abc import Sequence

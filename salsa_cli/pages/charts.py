@@ -116,7 +116,27 @@ class ReliabilityChart:
     note: str = ""
 
 
-Chart = LineChart | ScatterChart | IntervalChart | ReliabilityChart
+@dataclass(frozen=True)
+class TriangleChart:
+    """Values of mixtures of three things, on a regular grid over a triangle, with levels.
+
+    corners: what stands at the bottom left, the bottom right and the top.
+    weights: the shares of the three, one row a point, each summing to 1.
+    label: what the values are.
+    """
+
+    title: str
+    corners: tuple[str, str, str]
+    weights: Sequence[Sequence[float]]
+    values: Sequence[float]
+    label: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        _same_length(self.title, self.weights, self.values)
+
+
+Chart = LineChart | ScatterChart | IntervalChart | ReliabilityChart | TriangleChart
 
 
 def legend(chart: Chart) -> list[str]:
@@ -128,7 +148,7 @@ def legend(chart: Chart) -> list[str]:
             return [points.name for points in chart.points]
         case IntervalChart():
             return list(dict.fromkeys(row.group for row in chart.rows))
-        case ReliabilityChart():
+        case ReliabilityChart() | TriangleChart():
             return []
 
 

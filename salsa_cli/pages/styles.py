@@ -111,6 +111,9 @@ svg path {{ fill: none; }}
 .swatch .dot, .chart .dot {{ fill: var(--s); stroke: var(--ground); stroke-width: .8;
   stroke-dasharray: none; }}
 .chart .band {{ fill: var(--s); fill-opacity: .18; }}
+.chart .level {{ fill: var(--s); fill-opacity: .15; }}
+.edge {{ stroke: var(--muted); stroke-width: 1.2; stroke-linejoin: round; }}
+.best {{ fill: none; stroke: var(--text); stroke-width: 1.6; }}
 .faint {{ fill: var(--s); fill-opacity: .22; }}
 .quotes {{ margin: 0 0 1.6rem; padding: 1rem; border: 1px solid var(--line);
   border-radius: 8px; break-inside: avoid; }}

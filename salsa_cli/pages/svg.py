@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 
-from salsa_cli.pages import marks, scales
+from salsa_cli.pages import marks, scales, triangles
 from salsa_cli.pages.charts import (
     Chart,
     IntervalChart,
@@ -18,6 +18,7 @@ from salsa_cli.pages.charts import (
     ReliabilityChart,
     Rule,
     ScatterChart,
+    TriangleChart,
     legend,
 )
 from salsa_cli.pages.marks import CHARACTER, Place, escaped
@@ -43,6 +44,8 @@ def draw(chart: Chart) -> str:
             return _interval_chart(chart)
         case ReliabilityChart():
             return _reliability_chart(chart)
+        case TriangleChart():
+            return _picture(chart.title, triangles.HEIGHT, triangles.body(chart))
 
 
 def thin(points: Sequence[Place]) -> Sequence[Place]:

@@ -94,6 +94,10 @@ def test_the_line_meets_its_models_and_their_soup(world: World, tmp_path: Path) 
     assert result.line[1].gain_low < result.line[1].gain < result.line[1].gain_high
     assert result.line[0].gain == result.line[2].gain_high == 0.0
     assert "the soup 0.5/0.5 of the line scores " in result.summary()[0]
+    best = max(result.line[0].score, result.line[2].score)
+    assert result.line[1].over_best == pytest.approx(result.line[1].score - best, abs=1e-12)
+    assert result.line[0].over_best is None and stored["line"][1]["over_best_low"] < 0
+    assert "the best of 1 soup of the line is 0.5/0.5 with " in result.summary()[0]
     assert not list(tmp_path.glob("r/**/*.safetensors"))
 
 

@@ -1,16 +1,23 @@
 """Charts of reward against KL, and of the rewards of soups."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from salsa_cli import pages
-from salsa_cli.evaluation.results.eval_result import EvalResult
+from salsa_cli.evaluation.results.eval_result import EvalResult, SoupRow
 from salsa_cli.evaluation.verdicts.verdict import short_name
-from salsa_cli.pages.charts import Line, LineChart, Points, ScatterChart
+from salsa_cli.pages.charts import Line, LineChart, Points, ScatterChart, TriangleChart
 from salsa_cli.pages.scales import Axis
+
+_GAINS = ("over the mean of the models", "over the best of them")
+_CAPTION = (
+    "The intervals over the best model hold for all soups of a judge at once: the best soup may be "
+    "chosen by them."
+)
 
 
 def blocks(result: EvalResult) -> list[pages.Block]:
-    """The KL-reward plane for each anchor and judge, the line, and the triangle as a table."""
+    """The KL-reward plane for each anchor and judge, the line, the triangle."""
     charts: list[pages.Block] = []
     judges = list(dict.fromkeys(row.judge for row in result.scores))
     for anchor in dict.fromkeys(row.anchor for row in result.kl):
@@ -40,21 +47,50 @@ def blocks(result: EvalResult) -> list[pages.Block]:
         names = [Path(name).name for name in rows[0].models]
         axis = Axis(f"share of {names[1]} (0 is {names[0]})")
         charts.append(LineChart(title, axis, Axis("mean score"), [line]))
+    charts += [
+        _triangle(judge, [row for row in result.plane if row.judge == judge])
+        for judge in dict.fromkeys(row.judge for row in result.plane)
+    ]
     found: list[pages.Block] = []
     if charts:
         found = [pages.Heading("Where the models are"), pages.Grid(charts)]
-    if result.plane:
-        names = [Path(name).name for name in result.plane[0].models]
-        table = [
-            (
-                *(f"{weight:.2f}" for weight in row.weights),
-                short_name(row.judge),
-                f"{row.score:.3f}",
-                f"{row.low:.3f} to {row.high:.3f}",
-            )
-            for row in sorted(result.plane, key=lambda row: -row.score)
-        ]
-        caption = "Soups of three, the best first"
-        columns = (*names, "judge", "mean score", "95 % interval")
-        found.append(pages.DataTable(columns, table, names=0, caption=caption))
+    for name, soups in (("Soups on the line", result.line), ("Soups of three", result.plane)):
+        if soups:
+            found.append(pages.Details(f"{name}, the best first", [_table(soups)]))
     return found
+
+
+def _triangle(judge: str, rows: Sequence[SoupRow]) -> TriangleChart:
+    first, second, third = (Path(name).name for name in rows[0].models)
+    return TriangleChart(
+        f"Soups of three, by {short_name(judge)}",
+        (first, second, third),
+        [row.weights for row in rows],
+        [row.score for row in rows],
+        "mean score",
+        note="Each corner is a model alone; interpolated between the soups that were scored.",
+    )
+
+
+def _table(rows: Sequence[SoupRow]) -> pages.DataTable:
+    names = [Path(name).name for name in rows[0].models]
+    judges = list(dict.fromkeys(row.judge for row in rows))
+    table = [
+        (
+            short_name(row.judge),
+            *(f"{weight:.2f}" for weight in row.weights),
+            f"{row.score:.3f}",
+            f"{row.low:.3f} to {row.high:.3f}",
+            _gain(row.gain, row.gain_low, row.gain_high) if 1.0 not in row.weights else "",
+            _gain(row.over_best, row.over_best_low, row.over_best_high),
+        )
+        for row in sorted(rows, key=lambda row: (judges.index(row.judge), -row.score))
+    ]
+    columns = ("judge", *names, "mean score", "95 % interval", *_GAINS)
+    return pages.DataTable(columns, table, caption=_CAPTION)
+
+
+def _gain(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None or low is None or high is None:
+        return ""
+    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"

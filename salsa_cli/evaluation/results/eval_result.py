@@ -12,7 +12,7 @@ from salsa_cli.evaluation.results.pooling import HANDFUL
 from salsa_cli.evaluation.results.style_control import Controlled, ControlledRow
 from salsa_cli.evaluation.results.win_rates import PairRow, RatingRow, ScoreRow
 from salsa_cli.evaluation.verdicts.verdict import short_name
-from salsa_cli.formatting import duration, figure
+from salsa_cli.formatting import counted, duration, figure
 from salsa_cli.records import JSON, read_json
 from salsa_cli.runs import run_folder
 from salsa_cli.runs.events import Note, Report, Table
@@ -52,7 +52,9 @@ class SoupRow:
     """The mean reward of one soup's answers to `n` prompts, with its interval.
 
     `gain` is its reward less the mean of its models' own, in the same weights, prompt by
-    prompt.
+    prompt. `over_best` is its mean reward less that of the best of its models; the interval holds
+    for all soups of the line or plane at once, so that the best one may be chosen by it. It is None
+    for a model alone.
     """
 
     models: tuple[str, ...]
@@ -65,6 +67,9 @@ class SoupRow:
     gain: float = 0.0
     gain_low: float = 0.0
     gain_high: float = 0.0
+    over_best: float | None = None
+    over_best_low: float | None = None
+    over_best_high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -376,18 +381,26 @@ def _distance(row: KLRow) -> str:
 
 
 def _peaks(name: str, rows: Sequence[SoupRow]) -> list[str]:
-    """For each judge: the middle soup compared with its ingredients, and the best soup."""
+    """For each judge: the middle soup compared with its models, and the best soup."""
     lines = []
     for judge in dict.fromkeys(row.judge for row in rows):
-        soups = [row for row in rows if row.judge == judge]
+        soups = [row for row in rows if row.judge == judge and 1.0 not in row.weights]
+        if not soups:
+            continue
         middle = min(soups, key=lambda row: max(row.weights))
-        peak = max(soups, key=lambda row: row.score)
         lines.append(
             f"By {short_name(judge)}, the soup {_weights(middle)} of the {name} scores "
-            f"{middle.gain:+.3f} beside the mean of its models "
-            f"({middle.gain_low:+.3f} to {middle.gain_high:+.3f}); "
-            f"the highest of {len(soups)} is {figure(peak.score)} at {_weights(peak)}."
+            f"{middle.gain:+.3f} compared with the mean of its models "
+            f"({middle.gain_low:+.3f} to {middle.gain_high:+.3f})."
         )
+        peak = max(soups, key=lambda row: row.score)
+        if peak.over_best is not None:  # older results do not have it
+            lines.append(
+                f"By {short_name(judge)}, the best of {counted(len(soups), 'soup')} of the {name} "
+                f"is {_weights(peak)} with {figure(peak.score)}: {peak.over_best:+.3f} compared "
+                f"with the best of its models ({peak.over_best_low:+.3f} to "
+                f"{peak.over_best_high:+.3f}, which allows for the choice among the soups)."
+            )
     return lines
 
 

@@ -111,7 +111,7 @@ def test_where_the_models_are(tmp_path: Path) -> None:
     text = page(result)
     assert "Score by rm:rm and distance from sft" in text
     assert "share of b (0 is a)" in text
-    assert "Soups of three, the best first" in text
+    assert "Soups of three, by rm:rm" in text
 
 
 def test_stored_answers_reach_the_page(tmp_path: Path) -> None:
