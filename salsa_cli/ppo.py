@@ -6,7 +6,7 @@ average of two SFT models, while the policy starts from one of them.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from salsa_cli.records import JSON, read_rows, to_json, write_text
 from salsa_cli.rl import (
     disk,
     experience,
+    extension,
     learning,
     memory,
     model_card,
@@ -54,6 +55,7 @@ from salsa_cli.rl.experience import AnswerBatch
 from salsa_cli.rl.memory import MemoryPlan
 from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.rl.plan import PPOPlan
+from salsa_cli.rl.preflight import RECORD
 from salsa_cli.rl.run import Run
 from salsa_cli.rl.stopwatch import Stopwatch
 from salsa_cli.rl.update_metrics import AnchorKLs, summarize_update
@@ -75,8 +77,6 @@ from salsa_cli.runs.events import (
 )
 from salsa_cli.runs.tracking import TrackedRun
 from salsa_cli.weights import folders
-
-RECORD = "salsa.json"
 
 SAMPLES = 2
 """Answers written to samples.jsonl an update."""
@@ -118,11 +118,15 @@ class PPOResult:
 def run(config: PPOConfig, report: Report) -> Result:
     """Train a policy and write it to `config.output`."""
     resumed = config.resume and not config.force
-    if resumed and (done := run_folder.finished(RECORD, config)) is not None:
+    extends = extension.is_asked(config, RECORD)
+    if extends:
+        extension.check(config, RECORD)
+    elif resumed and (done := run_folder.finished(RECORD, config)) is not None:
         report(Note(f"{config.output} is complete; nothing is left to do"))
         return PPOResult(**done)
     tracking.check(config.track)
-    run_folder.check_output(config.output, config.force)
+    if not extends:
+        run_folder.check_output(config.output, config.force)
     runtime = start_runtime(config.device, shard=config.shard)
     with runtime.main_first():
         config = preflight.with_recorded_choices(config)
@@ -132,7 +136,8 @@ def run(config: PPOConfig, report: Report) -> Result:
         if config.compile:
             compilation.check(runtime.device)
         plan = preflight.prepare(config, report)
-        run_folder.check_output(config.output, config.force, plan.read)
+        if not extends:
+            run_folder.check_output(config.output, config.force, plan.read)
         preflight.check_sharing(plan, config, sharded=runtime.sharding is not None)
     config, needed = runtime.from_main(lambda: choose_micro_batch(config, plan, runtime, report))
     if config.dry_run:
@@ -145,7 +150,7 @@ def run(config: PPOConfig, report: Report) -> Result:
     server = runtime.from_main(lambda: preflight.connect_to_server(plan, config))
     with (
         runtime.held_by_main(
-            lambda: run_folder.resumable(config.output, force=config.force, resume=config.resume),
+            lambda: _begin(config, report, extends=extends),
             run_folder.partial_folder(config.output),
         ) as folder,
         runtime.together(),
@@ -156,6 +161,15 @@ def run(config: PPOConfig, report: Report) -> Result:
         if runtime.main and config.keep_checkpoints is None:
             checkpoints.drop_checkpoints(config.output)
     return result
+
+
+def _begin(config: PPOConfig, report: Report, *, extends: bool) -> AbstractContextManager[Path]:
+    """The folder in which the run works; that of a finished run, where it is extended."""
+    if extends:
+        place = run_folder.partial_folder(config.output)
+        report(Note(f"{config.output} is {place} until its {config.updates} updates are finished"))
+        run_folder.reopen(config.output)
+    return run_folder.resumable(config.output, force=config.force, resume=config.resume)
 
 
 def train(run: Run, server: Server | None, report: Report) -> PPOResult:
@@ -210,7 +224,7 @@ def choose_micro_batch(
 ) -> tuple[PPOConfig, MemoryPlan]:
     """Settle how many answers a pass takes, where the command line left it open."""
     machine = Machine.of(runtime)
-    if preflight.is_begun(config):
+    if preflight.resumed_checkpoint(config) is not None:
         return config, memory.plan_memory(plan, config, machine)
     fitting, needed = memory.fit_micro_batch(plan, config, machine, runtime.memory)
     if fitting != config:
@@ -396,7 +410,7 @@ def _dry_run(config: PPOConfig, plan: PPOPlan, needed: MemoryPlan, runtime: Runt
 def _resumption(config: PPOConfig) -> dict[str, int]:
     if not config.resume:
         return {}
-    saved = checkpoints.latest_checkpoint(run_folder.partial_folder(config.output))
+    saved = preflight.resumed_checkpoint(config)
     return {"resumes after update": saved.step if saved else 0}
 
 

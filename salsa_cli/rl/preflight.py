@@ -21,7 +21,7 @@ from salsa_cli.models import input_limits, loading, lora, parts, shapes
 from salsa_cli.models.tokenization import row_ids, template_warning
 from salsa_cli.records import JSON
 from salsa_cli.reward_models import rewards
-from salsa_cli.rl import references, weight_sharing
+from salsa_cli.rl import extension, references, weight_sharing
 from salsa_cli.rl.plan import PPOPlan
 from salsa_cli.rl.references import Reference
 from salsa_cli.runs import checkpoints, run_folder
@@ -29,6 +29,9 @@ from salsa_cli.runs.events import Note, Report, Warned
 from salsa_cli.weights import folders, weight_files
 
 T = TypeVar("T")
+
+RECORD = "salsa.json"
+"""The file in which a run records how it was made."""
 
 
 class Reasons:
@@ -170,7 +173,7 @@ def checked_inputs(plan: PPOPlan, config: PPOConfig) -> dict[str, JSON]:
         SalsaError: names all that differ, with their digests.
     """
     inputs = plan.inputs(config)
-    if (saved := _checkpoint(config)) is not None:
+    if (saved := resumed_checkpoint(config)) is not None:
         stored = json.loads(checkpoints.peek_checkpoint(saved)["inputs"])
         checkpoints.check_same_inputs(saved.file, stored, inputs)
     return inputs
@@ -178,28 +181,24 @@ def checked_inputs(plan: PPOPlan, config: PPOConfig) -> dict[str, JSON]:
 
 def with_recorded_choices(config: PPOConfig) -> PPOConfig:
     """With `--resume`, keep the forward pass size that the run chose when it began."""
-    if (saved := _checkpoint(config)) is None:
+    if (saved := resumed_checkpoint(config)) is None:
         return config
     return with_choices(config, json.loads(checkpoints.peek_checkpoint(saved)["settings"]))
 
 
-def is_begun(config: PPOConfig) -> bool:
-    """Whether `--resume` finds a checkpoint."""
-    return _checkpoint(config) is not None
-
-
-def _checkpoint(config: PPOConfig) -> checkpoints.Saved | None:
-    """The checkpoint that `--resume` continues from."""
-    return (
-        checkpoints.latest_checkpoint(run_folder.partial_folder(config.output))
-        if config.resume
-        else None
-    )
+def resumed_checkpoint(config: PPOConfig) -> checkpoints.Saved | None:
+    """The checkpoint that `--resume` continues from; None without one."""
+    if not config.resume:
+        return None
+    extended = extension.is_asked(config, RECORD)
+    folder = config.output if extended else run_folder.partial_folder(config.output)
+    return checkpoints.latest_checkpoint(folder)
 
 
 def _same_settings(config: PPOConfig) -> None:
-    if (saved := _checkpoint(config)) is not None:
+    if (saved := resumed_checkpoint(config)) is not None:
         stored = json.loads(checkpoints.peek_checkpoint(saved)["settings"])
+        stored = extension.with_more_updates(stored, config)
         checkpoints.check_same_settings(saved.file, stored, config)
 
 

@@ -128,6 +128,17 @@ def resumable(
             raise
 
 
+def reopen(output: Path) -> None:
+    """Turn a complete result into a draft again, which `resumable` continues.
+
+    Raises:
+        SalsaError: another process is doing so, or the folder cannot be renamed.
+    """
+    with os_errors(output, "rename"):
+        (output / _LOCK).touch()
+        output.rename(partial_folder(output))
+
+
 def publish(folder: Path, output: Path) -> None:
     """Rename `folder` to `output`; only then remove an earlier result.
 
