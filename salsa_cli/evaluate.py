@@ -8,8 +8,7 @@ from pathlib import Path
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.errors import UsageError
-from salsa_cli.evaluation import answers, dry_run, landscape, names, planning
-from salsa_cli.evaluation.answers import Generation
+from salsa_cli.evaluation import answers, best_of, dry_run, landscape, names, planning
 from salsa_cli.evaluation.judges import prompts, scoring, writing
 from salsa_cli.evaluation.judges.local import LocalWriter
 from salsa_cli.evaluation.judges.scoring import Scored
@@ -73,6 +72,18 @@ def run(config: EvalConfig, report: Report) -> Result:
             remedy="--resume asks for the missing ones again",
         )
         line, plane = landscapes(folder, plan, config, runtime, report)
+        best_of_rows, against_best_of = best_of.estimate(
+            plan.models,
+            plan.questions,
+            answered,
+            plan.judges,
+            scored,
+            config,
+            planning.generation(config),
+            folder,
+            runtime,
+            report,
+        )
         result = replace(
             counted,
             prompts=len(plan.questions),
@@ -80,6 +91,8 @@ def run(config: EvalConfig, report: Report) -> Result:
             kl=distances(plan, answered, config, runtime, report),
             line=line,
             plane=plane,
+            best_of=best_of_rows,
+            against_best_of=against_best_of,
             remarks=(*counted.remarks, *_wording(plan)),
             seconds=time.monotonic() - began,
         )
@@ -111,7 +124,7 @@ def answer(
     folder: Path, plan: EvalPlan, config: EvalConfig, runtime: Runtime, report: Report
 ) -> dict[str, Replies]:
     """The answers of every model, generated (into answers/NAME.jsonl) or given."""
-    how = _generation(config)
+    how = planning.generation(config)
     made = {
         name: answers.generate(
             name, path, plan.questions, how, _answers_file(folder, plan, name), runtime, report
@@ -188,7 +201,7 @@ def landscapes(
             grid,
             plan.questions,
             scoring_judges,
-            _generation(config),
+            planning.generation(config),
             folder / "soups.jsonl",
             runtime,
             report,
@@ -228,7 +241,13 @@ def distances(
                 place, Placement(runtime.frozen_dtype, runtime.device)
             )
             sums = landscape.anchor_kl(
-                model, other, plan.questions, answered[name], _generation(config), runtime, report
+                model,
+                other,
+                plan.questions,
+                answered[name],
+                planning.generation(config),
+                runtime,
+                report,
             )
             rows.append(KLRow(name, anchor, *_mean(sums, config), n=len(sums)))
     return tuple(rows)
@@ -296,15 +315,6 @@ def _describe(name: str, given: Replies) -> AnswerRow:
     return AnswerRow(name, sum(lengths) / len(lengths) if lengths else None, finished)
 
 
-def _generation(config: EvalConfig) -> Generation:
-    return Generation(
-        seed=config.seed,
-        batch_size=config.batch_size,
-        length=config.response_length,
-        temperature=config.temperature,
-    )
-
-
 def _mean(values: Sequence[float], config: EvalConfig) -> tuple[float, float, float]:
     """The mean over prompts with its bootstrap interval."""
     interval = statistics.bootstrap_interval(values, config.seed, config.draws, win_rates.LEVEL)
@@ -316,10 +326,12 @@ def _kept(folder: Path) -> str | None:
     made = sum(_lines(path) for path in (folder / "answers").glob("*.jsonl"))
     judged = _lines(folder / "judge_texts.jsonl")
     soups = _lines(folder / "soups.jsonl")
-    if not (made or judged or soups):
+    samples = _lines(folder / best_of.FILE)
+    if not (made or judged or soups or samples):
         return None
     kept = f"{made:,} answers and {judged:,} judgements"
-    return f"{kept}, and the rewards of {soups:,} soups" if soups else kept
+    kept += f", and the rewards of {soups:,} soups" if soups else ""
+    return f"{kept}, and {samples:,} passes for the best of N" if samples else kept
 
 
 def _lines(path: Path) -> int:

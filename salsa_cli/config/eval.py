@@ -315,6 +315,35 @@ class EvalConfig(ModelConfig):
             panel="Landscape",
         ),
     ] = None
+    best_of: Annotated[
+        int | None,
+        Setting(
+            "Estimate what the best of 1 ... N answers of a model scores, chosen by the first "
+            "judge that scores (rm:, python:): a baseline for training. The other ones score it, "
+            "too.",
+            low=2,
+            high=1024,
+            metavar="N",
+            panel="Best of N",
+        ),
+    ] = None
+    best_of_models: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Models whose best of N is estimated. Default: all that are run here.",
+            metavar="NAME",
+            panel="Best of N",
+        ),
+    ] = ()
+    samples_per_prompt: Annotated[
+        int | None,
+        Setting(
+            "Answers per prompt from which the best of N is estimated, at least N. Default: 4 N.",
+            low=2,
+            metavar="M",
+            panel="Best of N",
+        ),
+    ] = None
     draws: Annotated[
         int,
         Setting(
@@ -349,7 +378,32 @@ class EvalConfig(ModelConfig):
             )
         if self.points is not None and self.line is None and self.plane is None:
             raise UsageError("--points has no effect without --line or --plane")
+        self._check_best_of()
         if self.anchors and not self.models:
             raise UsageError("--anchors needs a MODEL whose KL it measures")
         if self.price is not None and len(self.price) != 2:
             raise UsageError(f"--price has {len(self.price)} numbers; expected IN,OUT")
+
+    @property
+    def answers_per_prompt(self) -> int:
+        """How many answers to each prompt `--best-of` is estimated from; 1 without it."""
+        if self.best_of is None:
+            return 1
+        return 4 * self.best_of if self.samples_per_prompt is None else self.samples_per_prompt
+
+    def _check_best_of(self) -> None:
+        if self.best_of is None:
+            given = {
+                "--best-of-models": self.best_of_models,
+                "--samples-per-prompt": self.samples_per_prompt,
+            }
+            if useless := [name for name, value in given.items() if value]:
+                raise UsageError(f"{', '.join(useless)} has no effect without --best-of")
+            return
+        if not self.models:
+            raise UsageError("--best-of needs a MODEL that can be sampled")
+        if self.answers_per_prompt < self.best_of:
+            raise UsageError(
+                f"--best-of {self.best_of} cannot be estimated from --samples-per-prompt "
+                f"{self.samples_per_prompt}; give at least {self.best_of}"
+            )

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from salsa_cli.config.eval import EvalConfig
-from salsa_cli.evaluation import planning
+from salsa_cli.evaluation import best_of, planning
 from salsa_cli.evaluation.judges.writing import (
     BYTES_A_TOKEN,
     Completion,
@@ -30,6 +30,9 @@ def facts(plan: EvalPlan, config: EvalConfig) -> dict[str, Value]:
         "prompts": len(plan.questions),
         "answers to generate": plan.turns * len(plan.models),
     }
+    if sampled := best_of.sampled_models(config, tuple(plan.models)):
+        more = config.answers_per_prompt - 1
+        found["answers to sample for best of N"] = plan.turns * len(sampled) * more
     forecasts = _forecasts(plan, config)
     if not forecasts:
         return found

@@ -144,10 +144,10 @@ def rewards_of(
         ingredients = load(folders, runtime)
         scorers = {judge.name: rewards.load(judge.source, runtime) for judge in judges}
         for done, weights in enumerate(missing, start=1 + len(grid) - len(missing)):
-            replies = _replies(ingredients.mix(weights), questions, how, runtime)
+            replies = replies_of(ingredients.mix(weights), questions, how, runtime)
             rows = []
             for judge, scorer in scorers.items():
-                given = _mean_rewards(scorer, questions, replies, how.batch_size)
+                given = mean_rewards(scorer, questions, replies, how.batch_size)
                 found[weights, judge] = given
                 rows.append({"models": names, "weights": weights, "judge": judge, "rewards": given})
             answer_files.append(file, rows)
@@ -159,7 +159,7 @@ def rewards_of(
     ]
 
 
-def _replies(
+def replies_of(
     model: LanguageModel, questions: Sequence[Question], how: Generation, runtime: Runtime
 ) -> Replies:
     """A model's answers to all turns, by question id."""
@@ -170,7 +170,7 @@ def _replies(
     }
 
 
-def _mean_rewards(
+def mean_rewards(
     scorer: Scorer, questions: Sequence[Question], replies: Replies, batch_size: int
 ) -> list[float]:
     """The reward of each question: the mean over its turns."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from salsa_cli import data
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.errors import UsageError
-from salsa_cli.evaluation import judges, landscape, names
+from salsa_cli.evaluation import best_of, judges, landscape, names
+from salsa_cli.evaluation.answers import Generation
 from salsa_cli.evaluation.judges import JudgeSpec, prompts, writing
 from salsa_cli.evaluation.judges.api import ApiWriter, Budget, Patience
 from salsa_cli.evaluation.judges.prompts import JudgePrompt
@@ -88,6 +89,7 @@ def prepare(config: EvalConfig) -> EvalPlan:
         plane=_of_one_base(config.plane or ()),
     )
     _check_prompts(plan, config)
+    best_of.check(config, tuple(models), specs, questions, generation(config))
     if config.cache is not None:
         _check_cache(config.cache)
     for api in plan.apis.values():
@@ -125,6 +127,16 @@ def inputs(plan: EvalPlan, config: EvalConfig) -> dict[str, JSON]:
             folders.describe(path) for path in (*plan.anchors.values(), *plan.line, *plan.plane)
         ],
     }
+
+
+def generation(config: EvalConfig) -> Generation:
+    """How the models answer."""
+    return Generation(
+        seed=config.seed,
+        batch_size=config.batch_size,
+        length=config.response_length,
+        temperature=config.temperature,
+    )
 
 
 def sampling(config: EvalConfig) -> JudgeSampling:

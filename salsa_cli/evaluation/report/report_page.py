@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from salsa_cli import pages
-from salsa_cli.evaluation.report import cautions, disputed, landscape_charts
+from salsa_cli.evaluation.report import best_of_charts, cautions, disputed, landscape_charts
 from salsa_cli.evaluation.report.disputed import Prompts
 from salsa_cli.evaluation.results.eval_result import EvalResult, estimate, interval, ranked, share
 from salsa_cli.evaluation.results.eval_result import judges as judge_names
@@ -50,6 +50,7 @@ def build(
         *_orders(result),
         *_judge_agreement(result),
         *landscape_charts.blocks(result),
+        *best_of_charts.blocks(result),
         *disputed.blocks(verdicts, answers, prompts),
     ]
     return pages.Page(f"salsa eval: {Path(result.output).name}", blocks, subtitle=_subtitle(result))

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from salsa_cli.config.eval import EvalConfig
-from salsa_cli.evaluation.results import invalid_verdicts
+from salsa_cli.evaluation.results import best_of_rows, invalid_verdicts
+from salsa_cli.evaluation.results.best_of_rows import AgainstBestOf, BestOfRow
 from salsa_cli.evaluation.results.judge_agreement import AccuracyRow, AgreementRow
 from salsa_cli.evaluation.results.pooling import HANDFUL
 from salsa_cli.evaluation.results.style_control import Controlled, ControlledRow
@@ -92,6 +93,8 @@ class EvalResult:
     kl: tuple[KLRow, ...] = ()
     line: tuple[SoupRow, ...] = ()
     plane: tuple[SoupRow, ...] = ()
+    best_of: tuple[BestOfRow, ...] = ()
+    against_best_of: tuple[AgainstBestOf, ...] = ()
     remarks: tuple[str, ...] = ()
 
     def record(self) -> Mapping[str, object]:
@@ -102,7 +105,8 @@ class EvalResult:
     def of(cls, record: Mapping[str, Any]) -> "EvalResult":
         """The result stored in a results.json."""
         rows = {
-            name: tuple(_row(kind, one) for one in record[name]) for name, kind in _ROWS.items()
+            name: tuple(_row(kind, one) for one in record.get(name, ()))
+            for name, kind in _ROWS.items()
         }
         controlled = tuple(
             Controlled(
@@ -132,6 +136,7 @@ class EvalResult:
         lines += _few([_agreement(row) for row in self.agreements])
         lines += [_distance(row) for row in self.kl]
         lines += _peaks("line", self.line) + _peaks("plane", self.plane)
+        lines += best_of_rows.sentences(self.best_of, self.against_best_of)
         lines.append(f"{self.output}: {self.prompts} prompts in {duration(self.seconds)}")
         return "\n".join(lines), self._table()
 
@@ -219,6 +224,8 @@ _ROWS: Mapping[str, type[Any]] = {
     "kl": KLRow,
     "line": SoupRow,
     "plane": SoupRow,
+    "best_of": BestOfRow,
+    "against_best_of": AgainstBestOf,
 }
 
 
