@@ -6,6 +6,7 @@ import io
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -159,6 +160,33 @@ def stable_seed(*parts: int | str) -> int:
     """A 63-bit seed from (seed, purpose, step, ...), the same on every machine and version."""
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def asked_text(opening: Prompt, followups: Sequence[str] = ()) -> str:
+    """All user turns of a question as one text, by which answers to it are seeded."""
+    return json.dumps([prompt_json(opening), *followups], ensure_ascii=False)
+
+
+def earlier_copies(texts: Sequence[str]) -> list[int]:
+    """For each text, how many equal ones come before it."""
+    seen: Counter[str] = Counter()
+    found = []
+    for text in texts:
+        found.append(seen[text])
+        seen[text] += 1
+    return found
+
+
+def answer_seed(seed: int, asked: str, copy: int, turn: int) -> int:
+    """The seed of the answer to a question; independent of its position in a file or batch.
+
+    Args:
+        seed: of the run.
+        asked: `asked_text` of the question.
+        copy: number of earlier questions with the same text.
+        turn: counted from 0.
+    """
+    return stable_seed(seed, "answer", asked, copy, turn)
 
 
 def column(source: Source, index: int, name: str) -> object:

@@ -162,3 +162,13 @@ def test_a_text_prompt_beside_message_lists_is_a_conversation(column: str) -> No
         assert data.prompts(Source("x", rows)) == [asked]
     assert data.prompts(Source("x", [{"prompt": "Why?", column: "Because."}])) == ["Why?"]
     assert data.prompts(Source("x", [{"prompt": "Why?", column: ["Because."]}])) == ["Why?"]
+
+
+def test_an_answer_is_seeded_by_its_question_and_which_copy_it_is() -> None:
+    hello = data.asked_text("Hé")
+    assert hello == '["Hé"]'
+    assert data.asked_text((data.Message("user", "a"),), ["b"]) == (
+        '[[{"role": "user", "content": "a"}], "b"]'
+    )
+    assert data.earlier_copies(["a", "b", "a", "a"]) == [0, 0, 1, 2]
+    assert data.answer_seed(3, hello, 1, 0) == data.stable_seed(3, "answer", '["Hé"]', 1, 0)

@@ -4,7 +4,7 @@ A soup is averaged here as `salsa soup` averages it, to the same values, but in 
 written, and nothing is read but the ingredients.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,19 +19,15 @@ from salsa_cli.evaluation.judges import JudgeSpec, scoring
 from salsa_cli.evaluation.questions import answer_files
 from salsa_cli.evaluation.questions.answer_files import Replies, Reply
 from salsa_cli.evaluation.questions.benchmarks import Question
-from salsa_cli.maths import kl
-from salsa_cli.models import averaging, forward, loading, shapes
+from salsa_cli.generation import divergence
+from salsa_cli.models import averaging, loading, shapes
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.loading import LanguageModel
-from salsa_cli.models.tokenization import Tokens, pad_left, pad_right
 from salsa_cli.records import read_json
 from salsa_cli.reward_models import rewards
 from salsa_cli.reward_models.rewards import Scorer
 from salsa_cli.runs.events import Advanced, Report
 from salsa_cli.weights import compatibility, tied_embeddings, weight_files
-
-# Positions whose probabilities over the vocabulary are held in float32 at a time.
-_POSITIONS = 256
 
 
 @dataclass(frozen=True)
@@ -235,29 +231,12 @@ def _answer_kl(
     how: Generation,
     runtime: Runtime,
 ) -> float:
-    prompt = pad_left([answers.prompt_of(model, question, before)], model.pad_id)
-    response = pad_right([reply.token_ids], model.pad_id)
-    temperature = how.temperature_of(question) or 1.0
-    per_token = torch.cat(
-        list(_token_kl(model, anchor, prompt, response, temperature, runtime)), dim=1
+    (found,) = divergence.answer_kls(
+        model.model,
+        [anchor.model],
+        answers.prompt_of(model, question, before),
+        reply.token_ids,
+        temperature=how.temperature_of(question) or 1.0,
+        runtime=runtime,
     )
-    return float(kl.per_answer(per_token, response.mask.to(per_token.device)).sum())
-
-
-@torch.no_grad()
-def _token_kl(
-    model: LanguageModel,
-    anchor: LanguageModel,
-    prompt: Tokens,
-    response: Tokens,
-    temperature: float,
-    runtime: Runtime,
-) -> Iterator[torch.Tensor]:
-    """KL `[1, R]` of each token's distribution, a stretch of positions at a time."""
-    prompt, response = prompt.to(runtime.device), response.to(runtime.device)
-    with runtime.autocast():
-        ours = forward.answer_logits(model.model, prompt, response)
-        theirs = forward.answer_logits(anchor.model, prompt, response)
-    for first in range(0, ours.shape[1], _POSITIONS):
-        part = slice(first, first + _POSITIONS)
-        yield kl.exact(ours[:, part], theirs[:, part], temperature)
+    return found

@@ -13,9 +13,8 @@ from types import MappingProxyType
 from typing import Any, TypeGuard
 
 from salsa_cli import data
-from salsa_cli.data import Message, Prompt, Source, stable_seed
+from salsa_cli.data import Message, Prompt, Source
 from salsa_cli.evaluation.verdicts.verdict import is_whole
-from salsa_cli.records import to_json
 
 HUB: Mapping[str, Callable[[], Source]] = MappingProxyType(
     {
@@ -92,12 +91,12 @@ class Question:
 
     def seed(self, seed: int, turn: int) -> int:
         """The seed of its answer; depends on its text, not on its position in a file or batch."""
-        return stable_seed(seed, "answer", self.words, self.copy, turn)
+        return data.answer_seed(seed, self.words, self.copy, turn)
 
     @property
     def words(self) -> str:
         """All user turns as one text."""
-        return to_json([data.prompt_json(self.opening), *self.followups])
+        return data.asked_text(self.opening, self.followups)
 
 
 def load(name: str, count: int | None = None) -> list[Question]:
@@ -178,13 +177,11 @@ def _texts(value: object) -> TypeGuard[Sequence[str]]:
 
 def _told_apart(questions: Sequence[Question]) -> list[Question]:
     """Number questions with the same text, and make every id unique."""
-    words: Counter[str] = Counter()
+    copies = data.earlier_copies([question.words for question in questions])
     ids: Counter[str] = Counter()
     found = []
-    for question in questions:
-        text = question.words
-        words[text] += 1
+    for question, copy in zip(questions, copies, strict=True):
         ids[question.id] += 1
         name = question.id if ids[question.id] == 1 else f"{question.id}#{ids[question.id]}"
-        found.append(replace(question, id=name, copy=words[text] - 1))
+        found.append(replace(question, id=name, copy=copy))
     return found
