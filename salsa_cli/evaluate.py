@@ -7,7 +7,6 @@ from pathlib import Path
 
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.devices.runtime import Runtime, start_runtime
-from salsa_cli.errors import UsageError
 from salsa_cli.evaluation import answers, best_of, dry_run, landscape, names, planning
 from salsa_cli.evaluation.judges import prompts, scoring, writing
 from salsa_cli.evaluation.judges.local import LocalWriter
@@ -18,6 +17,7 @@ from salsa_cli.evaluation.questions import answer_files
 from salsa_cli.evaluation.questions.answer_files import Replies, Reply
 from salsa_cli.evaluation.report import disputed, report_page
 from salsa_cli.evaluation.results import (
+    arm_results,
     counting,
     eval_result,
     soup_gains,
@@ -47,11 +47,6 @@ def run(config: EvalConfig, report: Report) -> Result:
     run_folder.check_output(config.output, config.force)
     plan = planning.prepare(config)
     run_folder.check_output(config.output, config.force, plan.read)
-    if config.baseline is not None and config.baseline not in plan.names:
-        raise UsageError(
-            f"--baseline {config.baseline}: no such model; those compared are "
-            f"{', '.join(plan.names)}"
-        )
     if config.dry_run:
         return DryRun(dry_run.facts(plan, config))
     with run_folder.resumable(
@@ -67,7 +62,7 @@ def run(config: EvalConfig, report: Report) -> Result:
             texts,
             config,
             gradings=_gradings(scored),
-            style_baseline=config.baseline or (plan.names[-1] if plan.names else None),
+            style_baseline=plan.named(config.baseline) or plan.names[-1],
             max_invalid=MAX_INVALID if config.max_invalid is None else config.max_invalid,
             remedy="--resume asks for the missing ones again",
         )
@@ -93,6 +88,7 @@ def run(config: EvalConfig, report: Report) -> Result:
             plane=plane,
             best_of=best_of_rows,
             against_best_of=against_best_of,
+            arms=arm_results.of(plan.arms, verdicts, _gradings(scored), config),
             remarks=(*counted.remarks, *_wording(plan)),
             seconds=time.monotonic() - began,
         )
@@ -157,7 +153,7 @@ def judge(
                     report=report,
                 )
             )
-            verdicts += scoring.verdicts(scored[-1])
+            verdicts += scoring.verdicts(scored[-1], plan.pairs(config.baseline))
         else:
             writer = plan.apis.get(spec.name) or LocalWriter(
                 spec.name, Path(spec.source), config.batch_size, runtime

@@ -140,7 +140,9 @@ def test_a_function_judges_beside_a_reward_model(world: World, tmp_path: Path) -
 def test_verdicts_by_hand() -> None:
     turns = scoring.turns_of([Question(name, "the cat") for name in "123"])
     scored = Scored("j", turns, {"x": [1.0, 2.0, 3.0], "y": [0.0, 2.0, 5.0]})
-    assert [verdict.outcome for verdict in scoring.verdicts(scored)] == [1.0, 0.5, 0.0]
+    found = scoring.verdicts(scored, [("x", "y")])
+    assert [verdict.outcome for verdict in found] == [1.0, 0.5, 0.0]
+    assert scoring.verdicts(scored, []) == []
 
 
 def test_two_models_of_one_name(world: World, tmp_path: Path) -> None:
@@ -207,3 +209,30 @@ def test_a_function_that_exits_is_a_judge_that_fails(
     file.write_text(f"import sys\n{code}\n")
     with pytest.raises(SalsaError, match=r"cannot import .*exits.py \(SystemExit"):
         run(configure(world, tmp_path / "s", world.a, judge=(f"python:{file}:score",)))
+
+
+def test_arms_of_several_runs(world: World, tmp_path: Path) -> None:
+    """Two runs an arm: scores, win rates of matched runs, sentences; nothing is asked twice."""
+    config = configure(
+        world, tmp_path / "r", f"x={world.a},{world.b}", f"y={world.soup},{world.rm.parent}/c"
+    )
+    tiny.save_language_model(world.rm.parent / "c", seed=3, scale=0.1)
+    result = run(config)
+    assert [(row.a, row.b) for row in result.pairs] == [("x/a", "y/soup"), ("x/b", "y/c")]
+    assert [(row.arm, row.runs, row.n) for row in result.arms.rows] == [("x", 2, 12), ("y", 2, 12)]
+    measures = {row.measure: row for row in result.arms.pairs}
+    means = {row.model: row.score for row in result.scores}
+    expected = (means["x/a"] + means["x/b"] - means["y/soup"] - means["y/c"]) / 2
+    assert measures["score"].difference == pytest.approx(expected)
+    rates = [row.win_rate for row in result.pairs]
+    assert measures["win rate"].difference + 0.5 == pytest.approx(sum(rates) / 2)
+    text, table = result.summary()
+    assert "no significant difference" in text and table is not None and len(table.rows) == 2
+    again = run(replace(config, resume=True))
+    assert again == result
+    assert "Arms" in (tmp_path / "r" / "report.html").read_text()
+
+
+def test_the_baseline_holds_for_judges_that_score(world: World, tmp_path: Path) -> None:
+    result = run(configure(world, tmp_path / "r", world.a, world.b, world.soup, baseline="b"))
+    assert [(row.a, row.b) for row in result.pairs] == [("a", "b"), ("soup", "b")]

@@ -58,7 +58,9 @@ class Setting:
     changes_result: bool = True
     chosen: bool = False
     essential: bool = False
-    names: Literal["", "model", "reference", "reward", "judge", "data", "prompts", "answers"] = ""
+    names: Literal[
+        "", "model", "arm", "reference", "reward", "judge", "data", "prompts", "answers"
+    ] = ""
     values: tuple[str, ...] = ()
     instead_of: str = ""
     panel: str = "Options"

@@ -18,10 +18,11 @@ class EvalConfig(ModelConfig):
     models: Annotated[
         tuple[str, ...],
         Setting(
-            "Models to compare: folders, hub ids, or NAME=MODEL.",
+            "Models to compare: folders, hub ids, or NAME=MODEL; NAME=RUN,RUN,... for runs that "
+            "differ in their seed; RUN@20, RUN@best or RUN@all for snapshots of a run.",
             positional=True,
             metavar="MODEL...",
-            names="model",
+            names="arm",
         ),
     ] = ()
     prompts: Annotated[
@@ -252,8 +253,8 @@ class EvalConfig(ModelConfig):
     baseline: Annotated[
         str | None,
         Setting(
-            "Model to compare all others with; openai: and hf: judges then compare no other "
-            "pairs. Default for Arena-Hard v0.1 files: gpt-4-0314.",
+            "Model to compare all others with; no other pairs are compared. Default for "
+            "Arena-Hard v0.1 files: gpt-4-0314.",
             metavar="NAME",
             panel="Statistics",
             essential=True,

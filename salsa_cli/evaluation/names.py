@@ -1,23 +1,9 @@
-"""Names of models: how they are given, and how their files are called."""
+"""Names of models: free ones, and how their files are called."""
 
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
-# Recipes such as soup(a/,b/,alpha=0.5) have brackets, and are no names.
-_NAMED = re.compile(r"([^=(]+)=(.+)", re.DOTALL)
 _UNFIT = re.compile(r"[/\\:\0]+")
-
-
-def split(given: str) -> tuple[str | None, str]:
-    """The name and the path in `NAME=PATH`; no name in `PATH`.
-
-    A name may have slashes, as hub ids do. A path that exists is a path, whatever is in it.
-    """
-    match = _NAMED.fullmatch(given)
-    if match is None or Path(given).exists():
-        return None, given
-    return match[1], match[2]
 
 
 def file_names(names: Iterable[str]) -> dict[str, str]:

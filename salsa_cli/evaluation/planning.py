@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from salsa_cli import data
+from salsa_cli.config import run_names
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.errors import UsageError
-from salsa_cli.evaluation import best_of, judges, landscape, names
+from salsa_cli.evaluation import arms, best_of, judges, landscape, names
 from salsa_cli.evaluation.answers import Generation
+from salsa_cli.evaluation.arms import Arm
 from salsa_cli.evaluation.judges import JudgeSpec, prompts, writing
 from salsa_cli.evaluation.judges.api import ApiWriter, Budget, Patience
 from salsa_cli.evaluation.judges.prompts import JudgePrompt
@@ -28,6 +30,7 @@ class EvalPlan:
     """The resolved inputs of an evaluation.
 
     Attributes:
+        arms: what is compared; each policy of theirs is a model.
         models: those that are run here, by name.
         given: the answers of the others.
         apis: the judges behind an API, by their name.
@@ -36,6 +39,7 @@ class EvalPlan:
         plane: three models of one base, or none.
     """
 
+    arms: tuple[Arm, ...]
     models: Mapping[str, Path]
     given: Mapping[str, Replies]
     judges: tuple[JudgeSpec, ...]
@@ -57,6 +61,14 @@ class EvalPlan:
         """The models that are compared."""
         return (*self.models, *self.given)
 
+    def named(self, arm: str | None) -> str | None:
+        """The model that stands for an arm where one is needed: its first run's last policy."""
+        return next((one.runs[0].last for one in self.arms if one.name == arm), None)
+
+    def pairs(self, baseline: str | None) -> list[tuple[str, str]]:
+        """The models to compare head to head, those of a baseline alone if there is one."""
+        return arms.pairs(self.arms, baseline)
+
     @property
     def turns(self) -> int:
         """Number of answers per model."""
@@ -73,11 +85,15 @@ def prepare(config: EvalConfig) -> EvalPlan:
     questions = benchmarks.load(config.prompts, config.max_prompts)
     if config.references is not None:
         questions = answer_files.with_references(questions, config.references)
-    models = _models(config.models)
-    given = _given(config.answers, questions, models)
-    specs = _judges(config, len(models) + len(given))
+    run_here = arms.parse(config.models)
+    models = {name: find(source) for name, source in arms.by_name(run_here).items()}
+    given = _given(config.answers, questions, [*models, *(arm.name for arm in run_here)])
+    compared = (*run_here, *map(arms.of_answers, given))
+    _check_baseline(config.baseline, compared)
+    specs = _judges(config, len(compared))
     budget = Budget(config.max_calls)
     plan = EvalPlan(
+        compared,
         models,
         given,
         specs,
@@ -119,7 +135,7 @@ def inputs(plan: EvalPlan, config: EvalConfig) -> dict[str, JSON]:
         "models": {name: folders.describe(model) for name, model in plan.models.items()},
         "answers": {
             str(name): folders.describe_files(file, data.local_files(file))
-            for name, file in map(names.split, config.answers)
+            for name, file in map(run_names.split, config.answers)
         },
         "judges": [_description(judge) for judge in plan.judges],
         "prompts": folders.describe_files(config.prompts, data.local_files(config.prompts)),
@@ -162,7 +178,7 @@ def tasks(
         sampling(config),
         grading=config.grading,
         orders=("ab", "ba") if config.orders == "both" else ("ab",),
-        baseline=config.baseline,
+        pairs=plan.pairs(config.baseline),
     )
 
 
@@ -184,29 +200,24 @@ def with_larger_limit(settings: Mapping[str, JSON], config: EvalConfig) -> dict[
     return {**settings, "judge_tokens": config.judge_tokens} if larger else dict(settings)
 
 
-def _models(given: Sequence[str]) -> dict[str, Path]:
-    known = [_named(one) for one in given]
-    found: dict[str, Path] = {}
-    for name, path in known:
-        if name in found:
-            raise UsageError(
-                f"two models are called '{name}'; tell them apart as NAME=MODEL, "
-                f"for example {names.free_name(name, [n for n, _ in known])}={path}"
-            )
-        found[name] = find(path)
-    return found
+def _check_baseline(baseline: str | None, compared: Sequence[Arm]) -> None:
+    known = [arm.name for arm in compared]
+    if baseline is not None and baseline not in known:
+        raise UsageError(
+            f"--baseline {baseline}: no such model; those compared are {', '.join(known)}"
+        )
 
 
 def _given(
-    given: Sequence[str], questions: Sequence[Question], models: Mapping[str, Path]
+    given: Sequence[str], questions: Sequence[Question], taken: Sequence[str]
 ) -> dict[str, Replies]:
     found: dict[str, Replies] = {}
     for one in given:
-        name, file = names.split(one)
+        name, file = run_names.split(one)
         if name is None:
             raise UsageError(f"--answers {one}: expected NAME=FILE")
-        if name in models or name in found:
-            other = names.free_name(name, [*models, *found])
+        if name in taken or name in found:
+            other = names.free_name(name, [*taken, *found])
             raise UsageError(
                 f"two models are called '{name}'; give one another NAME, "
                 f"for example --answers {other}={file}"
@@ -299,7 +310,7 @@ def _api(spec: JudgeSpec, budget: Budget, config: EvalConfig) -> ApiWriter:
 
 def _named(given: str) -> tuple[str, str]:
     """`NAME=MODEL`, or the last part of the model's path as its name."""
-    name, path = names.split(given)
+    name, path = run_names.split(given)
     if name is not None:
         return name, path
     return Path(path).resolve().name if Path(path).exists() else path.replace("/", "--"), path

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from salsa_cli import data
+from salsa_cli.config import run_names
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.errors import UsageError
-from salsa_cli.evaluation import names
 from salsa_cli.evaluation.questions import benchmarks
 from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.evaluation.report import disputed, report_page
@@ -114,7 +114,7 @@ def write(folder: Path, config: EvalConfig, result: EvalResult) -> None:
         "prompts": config.prompts
         and folders.describe_files(config.prompts, data.local_files(config.prompts)),
         "answers": [
-            folders.describe_files(one, data.local_files(names.split(one)[1]))
+            folders.describe_files(one, data.local_files(run_names.split(one)[1]))
             for one in config.answers
         ],
     }

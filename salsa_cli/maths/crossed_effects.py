@@ -63,11 +63,24 @@ class Spread:
         """
         if not 0 < level < 1:
             raise ValueError(f"level must be between 0 and 1, not {level}")
-        half = max(
-            student_t.quantile((1 + level) / 2, df) * error
-            for error, df in ((self.error, self.df), (self.runs_error, self.runs_df))
-        )
+        half = max(student_t.quantile((1 + level) / 2, df) * error for error, df in self._errors)
         return Interval(self.estimate, self.estimate - half, self.estimate + half)
+
+    def p_value(self) -> float:
+        """Two-sided p-value of a true value of 0, at most 0.05 where the 95 % interval excludes 0.
+
+        1 where estimate and error are both 0.
+        """
+        if self.estimate == 0:
+            return 1.0
+        return max(
+            2 * student_t.cumulative(-abs(self.estimate) / error, df) if error > 0 else 0.0
+            for error, df in self._errors
+        )
+
+    @property
+    def _errors(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        return (self.error, self.df), (self.runs_error, self.runs_df)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from salsa_cli import data
+from salsa_cli.config import run_names
 from salsa_cli.config.base import Config, Field, declared
 from salsa_cli.config.eval import BENCHMARKS
 from salsa_cli.config.values import split_list
@@ -66,6 +67,11 @@ def _model(name: str) -> Iterator[str]:
         yield str(error)
 
 
+def _arm(name: str) -> Iterator[str]:
+    for run in run_names.parse(name).runs:
+        yield from _model(run.source)
+
+
 def _reference(name: str) -> Iterator[str]:
     if not (name.startswith("soup(") and name.endswith(")")):
         yield from _model(name)
@@ -109,6 +115,7 @@ def _answers(name: str) -> Iterator[str]:
 
 _CHECKS: Mapping[str, Callable[[str], Iterator[str]]] = {
     "model": _model,
+    "arm": _arm,
     "reference": _reference,
     "reward": _reward,
     "judge": _judge,

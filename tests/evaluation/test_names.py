@@ -1,36 +1,9 @@
-"""Names of models with slashes, in other case, and their files."""
+"""Free names, and the files of names with slashes or in other case."""
 
-from pathlib import Path
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from salsa_cli.evaluation import names
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("x=a.jsonl", ("x", "a.jsonl")),
-        ("org/A=answers.jsonl", ("org/A", "answers.jsonl")),
-        ("org/x=some/folder", ("org/x", "some/folder")),
-        ("x=soup(a/,b/,alpha=0.5)", ("x", "soup(a/,b/,alpha=0.5)")),
-        ("soup(a/,b/,alpha=0.5)", (None, "soup(a/,b/,alpha=0.5)")),
-        ("some/folder", (None, "some/folder")),
-        ("x=", (None, "x=")),
-        ("=a", (None, "=a")),
-    ],
-)
-def test_a_name_and_a_path(text: str, expected: tuple[str | None, str]) -> None:
-    assert names.split(text) == expected
-
-
-def test_a_path_that_exists_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "alpha=0.5").mkdir()
-    assert names.split("alpha=0.5") == (None, "alpha=0.5")
-    assert names.split("x=alpha=0.5") == ("x", "alpha=0.5")
 
 
 def test_files_of_names() -> None:

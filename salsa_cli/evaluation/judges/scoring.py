@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 
@@ -88,10 +87,10 @@ def _checked(
     return scores
 
 
-def verdicts(scored: Scored) -> list[Verdict]:
-    """Every pair of models on every turn: the higher score wins, equal scores tie."""
+def verdicts(scored: Scored, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
+    """These pairs of models on every turn: the higher score wins, equal scores tie."""
     found = []
-    for a, b in combinations(scored.scores, 2):
+    for a, b in pairs:
         first, second = scored.scores[a], scored.scores[b]
         outcomes = statistics.pair_outcomes(np.asarray(first), np.asarray(second))
         found += [

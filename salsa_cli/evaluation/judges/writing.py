@@ -9,7 +9,6 @@ are not stored, and are never a loss.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
-from itertools import combinations
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -164,10 +163,9 @@ def tasks(
     *,
     grading: Grading,
     orders: Sequence[Order],
-    baseline: str | None = None,
+    pairs: Sequence[tuple[str, str]],
 ) -> list[JudgeTask]:
-    """Everything to ask a judge about these answers: all pairs, or those of the baseline."""
-    pairs = [(a, b) for a, b in combinations(answers, 2) if baseline in (None, a, b)]
+    """Everything to ask a judge about these answers: these pairs of models, or each alone."""
     found = []
     for question in questions:
         said = {model: [r.text for r in replies[question.id]] for model, replies in answers.items()}

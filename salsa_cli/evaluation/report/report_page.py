@@ -4,7 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from salsa_cli import pages
-from salsa_cli.evaluation.report import best_of_charts, cautions, disputed, landscape_charts
+from salsa_cli.evaluation.report import (
+    arm_blocks,
+    best_of_charts,
+    cautions,
+    disputed,
+    landscape_charts,
+)
 from salsa_cli.evaluation.report.disputed import Prompts
 from salsa_cli.evaluation.results.eval_result import EvalResult, estimate, interval, ranked, share
 from salsa_cli.evaluation.results.eval_result import judges as judge_names
@@ -42,6 +48,7 @@ def build(
     blocks: list[pages.Block] = [
         _figures(result),
         *cautions.blocks(result),
+        *arm_blocks.blocks(result.arms),
         *_rates(result),
         *_scores(result),
         *_parts("By category", result.categories),

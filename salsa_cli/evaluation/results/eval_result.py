@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from salsa_cli.config.eval import EvalConfig
-from salsa_cli.evaluation.results import best_of_rows, invalid_verdicts
+from salsa_cli.evaluation.results import arm_tables, best_of_rows, invalid_verdicts
+from salsa_cli.evaluation.results.arm_results import ArmPairRow, ArmResults, ArmRow
 from salsa_cli.evaluation.results.best_of_rows import AgainstBestOf, BestOfRow
 from salsa_cli.evaluation.results.judge_agreement import AccuracyRow, AgreementRow
 from salsa_cli.evaluation.results.pooling import HANDFUL
@@ -96,6 +97,7 @@ class EvalResult:
     best_of: tuple[BestOfRow, ...] = ()
     against_best_of: tuple[AgainstBestOf, ...] = ()
     remarks: tuple[str, ...] = ()
+    arms: ArmResults = field(default_factory=ArmResults)
 
     def record(self) -> Mapping[str, object]:
         """The object that `--json` prints and results.json stores."""
@@ -116,12 +118,22 @@ class EvalResult:
             )
             for one in record["controlled"]
         )
-        texts = {name: tuple(record.get(name, ())) for name in ("remarks", "rating_gaps")}
-        whole = {**record, **rows, **texts, "controlled": controlled}
+        texts = {name: tuple(record.get(name, ())) for name in _TEXTS}
+        stored = record.get("arms", {})
+        arms = ArmResults(
+            tuple(_row(ArmRow, row) for row in stored.get("rows", ())),
+            tuple(_row(ArmPairRow, row) for row in stored.get("pairs", ())),
+            tuple(stored.get("sentences", ())),
+        )
+        whole = {**record, **rows, **texts, "controlled": controlled, "arms": arms}
         return cls(**whole)
 
     def summary(self) -> tuple[str, Table | None]:
         """Win rates, or mean scores where nothing was compared, with what qualifies them."""
+        if self.arms.rows or self.arms.pairs:
+            last = f"{self.output}: {self.prompts} prompts in {duration(self.seconds)}"
+            lines = [*self.arms.sentences, last]
+            return "\n".join(lines), arm_tables.table(self.arms)
         lines = [line for row in self.answers if (line := self._describe(row))]
         others = [row for row in self.pairs if not row.of_itself]
         lines += _few([_undecided(row) for row in others if row.n and not row.decided])
@@ -211,6 +223,8 @@ def finished(config: EvalConfig, report: Report) -> EvalResult | None:
     report(Note(f"{config.output} is complete; nothing is left to do"))
     return result
 
+
+_TEXTS = ("remarks", "rating_gaps")
 
 _ROWS: Mapping[str, type[Any]] = {
     "pairs": PairRow,

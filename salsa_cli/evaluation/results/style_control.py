@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salsa_cli import data
+from salsa_cli.config import run_names
 from salsa_cli.errors import SalsaError
-from salsa_cli.evaluation import names
 from salsa_cli.evaluation.results import win_rates
 from salsa_cli.evaluation.results.comparisons import Comparison, Match, Rules
 from salsa_cli.evaluation.results.win_rates import PairRow, Resampling
@@ -102,7 +102,7 @@ def read(given: Sequence[str]) -> dict[str, dict[str, StoredAnswer]]:
     """
     found: dict[str, dict[str, StoredAnswer]] = {}
     for one in given:
-        name, path = names.split(one)
+        name, path = run_names.split(one)
         for file in data.local_files(path) or (path,):
             source = data.read(str(file))
             for index in range(len(source.rows)):

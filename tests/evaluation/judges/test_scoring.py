@@ -37,7 +37,7 @@ def test_each_turn_is_scored_after_those_before_it() -> None:
 def test_scores_as_verdicts() -> None:
     questions = [Question("7", (Message("user", "one"),), ("two",), category="math")]
     scored = Scored("j", scoring.turns_of(questions), {"x": [1.0, 2.0], "y": [0.0, 2.0]})
-    win, tie = scoring.verdicts(scored)
+    win, tie = scoring.verdicts(scored, [("x", "y")])
     assert (win.question, win.turn, win.outcome, win.score_a, win.score_b) == (
         "7",
         1,

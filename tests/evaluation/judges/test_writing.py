@@ -1,7 +1,7 @@
 """What a judge that writes is asked, with a judge of ten lines."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from salsa_cli.data import Message
 from salsa_cli.evaluation.judges import writing
 from salsa_cli.evaluation.judges.prompts import Template
 from salsa_cli.evaluation.judges.writing import Completion, JudgeSampling, JudgeTask, Request
-from salsa_cli.evaluation.questions.answer_files import Reply
+from salsa_cli.evaluation.questions.answer_files import Replies, Reply
 from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.evaluation.verdicts import labels
 from salsa_cli.runs.events import silent
@@ -37,8 +37,21 @@ class Fixed:
 def tasks(writer: Fixed, x: Sequence[str], y: Sequence[str]) -> list[JudgeTask]:
     question = Question("q", (Message("user", "one"),), ("two",) * (len(x) - 1))
     answers = {"x": {"q": tuple(map(Reply, x))}, "y": {"q": tuple(map(Reply, y))}}
+    return all_tasks(writer, [question], answers)
+
+
+def all_tasks(
+    writer: Fixed, questions: Sequence[Question], answers: Mapping[str, Replies]
+) -> list[JudgeTask]:
     return writing.tasks(
-        writer, [question], answers, TEMPLATE, SAMPLING, grading="pairwise", orders=("ab", "ba")
+        writer,
+        questions,
+        answers,
+        TEMPLATE,
+        SAMPLING,
+        grading="pairwise",
+        orders=("ab", "ba"),
+        pairs=[("x", "y")],
     )
 
 
@@ -116,9 +129,7 @@ def test_10_000_random_texts_that_were_cut_give_no_verdict(tmp_path: Path) -> No
     assert sum(labels.read_label(text) is not None for text in texts) > 1000
     questions = [Question(str(n), (Message("user", f"{n}"),)) for n in range(5_000)]
     answers = {name: {q.id: (Reply(f"{name}{q.id}"),) for q in questions} for name in "xy"}
-    asked = writing.tasks(
-        Cut([]), questions, answers, TEMPLATE, SAMPLING, grading="pairwise", orders=("ab", "ba")
-    )
+    asked = all_tasks(Cut([]), questions, answers)
     store = tmp_path / "s"
     verdicts = writing.judge(
         Cut(texts), asked, SAMPLING, grading="pairwise", store=store, report=silent
