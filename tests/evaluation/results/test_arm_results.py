@@ -60,9 +60,7 @@ def test_paired_runs_by_hand() -> None:
     df = variance**2 / ((1 / 9) ** 2 / 2 + (4 / 27) ** 2 / 2 + (1 / 27) ** 2 / 4)
     assert (row.measure, row.paired, row.runs_a, row.n) == (SCORE, True, 3, 3)
     assert row.difference == pytest.approx(4 / 3)
-    assert row.high - row.difference == pytest.approx(
-        student_t.quantile(0.975, df) * variance**0.5
-    )
+    assert row.high - row.difference == pytest.approx(student_t.quantile(0.975, df) * variance**0.5)
     assert row.bootstrap_low is not None and row.low < row.bootstrap_low < row.difference
     first, second = found.rows
     assert (first.arm, first.score, second.score) == ("a", pytest.approx(10 / 3), 2.0)
@@ -153,13 +151,13 @@ ROW = ArmPairRow("salsa", "ppo", "rm:rm/", SCORE, 0.1234, 0.05, 0.2, 4, 4, 200, 
     [
         (
             ROW,
-            "By rm:rm, salsa scores more than ppo: +0.123 (+0.050 to +0.200; 4 runs each, paired by "
-            "seed, 200 prompts).",
+            "By rm:rm, salsa scores more than ppo: +0.123 (+0.050 to +0.200; 4 runs each, paired "
+            "by seed, 200 prompts).",
         ),
         (
             replace(ROW, difference=-0.1234, low=-0.2, high=-0.05),
-            "By rm:rm, ppo scores more than salsa: -0.123 (-0.200 to -0.050; 4 runs each, paired by "
-            "seed, 200 prompts).",
+            "By rm:rm, ppo scores more than salsa: -0.123 (-0.200 to -0.050; 4 runs each, paired "
+            "by seed, 200 prompts).",
         ),
         (
             replace(ROW, low=-0.05, p_holm=0.3, runs_needed=11, paired=False),
