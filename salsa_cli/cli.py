@@ -20,9 +20,10 @@ from salsa_cli.config.manners import Manners
 from salsa_cli.devices import processes
 from salsa_cli.errors import SalsaError
 from salsa_cli.records import to_json
-from salsa_cli.runs import console, signals
-from salsa_cli.runs.events import DryRun, Note, Report, Result
+from salsa_cli.runs import console, markdown, signals
+from salsa_cli.runs.events import DryRun, GateFailed, Note, Report, Result
 
+GATE_FAILED = 3
 INTERRUPTED = 130
 TERMINATED = 143
 
@@ -96,6 +97,10 @@ def _execute(module: str, config: Config, manners: Manners) -> None:
         result = replace(result, settings=sources.described(config))
     if not processes.rank():
         _print(result, manners)
+    if isinstance(result, GateFailed):
+        console.print_error(result.reason)
+        processes.leave(GATE_FAILED)
+        sys.exit(GATE_FAILED)
     processes.leave(0)
 
 
@@ -109,6 +114,8 @@ def _processes(module: str, config: Config) -> int | None:
 def _print(result: Result, manners: Manners) -> None:
     if manners.json:
         _say(to_json(result.record()))
+    elif manners.markdown:
+        _say(markdown.of_result(result))
     elif not manners.quiet:
         with _broken_pipe_ignored():
             console.print_result(result)

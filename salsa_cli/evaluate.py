@@ -20,6 +20,7 @@ from salsa_cli.evaluation.results import (
     arm_results,
     counting,
     eval_result,
+    gate,
     soup_gains,
     style_control,
     win_rates,
@@ -43,10 +44,11 @@ def run(config: EvalConfig, report: Report) -> Result:
     """Generate answers, judge them, count the verdicts, and write `config.output`."""
     began = time.monotonic()
     if (done := eval_result.finished(config, report)) is not None:
-        return done
+        return gate.gated(done, config)
     run_folder.check_output(config.output, config.force)
     plan = planning.prepare(config)
     run_folder.check_output(config.output, config.force, plan.read)
+    gate.check([arm.name for arm in plan.arms], [judge.scores for judge in plan.judges], config)
     if config.dry_run:
         return DryRun(dry_run.facts(plan, config))
     with run_folder.resumable(
@@ -100,7 +102,7 @@ def run(config: EvalConfig, report: Report) -> Result:
         report_page.write(
             folder, result, [*verdicts, *graded], texts, disputed.asked(plan.questions)
         )
-    return result
+    return gate.gated(result, config)
 
 
 def begin(folder: Path, plan: EvalPlan, config: EvalConfig) -> None:

@@ -345,6 +345,20 @@ class EvalConfig(ModelConfig):
             panel="Best of N",
         ),
     ] = None
+    fail_under: Annotated[
+        float | None,
+        Setting(
+            "Exit with code 3 if the lower end of the interval of the first pair's win rate is "
+            "below X. The first pair is the first model against the second, or against --baseline, "
+            "by the first judge. All results are written.",
+            low=0,
+            high=1,
+            metavar="X",
+            recorded=False,
+            changes_result=False,
+            panel="Statistics",
+        ),
+    ] = None
     draws: Annotated[
         int,
         Setting(

@@ -23,6 +23,10 @@ class Manners:
     json: Annotated[
         bool, Setting("Print the result as one JSON object on stdout.", panel="Run")
     ] = False
+    markdown: Annotated[
+        bool,
+        Setting("Print the tables of the result as Markdown, for a pull request.", panel="Run"),
+    ] = False
     quiet: Annotated[
         bool, Setting("Print nothing but errors.", flags=("-q", "--quiet"), panel="Run")
     ] = False

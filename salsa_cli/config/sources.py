@@ -27,13 +27,20 @@ class Given:
 
 
 def manners(given: Mapping[str, object]) -> Manners:
-    """How the command was called, from the parsed arguments."""
+    """How the command was called, from the parsed arguments.
+
+    Raises:
+        UsageError: a value is wrong, or two of them contradict each other.
+    """
     values: dict[str, Any] = {
         field.name: convert(field, given[field.name], field.option)
         for field in declared(Manners)
         if field.name in given
     }
-    return Manners(**values)
+    found = Manners(**values)
+    if found.json and found.markdown:
+        raise UsageError("--json and --markdown print the result in two ways; give one of them")
+    return found
 
 
 def configure(

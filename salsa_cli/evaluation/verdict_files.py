@@ -12,7 +12,7 @@ from salsa_cli.errors import UsageError
 from salsa_cli.evaluation.questions import benchmarks
 from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.evaluation.report import disputed, report_page
-from salsa_cli.evaluation.results import counting, eval_result, style_control
+from salsa_cli.evaluation.results import counting, eval_result, gate, style_control
 from salsa_cli.evaluation.results.eval_result import EvalResult
 from salsa_cli.evaluation.results.style_control import Answers, StoredAnswer
 from salsa_cli.evaluation.verdicts import formats, oddities
@@ -27,7 +27,7 @@ def run(config: EvalConfig, report: Report) -> Result:
     """Read the files, count their verdicts, and write `config.output`."""
     began = time.monotonic()
     if (done := eval_result.finished(config, report)) is not None:
-        return done
+        return gate.gated(done, config)
     run_folder.check_output(config.output, config.force)
     questions = benchmarks.load(config.prompts) if config.prompts is not None else []
     files = categorised(formats.read(config.judgments, config.baseline, config.columns), questions)
@@ -57,6 +57,7 @@ def run(config: EvalConfig, report: Report) -> Result:
         remedy="Give a larger one to count the others",
     )
     result = replace(counted, remarks=(*counted.remarks, *odd), seconds=time.monotonic() - began)
+    gate.first_rate(result, config)
     verdicts = [verdict for one in files for verdict in one.verdicts]
     with run_folder.draft(config.output, force=config.force) as folder:
         write(folder, config, result)
@@ -67,7 +68,7 @@ def run(config: EvalConfig, report: Report) -> Result:
             answers,
             {**_prompts(answers), **disputed.asked(questions)},
         )
-    return result
+    return gate.gated(result, config)
 
 
 def categorised(files: Sequence[Stored], questions: Sequence[Question]) -> list[Stored]:

@@ -7,7 +7,7 @@ is for the result.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from salsa_cli.config.record import DEFAULT
 from salsa_cli.errors import os_errors
@@ -80,6 +80,31 @@ class Result(Protocol):
     def summary(self) -> tuple[str, Table | None]:
         """The same for a person: lines of text, and a table to print above them."""
         ...
+
+
+@runtime_checkable
+class Tabular(Protocol):
+    """A result with several tables; `--markdown` prints all of them."""
+
+    def tables(self) -> Sequence[tuple[str, Table]]:
+        """The tables with their titles, the most important first."""
+        ...
+
+
+@dataclass(frozen=True)
+class GateFailed:
+    """A complete result that does not pass the gate of the user; the command exits with 3."""
+
+    result: Result
+    reason: str
+
+    def record(self) -> Mapping[str, object]:
+        """The object that `--json` prints."""
+        return self.result.record()
+
+    def summary(self) -> tuple[str, Table | None]:
+        """The same for a person."""
+        return self.result.summary()
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,16 @@ NO_CHANGE = {
     | OF_TRAINING
     | {"keep_checkpoints", "snapshot_every", "stop_on", "offload", "vllm_url"},
     EvalConfig: OF_ALL
-    | {"batch_size", "max_invalid", "max_calls", "price", "concurrency", "tries", "timeout"}
+    | {
+        "batch_size",
+        "max_invalid",
+        "fail_under",
+        "max_calls",
+        "price",
+        "concurrency",
+        "tries",
+        "timeout",
+    }
     | {"cache"},
 }
 

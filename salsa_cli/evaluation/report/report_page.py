@@ -12,9 +12,10 @@ from salsa_cli.evaluation.report import (
     landscape_charts,
 )
 from salsa_cli.evaluation.report.disputed import Prompts
-from salsa_cli.evaluation.results.eval_result import EvalResult, estimate, interval, ranked, share
+from salsa_cli.evaluation.results.eval_result import EvalResult, estimate
 from salsa_cli.evaluation.results.eval_result import judges as judge_names
 from salsa_cli.evaluation.results.style_control import Answers
+from salsa_cli.evaluation.results.tables import interval, ranked, share
 from salsa_cli.evaluation.results.win_rates import PairRow
 from salsa_cli.evaluation.verdicts.verdict import Verdict, short_name
 from salsa_cli.pages.charts import Estimate, IntervalChart

@@ -11,9 +11,20 @@ ARM_COLUMNS = ("arm", "judge", "score", "95 % interval", "spread of runs", "runs
 
 def table(arms: ArmResults) -> Table:
     """The differences of the arms, or their scores where there is only one."""
+    (_, first), *_ = titled(arms)
+    return first
+
+
+def titled(arms: ArmResults) -> list[tuple[str, Table]]:
+    """All tables of the arms with their titles; none where single models are compared."""
+    found = []
     if arms.pairs:
-        return Table(PAIR_COLUMNS, [pair_cells(row) for row in arms.pairs], names=4)
-    return Table(ARM_COLUMNS, [arm_cells(row) for row in arms.rows], names=2)
+        pairs = [pair_cells(row) for row in arms.pairs]
+        found.append(("Differences of arms", Table(PAIR_COLUMNS, pairs, names=4)))
+    if arms.rows:
+        rows = [arm_cells(row) for row in arms.rows]
+        found.append(("Scores of arms", Table(ARM_COLUMNS, rows, names=2)))
+    return found
 
 
 def arm_cells(row: ArmRow) -> tuple[str, ...]:

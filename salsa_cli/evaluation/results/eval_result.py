@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from salsa_cli.config.eval import EvalConfig
-from salsa_cli.evaluation.results import arm_tables, best_of_rows, invalid_verdicts
+from salsa_cli.evaluation.results import arm_tables, best_of_rows, invalid_verdicts, tables
 from salsa_cli.evaluation.results.arm_results import ArmPairRow, ArmResults, ArmRow
 from salsa_cli.evaluation.results.best_of_rows import AgainstBestOf, BestOfRow
 from salsa_cli.evaluation.results.judge_agreement import AccuracyRow, AgreementRow
@@ -150,7 +150,9 @@ class EvalResult:
         lines += _peaks("line", self.line) + _peaks("plane", self.plane)
         lines += best_of_rows.sentences(self.best_of, self.against_best_of)
         lines.append(f"{self.output}: {self.prompts} prompts in {duration(self.seconds)}")
-        return "\n".join(lines), self._table()
+        return "\n".join(lines), (
+            tables.pairs(self.pairs) if self.pairs else tables.scores(self.scores)
+        )
 
     def _describe(self, row: AnswerRow) -> str | None:
         means = [
@@ -164,39 +166,12 @@ class EvalResult:
             return None
         return f"{row.model}: {'; '.join([*facts, f'{row.finished:.0%} finished'])}"
 
-    def _table(self) -> Table:
-        if not self.pairs:
-            return Table(
-                ("model", "judge", "score", "95 % interval", "n"),
-                [
-                    (
-                        row.model,
-                        short_name(row.judge),
-                        figure(row.score) if row.n else "none",
-                        f"{figure(row.low)} to {figure(row.high)}" if row.n else "",
-                        str(row.n),
-                    )
-                    for row in self.scores
-                ],
-                names=2,
-            )
-        return Table(
-            ("a", "b", "judge", "a wins", "95 % interval", "wins", "ties", "losses"),
-            [
-                (
-                    row.a,
-                    row.b,
-                    short_name(row.judge),
-                    share(row.win_rate),
-                    interval(row),
-                    str(row.wins),
-                    str(row.ties),
-                    str(row.losses),
-                )
-                for row in ranked(self.pairs)
-            ],
-            names=3,
-        )
+    def tables(self) -> list[tuple[str, Table]]:
+        """Every table with its title, for Markdown."""
+        return [
+            *arm_tables.titled(self.arms),
+            *tables.titled(self.pairs, self.ratings, self.scores, self.controlled),
+        ]
 
 
 def made_by(config: EvalConfig, inputs: Mapping[str, JSON]) -> dict[str, JSON]:
@@ -260,24 +235,6 @@ def _row(kind: type[Any], record: Mapping[str, Any]) -> Any:
         if name in known
     }
     return kind(**values)
-
-
-def ranked(rows: tuple[PairRow, ...]) -> list[PairRow]:
-    """Best first if all are compared with one model, else in the given order."""
-    if len({row.b for row in rows}) > 1:
-        return list(rows)
-    judges = list(dict.fromkeys(row.judge for row in rows))
-    return sorted(rows, key=lambda row: (judges.index(row.judge), -row.win_rate))
-
-
-def share(value: float) -> str:
-    """A rate as text; "none" where nothing was counted."""
-    return f"{value:.1%}" if value == value else "none"
-
-
-def interval(row: PairRow) -> str:
-    """The interval of a rate as text; nothing where nothing was counted."""
-    return f"{row.low:.1%} to {row.high:.1%}" if row.n else ""
 
 
 def estimate(value: float | None, low: float | None, high: float | None) -> str:
