@@ -239,15 +239,11 @@ def distances(
                 place, Placement(runtime.frozen_dtype, runtime.device)
             )
             sums = landscape.anchor_kl(
-                model,
-                other,
-                plan.questions,
-                answered[name],
-                planning.generation(config),
-                runtime,
-                report,
+                model, other, plan.questions, answered[name], runtime, report
             )
-            rows.append(KLRow(name, anchor, *_mean(sums, config), n=len(sums)))
+            mean = _mean(sums, config)
+            temperature = landscape.ANCHOR_TEMPERATURE
+            rows.append(KLRow(name, anchor, *mean, n=len(sums), temperature=temperature))
     return tuple(rows)
 
 

@@ -51,14 +51,14 @@ from salsa_cli.rl.actors import (
     scale_critic,
     sync_weights,
 )
-from salsa_cli.rl.experience import AnswerBatch
+from salsa_cli.rl.experience import AnchorKLs, AnswerBatch
 from salsa_cli.rl.memory import MemoryPlan
 from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.rl.plan import PPOPlan
 from salsa_cli.rl.preflight import RECORD
 from salsa_cli.rl.run import Run
 from salsa_cli.rl.stopwatch import Stopwatch
-from salsa_cli.rl.update_metrics import AnchorKLs, summarize_update
+from salsa_cli.rl.update_metrics import summarize_update
 from salsa_cli.rl.watchdog import Watchdog
 from salsa_cli.runs import checkpoints, interrupts, run_folder, tracking
 from salsa_cli.runs.events import (
@@ -88,6 +88,9 @@ class PPOResult:
 
     Attributes:
         seconds: of all updates, those before a resume too; not of loading and saving.
+        temperature: that of the policies in `kl_...` and `kl_anchors_...`.
+        kl_at_temperature_1_first, kl_at_temperature_1_last: by the name of the anchor; empty where
+            the others are at temperature 1.
     """
 
     output: str
@@ -99,6 +102,9 @@ class PPOResult:
     seconds: float
     kl_anchors_first: Mapping[str, float] = field(default_factory=dict)
     kl_anchors_last: Mapping[str, float] = field(default_factory=dict)
+    temperature: float = 1.0
+    kl_at_temperature_1_first: Mapping[str, float] = field(default_factory=dict)
+    kl_at_temperature_1_last: Mapping[str, float] = field(default_factory=dict)
 
     def record(self) -> Mapping[str, object]:
         """The object that `--json` prints."""
@@ -107,9 +113,14 @@ class PPOResult:
     def summary(self) -> tuple[str, Table | None]:
         """The first and the last update, side by side."""
         pairs = {"reward": (self.reward_first, self.reward_last)}
-        pairs["KL to the reference"] = (_nats(self.kl_first), _nats(self.kl_last))
+        at = "" if self.temperature == 1 else f" at temperature {self.temperature:g}"
+        pairs[f"KL to the reference{at}"] = (_nats(self.kl_first), _nats(self.kl_last))
         for name, first in self.kl_anchors_first.items():
-            pairs[f"KL to {name}"] = (_nats(first), _nats(self.kl_anchors_last[name]))
+            pairs[f"KL to {name}{at}"] = (_nats(first), _nats(self.kl_anchors_last[name]))
+        for name, first in self.kl_at_temperature_1_first.items():
+            who = "the reference" if name == "reference" else name
+            last = self.kl_at_temperature_1_last[name]
+            pairs[f"KL to {who} at temperature 1"] = (_nats(first), _nats(last))
         rows = [(name, figure(first), figure(last)) for name, (first, last) in pairs.items()]
         table = Table(("", "first update", "last update"), rows)
         return f"{self.output}: {self.updates} updates in {duration(self.seconds)}", table
@@ -345,24 +356,35 @@ def _explain_anchors(plan: PPOPlan, metrics: UpdateMetrics, report: Report) -> N
         return
     for name in references.anchors(plan.policy, plan.references).lost:
         report(Warned(f"{name}, an ingredient of the reference, is not here: no KL to it"))
-    listed = "   ".join(f"{name} {figure(_nats(kl))}" for name, kl in metrics.kl_anchors.items())
+    tempered = metrics.kl_at_temperature_1 is not None
+    at = f" at --temperature {metrics.temperature:g}" if tempered else ""
     report(
         Note(
-            f"KL at the start, nats an answer: {listed}   (not zero is normal where the policy "
-            "does not start at that model; hold later figures against these)"
+            f"KL at the start, nats an answer{at}: {_listed(metrics.kl_anchors)}   (not zero is "
+            "normal where the policy does not start at that model; compare later figures with "
+            "these)"
         )
     )
+    if metrics.kl_at_temperature_1 is not None:
+        report(
+            Note(
+                "KL of the same answers at temperature 1, over the whole vocabulary: "
+                f"{_listed(metrics.kl_at_temperature_1)}   (kl_at_temperature_1 in metrics.jsonl)"
+            )
+        )
+
+
+def _listed(kls: Mapping[str, float]) -> str:
+    return "   ".join(f"{name} {figure(_nats(kl))}" for name, kl in kls.items())
 
 
 def _anchors(update: int, rollout: Rollout, actors: Actors, run: Run) -> AnchorKLs:
     """KLs to the anchors at the start, every `--anchor-every` updates, and at the end."""
     every = run.config.anchor_every
     if not every or (update % every and update + 1 != run.config.updates):
-        return AnchorKLs({}, None)
+        return AnchorKLs()
     with on_device(actors, "ref"):  # an anchor may share the reference's weights
-        kls = experience.measure_anchors(rollout, actors, run)
-        end = experience.reference_end(rollout.sampled, actors, run)
-    return AnchorKLs(dict(kls), end)
+        return experience.measure_anchors(rollout, actors, run)
 
 
 def _write_samples(
@@ -428,6 +450,9 @@ def _result(config: PPOConfig, folder: Path) -> PPOResult:
         seconds=sum(sum(row.time.values()) for row in rows),
         kl_anchors_first={name: first.kl_anchors[name] for name in beside},
         kl_anchors_last={name: last.kl_anchors[name] for name in beside},
+        temperature=config.temperature,
+        kl_at_temperature_1_first=first.kl_at_temperature_1 or {},
+        kl_at_temperature_1_last=last.kl_at_temperature_1 or {},
     )
 
 

@@ -285,7 +285,7 @@ class EvalConfig(ModelConfig):
     anchors: Annotated[
         tuple[str, ...],
         Setting(
-            "Models to measure the KL of each model to, on its own answers.",
+            "Models to measure the KL of each model to, on its own answers, at temperature 1.",
             metavar="A,B,...",
             panel="Landscape",
             essential=True,

@@ -275,8 +275,8 @@ class PPOConfig(TrainingConfig):
     temperature: Annotated[
         float,
         Setting(
-            "Sampling temperature; logits are divided by it in training, too, so every KL is that "
-            "of the policies at this temperature.",
+            "Sampling temperature; logits are divided by it in training, too, so the KL is that of "
+            "the policies at this temperature (reported at 1, too, with the anchors).",
             above=0,
             metavar="X",
             panel="PPO",

@@ -29,6 +29,9 @@ from salsa_cli.reward_models.rewards import Scorer
 from salsa_cli.runs.events import Advanced, Report
 from salsa_cli.weights import compatibility, tied_embeddings, weight_files
 
+ANCHOR_TEMPERATURE = 1.0
+"""Temperature of both models in a KL to an anchor."""
+
 
 @dataclass(frozen=True)
 class Ingredients:
@@ -185,21 +188,22 @@ def anchor_kl(
     anchor: LanguageModel,
     questions: Sequence[Question],
     given: Replies,
-    how: Generation,
     runtime: Runtime,
     report: Report,
 ) -> list[float]:
     """KL in nats of each question's answers from a model to an anchor: the mean over its turns.
 
     For every answer the exact KL between the two next-token distributions is summed over its
-    tokens; its mean over sampled answers estimates the KL of whole answers. Both models are taken
-    at the temperature of the answer, or at 1 where the answer is greedy.
+    tokens. Both models are taken at `ANCHOR_TEMPERATURE`, whatever temperature an answer was
+    sampled at: a benchmark samples its questions at different ones, and KLs at different
+    temperatures have no common mean. Of answers sampled at that temperature, the mean estimates the
+    KL of whole answers; of others, it is the KL along the answers that the model gives.
     """
     found = []
     for question in questions:
         turns = given[question.id]
         sums = [
-            _answer_kl(model, anchor, question, turns[:turn], reply, how, runtime)
+            _answer_kl(model, anchor, question, turns[:turn], reply, runtime)
             for turn, reply in enumerate(turns)
         ]
         found.append(float(np.mean(sums)))
@@ -228,7 +232,6 @@ def _answer_kl(
     question: Question,
     before: Sequence[Reply],
     reply: Reply,
-    how: Generation,
     runtime: Runtime,
 ) -> float:
     (found,) = divergence.answer_kls(
@@ -236,7 +239,7 @@ def _answer_kl(
         [anchor.model],
         answers.prompt_of(model, question, before),
         reply.token_ids,
-        temperature=how.temperature_of(question) or 1.0,
+        temperature=ANCHOR_TEMPERATURE,
         runtime=runtime,
     )
     return found

@@ -221,6 +221,25 @@ def logprobs(
 
 
 @torch.no_grad()
+def anchor_kl(
+    model: Module,
+    anchor: Module,
+    sampled: Sampled,
+    *,
+    temperature: float,
+    groups: Sequence[torch.Tensor],
+    runtime: Runtime,
+) -> torch.Tensor:
+    """KL(model || anchor) `[B, R]` over the vocabulary at each token, a group of rows a pass."""
+    with runtime.autocast():
+        parts = [
+            forward.answer_kl(model, anchor, sampled.sequences.part(rows), temperature)
+            for rows in groups
+        ]
+    return _in_row_order(parts, groups, sampled, runtime)
+
+
+@torch.no_grad()
 def end_logprobs(
     model: Module, sampled: Sampled, eos_ids: Sequence[int], *, temperature: float, runtime: Runtime
 ) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from salsa_cli.errors import SalsaError
-from salsa_cli.models import lora
+from salsa_cli.models import config_overrides, lora
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.forward import Module
 from salsa_cli.models.scalar_head import with_scalar_head
@@ -119,22 +119,8 @@ def load(
             f"{folder} cannot be used as {kind}: its files lack {', '.join(missing[:4])}"
             f"{' ...' if len(missing) > 4 else ''}{hint}"
         )
-    for config in (model.config, model.config.get_text_config()):
-        _compute_outputs_alone(config)
+    config_overrides.override(model)
     return model
-
-
-def _compute_outputs_alone(config: Any) -> None:
-    """Turn off what a configuration asks of a forward pass beside its outputs.
-
-    Trainers leave such settings in config.json: logits of the routers of a mixture of experts, for
-    their loss, which fail on rows that are padded; attentions and hidden states; tuples.
-    """
-    for name in ("output_router_logits", "output_attentions", "output_hidden_states"):
-        if getattr(config, name, False):
-            setattr(config, name, False)
-    if getattr(config, "return_dict", True) is False:
-        config.return_dict = True
 
 
 def frozen(model: Module, device: torch.device) -> Module:

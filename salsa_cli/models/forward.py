@@ -4,14 +4,19 @@ Padding never changes a result: it comes after the last real token, where a caus
 see it, or it is masked.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch.nn import functional
 
-from salsa_cli.maths import categorical, masked
+from salsa_cli.maths import categorical, kl, masked
 from salsa_cli.models import lm_head, packed_attention
 from salsa_cli.models.lm_head import Module as Module
 from salsa_cli.models.sequences import Sequences
 from salsa_cli.models.tokenization import Tokens, position_ids
+
+KL_TOKENS = 128
+"""Tokens whose probabilities over the vocabulary are held at a time, for two models, in float32."""
 
 
 def answer_logits(model: Module, prompts: Tokens, responses: Tokens) -> torch.Tensor:
@@ -56,16 +61,25 @@ def answer_logprobs(model: Module, sequences: Sequences, temperature: float) -> 
     tokens = sequences.answers.flatten()[places]
     head = lm_head.find_head(model)
     if head is None:
-        start, width = int(sequences.prompt_lengths.min()) - 1, sequences.ids.shape[1]
-        logits = model(
-            input_ids=sequences.ids, use_cache=False, logits_to_keep=width - start
-        ).logits
-        at = sequences.predicting()
-        chosen = logits[at // width, at % width - start]
-        found = categorical.token_logprobs(chosen, tokens, temperature)
+        found = categorical.token_logprobs(_own_logits(model, sequences), tokens, temperature)
     else:
         found = head.logprobs(_before_answers(model, sequences), tokens, temperature)
     return sequences.spread(found, places)
+
+
+def answer_kl(
+    model: Module, anchor: Module, sequences: Sequences, temperature: float
+) -> torch.Tensor:
+    """KL(model || anchor) `[B, R]` over the vocabulary at each answer token, 0 on the padding.
+
+    Logits exist for a few tokens at a time, as in `answer_logprobs`, but without a gradient.
+    """
+    places = sequences.real()
+    ours, theirs = _logits_of_answers(model, sequences), _logits_of_answers(anchor, sequences)
+    starts = range(0, len(places), KL_TOKENS)
+    parts = [slice(start, start + KL_TOKENS) for start in starts]
+    found = [kl.exact(ours(part), theirs(part), temperature) for part in parts]
+    return sequences.spread(torch.cat(found), places)
 
 
 def answer_values(critic: Module, sequences: Sequences) -> torch.Tensor:
@@ -107,6 +121,25 @@ def _hidden(model: Module, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tenso
         use_cache=False,
     ).last_hidden_state
     return hidden
+
+
+def _logits_of_answers(model: Module, sequences: Sequences) -> Callable[[slice], torch.Tensor]:
+    """One pass now; then the logits `[n, V]` that predict any part of the `A` answer tokens."""
+    head = lm_head.find_head(model)
+    if head is None:
+        logits = _own_logits(model, sequences)
+        return lambda part: logits[part]
+    hidden = _before_answers(model, sequences)
+    return lambda part: head.logits(hidden[part])
+
+
+def _own_logits(model: Module, sequences: Sequences) -> torch.Tensor:
+    """Logits `[A, V]` of the answer tokens as the model itself computes them."""
+    start, width = int(sequences.prompt_lengths.min()) - 1, sequences.ids.shape[1]
+    logits = model(input_ids=sequences.ids, use_cache=False, logits_to_keep=width - start).logits
+    at = sequences.predicting()
+    chosen: torch.Tensor = logits[at // width, at % width - start]
+    return chosen
 
 
 def _before_answers(model: Module, sequences: Sequences) -> torch.Tensor:

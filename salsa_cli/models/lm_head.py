@@ -9,6 +9,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from torch.nn import functional
 
 from salsa_cli.errors import SalsaError
 from salsa_cli.maths import chunked_logprobs
@@ -43,6 +44,12 @@ class Head:
     bias: torch.Tensor | None
     scale: float
     softcap: float | None
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits `[N, V]` in float32 (float64 for float64 states) from hidden states `[N, H]`."""
+        logits = functional.linear(hidden, self.weight, self.bias)
+        raised = self.scale * (logits if logits.dtype == torch.float64 else logits.float())
+        return raised if self.softcap is None else self.softcap * (raised / self.softcap).tanh()
 
     def logprobs(
         self, hidden: torch.Tensor, tokens: torch.Tensor, temperature: float

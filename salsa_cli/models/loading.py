@@ -21,7 +21,7 @@ from transformers import (
 
 from salsa_cli.data import Prompt
 from salsa_cli.errors import SalsaError, during
-from salsa_cli.models import assembly, lora, shapes
+from salsa_cli.models import assembly, config_overrides, lora, shapes
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.forward import Module, last_scores
 from salsa_cli.models.input_limits import UNLIMITED, Limits
@@ -239,14 +239,12 @@ def checkpoint_activations(model: Module) -> None:
     # The newer releases of Transformers 5 have another name for it, and warn of the older one.
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
     enable({"use_reentrant": False})
-    # Transformers does so only in training mode, which would bring dropout back: these layers
-    # alone go into it, and not what is in them. Some drop out by a rate of their own where they are
-    # in training mode (OPT), so those rates become 0.
+    # Transformers does so only in training mode: these layers alone go into it, and not what is in
+    # them. Some drop out by a rate of their own there, or by one of the configuration.
+    config_overrides.override(model)
     for module in model.modules():
         if getattr(module, "gradient_checkpointing", False):
             module.training = True
-            for name in _dropout_rates(module):
-                setattr(module, name, 0.0)
 
 
 @contextmanager
@@ -255,29 +253,14 @@ def checkpointed(*given: Module) -> Iterator[None]:
 
     Layers that forget their activations do without a key-value cache, too.
     """
-    rates = [
-        (module, name, getattr(module, name))
-        for model in given
-        for module in model.modules()
-        for name in _dropout_rates(module)
-    ]
     for model in given:
         checkpoint_activations(model)
     try:
         yield
     finally:
-        for module, name, rate in rates:
-            setattr(module, name, rate)
         for module in (module for model in given for module in model.modules()):
             if getattr(module, "gradient_checkpointing", False):
                 module.gradient_checkpointing = module.training = False
-
-
-def _dropout_rates(module: torch.nn.Module) -> list[str]:
-    """Attributes of a layer that hold a dropout or layer-drop probability."""
-    return [
-        name for name, value in vars(module).items() if "drop" in name and isinstance(value, float)
-    ]
 
 
 def _end_ids(folder: Path, generation: Any, tokenizer: Tokenizer) -> tuple[int, ...]:

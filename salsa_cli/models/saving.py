@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from salsa_cli.errors import StorageError, one_line, os_errors
-from salsa_cli.models import lora
+from salsa_cli.models import config_overrides, lora
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.forward import Module
 from salsa_cli.models.loading import generation_config_folder, load_language_model
@@ -27,6 +27,7 @@ def save_model(model: Module, folder: Path, *, like: Path) -> None:
     raised = model.to(stored_dtype(like))
     with _storage_errors(folder):
         raised.save_pretrained(folder)
+        config_overrides.restore(folder, like)
     for path in folder.glob("*.safetensors"):  # written with mode 0600, whatever the umask
         path.chmod((folder / "config.json").stat().st_mode)
     source = generation_config_folder(like) / "generation_config.json"
@@ -50,6 +51,7 @@ def save_to_sample(model: Module, folder: Path, *, like: Path) -> None:
         state[name] = copies.setdefault(place, value.detach().to("cpu", narrow))
     with _storage_errors(folder):
         model.save_pretrained(folder, state_dict=state, max_shard_size=SHARD)
+        config_overrides.restore(folder, like)
     for path in folder.glob("*.safetensors"):  # written with mode 0600, whatever the umask
         path.chmod((folder / "config.json").stat().st_mode)
 

@@ -1,7 +1,7 @@
 """The experience of one update: answers, rewards, log-probabilities, values and KLs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch.nn import functional
@@ -194,14 +194,34 @@ def kl_sums(rollout: Rollout) -> torch.Tensor:
     return kl.per_answer(torch.stack(each).mean(0), rollout.mask)
 
 
-def measure_anchors(rollout: Rollout, actors: Actors, run: Run) -> Mapping[str, float]:
-    """KL to every anchor by name (references, start, ingredients), in nats per answer."""
+@dataclass(frozen=True)
+class AnchorKLs:
+    """What is measured of the anchors in some updates only; KLs by name, in nats per answer.
+
+    Attributes:
+        kls: of the policies at the sampling temperature, as k1 estimates it.
+        untempered: of the policies at temperature 1, over the whole vocabulary at each token of the
+            same answers; empty where that is the sampling temperature.
+        reference_end: mean log-probability of an empty answer under the first reference.
+    """
+
+    kls: Mapping[str, float] = field(default_factory=dict)
+    untempered: Mapping[str, float] = field(default_factory=dict)
+    reference_end: float | None = None
+
+
+def measure_anchors(rollout: Rollout, actors: Actors, run: Run) -> AnchorKLs:
+    """KL to every anchor (references, start, ingredients), and how the reference ends answers."""
     plan, config, runtime = run.plan, run.config, run.runtime
     names = ["reference"] if len(plan.references) == 1 else [one.name for one in plan.references]
     found = {
         name: _mean_kl(rollout, theirs)
         for name, theirs in zip(names, rollout.ref_logprobs, strict=True)
     }
+    untempered: dict[str, float] = {}
+    if config.temperature != 1.0:
+        for name, model in zip(names, actors.references, strict=True):
+            untempered[name] = _untempered_kl(rollout, model, actors, run)
     known = references.anchors(plan.policy, plan.references).known
     source = actors.shared.borrow
     for aliases, model in references.loaded_in_turn(
@@ -209,10 +229,13 @@ def measure_anchors(rollout: Rollout, actors: Actors, run: Run) -> Mapping[str, 
     ):
         theirs = logprobs_under(model.model, rollout.sampled, config, runtime)
         found |= dict.fromkeys(aliases, _mean_kl(rollout, theirs))
-    return found
+        if config.temperature != 1.0:
+            nats = _untempered_kl(rollout, model.model, actors, run)
+            untempered |= dict.fromkeys(aliases, nats)
+    return AnchorKLs(found, untempered, _reference_end(rollout.sampled, actors, run))
 
 
-def reference_end(sampled: Sampled, actors: Actors, run: Run) -> float:
+def _reference_end(sampled: Sampled, actors: Actors, run: Run) -> float:
     """Mean log-probability of an empty answer under the first reference."""
     config, runtime = run.config, run.runtime
     rows = runtime.part(torch.arange(config.batch_size))
@@ -267,6 +290,20 @@ def _whole(
 
 def _mean_kl(rollout: Rollout, theirs: torch.Tensor) -> float:
     return float(kl.per_answer(kl.k1(rollout.logprobs, theirs), rollout.mask).mean())
+
+
+def _untempered_kl(rollout: Rollout, anchor: Module, actors: Actors, run: Run) -> float:
+    """KL at temperature 1; the tokens are drawn at another one, so k1 would not estimate it."""
+    sampled = rollout.sampled
+    each = rollouts.anchor_kl(
+        actors.policy.model,
+        anchor,
+        sampled,
+        temperature=1.0,
+        groups=batching.scoring_passes(sampled, run.config, run.runtime),
+        runtime=run.runtime,
+    )
+    return float(kl.per_answer(each, rollout.mask).mean())
 
 
 def _check_finite(rollout: Rollout, actors: Actors, run: Run) -> None:

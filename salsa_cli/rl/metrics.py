@@ -5,13 +5,18 @@ from dataclasses import asdict, dataclass, fields
 from math import nan
 from typing import Any, Self
 
+OPTIONAL = frozenset(
+    {"sampler_mismatch", "sampler_truncated", "temperature", "kl_at_temperature_1"}
+)
+"""Figures that stand in a row only where there are some."""
+
 
 @dataclass(frozen=True)
 class UpdateMetrics:
     """Figures of one update, of its answers as they were sampled: means, unless said otherwise.
 
-    KLs and penalties are in nats, summed over an answer, and those of the policies at the sampling
-    temperature (`--temperature`); the losses are per token.
+    KLs and penalties are in nats, summed over an answer, and those of the policies at
+    `temperature`; the losses are per token.
 
     Attributes:
         update: counted from 1.
@@ -40,6 +45,10 @@ class UpdateMetrics:
         sampler_mismatch, sampler_truncated: where another program sampled, |log pi - log mu| in
             nats per token, pi being the policy's probabilities and mu that program's, and the share
             of tokens whose importance weight is cut; else None, and not in the row.
+        temperature: the sampling temperature (`--temperature`); None in rows of older versions.
+        kl_at_temperature_1: KL of the policies at temperature 1 to every anchor by name, exact over
+            the vocabulary at each token of the same answers. None where `kl_anchors` is at that
+            temperature or not measured, and then not in the row.
         time: seconds by stage, the only figures that differ between two equal runs.
     """
 
@@ -73,11 +82,13 @@ class UpdateMetrics:
     time: Mapping[str, float]
     sampler_mismatch: float | None = None
     sampler_truncated: float | None = None
+    temperature: float | None = None
+    kl_at_temperature_1: Mapping[str, float] | None = None
 
     def row(self) -> dict[str, Any]:
         """The row of metrics.jsonl."""
         row = asdict(self)
-        return {k: v for k, v in row.items() if v is not None or not k.startswith("sampler_")}
+        return {name: v for name, v in row.items() if v is not None or name not in OPTIONAL}
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
@@ -86,7 +97,7 @@ class UpdateMetrics:
         JSON has no NaN, so a figure that was not finite is null there and NaN here.
         """
         names = [field.name for field in fields(cls)]
-        found = {n: row[n] for n in names if n in row or not n.startswith("sampler_")}
+        found = {name: row[name] for name in names if name in row or name not in OPTIONAL}
         lost = {name for name, value in found.items() if value is None} - {"reference_end"}
         return cls(**{**found, **dict.fromkeys(lost, nan)})
 

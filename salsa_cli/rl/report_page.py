@@ -90,6 +90,7 @@ def _subtitle(history: History) -> str:
     return (
         f"{len(history):,} updates, {answers:,} answers, {tokens:,} tokens in {seconds / 60:.1f} "
         f"minutes of computing: {tokens / seconds if seconds else 0:,.0f} tokens/s"
+        f"{_stated(history)}"
     )
 
 
@@ -104,12 +105,23 @@ def _figures(history: History) -> pages.KeyFigures:
         (
             figure("reward", lambda m: m.reward),
             *(figure(n, lambda m, n=n: m.watched[n]) for n in history[0].watched),  # type: ignore[misc]
-            figure("KL to the reference, nats", lambda m: m.kl),
+            figure(f"KL to the reference, nats{_tempered(history)}", lambda m: m.kl),
             figure("objective", lambda m: m.objective),
             figure("length, tokens", lambda m: m.length),
             figure("finished", lambda m: m.finished, "percent"),
         )
     )
+
+
+def _tempered(history: History) -> str:
+    """The temperature of the policies in all KLs, where it is not 1."""
+    found = history[-1].temperature
+    return "" if found is None or found == 1 else f" at temperature {found:g}"
+
+
+def _stated(history: History) -> str:
+    at = _tempered(history)
+    return f". KLs, penalties and entropies are those of the policies{at}" if at else ""
 
 
 def _warnings(alarms: Sequence[Alarm]) -> list[pages.Block]:
@@ -135,6 +147,7 @@ def _behaviour(history: History, alarms: Sequence[Alarm]) -> list[pages.Block]:
             [Rule("y", start.objective, "start"), *_marks(alarms, "objective-below-start")],
         ),
         _divergences(history, alarms),
+        *_untempered(history),
         _reward_against_kl(history),
         _curve(
             "Length", "tokens an answer", history, lambda m: m.length,
@@ -179,13 +192,30 @@ def _divergences(history: History, alarms: Sequence[Alarm]) -> LineChart:
     anchors = [Line(f"to {', '.join(same)}", updates, nats) for nats, same in series.items()]
     reference = _line("to the reference", history, lambda m: m.kl)
     return LineChart(
-        "KL to the anchors",
+        f"KL to the anchors{_tempered(history)}",
         _UPDATES,
         Axis("nats an answer"),
         [reference, *anchors],
         _marks(alarms, "kl-acceleration"),
         note="A KL that is not zero at the start is normal: the policy does not start there.",
     )
+
+
+def _untempered(history: History) -> list[pages.Block]:
+    """The same divergences of the policies at temperature 1, where answers are drawn at another."""
+    measured = [m for m in history if m.kl_at_temperature_1]
+    if not measured:
+        return []
+    names = list(measured[0].kl_at_temperature_1 or {})
+
+    def line(name: str) -> Line:
+        found = [(m.update, (m.kl_at_temperature_1 or {})[name]) for m in measured]
+        updates, nats = zip(*found, strict=True)
+        return Line(f"to {'the reference' if name == 'reference' else name}", updates, nats)
+
+    note = "Exact over the vocabulary at each token of the same answers."
+    title = "KL to the anchors at temperature 1"
+    return [LineChart(title, _UPDATES, Axis("nats an answer"), list(map(line, names)), note=note)]
 
 
 def _reward_against_kl(history: History) -> ScatterChart:
@@ -203,7 +233,8 @@ def _reward_against_kl(history: History) -> ScatterChart:
         for name, third in zip(names, thirds, strict=False)
     ]
     note = "Each point is an update. Where the KL grows and the reward does not, it is wasted."
-    axes = Axis("KL to the reference, nats an answer"), Axis("reward")
+    label = f"KL to the reference, nats an answer{_tempered(history)}"
+    axes = Axis(label), Axis("reward")
     return ScatterChart("Reward against KL", *axes, points, note=note)
 
 

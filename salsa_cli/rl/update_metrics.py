@@ -1,7 +1,7 @@
 """The metrics of one update, from what its stages computed."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import torch
 
@@ -10,22 +10,9 @@ from salsa_cli.generation.rollouts import Rollout
 from salsa_cli.maths import advantages as adv
 from salsa_cli.maths import kl, masked, statistics
 from salsa_cli.rl import experience
-from salsa_cli.rl.experience import ScoredBatch
+from salsa_cli.rl.experience import AnchorKLs, ScoredBatch
 from salsa_cli.rl.learning import LearningMetrics, Targets
 from salsa_cli.rl.metrics import UpdateMetrics
-
-
-@dataclass(frozen=True)
-class AnchorKLs:
-    """What is measured of the anchors in some updates only.
-
-    Attributes:
-        kls: nats per answer by the name of the anchor; empty where not measured.
-        reference_end: mean log-probability of an empty answer under the reference, if measured.
-    """
-
-    kls: Mapping[str, float]
-    reference_end: float | None
 
 
 def summarize_update(
@@ -83,6 +70,8 @@ def summarize_update(
         tokens=int(sampled.lengths.sum()),
         sampler_mismatch=None if mismatch is None else mismatch.nats,
         sampler_truncated=None if mismatch is None else mismatch.truncated,
+        temperature=config.temperature,
+        kl_at_temperature_1=anchors.untempered or None,
         time=seconds,
     )
 

@@ -16,10 +16,9 @@ from salsa_cli.data import Message
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.evaluation import landscape
-from salsa_cli.evaluation.answers import Generation
 from salsa_cli.evaluation.questions.answer_files import Reply
 from salsa_cli.evaluation.questions.benchmarks import Question
-from salsa_cli.evaluation.results.eval_result import EvalResult
+from salsa_cli.evaluation.results.eval_result import EvalResult, KLRow
 from salsa_cli.models import loading
 from salsa_cli.models.backbones import Placement
 from salsa_cli.records import read_rows
@@ -185,8 +184,7 @@ def test_kl_of_two_turns_is_their_mean(world: World) -> None:
     said = (Reply("sat on", token_ids=(9, 12, 2)), Reply("ran", token_ids=(10, 2)))
 
     def kl(question: Question, *replies: Reply) -> float:
-        how = Generation(seed=0, batch_size=1)
-        (value,) = landscape.anchor_kl(a, b, [question], {"1": replies}, how, cpu, silent)
+        (value,) = landscape.anchor_kl(a, b, [question], {"1": replies}, cpu, silent)
         return value
 
     first = kl(Question("1", opening), said[0])
@@ -195,19 +193,55 @@ def test_kl_of_two_turns_is_their_mean(world: World) -> None:
     assert kl(both, *said) == pytest.approx((first + second) / 2, rel=1e-6)
 
 
-def test_the_temperature_of_the_answers_is_that_of_the_kl(world: World, tmp_path: Path) -> None:
-    def kl(temperature: float) -> float:
-        config = configure(
-            world,
-            tmp_path / str(temperature),
-            models=(str(world.a),),
-            anchors=(str(world.b),),
-            temperature=temperature,
+@pytest.mark.parametrize("temperature", [0.0, 0.3, 2.0])
+def test_kls_are_at_temperature_1_whatever_the_answers_are_sampled_at(
+    world: World, tmp_path: Path, temperature: float
+) -> None:
+    config = configure(
+        world,
+        tmp_path / "r",
+        models=(str(world.a),),
+        anchors=(str(world.b),),
+        temperature=temperature,
+    )
+    (row,) = run(config).kl
+    sums = [
+        reference_kl(
+            world.a,
+            world.b,
+            tiny.tokenizer().encode(one["prompt"]),
+            one["turns"][0]["token_ids"],
         )
-        return run(config).kl[0].kl
+        for one in read_rows(tmp_path / "r" / "answers" / "a.jsonl")
+    ]
+    assert row.kl == pytest.approx(float(np.mean(sums)), abs=1e-5)
+    assert row.temperature == 1.0
 
-    assert kl(0.5) > 1.5 * kl(2.0)
-    assert kl(0.0) > 0  # greedy answers are compared at temperature 1
+
+def test_a_kl_says_its_temperature_everywhere(world: World, tmp_path: Path) -> None:
+    """Questions of MT-Bench, whose answers are sampled at 0.7 and 0 here."""
+    asked = [
+        {"question_id": at, "category": category, "turns": ["the cat", "the dog"]}
+        for at, category in enumerate(("writing", "math"))
+    ]
+    tiny.write_rows(tmp_path / "questions.jsonl", asked)
+    config = configure(
+        world,
+        tmp_path / "r",
+        models=(str(world.a),),
+        anchors=(str(world.b),),
+        prompts=str(tmp_path / "questions.jsonl"),
+    )
+    result = run(config)
+    stored = json.loads((tmp_path / "r" / "results.json").read_text())["kl"]
+    assert [row["temperature"] for row in stored] == [1.0]
+    assert "nats an answer at temperature 1 (" in result.summary()[0]
+    assert "KL to b, nats, at temperature 1" in (tmp_path / "r" / "report.html").read_text()
+
+
+def test_a_stored_kl_of_before_was_at_the_temperatures_of_the_answers() -> None:
+    row = KLRow("a", "b", 1.0, 0.5, 1.5, 3)
+    assert row.at == "at the temperature of each answer"
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,30 @@ def test_logprobs_and_gradients_are_those_of_the_models_own_logits(
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("own_logits", [False, True], ids=["projected", "by the model"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_kl_is_that_of_the_models_own_distributions(
+    family: str, own_logits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, anchor = build(family), build(family)
+    with torch.no_grad():
+        for parameter in anchor.parameters():
+            parameter.mul_(0.9)
+    if own_logits:
+        monkeypatch.setattr(lm_head, "find_head", lambda _: None)
+    monkeypatch.setattr(forward, "KL_TOKENS", 5)  # the 12 tokens of the answers in three parts
+    found = forward.answer_kl(model, anchor, read(), 0.7)
+    for row, (prompt, answer) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
+        p, q = (
+            torch.softmax(one(torch.tensor([prompt + answer])).logits[0] / 0.7, -1)
+            for one in (model, anchor)
+        )
+        theirs = (p * (p / q).log()).sum(-1)[len(prompt) - 1 : -1]
+        assert float(theirs.detach().min()) > 1e-3
+        torch.testing.assert_close(found[row, : len(theirs)], theirs, rtol=0, atol=1e-5)
+        assert found[row, len(theirs) :].abs().sum() == 0
+
+
 def test_a_model_with_logits_of_its_own_kind_makes_them_itself() -> None:
     class Doubling(LlamaForCausalLM):
         def forward(self, *args: Any, **options: Any) -> Any:

@@ -292,5 +292,4 @@ def test_dropout_stays_off_while_activations_are_recomputed() -> None:
         recomputed = model(input_ids=ids, use_cache=False).logits
         torch.testing.assert_close(recomputed, plain, rtol=0, atol=0)
         recomputed.sum().backward()
-    assert {layer.dropout for layer in model.model.decoder.layers} == {0.5}  # as before
     assert not any(module.training for module in model.modules())

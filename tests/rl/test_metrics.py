@@ -24,8 +24,11 @@ def test_a_row_comes_back_as_it_was() -> None:
 def test_figures_of_a_sampler_are_in_the_row_only_if_there_was_one() -> None:
     names = {field.name for field in fields(UpdateMetrics)}
     sampler = {name for name in names if name.startswith("sampler_")}
-    assert set(START.row()) == names - sampler
+    tempered = {"temperature", "kl_at_temperature_1"}
+    assert set(START.row()) == names - sampler - tempered
     served = replace(START, sampler_mismatch=0.01, sampler_truncated=0.0)
+    assert set(served.row()) == names - tempered
+    served = replace(served, temperature=0.7, kl_at_temperature_1={"start": 1.0})
     assert set(served.row()) == names
     assert through_json(served) == served
 

@@ -15,11 +15,14 @@ from salsa_cli import ppo, soup
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError, UsageError
+from salsa_cli.formatting import figure
+from salsa_cli.generation.rollouts import Rollout
 from salsa_cli.maths import kl
 from salsa_cli.models.backbones import Placement
 from salsa_cli.records import read_rows
-from salsa_cli.rl import references
+from salsa_cli.rl import experience, references
 from salsa_cli.rl.actors import TrainingState
+from salsa_cli.rl.experience import AnchorKLs
 from salsa_cli.rl.references import Recipe
 from salsa_cli.runs.events import Event, Measured, Note, Warned, silent
 from tests.support import tiny
@@ -120,6 +123,79 @@ def test_the_kl_to_every_anchor_starts_from_its_baseline(world: World, tmp_path:
     assert first["reference"] == rows[0]["kl"] > 0 and first[str(world.b)] > 0
     assert last["start"] != 0.0  # of either sign: k1 of eight answers
     assert any("KL at the start, nats an answer: reference 8.144" in note for note in notes)
+
+
+@pytest.mark.parametrize("sharing", [{}, {"lora_rank": 2}], ids=["whole", "lora"])
+def test_kls_are_said_at_the_sampling_temperature_and_at_1(
+    world: World, tmp_path: Path, sharing: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second against transformers alone, in float64, one answer without padding."""
+    taken: list[Rollout] = []
+    measure = experience.measure_anchors
+
+    def measure_and_keep(rollout: Rollout, *given: Any) -> AnchorKLs:
+        taken.append(rollout)
+        return measure(rollout, *given)
+
+    monkeypatch.setattr(experience, "measure_anchors", measure_and_keep)
+    said: list[str] = []
+    config = configure(
+        world, tmp_path / "policy", temperature=0.5, anchor_every=2, updates=4, **sharing
+    )
+    rows = rows_of(
+        config, lambda event: said.append(event.text) if isinstance(event, Note) else None
+    )
+    places = {
+        "reference": world.soup,
+        "start": world.a,
+        str(world.a): world.a,
+        str(world.b): world.b,
+    }
+    measured = [row.get("kl_at_temperature_1") for row in rows]
+    assert measured[1] is None and all(set(measured[at]) == set(places) for at in (0, 2, 3))
+    policy = AutoModelForCausalLM.from_pretrained(world.a, dtype=torch.float64)
+    for name, place in places.items():
+        anchor = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float64)
+        expected = np.mean([kl_alone(policy, anchor, *one) for one in answers_of(taken[0])])
+        assert measured[0][name] == pytest.approx(expected, abs=1e-5), name
+    assert {row["temperature"] for row in rows} == {0.5}
+    assert rows[0]["kl"] > 1.5 * measured[0]["reference"]
+    assert any("KL at the start, nats an answer at --temperature 0.5: reference" in s for s in said)
+    reference = figure(round(measured[0]["reference"], 4))
+    assert any(
+        f"at temperature 1, over the whole vocabulary: reference {reference}" in s for s in said
+    )
+    page = (tmp_path / "policy" / "report.html").read_text()
+    assert "KL to the reference, nats at temperature 0.5" in page
+    assert "KL to the anchors at temperature 1<" in page
+    made = json.loads((tmp_path / "policy" / "salsa.json").read_text())["result"]
+    assert made["temperature"] == 0.5
+    assert made["kl_at_temperature_1_last"] == measured[3]
+
+
+def test_at_temperature_1_a_kl_is_said_once(world: World, tmp_path: Path) -> None:
+    rows = rows_of(configure(world, tmp_path / "policy", updates=1))
+    assert rows[0]["temperature"] == 1.0 and "kl_at_temperature_1" not in rows[0]
+    assert "temperature" not in (tmp_path / "policy" / "report.html").read_text()
+
+
+def answers_of(rollout: Rollout) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Prompt and answer of each row, without padding."""
+    prompts, responses = rollout.sampled.prompts, rollout.sampled.responses
+    return [
+        (prompts.ids[row][prompts.mask[row]], responses.ids[row][responses.mask[row]])
+        for row in range(len(prompts.ids))
+    ]
+
+
+@torch.no_grad()
+def kl_alone(policy: Any, anchor: Any, prompt: torch.Tensor, answer: torch.Tensor) -> float:
+    """Sum over an answer's tokens of the KL of the next-token distributions."""
+    p, q = (
+        torch.softmax(one(torch.cat([prompt, answer])[None]).logits[0, len(prompt) - 1 : -1], -1)
+        for one in (policy, anchor)
+    )
+    return float((p * (p / q).log()).sum())
 
 
 def test_the_kl_to_the_reference_agrees_with_a_sum_over_the_vocabulary(

@@ -10,14 +10,14 @@ from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.generation.rollouts import Rollout, Sampled
 from salsa_cli.models.tokenization import Tokens
 from salsa_cli.reward_models.rewards import Scores
-from salsa_cli.rl.experience import ScoredBatch
+from salsa_cli.rl.experience import AnchorKLs, ScoredBatch
 from salsa_cli.rl.learning import LearningMetrics, Targets
 from salsa_cli.rl.metrics import UpdateMetrics
-from salsa_cli.rl.update_metrics import AnchorKLs, summarize_update
+from salsa_cli.rl.update_metrics import summarize_update
 
 MASK = torch.tensor([[True, True, True], [True, False, False]])
 LEARNED = LearningMetrics(0.1, 0.2, 0.0, 0.5, 0.01, 0.0, 1.5, 2.5, 1e-5)
-ANCHORS = AnchorKLs({"start": 3.0}, -7.0)
+ANCHORS = AnchorKLs({"start": 3.0}, {}, -7.0)
 
 
 def measured(

@@ -21,7 +21,9 @@ def blocks(result: EvalResult) -> list[pages.Block]:
     charts: list[pages.Block] = []
     judges = list(dict.fromkeys(row.judge for row in result.scores))
     for anchor in dict.fromkeys(row.anchor for row in result.kl):
-        distances = {row.model: row.kl for row in result.kl if row.anchor == anchor}
+        measured = [row for row in result.kl if row.anchor == anchor]
+        distances = {row.model: row.kl for row in measured}
+        label = f"KL to {anchor}, nats, {measured[0].at}"
         for judge in judges:
             scored = [r for r in result.scores if r.judge == judge and r.model in distances]
             points = Points(
@@ -31,20 +33,18 @@ def blocks(result: EvalResult) -> list[pages.Block]:
                 [row.model for row in scored],
             )
             title = f"Score by {short_name(judge)} and distance from {anchor}"
-            charts.append(
-                ScatterChart(title, Axis(f"KL to {anchor}, nats"), Axis("mean score"), [points])
-            )
+            charts.append(ScatterChart(title, Axis(label), Axis("mean score"), [points]))
     for judge in dict.fromkeys(row.judge for row in result.line):
-        rows = [row for row in result.line if row.judge == judge]
+        soups = [row for row in result.line if row.judge == judge]
         line = Line(
             short_name(judge),
-            [row.weights[1] for row in rows],
-            [row.score for row in rows],
-            [row.low for row in rows],
-            [row.high for row in rows],
+            [row.weights[1] for row in soups],
+            [row.score for row in soups],
+            [row.low for row in soups],
+            [row.high for row in soups],
         )
         title = f"Soups on the line, by {short_name(judge)}"
-        names = [Path(name).name for name in rows[0].models]
+        names = [Path(name).name for name in soups[0].models]
         axis = Axis(f"share of {names[1]} (0 is {names[0]})")
         charts.append(LineChart(title, axis, Axis("mean score"), [line]))
     charts += [

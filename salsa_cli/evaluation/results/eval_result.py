@@ -39,7 +39,10 @@ class AnswerRow:
 
 @dataclass(frozen=True)
 class KLRow:
-    """KL in nats from a model's answers to an anchor, a mean over `n` prompts with its interval."""
+    """KL in nats from a model's answers to an anchor, a mean over `n` prompts with its interval.
+
+    `temperature` is that of both models; None in results of versions that took each question's own.
+    """
 
     model: str
     anchor: str
@@ -47,6 +50,14 @@ class KLRow:
     low: float
     high: float
     n: int
+    temperature: float | None = None
+
+    @property
+    def at(self) -> str:
+        """The temperature in words."""
+        if self.temperature is None:
+            return "at the temperature of each answer"
+        return f"at temperature {self.temperature:g}"
 
 
 @dataclass(frozen=True)
@@ -353,7 +364,7 @@ def _agreement(row: AgreementRow) -> str:
 
 def _distance(row: KLRow) -> str:
     return (
-        f"KL of {row.model} to {row.anchor}: {figure(row.kl)} nats an answer "
+        f"KL of {row.model} to {row.anchor}: {figure(row.kl)} nats an answer {row.at} "
         f"({figure(row.low)} to {figure(row.high)})"
     )
 
