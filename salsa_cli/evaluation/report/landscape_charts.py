@@ -35,16 +35,16 @@ def blocks(result: EvalResult) -> list[pages.Block]:
             title = f"Score by {short_name(judge)} and distance from {anchor}"
             charts.append(ScatterChart(title, Axis(label), Axis("mean score"), [points]))
     for judge in dict.fromkeys(row.judge for row in result.line):
-        soups = [row for row in result.line if row.judge == judge]
+        on_line = [row for row in result.line if row.judge == judge]
         line = Line(
             short_name(judge),
-            [row.weights[1] for row in soups],
-            [row.score for row in soups],
-            [row.low for row in soups],
-            [row.high for row in soups],
+            [row.weights[1] for row in on_line],
+            [row.score for row in on_line],
+            [row.low for row in on_line],
+            [row.high for row in on_line],
         )
         title = f"Soups on the line, by {short_name(judge)}"
-        names = [Path(name).name for name in soups[0].models]
+        names = [Path(name).name for name in on_line[0].models]
         axis = Axis(f"share of {names[1]} (0 is {names[0]})")
         charts.append(LineChart(title, axis, Axis("mean score"), [line]))
     charts += [
