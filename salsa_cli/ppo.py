@@ -410,12 +410,13 @@ def _dry_run(config: PPOConfig, plan: PPOPlan, needed: MemoryPlan, runtime: Runt
     facts: dict[str, Value] = {
         "policy": str(plan.policy),
         "reference": ", ".join(one.name for one in plan.references),
-        "critic from": str(plan.critic),
+        "critic from": str(plan.critic or f"none (--advantage {config.advantage})"),
         "rewards": ", ".join(plan.rewards),
         "prompts": len(plan.prompts),
         "updates": config.updates,
         **_resumption(config),
         "answers": config.updates * config.batch_size,
+        "answers per prompt and update": config.group_size,
         "answers in a forward pass": config.forward_size,
         "optimiser steps": config.updates * config.epochs * config.minibatches,
         f"memory at the peak{each}": f"{amount(needed.peak, 'B')} ({needed.busiest})",
@@ -472,5 +473,6 @@ def _telling(metrics: UpdateMetrics) -> dict[str, float]:
         "length": metrics.length,
         "entropy": metrics.entropy,
         "finished": metrics.finished,
+        **({} if metrics.equal_groups is None else {"equal groups": float(metrics.equal_groups)}),
         "tokens/s": metrics.tokens_per_second,
     }

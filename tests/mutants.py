@@ -27,6 +27,7 @@ NEAREST = [
     "evaluation/test_landscape.py",
     "test_ppo.py",
     "models/test_compilation.py",
+    "end_to_end/test_advantages.py",
 ]
 
 MUTANTS = [
@@ -87,8 +88,8 @@ MUTANTS = [
     Mutant(
         "whitened advantages in the returns",
         "rl/learning.py",
-        "adv.returns(gae, rollout.values, mask)",
-        "adv.returns(masked.whiten(gae, mask), rollout.values, mask)",
+        "adv.returns(gae, values, mask)",
+        "adv.returns(masked.whiten(gae, mask), values, mask)",
     ),
     Mutant(
         "temperature forgotten in training",
@@ -386,7 +387,7 @@ MUTANTS = [
     Mutant(
         "the weight in the loss without the advantages' unit",
         "rl/learning.py",
-        "near = targets.unit * loss_penalties(",
+        "near = unit * loss_penalties(",
         "near = loss_penalties(",
     ),
     Mutant(
@@ -449,6 +450,66 @@ MUTANTS = [
         "ppo.py",
         'with on_device(actors, "ref"), compiled_passes(config):',
         'with on_device(actors, "ref"):',
+    ),
+    Mutant(
+        "group: sign of the penalty in the return",
+        "maths/group_advantages.py",
+        "return scores - kl_coef * divergences",
+        "return scores + kl_coef * divergences",
+    ),
+    Mutant(
+        "group: the baseline includes the answer",
+        "maths/group_advantages.py",
+        "return centred(returns, size) * (size / (size - 1))",
+        "return centred(returns, size)",
+    ),
+    Mutant(
+        "group: groups across prompts",
+        "maths/group_advantages.py",
+        "    groups = returns.view(-1, size)\n    # Shifted",
+        "    groups = returns.view(size, -1).T\n    # Shifted",
+    ),
+    Mutant(
+        "group: population spread",
+        "maths/group_advantages.py",
+        "sum(dim=1) / (size - 1)",
+        "sum(dim=1) / size",
+    ),
+    Mutant(
+        "group: unit of the penalty in the loss not divided by the spread",
+        "maths/group_advantages.py",
+        'return own / spread(returns, size) if name == "grpo" else own',
+        "return own",
+    ),
+    Mutant(
+        "group: unit of a group mean that of rloo",
+        "maths/group_advantages.py",
+        "own = ones * ((size - 1) / size)",
+        "own = ones",
+    ),
+    Mutant(
+        "group: equal groups counted as different",
+        "maths/group_advantages.py",
+        "ranges <= 1e-6",
+        "ranges < 0 * 1e-6",
+    ),
+    Mutant(
+        "group: own part of the divergence left out",
+        "rl/learning.py",
+        "advantages = advantages - coef * unit * own\n",
+        "pass\n",
+    ),
+    Mutant(
+        "group: advantages whitened over the batch",
+        "rl/learning.py",
+        "masked.zero_padding(advantages.expand(mask.shape), mask), None, unit",
+        "masked.whiten(advantages.expand(mask.shape), mask), None, unit",
+    ),
+    Mutant(
+        "group: one answer a prompt",
+        "rl/experience.py",
+        "indices = [index for index in chosen for _ in range(size)]",
+        "indices = [index for _ in range(size) for index in chosen]",
     ),
 ]
 

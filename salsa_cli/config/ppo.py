@@ -1,7 +1,7 @@
 """The settings of `salsa ppo`, and which of them contradict each other."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from ipaddress import ip_address
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -15,6 +15,7 @@ KL_HORIZON = 10_000
 UNCERTAINTY_WEIGHT = 0.1
 CHECKPOINTS = 2
 VLLM_URL = "http://127.0.0.1:8000"
+GROUP_SIZE = 4
 
 WARNINGS = (
     "cheap-stopping",
@@ -27,6 +28,7 @@ WARNINGS = (
     "reward-hacking",
     "length-bias",
     "weak-critic",
+    "equal-groups",
     "kl-jump",
     "ratio-error",
 )
@@ -300,6 +302,26 @@ class PPOConfig(TrainingConfig):
             changes_result=False,
         ),
     ] = None
+    advantage: Annotated[
+        Literal["gae", "rloo", "group", "grpo"],
+        Setting(
+            "How an answer is judged: by a critic (GAE); or, without a critic, against the other "
+            "answers of its prompt: their mean (rloo, unbiased), the mean of all (group, as in Dr. "
+            "GRPO), or that divided by their standard deviation (grpo).",
+            panel="PPO",
+            essential=True,
+        ),
+    ] = "gae"
+    samples_per_prompt: Annotated[
+        int | None,
+        Setting(
+            "Answers per prompt in an update, which --batch-size counts. Default: 1 for gae, "
+            f"{GROUP_SIZE} for the others.",
+            low=1,
+            metavar="K",
+            panel="PPO",
+        ),
+    ] = None
     gamma: Annotated[
         float,
         Setting(
@@ -533,6 +555,7 @@ class PPOConfig(TrainingConfig):
         super().__post_init__()
         reasons = [
             *self._sizes(),
+            *self._groups(),
             *self._penalties(),
             *self._references(),
             *self._rewards(),
@@ -545,6 +568,16 @@ class PPOConfig(TrainingConfig):
         if reasons:
             listed = "\n".join(f"  - {reason}" for reason in reasons)
             raise UsageError(f"these settings contradict each other:\n{listed}")
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether a critic is trained."""
+        return self.advantage == "gae"
+
+    @property
+    def group_size(self) -> int:
+        """Answers of one prompt in an update."""
+        return self.samples_per_prompt or (1 if self.has_critic else GROUP_SIZE)
 
     @property
     def minibatch_size(self) -> int:
@@ -591,6 +624,12 @@ class PPOConfig(TrainingConfig):
                 f"--minibatches {self.minibatches}) cannot be divided among {processes} processes; "
                 f"expected a multiple of {processes}"
             )
+        elif self.group_size > 1 and self.batch_size // self.group_size % processes:
+            yield (
+                f"--batch-size {self.batch_size} has {self.batch_size // self.group_size} prompts "
+                f"of --samples-per-prompt {self.group_size}, which cannot be divided among "
+                f"{processes} processes; expected a multiple of {processes * self.group_size}"
+            )
 
     def _sizes(self) -> Iterator[str]:
         if self.batch_size % self.minibatches:
@@ -610,6 +649,37 @@ class PPOConfig(TrainingConfig):
                 f"--critic-warmup {self.critic_warmup} leaves none of the {self.updates} updates "
                 "to the policy; expected fewer"
             )
+
+    def _groups(self) -> Iterator[str]:
+        """Why answers cannot be compared within their prompt; what belongs to a critic alone."""
+        if self.batch_size % self.group_size:
+            yield (
+                f"--batch-size {self.batch_size} is not a multiple of --samples-per-prompt "
+                f"{self.group_size}: it counts answers"
+            )
+        if self.has_critic:
+            return
+        if self.group_size < 2:
+            yield (
+                f"--advantage {self.advantage} compares the answers of a prompt; "
+                f"expected --samples-per-prompt 2 or more, found {self.group_size}"
+            )
+        given = (
+            ("--critic", self.critic is not None),
+            ("--critic-learning-rate", self.critic_learning_rate is not None),
+            ("--critic-warmup", self.critic_warmup != 0),
+            ("--value-clip", self.value_clip != _default("value_clip")),
+            ("--lambda", self.lam != _default("lam")),
+            ("--gamma", self.gamma != _default("gamma")),
+            ("--whiten-rewards", self.whiten_rewards),
+            ("--stop-on weak-critic", "weak-critic" in self.stop_on),
+        )
+        for option, found in given:
+            if found:
+                yield (
+                    f"{option} has no effect with --advantage {self.advantage}, which has no "
+                    "critic and gives an answer one return"
+                )
 
     def _penalties(self) -> Iterator[str]:
         if self.kl_in == "loss" and self.penalty == "chi2":
@@ -694,6 +764,8 @@ class PPOConfig(TrainingConfig):
             yield "--stop-on reward-hacking has no effect without --watch-reward"
         if "watch" in self.offloaded and not self.watch_reward:
             yield "--offload watch has no effect without --watch-reward"
+        if "equal-groups" in self.stop_on and self.has_critic:
+            yield "--stop-on equal-groups has no effect with --advantage gae"
         if "cheap-stopping" in self.stop_on and not self.anchor_every:
             yield "--stop-on cheap-stopping has no effect with --anchor-every 0"
 
@@ -715,6 +787,11 @@ class PPOConfig(TrainingConfig):
                 f"--vllm-url {self.vllm_url}: expected a server on this machine, as {VLLM_URL}; "
                 "the host may be localhost, 127.0.0.0/8 or [::1]"
             )
+
+
+def _default(name: str) -> object:
+    """The default of a setting."""
+    return next(field.default for field in fields(PPOConfig) if field.name == name)
 
 
 def _is_local(url: str) -> bool:

@@ -62,14 +62,14 @@ class Rollout:
     Attributes:
         logprobs: `[B, R]` under the policy that sampled.
         ref_logprobs: `[B, R]` under each reference.
-        values: `[B, R]` of the critic at that time.
+        values: `[B, R]` of the critic at that time; None where there is no critic.
         scores: `[B]` of the reward.
     """
 
     sampled: Sampled
     logprobs: torch.Tensor
     ref_logprobs: tuple[torch.Tensor, ...]
-    values: torch.Tensor
+    values: torch.Tensor | None
     scores: torch.Tensor
 
     @property

@@ -49,6 +49,7 @@ class Actors:
     A reference is frozen too, unless it follows the policy.
 
     Attributes:
+        critic: None where answers are compared with one another (`--advantage`).
         parked: the models that `--offload` names; they can be used within `on_device` only.
         shared: the weights that several models have in common.
         server: samples in place of the policy, with the weights that `sync_weights` sent last.
@@ -59,7 +60,7 @@ class Actors:
     reward: Ensemble
     watched: Ensemble | None
     actor: Learner
-    critic: Learner
+    critic: Learner | None
     parked: Mapping[str, tuple[Parked, ...]] = field(default_factory=dict)
     shared: Backbones = field(default_factory=Backbones)
     server: Server | None = None
@@ -97,7 +98,9 @@ def load_actors(run: Run, server: Server | None = None) -> Actors:
         references.load(one, Placement(dtype, runtime.device, source)) for one in plan.references
     )
     bias = config.normalize_reward and critic_reward(plan) is not None
-    critic = _critic(plan.critic, config, runtime, shared, bias=bias)
+    critic = (
+        None if plan.critic is None else _critic(plan.critic, config, runtime, shared, bias=bias)
+    )
     weight = config.uncertainty_weight
     combine = rewards.combination(config.ensemble, UNCERTAINTY_WEIGHT if weight is None else weight)
     trained = tuple(rewards.load(name, runtime, shared.load) for name in plan.rewards)
@@ -110,7 +113,7 @@ def load_actors(run: Run, server: Server | None = None) -> Actors:
     }
     critic_rate = config.critic_learning_rate or rate
     if config.compile:
-        compilation.prepare(policy.model, critic)
+        compilation.prepare(policy.model, *(() if critic is None else (critic,)))
     return Actors(
         policy,
         held,
@@ -125,7 +128,9 @@ def load_actors(run: Run, server: Server | None = None) -> Actors:
             runtime,
             _storage("policy", config),
         ),
-        Learner(
+        None
+        if critic is None
+        else Learner(
             "critic",
             critic,
             forward.answer_values,
@@ -189,7 +194,7 @@ def compiled_passes(config: PPOConfig) -> AbstractContextManager[None]:
 @contextmanager
 def learning_mode(actors: Actors, config: PPOConfig) -> Iterator[None]:
     """Prepare policy and critic for passes with gradients within the block."""
-    learners = (actors.actor.trained, actors.critic.trained)
+    learners = [one.trained for one in (actors.actor, actors.critic) if one is not None]
     with compiled_passes(config), ExitStack() as stack:
         if config.gradient_checkpointing:
             stack.enter_context(loading.checkpointed(*learners))
@@ -218,7 +223,7 @@ def critic_reward(plan: PPOPlan) -> int | None:
 def scale_critic(actors: Actors, plan: PPOPlan) -> None:
     """Put a critic that starts from a reward model on the measured scale of that reward."""
     index = critic_reward(plan)
-    if index is None:
+    if index is None or actors.critic is None:
         return
     scale = actors.reward.scales[index]
     trained, plain = actors.critic.trained, actors.critic.model
@@ -272,10 +277,11 @@ def save_state(
         "settings": to_json(result_settings(config)),
         "inputs": to_json(inputs),
         "policy": actors.actor.state(),
-        "critic": actors.critic.state(),
         "kl_coef": state.kl_coef,
         "scales": [(scale.mean, scale.std) for scale in actors.reward.scales],
     }
+    if actors.critic is not None:
+        content["critic"] = actors.critic.state()
     if config.ref_update != "none":
         content["reference"] = actors.references[0].state_dict()
     with runtime.main_first():
@@ -288,16 +294,24 @@ def restore_state(
 ) -> tuple[Actors, TrainingState]:
     """Take over the state of a checkpoint, which is of the same settings and inputs."""
     stored = checkpoints.load_checkpoint(saved)
-    biased = getattr(getattr(actors.critic.model, "score", None), "bias", None) is not None
-    if config.normalize_reward and biased and "score.bias" not in stored["critic"]["model"]:
-        raise SalsaError(
-            f"{saved.file} is of a release whose critic was not on the scale of --normalize-reward;"
-            " it cannot be continued. Start again with --force"
-        )
+    if actors.critic is not None:
+        _check_critic_scale(saved, stored["critic"]["model"], actors.critic, config)
+        actors.critic.restore(stored["critic"])
     actors.actor.restore(stored["policy"])
-    actors.critic.restore(stored["critic"])
     if config.ref_update != "none":
         actors.references[0].load_state_dict(stored["reference"])
     scales = tuple(RewardScale(*pair) for pair in stored["scales"])
     reward = replace(actors.reward, scales=scales)
     return replace(actors, reward=reward), TrainingState(saved.step, stored["kl_coef"])
+
+
+def _check_critic_scale(
+    saved: checkpoints.Saved, weights: Mapping[str, Any], critic: Learner, config: PPOConfig
+) -> None:
+    """Refuse a checkpoint of a release that left the critic on the raw reward's scale."""
+    biased = getattr(getattr(critic.model, "score", None), "bias", None) is not None
+    if config.normalize_reward and biased and "score.bias" not in weights:
+        raise SalsaError(
+            f"{saved.file} is of a release whose critic was not on the scale of --normalize-reward;"
+            " it cannot be continued. Start again with --force"
+        )

@@ -67,7 +67,7 @@ def generate_answers(
     actors: Actors,
     run: Run,
 ) -> AnswerBatch:
-    """The policy's answers to the prompts of one step.
+    """The policy's answers to the prompts of one step; the answers of a prompt stand together.
 
     Args:
         purpose: names the stream of random numbers that the answers are drawn with.
@@ -75,9 +75,12 @@ def generate_answers(
         seed: orders the prompts.
     """
     plan, config, runtime = run.plan, run.config, run.runtime
-    indices = data.batch_indices(len(plan.prompts), config.batch_size, seed, step)
+    size = config.group_size
+    chosen = data.batch_indices(len(plan.prompts), config.batch_size // size, seed, step)
+    indices = [index for index in chosen for _ in range(size)]
     prompts = [plan.prompt_ids[i] for i in indices]
-    rows = runtime.part(torch.arange(len(indices)))
+    # By prompts, so that one process draws all answers of a prompt.
+    rows = torch.cat([*runtime.part(torch.arange(len(indices)).view(-1, size))])
     sample = _sampler(actors, config)
     mine = sample(
         actors.policy,
@@ -146,7 +149,9 @@ def compute_rollout(sampled: Sampled, scores: torch.Tensor, actors: Actors, run:
             runtime=runtime,
         ),
         tuple(logprobs_under(one, sampled, config, runtime) for one in actors.references),
-        rollouts.values(actors.critic.model, sampled, groups=first, runtime=runtime),
+        None
+        if actors.critic is None
+        else rollouts.values(actors.critic.model, sampled, groups=first, runtime=runtime),
         scores.to(runtime.device),
     )
     _check_finite(rollout, actors, run)
@@ -311,9 +316,10 @@ def _check_finite(rollout: Rollout, actors: Actors, run: Run) -> None:
     named = {
         "the policy's log-probabilities": rollout.logprobs[rollout.mask],
         "the reference's log-probabilities": torch.stack(rollout.ref_logprobs)[:, rollout.mask],
-        "the critic's values": rollout.values[rollout.mask],
-        "the rewards": rollout.scores,
     }
+    if rollout.values is not None:
+        named["the critic's values"] = rollout.values[rollout.mask]
+    named["the rewards"] = rollout.scores
     for name, tensor in named.items():
         bad = int((~torch.isfinite(tensor)).sum())
         if not bad:
@@ -336,8 +342,9 @@ def _broken_model(actors: Actors, run: Run) -> str | None:
     models = [
         (str(actors.policy.folder), actors.policy.model),
         *zip((one.name for one in run.plan.references), actors.references, strict=True),
-        (str(run.plan.critic), actors.critic.model),
     ]
+    if actors.critic is not None:
+        models.append((str(run.plan.critic), actors.critic.model))
     for place, model in models:
         if (weight := _broken_weight(model)) is not None:
             return f"{weight} of {place}"

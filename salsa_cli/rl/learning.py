@@ -4,7 +4,8 @@ Only `learn` changes the models; every other stage is a function of the answers.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -12,6 +13,7 @@ from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.generation.rollouts import Rollout
 from salsa_cli.maths import advantages as adv
+from salsa_cli.maths import group_advantages as groups
 from salsa_cli.maths import importance, kl, masked, ppo_loss
 from salsa_cli.models import learners
 from salsa_cli.models.sequences import Sequences
@@ -25,6 +27,12 @@ LOSS_ESTIMATORS: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], 
 }
 """What `--kl-in loss` differentiates, by the name of the estimator."""
 
+GROUP_ADVANTAGES: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
+    "rloo": groups.rloo,
+    "group": groups.centred,
+    "grpo": groups.grpo,
+}
+"""How `--advantage` compares the returns of a prompt's answers, by its name."""
 
 RATIO_STOP = 0.05
 """Largest |ratio - 1| in an update's first minibatch. Rounding makes 1e-6 to 1e-4 of it; dropout at
@@ -36,32 +44,40 @@ class Targets:
     """Targets of the policy and the critic in one update.
 
     Attributes:
-        advantages: `[B, R]`, whitened, times the importance weights.
-        returns: `[B, R]`, from unwhitened advantages.
-        unit: the advantage that a reward of 1 is worth, a scalar: whitening divides rewards by
-            their spread, and a penalty in the loss must be divided by the same number.
+        advantages: `[B, R]`, whitened if they are those of GAE, times the importance weights.
+        returns: `[B, R]`, from unwhitened advantages; None without a critic.
+        unit: the advantage that a reward of 1 is worth, a scalar or, by answer, `[B, 1]`: whitening
+            divides rewards by their spread, and a penalty in the loss must be divided by the same
+            number.
         weights: `[B, R]` importance weights, where another program sampled.
     """
 
     advantages: torch.Tensor
-    returns: torch.Tensor
+    returns: torch.Tensor | None
     unit: torch.Tensor
     weights: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
 class LearningMetrics:
-    """Means over the optimizer steps of one update; `ratio_error` is that of the first step."""
+    """Means over the optimizer steps of one update; `ratio_error` is that of the first step.
+
+    The figures of the critic are None where there is none.
+    """
 
     policy_loss: float
-    value_loss: float
+    value_loss: float | None
     clip_share: float
-    value_clip_share: float
+    value_clip_share: float | None
     approx_kl: float
     ratio_error: float
     policy_grad_norm: float
-    critic_grad_norm: float
+    critic_grad_norm: float | None
     learning_rate: float
+
+
+OF_THE_CRITIC = ("value_loss", "value_clip_share", "critic_grad_norm")
+"""Figures that are None without a critic."""
 
 
 def compute_penalties(
@@ -78,7 +94,7 @@ def compute_penalties(
 def compute_advantages(
     rollout: Rollout, penalty: torch.Tensor, coef: float, config: PPOConfig
 ) -> Targets:
-    """Rewards per token, then advantages by GAE: whitened for the policy, unwhitened for returns.
+    """What the policy and the critic are trained towards, by `--advantage`.
 
     The gradient of a divergence has two parts for each token: what the token itself adds, and what
     the tokens after it add. The rewards account for both; `_own_part` corrects the former.
@@ -91,24 +107,53 @@ def compute_advantages(
         penalty: `[B, R]` from `compute_penalties`.
         coef: its weight, in units of the reward.
     """
-    mask = rollout.mask
+    find = _critic_targets if config.has_critic else _group_targets
+    targets = find(rollout, penalty, coef, config)
+    theirs = rollout.sampled.sampler_logprobs
+    if theirs is None:
+        return targets
+    weights = importance.truncated_weights(rollout.logprobs, theirs, rollout.mask)
+    return replace(targets, advantages=targets.advantages * weights, weights=weights)
+
+
+def _critic_targets(
+    rollout: Rollout, penalty: torch.Tensor, coef: float, config: PPOConfig
+) -> Targets:
+    """Rewards per token, then advantages by GAE: whitened for the policy, unwhitened for returns.
+
+    Arguments as for `compute_advantages`.
+    """
+    mask, values = rollout.mask, rollout.values
+    assert values is not None
     token_rewards = adv.token_rewards(rollout.scores, penalty, mask, coef)
     unit = torch.ones((), dtype=token_rewards.dtype, device=token_rewards.device)
     if config.whiten_rewards:
         unit = 1 / masked.deviation(token_rewards, mask)
         token_rewards = masked.scale(token_rewards, mask)
-    gae = adv.gae(token_rewards, rollout.values, mask, config.gamma, config.lam)
-    returns = adv.returns(gae, rollout.values, mask)
+    gae = adv.gae(token_rewards, values, mask, config.gamma, config.lam)
+    returns = adv.returns(gae, values, mask)
     own = _own_part(rollout, penalty, config)
     if own is not None:
         gae = gae - coef * unit * own
-    advantages = masked.whiten(gae, mask)
-    unit = unit / masked.deviation(gae, mask)
-    theirs = rollout.sampled.sampler_logprobs
-    if theirs is None:
-        return Targets(advantages, returns, unit)
-    weights = importance.truncated_weights(rollout.logprobs, theirs, mask)
-    return Targets(advantages * weights, returns, unit, weights)
+    return Targets(masked.whiten(gae, mask), returns, unit / masked.deviation(gae, mask))
+
+
+def _group_targets(
+    rollout: Rollout, penalty: torch.Tensor, coef: float, config: PPOConfig
+) -> Targets:
+    """The return of each answer compared with those of its prompt's other answers.
+
+    Arguments as for `compute_advantages`. The penalty belongs to the return of the whole answer.
+    Nothing is whitened: over a batch, that would undo what distinguishes the ways to compare.
+    """
+    mask, size = rollout.mask, config.group_size
+    returns = groups.answer_returns(rollout.scores, penalty, mask, coef)
+    advantages = GROUP_ADVANTAGES[config.advantage](returns, size).unsqueeze(1)
+    unit = groups.unit(returns, size, config.advantage).unsqueeze(1)
+    own = _own_part(rollout, penalty, config)
+    if own is not None:
+        advantages = advantages - coef * unit * own
+    return Targets(masked.zero_padding(advantages.expand(mask.shape), mask), None, unit)
 
 
 def _own_part(rollout: Rollout, penalty: torch.Tensor, config: PPOConfig) -> torch.Tensor | None:
@@ -180,16 +225,19 @@ def learn(
             if critic_alone:
                 actors.actor.drop()
             policy["policy_grad_norm"] = 0.0 if critic_alone else actors.actor.step(share)
-            critic = _accumulate_critic_gradients(*given, actors, run)
-            critic["critic_grad_norm"] = actors.critic.step(share)
-            steps.append(policy | critic)
+            if actors.critic is not None:
+                policy |= _accumulate_critic_gradients(*given, actors, run)
+                policy["critic_grad_norm"] = actors.critic.step(share)
+            steps.append(policy)
     actors.actor.follow()
-    actors.critic.follow()
+    if actors.critic is not None:
+        actors.critic.follow()
     means = {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
     # Nothing has moved before the first step, so this is 0 unless something is wrong.
     means["ratio_error"] = steps[0]["ratio_error"]
-    rate = 0.0 if critic_alone else share * config.learning_rate
-    return LearningMetrics(**means, learning_rate=rate)
+    means["learning_rate"] = 0.0 if critic_alone else share * config.learning_rate
+    missing: dict[str, Any] = dict.fromkeys(OF_THE_CRITIC)
+    return LearningMetrics(**(missing | means))
 
 
 def check_first_ratio(ratio_error: float, device: torch.device) -> None:
@@ -253,7 +301,8 @@ def _accumulate_policy_gradients(
         loss = policy.loss
         if config.kl_in == "loss":
             theirs = [ref[rows] for ref in rollout.ref_logprobs]
-            near = targets.unit * loss_penalties(logprobs, old, theirs, mask, config)
+            unit = targets.unit.expand(len(rollout.mask), 1)[rows]
+            near = unit * loss_penalties(logprobs, old, theirs, mask, config)
             if targets.weights is not None:
                 near = near * targets.weights[rows]
             loss = loss + coef * ppo_loss.divergence_loss(near, mask, tokens)
@@ -276,15 +325,17 @@ def _accumulate_critic_gradients(
 
     Each process computes its part of the minibatch; the figures cover all of it.
     """
+    critic, old_values, returns = actors.critic, rollout.values, targets.returns
+    assert critic is not None and old_values is not None and returns is not None
     tokens = rollout.mask[minibatch].sum()
     value_clip = run.config.value_clip or float("inf")
     figures: list[Mapping[str, torch.Tensor]] = []
     for part in _parts(minibatch, rollout, run):
         rows = part.rows
         with run.runtime.autocast():
-            values = actors.critic.network(part.sequences)
+            values = critic.network(part.sequences)
         value = ppo_loss.value_loss(
-            values, rollout.values[rows], targets.returns[rows], part.mask, value_clip, tokens
+            values, old_values[rows], returns[rows], part.mask, value_clip, tokens
         )
         torch.autograd.backward(value.loss)
         figures.append({"value_loss": value.loss.detach(), "value_clip_share": value.clipped_share})

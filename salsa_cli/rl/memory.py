@@ -256,7 +256,8 @@ def _log_probabilities(plan: PPOPlan, config: PPOConfig, machine: Machine) -> Me
     """Policy, references and critic run one after another; the references in larger passes."""
     tokens = _longest(plan) + config.response_length
     learning = machine.rows(config.forward_size, tokens)
-    passes = [(shapes.shape(one), learning) for one in (plan.policy, plan.critic)]
+    learners = (plan.policy,) if plan.critic is None else (plan.policy, plan.critic)
+    passes = [(shapes.shape(one), learning) for one in learners]
     frozen = machine.rows(config.forward_size, tokens, SCORED_TOKENS)
     passes += [(shapes.shape(one.first), frozen) for one in plan.references]
     return MemoryUse(
@@ -282,13 +283,15 @@ def _learning(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
     """The policy passes and steps, then the critic; the gradients of one are held at a time."""
     tokens = _longest(plan) + config.response_length
     rows = machine.rows(config.forward_size, tokens)
-    policy, critic = (role for role in plan.roles(config) if role.learns)
-    logits = MemoryUse(logits=_logits(plan, config, machine, rows))
-    return max(
-        _learning_alone(policy, shapes.shape(plan.policy), rows, tokens, config, machine) + logits,
-        _learning_alone(critic, shapes.shape(plan.critic), rows, tokens, config, machine),
-        key=lambda found: found.total,
-    )
+    learners = {role.part: role for role in plan.roles(config) if role.learns}
+    given = rows, tokens, config, machine
+    found = [
+        _learning_alone(learners["policy"], shapes.shape(plan.policy), *given)
+        + MemoryUse(logits=_logits(plan, config, machine, rows))
+    ]
+    if plan.critic is not None:
+        found.append(_learning_alone(learners["critic"], shapes.shape(plan.critic), *given))
+    return max(found, key=lambda one: one.total)
 
 
 def _learning_alone(
@@ -346,7 +349,9 @@ def _advice(found: MemoryPlan, config: PPOConfig, *, on_cpu: bool) -> Iterator[s
         yield "--offload ref,reward,moments"
     if not adapts:
         yield "--lora-rank"
-    yield "a smaller model as --critic"
+    if config.has_critic:
+        yield "a smaller model as --critic"
+        yield "--advantage rloo, which has no critic"
 
 
 def _cells(held: MemoryUse, columns: list[str]) -> list[str]:

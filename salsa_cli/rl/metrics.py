@@ -5,9 +5,17 @@ from dataclasses import asdict, dataclass, fields
 from math import nan
 from typing import Any, Self
 
-OPTIONAL = frozenset(
-    {"sampler_mismatch", "sampler_truncated", "temperature", "kl_at_temperature_1"}
+_OF_THE_CRITIC = frozenset(
+    {"explained_variance", "mean_return", "value_loss", "value_clip_share", "critic_grad_norm"}
 )
+OPTIONAL = _OF_THE_CRITIC | {
+    "sampler_mismatch",
+    "sampler_truncated",
+    "temperature",
+    "kl_at_temperature_1",
+    "groups",
+    "equal_groups",
+}
 """Figures that stand in a row only where there are some."""
 
 
@@ -35,7 +43,8 @@ class UpdateMetrics:
             over all tokens of the batch.
         length_reward_correlation: Pearson's, over the answers; 0 where one is constant.
         explained_variance: of the returns, by the critic as it was when the answers were sampled.
-        mean_return: per token.
+        mean_return: per token. This and the other figures of the critic are None, and not in the
+            row, where there is no critic.
         policy_loss, value_loss, clip_share, value_clip_share: over all optimiser steps.
         approx_kl: k2 per token of the new policy from the one that sampled.
         ratio_error: largest |ratio - 1| in the first pass, before anything has moved.
@@ -49,6 +58,8 @@ class UpdateMetrics:
         kl_at_temperature_1: KL of the policies at temperature 1 to every anchor by name, exact over
             the vocabulary at each token of the same answers. None where `kl_anchors` is at that
             temperature or not measured, and then not in the row.
+        groups, equal_groups: where the answers of a prompt are compared, the number of prompts, and
+            of those whose answers all have the same reward; else None, and not in the row.
         time: seconds by stage, the only figures that differ between two equal runs.
     """
 
@@ -67,16 +78,16 @@ class UpdateMetrics:
     finished: float
     entropy: float
     length_reward_correlation: float
-    explained_variance: float
-    mean_return: float
+    explained_variance: float | None
+    mean_return: float | None
     policy_loss: float
-    value_loss: float
+    value_loss: float | None
     clip_share: float
-    value_clip_share: float
+    value_clip_share: float | None
     approx_kl: float
     ratio_error: float
     policy_grad_norm: float
-    critic_grad_norm: float
+    critic_grad_norm: float | None
     learning_rate: float
     tokens: int
     time: Mapping[str, float]
@@ -84,6 +95,8 @@ class UpdateMetrics:
     sampler_truncated: float | None = None
     temperature: float | None = None
     kl_at_temperature_1: Mapping[str, float] | None = None
+    groups: int | None = None
+    equal_groups: int | None = None
 
     def row(self) -> dict[str, Any]:
         """The row of metrics.jsonl."""
@@ -99,7 +112,8 @@ class UpdateMetrics:
         names = [field.name for field in fields(cls)]
         found = {name: row[name] for name in names if name in row or name not in OPTIONAL}
         lost = {name for name, value in found.items() if value is None} - {"reference_end"}
-        return cls(**{**found, **dict.fromkeys(lost, nan)})
+        absent = dict.fromkeys(OPTIONAL - found.keys())
+        return cls(**{**absent, **found, **dict.fromkeys(lost, nan)})
 
     @property
     def tokens_per_second(self) -> float:

@@ -90,6 +90,10 @@ CRITIC_UPDATES, CRITIC_WINDOW = 20, 10
 """A critic starts with a head that knows nothing (explained variance -4 in the first update) and
 is above 0 after about five; one that is worse than a constant after 20 has not learned."""
 
+EQUAL_GROUPS = 0.5
+"""Share of the prompts whose answers all have one reward. They teach nothing about it; above a
+half, most of the time and memory goes into answers that do not count."""
+
 History = Sequence[UpdateMetrics]
 Monitor = Callable[[History], str | None]
 
@@ -280,12 +284,28 @@ def length_bias(history: History) -> str | None:
 
 def weak_critic(history: History) -> str | None:
     """The critic explains less of the returns than a constant would."""
-    now = fmean(m.explained_variance for m in history[-CRITIC_WINDOW:])
-    if len(history) < CRITIC_UPDATES or not now < 0:
+    found = [m.explained_variance for m in history[-CRITIC_WINDOW:]]
+    explained = [one for one in found if one is not None]
+    if len(history) < CRITIC_UPDATES or not explained or not (now := fmean(explained)) < 0:
         return None
     return (
         f"the critic's explained variance is {now:.2f}, less than a constant's: it adds noise to "
         "the advantages. Raise --critic-learning-rate, use --critic-warmup, or set --lambda 1"
+    )
+
+
+def equal_groups(history: History) -> str | None:
+    """Most prompts have answers of one reward, between which nothing can be learned."""
+    recent = [m for m in history[-RECENT:] if m.equal_groups is not None and m.groups]
+    if len(recent) < RECENT:
+        return None
+    equal, groups = (sum(m.equal_groups or 0 for m in recent), sum(m.groups or 0 for m in recent))
+    if not equal > EQUAL_GROUPS * groups:
+        return None
+    return (
+        f"in {equal} of the last {groups} prompts all answers have the same reward, and teach "
+        "nothing about it. Raise --samples-per-prompt or --temperature, leave out prompts that are "
+        "too easy or too hard, or use a finer reward"
     )
 
 
@@ -300,6 +320,7 @@ MONITORS: dict[str, Monitor] = {
     "reward-hacking": reward_hacking,
     "length-bias": length_bias,
     "weak-critic": weak_critic,
+    "equal-groups": equal_groups,
     "kl-jump": kl_jump,
     "ratio-error": ratio_error,
 }

@@ -16,11 +16,14 @@ from salsa_cli.weights import folders
 
 @dataclass(frozen=True)
 class PPOPlan:
-    """What the configuration names, found and checked."""
+    """What the configuration names, found and checked.
+
+    `critic` is what the critic starts from; None where there is none.
+    """
 
     policy: Path
     references: tuple[Reference, ...]
-    critic: Path
+    critic: Path | None
     rewards: tuple[str, ...]
     watched: tuple[str, ...]
     prompts: tuple[Prompt, ...]
@@ -43,7 +46,8 @@ class PPOPlan:
         """Every folder and file of a model or a reward that is read."""
         references = [folder for one in self.references for folder in one.folders]
         rewards = [Path(name.partition(":")[0]) for name in (*self.rewards, *self.watched)]
-        found = (self.policy, self.critic, *references, *rewards)
+        critic = () if self.critic is None else (self.critic,)
+        found = (self.policy, *critic, *references, *rewards)
         return (*found, *(folders.base(one) for one in found if folders.is_adapter(one)))
 
     def inputs(self, config: PPOConfig) -> dict[str, JSON]:
@@ -51,10 +55,11 @@ class PPOPlan:
         described: dict[str, JSON] = {
             "policy": folders.describe(self.policy),
             "reference": [one.describe() for one in self.references],
-            "critic": folders.describe(self.critic),
             "rewards": [_describe_reward(name) for name in self.rewards],
             "prompts": folders.describe_files(config.prompts, data.local_files(config.prompts)),
         }
+        if self.critic is not None:
+            described["critic"] = folders.describe(self.critic)
         if self.watched:
             described["watched"] = [_describe_reward(name) for name in self.watched]
         if len(self.references) == 1:

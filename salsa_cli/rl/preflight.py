@@ -91,17 +91,22 @@ def prepare(config: PPOConfig, report: Report) -> PPOPlan:
             if config.ref_update != "none" and not folders.is_adapter(reference.first):
                 reasons.add(_other_shapes(policy, reference))
     sources = tuple(name for name in trained if name is not None)
-    critic = reasons.attempt(lambda: _critic(config, policy, sources)) if policy else None
+    critic = (
+        reasons.attempt(lambda: _critic(config, policy, sources))
+        if policy and config.has_critic
+        else None
+    )
     if critic is not None and critic != policy:
         reasons.attempt(lambda: parts.check_critic(critic))
-    if policy is not None and critic is not None:
+    if policy is not None and (critic is not None or not config.has_critic):
         reasons.add(_idle_rank(policy, critic, config))
         reasons.add(_idle_weights(policy, critic, config))
     if policy is not None and rows is not None:
         reasons.add(_unreadable(policy, critic, held, (*sources, *watched), rows, config))
     fitting = reasons.attempt(lambda: _fitting(policy, rows, config)) if policy and rows else None
     reasons.refuse()
-    assert policy is not None and critic is not None and rows is not None and fitting is not None
+    assert policy is not None and rows is not None and fitting is not None
+    assert critic is not None or not config.has_critic
     plan = PPOPlan(
         policy,
         held,
@@ -270,15 +275,18 @@ def _unmoving(policy: Path, held: Sequence[Reference], config: PPOConfig) -> Ite
         )
 
 
-def _idle_rank(policy: Path, critic: Path, config: PPOConfig) -> Iterator[str]:
+def _idle_rank(policy: Path, critic: Path | None, config: PPOConfig) -> Iterator[str]:
     """Reasons why new adapters cannot be added."""
     if config.lora_rank is None:
         return
-    if folders.is_adapter(policy) and folders.is_adapter(critic):
-        yield (
-            f"--lora-rank {config.lora_rank} has no effect: the policy {policy} and the critic "
-            f"from {critic} are adapters already, and keep their rank"
+    if folders.is_adapter(policy) and (critic is None or folders.is_adapter(critic)):
+        found = (
+            f"the policy {policy} is an adapter already, and keeps its"
+            if critic is None
+            else f"the policy {policy} and the critic from {critic} are adapters already, and keep "
+            "their"
         )
+        yield f"--lora-rank {config.lora_rank} has no effect: {found} rank"
     elif (missing := _reason(lora.check)) is not None:
         yield missing
     else:
@@ -287,11 +295,12 @@ def _idle_rank(policy: Path, critic: Path, config: PPOConfig) -> Iterator[str]:
             yield reason
 
 
-def _idle_weights(policy: Path, critic: Path, config: PPOConfig) -> Iterator[str]:
+def _idle_weights(policy: Path, critic: Path | None, config: PPOConfig) -> Iterator[str]:
     """Why nothing would be trained in bfloat16."""
     if config.weights == "float32":
         return
-    if config.lora_rank is not None or all(map(folders.is_adapter, (policy, critic))):
+    learners = (policy,) if critic is None else (policy, critic)
+    if config.lora_rank is not None or all(map(folders.is_adapter, learners)):
         yield (
             f"--weights {config.weights} has no effect on adapters, which are trained in float32 "
             "beside frozen weights; expected --weights float32"
@@ -420,14 +429,16 @@ def _explain(plan: PPOPlan, rows: Sequence[Prompt], config: PPOConfig, report: R
             parts = ", ".join(dict.fromkeys(role.part for role in users))
             report(Note(f"loaded once, and shared by {parts}: {base}"))
     named = ", ".join(reference.name for reference in plan.references)
-    report(Note(f"policy {plan.policy}   reference {named}   critic from {plan.critic}"))
+    critic = f"critic from {plan.critic}" if plan.critic else f"no critic ({config.advantage})"
+    report(Note(f"policy {plan.policy}   reference {named}   {critic}"))
 
 
 def _explain_parts(plan: PPOPlan, report: Report) -> None:
     """Say what each model could be, and where the data type of its files is not as it says."""
     scorers = [one for name in (*plan.rewards, *plan.watched) for one in rewards.models_of(name)]
     references = [one.first for one in plan.references]
-    for folder in dict.fromkeys((plan.policy, *references, plan.critic, *scorers)):
+    critic = () if plan.critic is None else (plan.critic,)
+    for folder in dict.fromkeys((plan.policy, *references, *critic, *scorers)):
         report(Note(parts.described(folder)))
     if note := shapes.dtype_note(plan.policy):
         report(Note(note))

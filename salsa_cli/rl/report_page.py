@@ -239,14 +239,12 @@ def _reward_against_kl(history: History) -> ScatterChart:
 
 
 def _optimisation(history: History, alarms: Sequence[Alarm]) -> list[pages.Block]:
-    shares = [
-        _line("policy", history, lambda m: m.clip_share),
-        _line("critic", history, lambda m: m.value_clip_share),
-    ]
-    norms = [
-        _line("policy", history, lambda m: m.policy_grad_norm),
-        _line("critic", history, lambda m: m.critic_grad_norm),
-    ]
+    has_critic = history[0].critic_grad_norm is not None
+    shares = [_line("policy", history, lambda m: m.clip_share)]
+    norms = [_line("policy", history, lambda m: m.policy_grad_norm)]
+    if has_critic:
+        shares.append(_line("critic", history, lambda m: m.value_clip_share or 0.0))
+        norms.append(_line("critic", history, lambda m: m.critic_grad_norm or 0.0))
     found: list[pages.Block] = [
         LineChart(
             "Clipped tokens",
@@ -258,16 +256,24 @@ def _optimisation(history: History, alarms: Sequence[Alarm]) -> list[pages.Block
         LineChart(
             "Gradient norm", _UPDATES, Axis("norm before clipping", kind="log"), norms
         ),
-        _curve(
-            "Critic", "explained variance", history, lambda m: m.explained_variance,
-            [Rule("y", 0, "a constant"), *_marks(alarms, "weak-critic")],
-        ),
         _curve("Step", "KL of new from old, nats a token", history, lambda m: m.approx_kl),
         _curve(
             "Length and reward", "correlation", history, lambda m: m.length_reward_correlation,
             _marks(alarms, "length-bias"), Axis("correlation", low=-1, high=1),
         ),
     ]  # fmt: skip
+    if has_critic:
+        rules = [Rule("y", 0, "a constant"), *_marks(alarms, "weak-critic")]
+        label = "explained variance"
+        found.append(_curve("Critic", label, history, lambda m: m.explained_variance or 0.0, rules))
+    if history[0].groups:
+        found.append(
+            _curve(
+                "Prompts whose answers have equal rewards", "share", history,
+                lambda m: (m.equal_groups or 0) / (m.groups or 1), _marks(alarms, "equal-groups"),
+                Axis("share", unit="percent", low=0, high=1),
+            )
+        )  # fmt: skip
     if len({m.kl_coef for m in history}) > 1:
         found.append(_curve("Weight of the penalty", "beta", history, lambda m: m.kl_coef))
     if any(m.penalty != m.kl for m in history):

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 import torch
 
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.generation.rollouts import Rollout
 from salsa_cli.maths import advantages as adv
-from salsa_cli.maths import kl, masked, statistics
+from salsa_cli.maths import group_advantages, kl, masked, statistics
 from salsa_cli.rl import experience
 from salsa_cli.rl.experience import AnchorKLs, ScoredBatch
 from salsa_cli.rl.learning import LearningMetrics, Targets
@@ -64,16 +65,36 @@ def summarize_update(
         length_reward_correlation=statistics.correlation(
             sampled.lengths.cpu().numpy(), scored.trained.numpy()
         ),
-        explained_variance=float(adv.explained_variance(rollout.values, targets.returns, mask)),
-        mean_return=float(masked.masked_mean(targets.returns, mask)),
+        **_critic_fit(rollout, targets),
         **asdict(learned),
         tokens=int(sampled.lengths.sum()),
+        **_group_counts(scored, config),
         sampler_mismatch=None if mismatch is None else mismatch.nats,
         sampler_truncated=None if mismatch is None else mismatch.truncated,
         temperature=config.temperature,
         kl_at_temperature_1=anchors.untempered or None,
         time=seconds,
     )
+
+
+def _critic_fit(rollout: Rollout, targets: Targets) -> dict[str, Any]:
+    """How well the critic foretold the returns; None where there is no critic."""
+    values, returns, mask = rollout.values, targets.returns, rollout.mask
+    if values is None or returns is None:
+        return {"explained_variance": None, "mean_return": None}
+    return {
+        "explained_variance": float(adv.explained_variance(values, returns, mask)),
+        "mean_return": float(masked.masked_mean(returns, mask)),
+    }
+
+
+def _group_counts(scored: ScoredBatch, config: PPOConfig) -> dict[str, int]:
+    """Prompts, and how many of them have answers of one reward; empty with a critic."""
+    if config.has_critic:
+        return {}
+    size = config.group_size
+    equal = group_advantages.equal_groups(scored.trained, size)
+    return {"groups": len(scored.trained) // size, "equal_groups": equal}
 
 
 def _by_member(config: PPOConfig, scored: ScoredBatch) -> Mapping[str, float]:

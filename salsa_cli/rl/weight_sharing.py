@@ -39,7 +39,7 @@ class Role:
 
 def assign_roles(
     policy: Path,
-    critic: Path,
+    critic: Path | None,
     references: Sequence[Reference],
     trained: Sequence[str],
     watched: Sequence[str],
@@ -50,11 +50,14 @@ def assign_roles(
     """All models of a run.
 
     Args:
+        critic: None where no critic is trained.
         trained: the rewards; `watched` those that are only measured.
         rank: of the adapters that whole models get to learn by.
         moving: whether the references follow the policy.
     """
-    found = [_learner("policy", policy, rank), _learner("critic", critic, rank)]
+    found = [_learner("policy", policy, rank)]
+    if critic is not None:
+        found.append(_learner("critic", critic, rank))
     for reference in references:
         if (len(reference.folders) > 1 and not folders.is_adapter(reference.first)) or moving:
             found.append(Role("reference", reference.first, None, whole(reference.first)))

@@ -39,6 +39,10 @@ SETTINGS: list[dict[str, Any]] = [
     {"penalty": "mean-kl", "ref": ("a", "b"), "kl_coef": 0.5, "lam": 1.0},
     {"kl_in": "loss", "kl_estimator": "k2", "kl_coef": 0.4, "whiten_rewards": True},
     {"kl_in": "loss", "kl_estimator": "k3", "kl_coef": 0.4, "dual_clip": 2.0},
+    {"advantage": "rloo", "samples_per_prompt": 4, "kl_coef": 0.3, "temperature": 0.7},
+    {"advantage": "group", "samples_per_prompt": 2, "penalty": "mean-kl", "ref": ("a", "b")},
+    {"advantage": "grpo", "samples_per_prompt": 2, "penalty": "chi2", "dual_clip": 1.3},
+    {"advantage": "grpo", "kl_in": "loss", "kl_estimator": "k3", "kl_coef": 0.4},
 ]
 
 
@@ -66,6 +70,8 @@ def recipe(config: PPOConfig) -> Recipe:
         dual_clip=config.dual_clip,
         value_clip=config.value_clip or float("inf"),
         temperature=config.temperature,
+        advantage=config.advantage,
+        size=config.group_size,
     )
 
 
@@ -129,7 +135,7 @@ def test_an_update_is_that_of_the_oracle(changes: dict[str, Any], lengths: list[
         sampled,
         logprobs(old_logits) + poison,
         tuple(logprobs(ref) + poison for ref in ref_logits),
-        values + poison,
+        values + poison if config.has_critic else None,
         scores,
     )
     penalty = learning.compute_penalties(
@@ -146,7 +152,8 @@ def test_an_update_is_that_of_the_oracle(changes: dict[str, Any], lengths: list[
         settings,
     )
     close(targets.advantages, expected.advantages, lengths)
-    close(targets.returns, expected.returns, lengths)
+    if config.has_critic:
+        close(targets.returns, expected.returns, lengths)
     assert float(targets.advantages[~mask].abs().sum()) == 0
 
     count = mask.sum()
@@ -156,18 +163,21 @@ def test_an_update_is_that_of_the_oracle(changes: dict[str, Any], lengths: list[
     ).loss
     if config.kl_in == "loss":
         near = learning.loss_penalties(new, rollout.logprobs, rollout.ref_logprobs, mask, config)
-        policy = policy + config.kl_coef * targets.unit * ppo_loss.divergence_loss(
-            near, mask, count
+        policy = policy + config.kl_coef * ppo_loss.divergence_loss(
+            targets.unit * near, mask, count
         )
-    value = ppo_loss.value_loss(
-        new_values, rollout.values, targets.returns, mask, settings.value_clip, count
-    ).loss
+    value = new_values.sum() * 0
+    if config.has_critic:
+        value = ppo_loss.value_loss(
+            new_values, rollout.values, targets.returns, mask, settings.value_clip, count
+        ).loss
     assert policy.item() == pytest.approx(
         oracle.policy_loss(expected, naive(logits), settings), abs=1e-10
     )
-    assert value.item() == pytest.approx(
-        oracle.value_loss(expected, rows_of(new_values, lengths), settings), abs=1e-10
-    )
+    if config.has_critic:
+        assert value.item() == pytest.approx(
+            oracle.value_loss(expected, rows_of(new_values, lengths), settings), abs=1e-10
+        )
 
     torch.autograd.backward(policy + value)
     step = 1e-6
@@ -186,6 +196,8 @@ def test_an_update_is_that_of_the_oracle(changes: dict[str, Any], lengths: list[
                 (ends[0] - ends[1]) / (2 * step), abs=1e-8
             )
         ends = []
+        if not config.has_critic:
+            continue
         for sign in (1, -1):
             nudged = new_values.detach().clone()
             nudged[row, column] += sign * step
@@ -214,8 +226,8 @@ def cpu() -> Runtime:
     return start_runtime("cpu")
 
 
-def act(world: World, cpu: Runtime) -> Actors:
-    """Policy, two references and critic in float64."""
+def act(world: World, cpu: Runtime, config: PPOConfig | None = None) -> Actors:
+    """Policy, two references and critic in float64, or as many of them as a configuration has."""
     policy = loading.load_language_model(world.a, Placement(torch.float64, cpu.device))
     held = [
         loading.load_language_model(f, Placement(torch.float64, cpu.device))
@@ -224,13 +236,16 @@ def act(world: World, cpu: Runtime) -> Actors:
     critic = loading.load_critic(world.rm, Placement(torch.float32, cpu.device)).double()
     for model in (policy.model, critic, *(one.model for one in held)):
         in_full_precision(model)
+    count = len(held) if config is None else len(config.ref)
     return Actors(
         policy,
-        tuple(one.model for one in held),
+        tuple(one.model for one in held[:count]),
         Ensemble((), lambda scores: scores[0]),
         None,
         Learner("policy", policy.model, forward.answer_logprobs, 1e-3, 1.0, cpu),
-        Learner("critic", critic, forward.answer_values, 1e-3, 1.0, cpu),
+        Learner("critic", critic, forward.answer_values, 1e-3, 1.0, cpu)
+        if config is None or config.has_critic
+        else None,
     )
 
 
@@ -285,28 +300,28 @@ def naive_values(critic: Any, sampled: Sampled) -> list[np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize("changes", [SETTINGS[1], SETTINGS[5], SETTINGS[7]])
+@pytest.mark.parametrize("changes", [SETTINGS[1], SETTINGS[5], SETTINGS[7], *SETTINGS[-4:]])
 def test_an_update_through_models_is_that_of_the_oracle(
     world: World, cpu: Runtime, changes: dict[str, Any], lengths: list[int]
 ) -> None:
     """Padding, positions and temperature too: the oracle runs each answer alone, unpadded."""
     config = configure(**changes, micro_batch_size=4)
     settings = recipe(config)
-    acting = act(world, cpu)
-    acting = replace(acting, references=acting.references[: len(config.ref)])
+    acting = act(world, cpu, config)
     sampled, scores = given_answers(lengths, pad=0), torch.linspace(-1, 2, ROWS).double()
     rollout = experience.compute_rollout(sampled, scores, acting, running(config, cpu))
     expected = oracle.aim(
         Batch(
             naive_logprobs(acting.policy.model, sampled, config.temperature),
             [naive_logprobs(one, sampled, config.temperature) for one in acting.references],
-            naive_values(acting.critic.model, sampled),
+            naive_values(acting.critic.model, sampled) if config.has_critic else [],
             scores.tolist(),
         ),
         settings,
     )
     close(rollout.logprobs, expected.old, lengths)
-    close(rollout.values, expected.values, lengths)
+    if config.has_critic:
+        close(rollout.values, expected.values, lengths)
     for found, theirs in zip(rollout.ref_logprobs, expected.refs, strict=True):
         close(found, theirs, lengths)
     penalty = learning.compute_penalties(
@@ -330,12 +345,15 @@ def test_an_update_through_models_is_that_of_the_oracle(
         return oracle.value_loss(expected, new, settings)
 
     assert measured["policy_loss"] == pytest.approx(policy_loss(), abs=1e-10)
-    assert measured["value_loss"] == pytest.approx(value_loss(), abs=1e-10)
-    for model, loss in ((acting.policy.model, policy_loss), (acting.critic.model, value_loss)):
-        check_gradient(model, loss)
+    check_gradient(acting.policy.model, policy_loss)
+    if config.has_critic:
+        assert measured["value_loss"] == pytest.approx(value_loss(), abs=1e-10)
+        check_gradient(acting.critic.model, value_loss)
 
 
-@pytest.mark.parametrize("changes", [SETTINGS[1], SETTINGS[4], SETTINGS[6], SETTINGS[7]])
+@pytest.mark.parametrize(
+    "changes", [SETTINGS[1], SETTINGS[4], SETTINGS[6], SETTINGS[7], SETTINGS[-1]]
+)
 def test_answers_of_another_program_count_by_their_importance(
     world: World, cpu: Runtime, changes: dict[str, Any]
 ) -> None:
@@ -343,8 +361,7 @@ def test_answers_of_another_program_count_by_their_importance(
     lengths = lengths_of("ragged", np.random.default_rng(3))
     config = configure(**changes, micro_batch_size=4)
     settings = recipe(config)
-    acting = act(world, cpu)
-    acting = replace(acting, references=acting.references[:1])
+    acting = act(world, cpu, config)
     sampled, scores = given_answers(lengths, pad=0), torch.linspace(-1, 2, ROWS).double()
     rollout = experience.compute_rollout(sampled, scores, acting, running(config, cpu))
     apart = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(7)).double()
@@ -353,7 +370,7 @@ def test_answers_of_another_program_count_by_their_importance(
     naive = Batch(
         naive_logprobs(acting.policy.model, sampled, config.temperature),
         [naive_logprobs(one, sampled, config.temperature) for one in acting.references],
-        naive_values(acting.critic.model, sampled),
+        naive_values(acting.critic.model, sampled) if config.has_critic else [],
         scores.tolist(),
         sampler=rows_of(theirs, lengths),
     )
@@ -377,9 +394,10 @@ def test_answers_of_another_program_count_by_their_importance(
         return oracle.policy_loss(expected, new, settings, fixed=moved)
 
     assert measured["policy_loss"] == pytest.approx(policy_loss(), abs=1e-10)
-    new_values = naive_values(acting.critic.model, sampled)
-    value_loss = oracle.value_loss(expected, new_values, settings)  # has no weights
-    assert measured["value_loss"] == pytest.approx(value_loss, abs=1e-10)
+    if config.has_critic:
+        new_values = naive_values(acting.critic.model, sampled)
+        value_loss = oracle.value_loss(expected, new_values, settings)  # has no weights
+        assert measured["value_loss"] == pytest.approx(value_loss, abs=1e-10)
     check_gradient(acting.policy.model, policy_loss)
 
 
@@ -390,6 +408,8 @@ def accumulate(
     given = order, rollout, targets
     coef = run.config.kl_coef
     policy = learning._accumulate_policy_gradients(*given, coef, acting, run)
+    if acting.critic is None:
+        return policy
     return policy | learning._accumulate_critic_gradients(*given, acting, run)
 
 
@@ -397,8 +417,8 @@ def move(acting: Actors) -> None:
     """Away from the weights that sampled, so that the ratio is not 1."""
     torch.manual_seed(4)
     with torch.no_grad():
-        for model in (acting.policy.model, acting.critic.model):
-            for parameter in model.parameters():
+        for learner in filter(None, (acting.actor, acting.critic)):
+            for parameter in learner.model.parameters():
                 parameter.add_(0.03 * torch.randn_like(parameter))
 
 

@@ -25,12 +25,24 @@ def test_figures_of_a_sampler_are_in_the_row_only_if_there_was_one() -> None:
     names = {field.name for field in fields(UpdateMetrics)}
     sampler = {name for name in names if name.startswith("sampler_")}
     tempered = {"temperature", "kl_at_temperature_1"}
-    assert set(START.row()) == names - sampler - tempered
+    groups = {"groups", "equal_groups"}
+    assert set(START.row()) == names - sampler - tempered - groups
     served = replace(START, sampler_mismatch=0.01, sampler_truncated=0.0)
-    assert set(served.row()) == names - tempered
+    assert set(served.row()) == names - tempered - groups
     served = replace(served, temperature=0.7, kl_at_temperature_1={"start": 1.0})
-    assert set(served.row()) == names
+    assert set(served.row()) == names - groups
     assert through_json(served) == served
+
+
+def test_figures_of_a_critic_are_in_the_row_only_if_there_was_one() -> None:
+    of_the_critic = {"explained_variance", "mean_return", "value_loss", "value_clip_share"}
+    of_the_critic |= {"critic_grad_norm"}
+    compared = replace(START, **dict.fromkeys(of_the_critic), groups=16, equal_groups=3)
+    assert not of_the_critic & set(compared.row())
+    assert compared.row()["equal_groups"] == 3
+    assert through_json(compared) == compared
+    # One that was not finite is still a figure.
+    assert isnan(through_json(replace(START, value_loss=nan)).value_loss or 0.0)
 
 
 def test_what_was_not_finite_is_nan_again_and_not_absent() -> None:

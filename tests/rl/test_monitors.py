@@ -161,6 +161,15 @@ def test_a_critic_that_learns_nothing() -> None:
     assert named(history(30, explained_variance=-0.1)) == {"weak-critic": 20}
 
 
+def test_prompts_whose_answers_have_one_reward() -> None:
+    rows = history(5, groups=16, equal_groups=[0, 16, 8, 1, 16])
+    assert named(rows) == {"equal-groups": 4}  # 25 of 48; in the third update 24 of 48
+    (alarm,) = monitors.alarms(rows)
+    assert "in 25 of the last 48 prompts" in alarm.text
+    without_critic = history(30, groups=16, equal_groups=0, explained_variance=[None] * 30)
+    assert named(without_critic) == {}
+
+
 def test_a_warning_is_named_once() -> None:
     watch = monitors.AlarmTracker()
     found = [watch.add(metrics) for metrics in history(5, finished=[0.9, 0.1, 0.1, 0.9, 0.1])]
@@ -182,6 +191,8 @@ def test_every_monitor_says_what_to_try() -> None:
         clip_share=0.9,
         explained_variance=-1.0,
         length_reward_correlation=0.9,
+        groups=16,
+        equal_groups=12,
     )
     rows = [replace(row, ratio_error=0.01) for row in rows]
     found = monitors.alarms(rows)

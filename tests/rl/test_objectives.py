@@ -44,6 +44,50 @@ def test_each_pair_has_the_gradient_of_its_divergence_or_is_refused(
     assert (expected - objective_gradient(penalty, 0.0)).abs().max() > 0.05
 
 
+@pytest.mark.parametrize(("penalty", "estimator", "place"), sorted(ALLOWED))
+@pytest.mark.parametrize(("advantage", "size"), [("rloo", 2), ("rloo", 3), ("group", 2)])
+def test_comparing_answers_has_the_gradient_of_the_same_objective(
+    advantage: str, size: int, penalty: str, estimator: str, place: str, cpu: Runtime
+) -> None:
+    """All groups of `size` answers, enumerated: rloo is unbiased, and group is (K - 1) / K of it.
+
+    Divided by its `scale`, in which the unit holds that factor, so both compare with one oracle.
+    """
+    options: dict[str, Any] = {"penalty": penalty, "kl_estimator": estimator, "kl_in": place}
+    found = learned(
+        settings(**options, advantage=advantage, samples_per_prompt=size, micro_batch_size=256), cpu
+    )
+    expected = objective_gradient(penalty, COEF)
+    torch.testing.assert_close(found.gradients[0] / found.scale, expected, rtol=0, atol=1e-9)
+    tokens = 1.75  # 28 in the 16 answers of `tabular.batch`
+    factor = {"rloo": 1.0, "group": (size - 1) / size}[advantage]
+    assert found.scale * tokens == pytest.approx(factor)
+
+
+def test_dividing_by_the_spread_has_another_gradient_that_is_known(cpu: Runtime) -> None:
+    """In pairs, grpo compares ranks alone: (R - R') / (2 s) with s = |R - R'| / sqrt(2).
+
+    So the gradient is that of how often an answer beats one of the policy as it was, and how far
+    the scores are apart does not count: a score of 20 for 2 changes nothing.
+    """
+    options: dict[str, Any] = {"advantage": "grpo", "samples_per_prompt": 2, "kl_coef": 0.0}
+    found = learned(settings(**options), cpu).gradients[0] * 1.75
+    table = torch.log(tabular.POLICY).requires_grad_()
+    wins = torch.zeros((), dtype=torch.float64)
+    pairs = list(zip(tabular.ANSWERS, tabular.SCORES, strict=True))
+    for answer, score in pairs:
+        for other, theirs in pairs:
+            weight = tabular.answer_probability(table, other).detach()
+            apart = score - theirs
+            advantage = apart / 2 / (abs(apart) / 2**0.5 + 1e-4)
+            wins = wins + tabular.answer_probability(table, answer) * weight * advantage
+    (expected,) = torch.autograd.grad(-wins, table)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    right = objective_gradient("kl", 0.0)
+    cosine = torch.nn.functional.cosine_similarity(found.flatten(), right.flatten(), dim=0)
+    assert 0 < float(cosine) < 0.97
+
+
 @pytest.mark.parametrize(("estimator", "place"), [("k1", "reward"), ("k3", "loss")])
 def test_the_weight_means_the_same_with_whitened_rewards(
     estimator: str, place: str, cpu: Runtime

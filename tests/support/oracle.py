@@ -29,14 +29,16 @@ class Recipe:
     value_clip: float = 0.2
     temperature: float = 1.0
     cap: float = 2.0
+    advantage: str = "gae"
+    size: int = 1
 
 
 @dataclass(frozen=True)
 class Batch:
     """What the sampling left behind: one entry an answer, one number a token.
 
-    `sampler` has the log-probabilities of the program that sampled, if it was another one. `unit`
-    is what a reward of 1 is worth in the advantages.
+    `sampler` has the log-probabilities of the program that sampled, if it was another one. `units`
+    say what a reward of 1 is worth in the advantages of each answer.
     """
 
     old: Rows
@@ -46,7 +48,7 @@ class Batch:
     advantages: Rows = field(default_factory=list)
     returns: Rows = field(default_factory=list)
     sampler: Rows | None = None
-    unit: float = 1.0
+    units: Sequence[float] = ()
 
 
 def token_logprobs(logits: Array, tokens: Sequence[int], temperature: float) -> Array:
@@ -119,7 +121,39 @@ def own_part(batch: Batch, row: int, recipe: Recipe) -> Array:
     return total / len(batch.refs)
 
 
+def compare(batch: Batch, recipe: Recipe) -> Batch:
+    """Advantages by comparing the returns of the answers that stand in one group."""
+    estimator = "chi2" if recipe.estimator == "chi2" else "k1"
+    returns = []
+    for row, score in enumerate(batch.scores):
+        near = mean_divergence(batch.old[row], [ref[row] for ref in batch.refs], estimator)
+        returns.append(score - recipe.coef * sum(near))
+    advantages, units = [], []
+    for row, mine in enumerate(returns):
+        first = row - row % recipe.size
+        group = returns[first : first + recipe.size]
+        others = [returns[i] for i in range(first, first + recipe.size) if i != row]
+        mean = sum(group) / recipe.size
+        if recipe.advantage == "rloo":
+            advantage, unit = mine - sum(others) / len(others), 1.0
+        else:
+            advantage, unit = mine - mean, 1 - 1 / recipe.size
+        if recipe.advantage == "grpo":
+            deviation = np.sqrt(sum((r - mean) ** 2 for r in group) / (recipe.size - 1)) + 1e-4
+            advantage, unit = advantage / deviation, unit / deviation
+        advantages.append(advantage - recipe.coef * unit * own_part(batch, row, recipe))
+        units.append(float(unit))
+    # An answer without own part has one advantage for all of its tokens.
+    full = [a + np.zeros(len(old)) for a, old in zip(advantages, batch.old, strict=True)]
+    return replace(batch, advantages=full, units=units)
+
+
 def aim(batch: Batch, recipe: Recipe) -> Batch:
+    """What the policy and the critic are trained towards."""
+    return estimate(batch, recipe) if recipe.advantage == "gae" else compare(batch, recipe)
+
+
+def estimate(batch: Batch, recipe: Recipe) -> Batch:
     """Advantages by the sum of discounted residuals, whitened over all tokens; and returns."""
     advantages, returns = [], []
     rewarded, unit = rewards(batch, recipe)
@@ -141,7 +175,7 @@ def aim(batch: Batch, recipe: Recipe) -> Batch:
         batch,
         advantages=[(row - mean) / deviation for row in advantages],
         returns=returns,
-        unit=unit / deviation,
+        units=[unit / deviation] * len(advantages),
     )
 
 
@@ -173,7 +207,7 @@ def policy_loss(batch: Batch, new: Rows, recipe: Recipe, fixed: Rows | None = No
             if recipe.in_loss:
                 if recipe.estimator == "k2" and fixed is not None:
                     ratio = float(np.exp(fixed[row][t] - batch.old[row][t]))
-                total += weight * recipe.coef * batch.unit * ratio * float(near[t])
+                total += weight * recipe.coef * batch.units[row] * ratio * float(near[t])
             tokens += 1
     return total / tokens
 

@@ -73,17 +73,20 @@ class Recorder:
 
 def settings(**changes: Any) -> PPOConfig:
     """One step over the batch, without a clip that acts; undiscounted."""
+    size = changes.get("samples_per_prompt", 1)
+    of_the_critic = (
+        {} if changes.get("advantage", "gae") != "gae" else {"lam": 1.0, "value_clip": 0.0}
+    )
     given: dict[str, Any] = {
         "ref": ("a", "b") if changes.get("penalty") == "mean-kl" else ("a",),
         "reward": ("r",),
         "prompts": "p",
         "output": Path("unused"),
-        "batch_size": sum(COUNTS),
+        "batch_size": size * sum(COUNTS) ** size,
         "epochs": 1,
-        "lam": 1.0,
         "clip": 0.999,
-        "value_clip": 0.0,
         "kl_coef": COEF,
+        **of_the_critic,
     }
     return PPOConfig(**{**given, **changes})
 
@@ -98,9 +101,13 @@ def _logprobs(table: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
     return torch.log_softmax(table, -1)[_states(answers), answers]
 
 
-def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """All answers, as often as is due: ids and mask `[16, 2]`, scores `[16]`."""
-    rows = [place for place, count in enumerate(COUNTS) for _ in range(count)]
+def batch(size: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """All groups of `size` answers, one group after another, each as often as is due.
+
+    Ids and mask `[B, 2]`, scores `[B]`, with B = size * 16^size.
+    """
+    answers = [place for place, count in enumerate(COUNTS) for _ in range(count)]
+    rows = [place for group in product(answers, repeat=size) for place in group]
     ids = torch.tensor([[*ANSWERS[row], END][:2] for row in rows])
     mask = torch.tensor([[True, len(ANSWERS[row]) == 2] for row in rows])
     return ids, mask, torch.tensor([SCORES[row] for row in rows], dtype=torch.float64)
@@ -112,7 +119,7 @@ class Learned:
 
     Attributes:
         gradients: as descended; in units of the objective where divided by `scale`.
-        scale: whitening's unit times answers per token.
+        scale: the unit of the first answer times answers per token.
     """
 
     gradients: list[torch.Tensor]
@@ -126,7 +133,7 @@ def learned(
     moves: Sequence[torch.Tensor] = (),
 ) -> Learned:
     """What the code of a run does with the enumerated batch."""
-    ids, mask, scores = batch()
+    ids, mask, scores = batch(config.group_size)
     prompts = Tokens(torch.zeros(len(ids), 1, dtype=torch.long), torch.ones(len(ids), 1).bool())
     sampled = Sampled(prompts, Tokens(ids, mask), torch.ones(len(ids)).bool())
     table = torch.log(POLICY).requires_grad_()
@@ -136,21 +143,23 @@ def learned(
             sampled,
             _logprobs(table, ids),
             tuple(_logprobs(ref.log(), ids) for ref in refs[: len(config.ref)]),
-            values[_states(ids)],
+            values[_states(ids)] if config.has_critic else None,
             scores,
         )
         penalty = learning.compute_penalties(rollout.logprobs, rollout.ref_logprobs, mask, config)
         targets = learning.compute_advantages(rollout, penalty, config.kl_coef, config)
     actor = Recorder(lambda part, temperature: _logprobs(table, part.answers), table, moves)
-    critic = Recorder(lambda part: values[_states(part.answers)], values)
+    critic = (
+        Recorder(lambda part: values[_states(part.answers)], values) if config.has_critic else None
+    )
     actors: Any = Actors(None, (), Ensemble((), lambda s: s[0]), None, actor, critic)  # type: ignore[arg-type]
     plan: Any = None
     run = Run(plan, config, runtime, Path("unused"))
     learning.learn(0, rollout, targets, config.kl_coef, actors, run)
-    return Learned(actor.gradients, float(targets.unit) * len(ids) / int(mask.sum()))
+    return Learned(actor.gradients, float(targets.unit.flatten()[0]) * len(ids) / int(mask.sum()))
 
 
-def _answer_probability(table: torch.Tensor, answer: Sequence[int]) -> torch.Tensor:
+def answer_probability(table: torch.Tensor, answer: Sequence[int]) -> torch.Tensor:
     probabilities = torch.softmax(table, -1)
     found = probabilities[0, answer[0]]
     return found * probabilities[1 + answer[0], answer[1]] if len(answer) == 2 else found
@@ -160,8 +169,8 @@ def _kl(table: torch.Tensor, ref: torch.Tensor) -> torch.Tensor:
     """KL(pi || ref) over whole answers: sum_y pi(y) log(pi(y) / ref(y))."""
     total = torch.zeros((), dtype=torch.float64)
     for answer in ANSWERS:
-        mine = _answer_probability(table, answer)
-        total = total + mine * torch.log(mine / _answer_probability(ref.log(), answer))
+        mine = answer_probability(table, answer)
+        total = total + mine * torch.log(mine / answer_probability(ref.log(), answer))
     return total
 
 
@@ -188,7 +197,7 @@ def objective_gradient(
     table = torch.log(POLICY).requires_grad_()
     reward = torch.zeros((), dtype=torch.float64)
     for answer, score in zip(ANSWERS, SCORES, strict=True):
-        reward = reward + _answer_probability(table, answer) * score
+        reward = reward + answer_probability(table, answer) * score
     loss = coef * divergence(penalty, table, refs) - reward
     (found,) = torch.autograd.grad(loss, table)
     return found
