@@ -19,7 +19,7 @@ from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.generation.rollouts import Rollout
 from salsa_cli.records import read_rows
-from salsa_cli.rl import learning, memory, preflight
+from salsa_cli.rl import disk, learning, memory, preflight
 from salsa_cli.rl.learning import LearningMetrics, Targets
 from salsa_cli.runs import checkpoints, run_folder
 from salsa_cli.runs.events import DryRun, Measured, Note, Warned, silent
@@ -207,7 +207,7 @@ def test_without_a_critic_nothing_of_one_is_planned_or_recorded(
 
 
 def test_half_of_the_trained_memory_is_saved(world: World, tmp_path: Path) -> None:
-    """Weights, gradients and moments of one of two models of a size; and of the disk."""
+    """Weights, gradients and moments of one of two models of a size; and of a checkpoint."""
     machine = memory.Machine(
         frozen=4, product=4, sampling=12, chunk=1000, pass_tokens=2048, headroom=0.6
     )
@@ -217,7 +217,7 @@ def test_half_of_the_trained_memory_is_saved(world: World, tmp_path: Path) -> No
         plan = preflight.prepare(config, silent)
         found = memory.plan_memory(plan, config, machine).models
         held[way] = sum(one.gradients + one.optimiser for one in found.values())
-        held[f"{way} disk"] = preflight.disk(plan, config)
+        held[f"{way} disk"] = disk.plan_disk(plan, config).checkpoint
     assert 0.48 < held["rloo"] / held["gae"] < 0.56  # the critic has no output layer
     assert held["rloo disk"] < 0.6 * held["gae disk"]
 
