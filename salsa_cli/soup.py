@@ -12,13 +12,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from threading import Semaphore
+from typing import Any
 
 import numpy as np
 import xxhash
 
 from salsa_cli.config.comparison import result_settings
 from salsa_cli.config.soup import SoupConfig
-from salsa_cli.errors import SalsaError, StorageError, UsageError
+from salsa_cli.errors import SalsaError, StorageError, UsageError, one_line
 from salsa_cli.formatting import amount, duration, plain
 from salsa_cli.records import JSON, read_json, write_text
 from salsa_cli.runs import run_folder
@@ -93,13 +94,12 @@ def run(config: SoupConfig, report: Report) -> Result:
     if config.dry_run:
         return dry_run(plan, config)
     identity = _identity(plan, config)
-    earlier = (
-        journal.read(run_folder.partial_folder(config.output), identity) if config.resume else []
-    )
+    draft = run_folder.partial_folder(config.output)
+    earlier = journal.read(draft, identity, len(plan.streamed)) if config.resume else []
     report(Note(f"averaging {len(plan.folders)} models into {len(plan.tensors)} tensors"))
     left_out = tuple(name for one in plan.companions for name in one.left_out)
     if left_out:
-        report(Note(f"left out of {plan.template}: {', '.join(left_out)}"))
+        report(Note(f"left out of {plan.template}: {', '.join(map(one_line, left_out))}"))
     with run_folder.resumable(
         config.output, force=config.force, resume=config.resume, kept=journal.progress
     ) as folder:
@@ -155,12 +155,11 @@ def finished(config: SoupConfig, report: Report) -> SoupResult | None:
     advice = "choose another -o, or make it again with --force"
     made = read_json(path)
     written = made.get("files_xxh3")
+    result = _recorded(made.get("result"))
     settings_known = isinstance(made.get("settings"), dict)
-    if not (settings_known and isinstance(written, dict) and isinstance(made.get("result"), dict)):
+    if not (settings_known and isinstance(written, dict) and written and result):
         raise SalsaError(f"{path} is not the record of a complete soup; {advice}")
-    done = run_folder.finished(folders.SOUP_RECORD, config)
-    if done is None:
-        return None
+    run_folder.finished(folders.SOUP_RECORD, config)  # raises where the settings differ
     for name, expected in written.items():
         file = config.output / name
         if not file.is_file():
@@ -171,8 +170,20 @@ def finished(config: SoupConfig, report: Report) -> SoupResult | None:
     if not is_model:
         raise SalsaError(f"{config.output} was complete, but its configuration is gone; {advice}")
     report(Note(f"{config.output} is complete already"))
+    return result
+
+
+def _recorded(done: object) -> SoupResult | None:
+    """The result in a record; None where it is none."""
+    kinds = {"models": list, "weights": list, "left_out": list, "output": str, "io": str}
     known = {field.name for field in fields(SoupResult)}
-    return SoupResult(**{name: value for name, value in done.items() if name in known})
+    if not isinstance(done, dict) or not known - {"left_out"} <= done.keys():
+        return None
+    found: dict[str, Any] = {name: done[name] for name in known if name in done}
+    if not all(isinstance(one, kinds.get(name, int | float)) for name, one in found.items()):
+        return None
+    lists = {name: tuple(one) for name, one in found.items() if isinstance(one, list)}
+    return SoupResult(**{**found, **lists})
 
 
 def dry_run(plan: SoupPlan, config: SoupConfig) -> DryRun:

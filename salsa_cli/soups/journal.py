@@ -8,6 +8,7 @@ that end in it. A block may not have reached the disk, so a resumed run reads it
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -41,8 +42,8 @@ def progress(folder: Path) -> str | None:
     return "1 finished block" if len(entries) == 1 else f"{len(entries)} finished blocks"
 
 
-def read(folder: Path, identity: Mapping[str, JSON]) -> list[Entry]:
-    """The finished blocks of an interrupted soup in this folder; empty if there is none.
+def read(folder: Path, identity: Mapping[str, JSON], inputs: int) -> list[Entry]:
+    """The finished blocks of an interrupted soup of so many `inputs`; empty if there is none.
 
     Raises:
         SalsaError: it had other inputs or settings; the message names them.
@@ -65,7 +66,7 @@ def read(folder: Path, identity: Mapping[str, JSON]) -> list[Entry]:
             f"{folder} is the draft of another merge; resume with the same settings and inputs, "
             f"or start again without --resume:\n{listed}"
         )
-    return entries
+    return list(takewhile(lambda entry: len(entry.tensors) == inputs, entries))
 
 
 class Journal:
@@ -131,16 +132,20 @@ def _parse(raw: bytes) -> tuple[dict[str, JSON] | None, list[Entry]]:
         file, tensors = found.get("file"), found.get("tensors")
         if not isinstance(file, str) or not isinstance(tensors, list):
             break
-        if not all(isinstance(one, dict) for one in tensors):
+        if not all(_are_digests(one) for one in tensors):
             break
         entries.append(Entry(file, tuple(tensors)))
     return identity, entries
 
 
+def _are_digests(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
+
+
 def _object(line: bytes) -> dict[str, Any] | None:
     try:
         found = json.loads(line)
-    except ValueError:  # no UTF-8 is one too
+    except (ValueError, RecursionError):  # no UTF-8 is a ValueError too
         return None
     return found if isinstance(found, dict) else None
 

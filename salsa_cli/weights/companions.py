@@ -50,7 +50,8 @@ class Companions:
     """The files beside the weights of a folder, by their path inside it.
 
     `carried` belong to a model made from it, `left_out` do not; a folder that is left out as a
-    whole ends in a slash.
+    whole ends in a slash. What is no UTF-8 in the names of `left_out` is escaped: they are text for
+    records and messages.
     """
 
     folder: Path
@@ -76,7 +77,7 @@ def companions(folder: Path, besides: Iterable[str]) -> Companions:
     """Sort the files of a model folder; `besides` are weights and what the caller writes itself.
 
     A subfolder with weights in it holds another model (`onnx/`, `original/`, `checkpoint-500/`) and
-    is left out as a whole.
+    is left out as a whole. So is a link to a folder: caches link files, users link data.
 
     Raises:
         SalsaError: the folder cannot be read.
@@ -86,7 +87,9 @@ def companions(folder: Path, besides: Iterable[str]) -> Companions:
     known = {*besides}
     with os_errors(folder, "read"):
         for path in sorted(folder.iterdir()):
-            if path.is_dir():
+            if path.is_dir() and path.is_symlink():
+                left_out.append(f"{path.name}/")
+            elif path.is_dir():
                 inside = [one for one in sorted(path.rglob("*")) if one.is_file()]
                 names = [str(one.relative_to(folder)) for one in inside]
                 if path.name in _SKIPPED_FOLDERS or any(map(_is_weights, names)):
@@ -99,7 +102,8 @@ def companions(folder: Path, besides: Iterable[str]) -> Companions:
                 left_out.append(path.name)
             else:
                 carried.append(path.name)
-    return Companions(folder, tuple(carried), tuple(left_out))
+    named = (one.encode(errors="backslashreplace").decode() for one in left_out)
+    return Companions(folder, tuple(carried), tuple(named))
 
 
 def with_tokenizer(found: Companions, tokenizer: Path) -> tuple[Companions, ...]:

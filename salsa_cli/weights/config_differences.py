@@ -32,8 +32,18 @@ _BOOKKEEPING = re.compile(
     r"|label_smoothing|problem_type|finetuning_task|task_specific_params|gradient_clipping"
     r"|output_(hidden_states|attentions|past)|return_dict|use_return_dict|chunk_size_feed_forward"
     r"|pad_token_id|keys_to_ignore_at_inference|model_max_length|_pre_quantization_dtype|use_bfloat16"
-    r"|tf_legacy_loss|quantization_config|use_parallel_residual_ckpt"
+    r"|tf_legacy_loss|quantization_config|use_parallel_residual_ckpt|cache_implementation"
+    r"|tokenizer_class|name_or_path|neftune_noise_alpha|_?(use_)?liger\w*|transformers\.js_config"
+    r"|(trl|peft|\w*swift|axolotl|llama_?factory|deepspeed|accelerate|datasets|torch|optimum)_version"
 )
+# Names of one activation; the formulas of the approximations differ in rounding alone.
+_ACTIVATIONS = {
+    "swish": "silu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_pytorch_tanh",
+    "gelu_fast": "gelu_pytorch_tanh",
+}
+_MOST_LABELS = 1_000_000
 # Keys that change how answers are generated or named, or nothing within the usual lengths.
 _MAY_CHANGE = re.compile(
     r"(bos|eos|sep|mask|cls|decoder_start|forced_bos|forced_eos)_token_id|suppress_tokens"
@@ -46,8 +56,8 @@ _MAY_CHANGE = re.compile(
     r"|output_scores|return_dict_in_generate|remove_invalid_values|exponential_decay_length_penalty"
     r"|is_decoder|prefix"
 )
-# Positions are computed from the longest length by these kinds of rotary embedding.
-_PLAIN_ROPE = {"default", "linear", "proportional"}
+# Kinds of rotary embedding that do not compute frequencies from the longest length.
+_PLAIN_ROPE = {"default", "linear", "proportional", "llama3"}
 
 
 def compare_configs(first: Path, other: Path) -> list[Difference]:
@@ -102,8 +112,14 @@ def normalise(config: Mapping[str, Any]) -> Config:
     if isinstance(found.get("architectures"), list):
         # Names of sharded training: FSDPQwen2ForCausalLM.
         found["architectures"] = [str(n).removeprefix("FSDP") for n in found["architectures"]]
-    if "num_labels" in found and "id2label" not in found:
-        found["id2label"] = {str(n): f"LABEL_{n}" for n in range(found["num_labels"])}
+    for key in [key for key in found if re.search(r"act(ivation)?(_fn|_function)?$", key)]:
+        if isinstance(found[key], str):
+            found[key] = _ACTIVATIONS.get(found[key], found[key])
+    if found.get("pruned_heads") == {}:
+        del found["pruned_heads"]
+    labels = found.get("num_labels")
+    if type(labels) is int and labels <= _MOST_LABELS and "id2label" not in found:
+        found["id2label"] = {str(n): f"LABEL_{n}" for n in range(labels)}
     if isinstance(found.get("id2label"), dict):
         found["num_labels"] = len(found["id2label"])
     found.pop("label2id", None)
@@ -131,15 +147,15 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Config:
 def _with_rope(config: Config) -> Config:
     """The rotary embedding as transformers 5 writes it: everything in `rope_parameters`.
 
-    Only where the spelling is plain; what is nested by the kind of layer is left to the class.
+    Where both keys are there, it reads `rope_scaling`: users add that to switch YaRN on. Only where
+    the spelling is plain; what is nested by the kind of layer is left to the class.
     """
-    scaling = config.pop("rope_scaling", None)
-    given = config.get("rope_parameters")
-    parameters = dict(given if isinstance(given, Mapping) else scaling or {})
-    if any(isinstance(value, Mapping) for value in parameters.values()):
-        if scaling and not given:
-            config["rope_scaling"] = scaling
+    scaling, given = config.get("rope_scaling"), config.get("rope_parameters")
+    wanted = scaling or given or {}
+    if not isinstance(wanted, Mapping) or any(isinstance(one, Mapping) for one in wanted.values()):
         return config
+    config.pop("rope_scaling", None)
+    parameters = dict(wanted)
     for key in ("rope_theta", "partial_rotary_factor"):
         if (value := config.pop(key, None)) is not None:
             parameters.setdefault(key, value)

@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from salsa_cli.errors import one_line
+from salsa_cli.errors import SalsaError, one_line
 from salsa_cli.records import read_bytes, read_json
 from salsa_cli.weights.difference import Difference, describe_values
 from salsa_cli.weights.weight_files import digest
 
 # Whether a difference in it is fatal.
 _SPECIAL_TOKENS = {"bos_token": True, "eos_token": True, "pad_token": False, "unk_token": False}
+# Whether an input begins or ends with such a token; absent, it depends on the class.
+_ADDED = ("add_bos_token", "add_eos_token")
 _PIPELINE = {"normalizer": True, "pre_tokenizer": True, "post_processor": False, "decoder": False}
 _SLOW_FILES = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt")
 # Defaults of the `tokenizers` library that some of its versions write and others do not.
@@ -68,7 +70,11 @@ def chat_templates(folder: Path) -> dict[str, str]:
     if isinstance(given, str):
         found["default"] = given
     elif isinstance(given, list):
-        found |= {str(one["name"]): str(one["template"]) for one in given if isinstance(one, dict)}
+        found |= {
+            str(one["name"]): str(one["template"])
+            for one in given
+            if isinstance(one, dict) and {"name", "template"} <= one.keys()
+        }
     legacy = folder / "chat_template.json"
     if legacy.is_file() and isinstance(text := read_json(legacy).get("chat_template"), str):
         found["default"] = text
@@ -81,25 +87,37 @@ def chat_templates(folder: Path) -> dict[str, str]:
 
 
 def vocabulary(folder: Path) -> dict[str, int] | None:
-    """The ids of all tokens by `tokenizer.json`, or else `vocab.json`; None without either."""
+    """The ids of all tokens by `tokenizer.json`, or else `vocab.json`; None without either.
+
+    Raises:
+        SalsaError: a file cannot be read, or holds no vocabulary.
+    """
     if (path := folder / "tokenizer.json").is_file():
         content = read_json(path)
-        vocab = _part(content, "model").get("vocab") or {}
-        # Unigram models list [token, log-probability] in order of the ids.
-        tokens = (
-            dict(vocab)
-            if isinstance(vocab, Mapping)
-            else {entry[0]: index for index, entry in enumerate(vocab)}
-        )
-        return tokens | _added_tokens(content)
+        try:
+            return _ids(_part(content, "model").get("vocab") or {}) | _added_tokens(content)
+        except (TypeError, ValueError, LookupError) as error:
+            raise SalsaError(
+                f"{path}: its vocabulary is neither an object of tokens and ids nor a list of "
+                "tokens and scores; fetch or save the tokenizer again"
+            ) from error
     if (path := folder / "vocab.json").is_file():
         return dict(read_json(path))
     return None
 
 
+def _ids(vocab: Any) -> dict[str, int]:
+    """Ids by token; Unigram models list [token, log-probability] in order of the ids."""
+    if isinstance(vocab, Mapping):
+        return dict(vocab)
+    return {entry[0]: index for index, entry in enumerate(vocab)}
+
+
 def _fast_differences(first: Path, other: Path) -> list[Difference]:
     ours, theirs = vocabulary(first), vocabulary(other)
     found = []
+    if ours is not None and theirs is not None:
+        ours, theirs = _without_unread(first, ours, theirs), _without_unread(other, theirs, ours)
     if ours is not None and theirs is not None and ours != theirs:
         example = next(
             token for token in {**ours, **theirs} if ours.get(token) != theirs.get(token)
@@ -123,6 +141,19 @@ def _fast_differences(first: Path, other: Path) -> list[Difference]:
             text = describe_values(a, b, first, other)
             found.append(Difference(f"tokenizer.{name}", f"tokenizer.json {name}: {text}", fatal))
     return [*found, *_model_differences(first, other, contents)]
+
+
+def _without_unread(
+    folder: Path, tokens: Mapping[str, int], others: Mapping[str, int]
+) -> dict[str, int]:
+    """The tokens but for those of padding and for the unknown that were added in one folder alone.
+
+    No model reads them.
+    """
+    special = _special_tokens(folder)
+    unread = {special.get(name) for name, fatal in _SPECIAL_TOKENS.items() if not fatal}
+    unread -= {special.get(name) for name, fatal in _SPECIAL_TOKENS.items() if fatal}
+    return {one: i for one, i in tokens.items() if one in others or one not in unread}
 
 
 def _model_differences(
@@ -183,11 +214,20 @@ def _special_differences(first: Path, other: Path) -> list[Difference]:
     ours, theirs = _special_tokens(first), _special_tokens(other)
     if not ours or not theirs:
         return []
-    return [
+    found = [
         Difference(f"tokenizer.{name}", f"{name}: {a!r} in {first}, {b!r} in {other}", fatal)
         for name, fatal in _SPECIAL_TOKENS.items()
         if (a := ours.get(name)) != (b := theirs.get(name))
     ]
+    configs = [folder / "tokenizer_config.json" for folder in (first, other)]
+    if all(path.is_file() for path in configs):
+        told = [read_json(path) for path in configs]
+        found += [
+            Difference(f"tokenizer.{key}", f"{key}: {a} in {first}, {b} in {other}", False)
+            for key in _ADDED
+            if None not in (a := told[0].get(key), b := told[1].get(key)) and a != b
+        ]
+    return found
 
 
 def _special_tokens(folder: Path) -> dict[str, str | None]:
@@ -227,6 +267,10 @@ def _merges(given: object) -> list[str]:
 def _plain(value: object) -> object:
     """A part of a tokenizer without what says nothing: nulls and defaults."""
     if isinstance(value, Mapping):
+        parts = [one for key, one in value.items() if key != "type"]
+        inside = parts[0] if value.get("type") == "Sequence" and len(parts) == 1 else None
+        if isinstance(inside, list) and len(inside) == 1:
+            return _plain(inside[0])
         return {
             key: _plain(item)
             for key, item in value.items()

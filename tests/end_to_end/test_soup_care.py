@@ -255,7 +255,13 @@ def test_a_damaged_journal_is_resumed_from_its_good_part(
     assert contents(tmp_path / "ref") == undisturbed
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"settings": {}}', "\0\0"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *("", "{", "[]", '{"settings": {}}', "\0\0"),
+        '{"settings": {}, "files_xxh3": {}, "result": {"models": 5}}',
+    ],
+)
 def test_a_broken_record_is_not_complete(
     pair: tuple[Path, Path], tmp_path: Path, damage: str
 ) -> None:

@@ -22,14 +22,14 @@ def write(folder: Path, *entries: Entry) -> Path:
 
 
 def test_what_was_finished_is_read_back(tmp_path: Path) -> None:
-    assert journal.read(tmp_path, IDENTITY) == []
+    assert journal.read(tmp_path, IDENTITY, 2) == []
     write(tmp_path, ONE, TWO)
-    assert journal.read(tmp_path, IDENTITY) == [ONE, TWO]
+    assert journal.read(tmp_path, IDENTITY, 2) == [ONE, TWO]
     with Journal(tmp_path, IDENTITY, [ONE, TWO]) as running:
         assert running.entries == (ONE, TWO)
         running.keep(1)
         running.add(TWO)
-    assert journal.read(tmp_path, IDENTITY) == [ONE, TWO]
+    assert journal.read(tmp_path, IDENTITY, 2) == [ONE, TWO]
 
 
 def test_progress_in_words(tmp_path: Path) -> None:
@@ -47,14 +47,14 @@ def test_a_last_line_that_was_cut_short_does_not_count(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        found = journal.read(tmp_path, IDENTITY)
+        found = journal.read(tmp_path, IDENTITY, 2)
         assert found == [ONE, TWO][: max(0, whole[:length].count(b"\n") - 1)]
 
 
 def test_another_merge_is_refused_and_what_differs_is_named(tmp_path: Path) -> None:
     write(tmp_path, ONE)
     with pytest.raises(SalsaError) as found:
-        journal.read(tmp_path, {"models": ["a", "b"], "mixing": [0.3, 0.7], "seed": 1})
+        journal.read(tmp_path, {"models": ["a", "b"], "mixing": [0.3, 0.7], "seed": 1}, 2)
     assert "is the draft of another merge" in str(found.value)
     assert "- mixing: [0.5, 0.5] then, [0.3, 0.7] now" in str(found.value)
     assert "- seed: null then, 1 now" in str(found.value)
@@ -114,7 +114,7 @@ def test_it_is_read_up_to_the_damage(
 ) -> None:
     content = b"".join(lines[: 1 + good]) + damage + (b"".join(lines[2:]) if damage else b"")
     (tmp_path / journal.NAME).write_bytes(content)
-    assert journal.read(tmp_path, IDENTITY) == ENTRIES[:good]
+    assert journal.read(tmp_path, IDENTITY, 1) == ENTRIES[:good]
     told = {0: None, 2: "2 finished blocks", 4: "4 finished blocks"}
     assert journal.progress(tmp_path) == told[good]
 
@@ -125,4 +125,22 @@ def test_without_its_first_line_it_is_none(
 ) -> None:
     (tmp_path / journal.NAME).write_bytes(first + b"".join(lines[1:]))
     assert journal.progress(tmp_path) is None
-    assert journal.read(tmp_path, IDENTITY) == []
+    assert journal.read(tmp_path, IDENTITY, 2) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"file": "aa", "tensors": [{"w": "11"}]}',
+        b'{"file": "aa", "tensors": [{"w": 11}, {}]}',
+        b'{"file": "aa", "tensors": [[], []]}',
+        b'{"file": 1e999, "tensors": [{}, {}]}',
+        b"[" * 200_000,
+    ],
+)
+def test_an_entry_that_cannot_be_of_this_soup_ends_the_good_part(
+    tmp_path: Path, line: bytes
+) -> None:
+    path = write(tmp_path, ONE)
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    assert journal.read(tmp_path, IDENTITY, 2) == [ONE]

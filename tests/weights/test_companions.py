@@ -1,5 +1,6 @@
 """Which files of a model folder go into a model made from it."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,27 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(companion_files.shutil, "copyfileobj", full)
     with pytest.raises(StorageError, match=r"b/x\.json: the disk is full; make room on it"):
         copy_file(source, tmp_path / "b" / "x.json")
+
+
+def test_links_to_folders_are_left_out_and_links_to_files_are_carried(tmp_path: Path) -> None:
+    elsewhere = folder(tmp_path / "data", "rows.txt")
+    a = folder(tmp_path / "a", "x.json")
+    (a / "data").symlink_to(elsewhere)
+    (a / "loop").symlink_to(a)
+    (a / "linked.txt").symlink_to(elsewhere / "rows.txt")
+    (a / "gone.txt").symlink_to(tmp_path / "nowhere")
+    found = companions(a, ())
+    assert found.carried == ("linked.txt", "x.json")
+    assert found.left_out == ("data/", "gone.txt", "loop/")
+    found.copy(tmp_path / "b")
+    assert not (tmp_path / "b" / "linked.txt").is_symlink()
+
+
+def test_names_that_are_no_utf8_are_carried_and_can_be_recorded(tmp_path: Path) -> None:
+    folder(tmp_path / "a", "x.json")
+    for name in (b"\xff.txt", b"\xff.bin"):
+        (tmp_path / "a" / os.fsdecode(name)).write_text("x")
+    found = companions(tmp_path / "a", ())
+    assert found.left_out == ("\\udcff.bin",) and "\\".join(found.left_out).encode()
+    found.copy(tmp_path / "b")
+    assert (tmp_path / "b" / os.fsdecode(b"\xff.txt")).read_text() == "x"

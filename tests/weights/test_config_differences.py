@@ -90,6 +90,14 @@ REWARD: Config = {
 }
 YARN: Config = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 
+LLAMA3: Config = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
 
 def without(config: Config, *keys: str) -> Config:
     return {key: value for key, value in config.items() if key not in keys}
@@ -121,6 +129,11 @@ PAIRS: dict[str, tuple[Config, Config, str]] = {
     "scaling by type and by rope_type": (
         {**LLAMA, "rope_scaling": {"type": "linear", "factor": 2.0}},
         {**LLAMA, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        SAME,
+    ),
+    "scaling in both spellings": (
+        {**V5, "rope_scaling": YARN},
+        {**LLAMA, "rope_scaling": YARN},
         SAME,
     ),
     "no scaling and null": (LLAMA, {**LLAMA, "rope_scaling": None}, SAME),
@@ -179,6 +192,27 @@ PAIRS: dict[str, tuple[Config, Config, str]] = {
     ),
     "one label told": (REWARD, {**without(REWARD, "id2label", "label2id"), "num_labels": 1}, SAME),
     "where it came from": (LLAMA, {**LLAMA, "_name_or_path": "org/base"}, SAME),
+    "two names of an activation": (LLAMA, {**LLAMA, "hidden_act": "swish"}, SAME),
+    "two formulas of an activation": (
+        {**GPT2, "activation_function": "gelu_new"},
+        {**GPT2, "activation_function": "gelu_pytorch_tanh"},
+        SAME,
+    ),
+    "notes of training tools": (
+        LLAMA,
+        {
+            **LLAMA,
+            "trl_version": "1",
+            "swift_version": "2",
+            "neftune_noise_alpha": 5,
+            "use_liger_kernel": True,
+            "tokenizer_class": "LlamaTokenizer",
+            "cache_implementation": "hybrid",
+            "transformers.js_config": {"dtype": "q4"},
+            "pruned_heads": {},
+        },
+        SAME,
+    ),
     "remote code, versions": (REMOTE, {**REMOTE, "transformers_version": "4.1"}, SAME),
     "remote code, null": (REMOTE, {**REMOTE, "rope_scaling": None}, SAME),
     # What may change it.
@@ -188,6 +222,11 @@ PAIRS: dict[str, tuple[Config, Config, str]] = {
         WARN,
     ),
     "longest input": (LLAMA, {**LLAMA, "max_position_embeddings": 128}, WARN),
+    "longest input with the rope of llama 3": (
+        {**LLAMA, "rope_scaling": LLAMA3},
+        {**LLAMA, "rope_scaling": LLAMA3, "max_position_embeddings": 128},
+        WARN,
+    ),
     "a key that the class does not know": (LLAMA, {**LLAMA, "my_tool": {"a": 1}}, WARN),
     "names of labels": (REWARD, {**REWARD, "id2label": {"0": "good"}}, WARN),
     "no architecture": (LLAMA, without(LLAMA, "architectures"), WARN),
@@ -206,6 +245,9 @@ PAIRS: dict[str, tuple[Config, Config, str]] = {
         REFUSE,
     ),
     "scaling": (LLAMA, {**LLAMA, "rope_scaling": YARN}, REFUSE),
+    "scaling added to what transformers 5 wrote": (V5, {**V5, "rope_scaling": YARN}, REFUSE),
+    "scaling that is a text": (V5, {**V5, "rope_scaling": "yarn"}, REFUSE),
+    "parameters of rope that are a list": (V5, {**V5, "rope_parameters": [1]}, REFUSE),
     "factor of scaling": (
         {**LLAMA, "rope_scaling": YARN},
         {**LLAMA, "rope_scaling": {**YARN, "factor": 2.0}},
@@ -232,6 +274,10 @@ PAIRS: dict[str, tuple[Config, Config, str]] = {
     "tied embeddings": (LLAMA, {**LLAMA, "tie_word_embeddings": True}, REFUSE),
     "architecture": (LLAMA, {**LLAMA, "architectures": ["LlamaModel"]}, REFUSE),
     "family": (LLAMA, {**LLAMA, "model_type": "mistral"}, REFUSE),
+    "another activation": (GPT2, {**GPT2, "activation_function": "gelu"}, REFUSE),
+    "a number of labels that is none": (LLAMA, {**LLAMA, "num_labels": "two"}, REFUSE),
+    "more labels than memory": (LLAMA, {**LLAMA, "num_labels": 10**12}, REFUSE),
+    "more layers than memory": (QWEN2, {**QWEN2, "num_hidden_layers": 10**12}, REFUSE),
     "number of labels": (REWARD, {**REWARD, "id2label": {"0": "a", "1": "b"}}, REFUSE),
     "experts per token": (MIXTRAL, {**MIXTRAL, "num_experts_per_tok": 1}, REFUSE),
     "rotated share": (GPT_NEOX, {**GPT_NEOX, "rotary_pct": 0.5}, REFUSE),

@@ -38,6 +38,20 @@ STORED: dict[str, dict[str, torch.Tensor]] = {
     "AQLM": {"codes": U8, "codebooks": HALF, "scales": HALF},
     "MLX": {"weight": I32.view(torch.uint32), "scales": HALF, "biases": HALF},
     "MXFP4": {"gate_up_proj_blocks": U8, "gate_up_proj_scales": U8},
+    "EETQ": {"weight": U8.to(torch.int8), "weight_scales": HALF},
+    "torchao": {"_weight_qdata": U8, "_weight_scale": HALF, "_weight_zero_point": U8},
+    "quanto": {"weight._data": U8.to(torch.int8), "weight._scale": HALF},
+    "quanto 4 bit": {"weight._data": U8, "weight._scale": HALF, "weight._shift": HALF},
+    "FP8 of fused experts": {"gate_up_proj": FP8, "gate_up_proj_scale_inv": HALF},
+    "MXFP8": {"weight": FP8, "scales": U8},
+    "VPTQ": {"indices": I32, "centroids.weight": HALF},
+    "SpQR": {"dense_weights": I32, "row_offsets": I32[0], "col_vals": I32[0]},
+    "ExLlama 2": {"q_weight": I32, "q_scale": I32, "q_groups": I32[0], "q_invperm": I32[0]},
+    "ExLlama 3": {"trellis": I32.to(torch.int16), "suh": HALF, "svh": HALF},
+    "SqueezeLLM": {"qweight": I32, "lookup_table": HALF},
+    "HIGGS": {"weight": I32.to(torch.int16), "scales": HALF, "tables": HALF},
+    "FP-Quant": {"codes_of_it": U8, "block_scales": U8},
+    "BitNet": {"weight": U8},
 }
 
 
@@ -62,9 +76,12 @@ def test_by_the_names_of_tensors(world: World, tmp_path: Path, tool: str, dtype:
     assert f"{models[1]}: tensor {LAYER}." in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["quantize_config", "quant_config", "hf_quant_config", "qconfig"])
+@pytest.mark.parametrize(
+    "name",
+    ["quantize_config", "quant_config", "hf_quant_config", "qconfig", "quanto_qmap", "awq_config"],
+)
 def test_by_a_side_file(world: World, tmp_path: Path, name: str) -> None:
-    model = copy(world.a, tmp_path / "a", {"weight": U8}, **{name: {"bits": 4}})
+    model = copy(world.a, tmp_path / "a", {"weight": HALF}, **{name: {"bits": 4}})
     assert signs(model, open_weight_files(model)) == (f"{name}.json",)
 
 
@@ -74,30 +91,38 @@ def test_by_a_side_file(world: World, tmp_path: Path, name: str) -> None:
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"text_config": {"quantization_config": {"a": 1}}}, "text_config.quantization_config"),
         ({"compression_config": {"format": "int"}}, "compression_config"),
+        ({"hqq_config": {"nbits": 4}}, "hqq_config"),
+        ({"load_in_4bit": True}, "load_in_4bit"),
+        ({"quant_method": "gptq"}, "quant_method"),
+        ({"quantization_config": {"load_in_8bit": True}}, "quantization_config"),
     ],
 )
 def test_by_the_configuration(
     world: World, tmp_path: Path, settings: dict[str, Any], key: str
 ) -> None:
     before = json.loads((world.a / "config.json").read_text())
-    model = copy(world.a, tmp_path / "a", {"weight": U8}, config={**before, **settings})
+    model = copy(world.a, tmp_path / "a", {"weight": HALF}, config={**before, **settings})
     assert signs(model, open_weight_files(model)) == (f"{key} in config.json",)
 
 
 def test_what_is_not_quantised(world: World, tmp_path: Path) -> None:
-    """Plain FP8, null settings, and names that only look like those of scales."""
+    """Plain FP8, settings that ask for nothing, names that only look like those of scales."""
     before = json.loads((world.a / "config.json").read_text())
     harmless = {
-        "weight": FP8,
+        "plain.weight": FP8,
+        "relative_position_index": I32,
+        "counts": I32[0],
+        "indices": I32.long(),
         "scales": HALF,
         "layer_scale": HALF,
         "q_scale": HALF,
         "attn_scales": HALF,
         "logit_scale": HALF,
     }
-    settings = {**before, "quantization_config": None}
-    model = copy(world.a, tmp_path / "a", harmless, config=settings)
-    assert signs(model, open_weight_files(model)) == ()
+    for number, nothing in enumerate((None, {}, {"load_in_4bit": False, "load_in_8bit": False})):
+        settings = {**before, "quantization_config": nothing}
+        model = copy(world.a, tmp_path / str(number), harmless, config=settings)
+        assert signs(model, open_weight_files(model)) == ()
     assert signs(world.a, open_weight_files(world.a)) == ()
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from salsa_cli.errors import SalsaError
 from salsa_cli.weights.tokenizer_files import (
     chat_templates,
     compare_chat_templates,
@@ -26,7 +27,13 @@ BPE: dict[str, Any] = {
     },
 }
 UNIGRAM = {"model": {"type": "Unigram", "vocab": [["a", -1.0], ["b", -2.0]]}}
-NAMED = {"pad_token": "<p>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<u>"}
+NAMED: dict[str, Any] = {
+    "pad_token": "<p>",
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<u>",
+}
+NAMED["add_bos_token"] = True
 
 
 def folder(path: Path, tokenizer: object = None, **files: object) -> Path:
@@ -69,6 +76,7 @@ def test_what_differs(tmp_path: Path, other: object, key: str, fatal: bool) -> N
         {**BPE, "truncation": {"max_length": 5}, "padding": {"strategy": "BatchLongest"}},
         {**BPE, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False}},
         model(unk_token="<u>"),
+        {**BPE, "normalizer": {"type": "Sequence", "normalizers": [BPE["normalizer"]]}},
     ],
 )
 def test_what_is_written_otherwise_and_means_the_same(tmp_path: Path, other: object) -> None:
@@ -88,6 +96,48 @@ def test_null_parts_do_not_crash(tmp_path: Path, part: str) -> None:
     assert not compare_tokenizers(a, b)
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize(
+    ("named", "fatal"),
+    [
+        ({"pad_token": "[PAD]"}, False),
+        ({}, True),
+        ({"pad_token": "[PAD]", "eos_token": "[PAD]"}, True),
+    ],
+)
+def test_a_padding_token_added_to_one_is_read_by_none(
+    tmp_path: Path, named: dict[str, str], fatal: bool, swapped: bool
+) -> None:
+    longer = {**BPE, "added_tokens": [*BPE["added_tokens"], {"id": 9, "content": "[PAD]"}]}
+    a = folder(tmp_path / "a", BPE, tokenizer_config__json=NAMED)
+    b = folder(tmp_path / "b", longer, tokenizer_config__json={**NAMED, **named})
+    found = compare_tokenizers(*((b, a) if swapped else (a, b)))
+    assert any(one.fatal for one in found) == fatal
+    assert fatal or [one.key for one in found] == ["tokenizer.pad_token"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        model(vocab=5),
+        model(vocab=[1, 2]),
+        model(vocab=[[]]),
+        model(vocab=[["a"], 7]),
+        {**BPE, "added_tokens": [{"content": ["x"], "id": 1}]},
+    ],
+)
+def test_a_damaged_vocabulary_is_named(tmp_path: Path, damage: object) -> None:
+    a, b = folder(tmp_path / "a", BPE), folder(tmp_path / "b", damage)
+    with pytest.raises(SalsaError, match=r"b/tokenizer\.json: its vocabulary is neither"):
+        compare_tokenizers(a, b)
+
+
+def test_templates_without_a_name_are_no_templates(tmp_path: Path) -> None:
+    listed = [{"template": "x"}, {"name": "y"}, 5, {"name": "rag", "template": "z"}]
+    a = folder(tmp_path / "a", tokenizer_config__json={"chat_template": listed})
+    assert chat_templates(a) == {"rag": "z"}
+
+
 @pytest.mark.parametrize(
     ("changes", "keys", "fatal"),
     [
@@ -96,6 +146,8 @@ def test_null_parts_do_not_crash(tmp_path: Path, part: str) -> None:
         ({"unk_token": None}, ["tokenizer.unk_token"], False),
         ({"eos_token": "<p>"}, ["tokenizer.eos_token"], True),
         ({"bos_token": "<p>"}, ["tokenizer.bos_token"], True),
+        ({"add_bos_token": False}, ["tokenizer.add_bos_token"], False),
+        ({"padding_side": "left", "model_max_length": 9, "legacy": True}, [], False),
     ],
 )
 def test_special_tokens(
