@@ -80,6 +80,17 @@ class ArmPairRow:
         """Whether both arms have several runs, so that the interval stands for other seeds."""
         return min(self.runs_a, self.runs_b) > 1
 
+    @property
+    def runs(self) -> str:
+        """The number of runs in words."""
+        if self.runs_a == self.runs_b == 1:
+            return "1 run each"
+        if self.paired:
+            return f"{self.runs_a} runs each, paired by seed"
+        if self.runs_a == self.runs_b:
+            return f"{self.runs_a} runs each"
+        return f"{self.runs_a} and {self.runs_b} runs"
+
     def amounts(self) -> tuple[str, str]:
         """Estimate and interval as text: a win rate as such, other differences with their sign."""
         if self.measure == WIN_RATE:
@@ -300,7 +311,7 @@ def sentences(rows: Sequence[ArmPairRow], compared: Sequence[Arm]) -> list[str]:
 
 def _sentence(row: ArmPairRow) -> str:
     amount, between = row.amounts()
-    facts = f"{amount} ({between}; {_runs(row)}, {row.n} prompts)"
+    facts = f"{amount} ({between}; {row.runs}, {row.n} prompts)"
     judge = short_name(row.judge)
     if row.decided:
         ahead, behind = (row.a, row.b) if row.difference > 0 else (row.b, row.a)
@@ -324,16 +335,6 @@ def _needed(row: ArmPairRow) -> str:
         f"To show a difference of this size would take about {row.runs_needed} runs an arm "
         "(80 % power)."
     )
-
-
-def _runs(row: ArmPairRow) -> str:
-    if row.runs_a == row.runs_b == 1:
-        return "1 run each"
-    if row.paired:
-        return f"{row.runs_a} runs each, paired by seed"
-    if row.runs_a == row.runs_b:
-        return f"{row.runs_a} runs each"
-    return f"{row.runs_a} and {row.runs_b} runs"
 
 
 def signed(value: float) -> str:
