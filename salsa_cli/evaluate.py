@@ -7,7 +7,8 @@ from pathlib import Path
 
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.devices.runtime import Runtime, start_runtime
-from salsa_cli.evaluation import answers, best_of, dry_run, landscape, names, planning
+from salsa_cli.evaluation import answers, best_of, distances, dry_run, landscape, names, planning
+from salsa_cli.evaluation.distances import Distances
 from salsa_cli.evaluation.judges import prompts, scoring, writing
 from salsa_cli.evaluation.judges.local import LocalWriter
 from salsa_cli.evaluation.judges.scoring import Scored
@@ -20,6 +21,7 @@ from salsa_cli.evaluation.results import (
     arm_results,
     counting,
     eval_result,
+    frontier,
     gate,
     soup_gains,
     style_control,
@@ -30,8 +32,6 @@ from salsa_cli.evaluation.results.style_control import StoredAnswer
 from salsa_cli.evaluation.results.win_rates import Resampling
 from salsa_cli.evaluation.verdicts.verdict import Verdict, to_row
 from salsa_cli.maths import statistics
-from salsa_cli.models import loading
-from salsa_cli.models.backbones import Placement
 from salsa_cli.records import read_json, to_json, write_json
 from salsa_cli.runs import checkpoints, run_folder
 from salsa_cli.runs.events import DryRun, Note, Report, Result
@@ -58,15 +58,24 @@ def run(config: EvalConfig, report: Report) -> Result:
         runtime = start_runtime(config.device)
         answered = answer(folder, plan, config, runtime, report)
         scored, verdicts = judge(folder, plan, answered, config, runtime, report)
-        texts = _texts(answered)
+        texts, gradings = _texts(answered), _gradings(scored)
         counted = counting.count(
             [win_rates.as_stored(verdicts)],
             texts,
             config,
-            gradings=_gradings(scored),
-            style_baseline=plan.named(config.baseline) or plan.names[-1],
+            gradings=gradings,
+            style_baseline=plan.style_baseline(config.baseline),
             max_invalid=MAX_INVALID if config.max_invalid is None else config.max_invalid,
             remedy="--resume asks for the missing ones again",
+        )
+        kls = distances.measure(
+            plan.models,
+            plan.anchors,
+            plan.questions,
+            answered,
+            folder / "kl.jsonl",
+            runtime,
+            report,
         )
         line, plane = landscapes(folder, plan, config, runtime, report)
         best_of_rows, against_best_of = best_of.estimate(
@@ -85,12 +94,15 @@ def run(config: EvalConfig, report: Report) -> Result:
             counted,
             prompts=len(plan.questions),
             answers=tuple(_describe(name, given) for name, given in answered.items()),
-            kl=distances(plan, answered, config, runtime, report),
+            kl=_kl_rows(plan, kls, config),
             line=line,
             plane=plane,
             best_of=best_of_rows,
             against_best_of=against_best_of,
-            arms=arm_results.of(plan.arms, verdicts, _gradings(scored), config),
+            arms=arm_results.of(plan.arms, verdicts, gradings, config),
+            frontier=frontier.of(
+                plan.arms, arm_results.scores_by_judge([*gradings, *verdicts]), kls, config
+            ),
             remarks=(*counted.remarks, *_wording(plan)),
             seconds=time.monotonic() - began,
         )
@@ -98,7 +110,7 @@ def run(config: EvalConfig, report: Report) -> Result:
             answer_files.write(_answers_file(folder, plan, name), plan.questions, given)
         _write_rows(folder / "judgments.jsonl", [to_row(verdict) for verdict in verdicts])
         write_json(folder / eval_result.FILE, result.record())
-        graded = [verdict for verdict in _gradings(scored) if len(plan.names) == 1]
+        graded = [verdict for verdict in gradings if len(plan.names) == 1]
         report_page.write(
             folder, result, [*verdicts, *graded], texts, disputed.asked(plan.questions)
         )
@@ -223,28 +235,20 @@ def landscapes(
     )
 
 
-def distances(
-    plan: EvalPlan,
-    answered: Mapping[str, Replies],
-    config: EvalConfig,
-    runtime: Runtime,
-    report: Report,
-) -> tuple[KLRow, ...]:
-    """The KL of each model to each anchor, for models that generated answers in this run."""
-    rows = []
-    for name, path in plan.models.items() if plan.anchors else ():
-        model = loading.load_language_model(path, Placement(runtime.frozen_dtype, runtime.device))
-        for anchor, place in plan.anchors.items():
-            other = loading.load_language_model(
-                place, Placement(runtime.frozen_dtype, runtime.device)
-            )
-            sums = landscape.anchor_kl(
-                model, other, plan.questions, answered[name], runtime, report
-            )
-            mean = _mean(sums, config)
-            temperature = landscape.ANCHOR_TEMPERATURE
-            rows.append(KLRow(name, anchor, *mean, n=len(sums), temperature=temperature))
-    return tuple(rows)
+def _kl_rows(plan: EvalPlan, measured: Distances, config: EvalConfig) -> tuple[KLRow, ...]:
+    """The mean KL of each model to each anchor, in the order of the models."""
+    return tuple(
+        KLRow(
+            name,
+            anchor,
+            *_mean(list(of_models[name].values()), config),
+            n=len(of_models[name]),
+            temperature=distances.TEMPERATURE,
+        )
+        for name in plan.models
+        for anchor, of_models in measured.items()
+        if name in of_models
+    )
 
 
 def _wording(plan: EvalPlan) -> tuple[str, ...]:

@@ -285,7 +285,8 @@ class EvalConfig(ModelConfig):
     anchors: Annotated[
         tuple[str, ...],
         Setting(
-            "Models to measure the KL of each model to, on its own answers, at temperature 1.",
+            "Models to measure the KL of each model to, on its own answers, at temperature 1; "
+            "@start and @ref: each run's own start and reference.",
             metavar="A,B,...",
             panel="Landscape",
             essential=True,

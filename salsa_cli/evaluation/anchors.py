@@ -88,7 +88,8 @@ def _recorded(which: str, run: ArmRun) -> Path:
     stored = arms.setting(run, "inputs", _KEYS[which])
     if arms.setting(run, "command") != "ppo" or stored is None:
         raise SalsaError(
-            f"--anchors {which}: {run.source} has no salsa.json of salsa ppo; name the model instead"
+            f"--anchors {which}: {run.source} has no salsa.json of salsa ppo; name the "
+            "model instead"
         )
     folders = _paths(stored)
     if len(folders) > 1:

@@ -211,6 +211,12 @@ def _order(policy: tuple[str, str]) -> tuple[int, int]:
     return (1, 0) if label else (2, 0)
 
 
+def named(given: str) -> tuple[str, str]:
+    """`NAME=MODEL`, or the last part of the model's path as its name."""
+    name, source = run_names.split(given)
+    return name or _default_name(RunName(source)), source
+
+
 def _default_name(run: RunName) -> str:
     path = Path(run.source)
     name = path.resolve().name if path.exists() else run.source.replace("/", "--")

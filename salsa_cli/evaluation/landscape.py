@@ -17,9 +17,8 @@ from salsa_cli.evaluation import answers
 from salsa_cli.evaluation.answers import Generation
 from salsa_cli.evaluation.judges import JudgeSpec, scoring
 from salsa_cli.evaluation.questions import answer_files
-from salsa_cli.evaluation.questions.answer_files import Replies, Reply
+from salsa_cli.evaluation.questions.answer_files import Replies
 from salsa_cli.evaluation.questions.benchmarks import Question
-from salsa_cli.generation import divergence
 from salsa_cli.models import averaging, loading, shapes
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.loading import LanguageModel
@@ -28,9 +27,6 @@ from salsa_cli.reward_models import rewards
 from salsa_cli.reward_models.rewards import Scorer
 from salsa_cli.runs.events import Advanced, Report
 from salsa_cli.weights import compatibility, tied_embeddings, weight_files
-
-ANCHOR_TEMPERATURE = 1.0
-"""Temperature of both models in a KL to an anchor."""
 
 
 @dataclass(frozen=True)
@@ -181,65 +177,3 @@ def mean_rewards(
     for turn, score in zip(turns, scores, strict=True):
         by_question.setdefault(turn.question.id, []).append(score)
     return [float(np.mean(by_question[question.id])) for question in questions]
-
-
-def anchor_kl(
-    model: LanguageModel,
-    anchor: LanguageModel,
-    questions: Sequence[Question],
-    given: Replies,
-    runtime: Runtime,
-    report: Report,
-) -> list[float]:
-    """KL in nats of each question's answers from a model to an anchor: the mean over its turns.
-
-    For every answer the exact KL between the two next-token distributions is summed over its
-    tokens. Both models are taken at `ANCHOR_TEMPERATURE`, whatever temperature an answer was
-    sampled at: a benchmark samples its questions at different ones, and KLs at different
-    temperatures have no common mean. Of answers sampled at that temperature, the mean estimates the
-    KL of whole answers; of others, it is the KL along the answers that the model gives.
-    """
-    found = []
-    for question in questions:
-        turns = given[question.id]
-        sums = [
-            _answer_kl(model, anchor, question, turns[:turn], reply, runtime)
-            for turn, reply in enumerate(turns)
-        ]
-        found.append(float(np.mean(sums)))
-        stage = f"KL of {model.folder.name} to {anchor.folder.name}"
-        report(Advanced(stage, len(found), len(questions), "prompts"))
-    return found
-
-
-def check_anchor(model: Path, anchor: Path) -> None:
-    """Refuse an anchor that reads other tokens than the model writes.
-
-    Raises:
-        SalsaError: says what differs.
-    """
-    reasons = loading.token_differences(model, anchor)
-    ours, theirs = shapes.vocabulary_size(model), shapes.vocabulary_size(anchor)
-    if ours != theirs:
-        reasons = [f"{ours} logits in {model}, {theirs} in {anchor}", *reasons]
-    if reasons:
-        raise SalsaError(f"--anchors {anchor} has another vocabulary: {'; '.join(reasons)}")
-
-
-def _answer_kl(
-    model: LanguageModel,
-    anchor: LanguageModel,
-    question: Question,
-    before: Sequence[Reply],
-    reply: Reply,
-    runtime: Runtime,
-) -> float:
-    (found,) = divergence.answer_kls(
-        model.model,
-        [anchor.model],
-        answers.prompt_of(model, question, before),
-        reply.token_ids,
-        temperature=ANCHOR_TEMPERATURE,
-        runtime=runtime,
-    )
-    return found

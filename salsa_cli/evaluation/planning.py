@@ -1,6 +1,6 @@
 """Resolve and check the inputs of an evaluation before anything is generated or paid for."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +8,8 @@ from salsa_cli import data
 from salsa_cli.config import run_names
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.errors import UsageError
-from salsa_cli.evaluation import arms, best_of, judges, landscape, names
+from salsa_cli.evaluation import anchors, arms, best_of, judges, landscape, names
+from salsa_cli.evaluation.anchors import Anchor
 from salsa_cli.evaluation.answers import Generation
 from salsa_cli.evaluation.arms import Arm
 from salsa_cli.evaluation.judges import JudgeSpec, prompts, writing
@@ -46,7 +47,7 @@ class EvalPlan:
     apis: Mapping[str, ApiWriter]
     questions: tuple[Question, ...]
     judge_prompt: JudgePrompt
-    anchors: Mapping[str, Path]
+    anchors: tuple[Anchor, ...]
     line: tuple[Path, ...]
     plane: tuple[Path, ...]
 
@@ -54,16 +55,23 @@ class EvalPlan:
     def read(self) -> tuple[Path, ...]:
         """Every model folder that is read."""
         judges = (Path(judge.source) for judge in self.judges)
-        return (*self.models.values(), *self.anchors.values(), *self.line, *self.plane, *judges)
+        return (*self.models.values(), *self.anchor_folders, *self.line, *self.plane, *judges)
+
+    @property
+    def anchor_folders(self) -> tuple[Path, ...]:
+        """The folders of all anchors, each once."""
+        found = (folder for anchor in self.anchors for folder in anchor.folders.values())
+        return tuple(dict.fromkeys(found))
 
     @property
     def names(self) -> tuple[str, ...]:
         """The models that are compared."""
         return (*self.models, *self.given)
 
-    def named(self, arm: str | None) -> str | None:
-        """The model that stands for an arm where one is needed: its first run's last policy."""
-        return next((one.runs[0].last for one in self.arms if one.name == arm), None)
+    def style_baseline(self, baseline: str | None) -> str | None:
+        """The model whose rate is one half at equal style: the baseline's, else the last one."""
+        chosen = [arm for arm in self.arms if baseline in (None, arm.name)]
+        return chosen[-1].runs[0].last if chosen else None
 
     def pairs(self, baseline: str | None) -> list[tuple[str, str]]:
         """The models to compare head to head, those of a baseline alone if there is one."""
@@ -100,7 +108,7 @@ def prepare(config: EvalConfig) -> EvalPlan:
         {spec.name: _api(spec, budget, config) for spec in specs if spec.kind == "openai"},
         tuple(questions),
         prompts.load(config.grading, config.judge_prompt),
-        anchors=_anchors(config.anchors, models.values()),
+        anchors=anchors.parse(config.anchors, run_here, models),
         line=_of_one_base(config.line or ()),
         plane=_of_one_base(config.plane or ()),
     )
@@ -140,7 +148,7 @@ def inputs(plan: EvalPlan, config: EvalConfig) -> dict[str, JSON]:
         "judges": [_description(judge) for judge in plan.judges],
         "prompts": folders.describe_files(config.prompts, data.local_files(config.prompts)),
         "landscape": [
-            folders.describe(path) for path in (*plan.anchors.values(), *plan.line, *plan.plane)
+            folders.describe(path) for path in (*plan.anchor_folders, *plan.line, *plan.plane)
         ],
     }
 
@@ -277,19 +285,6 @@ def _check_cache(file: Path) -> None:
     writing.read_store(file)
 
 
-def _anchors(given: Sequence[str], answering: Iterable[Path]) -> dict[str, Path]:
-    """The anchors by name; several may be given in one value, separated by commas."""
-    found: dict[str, Path] = {}
-    for one in given:
-        for part in [one] if Path(one).exists() else one.split(","):
-            name, path = _named(part)
-            found[name if name not in found else part] = find(path)
-    for anchor in found.values():
-        for model in answering:
-            landscape.check_anchor(model, anchor)
-    return found
-
-
 def _of_one_base(given: Sequence[str]) -> tuple[Path, ...]:
     paths = tuple(folders.resolve(name) for name in given)
     if paths:
@@ -306,14 +301,6 @@ def _api(spec: JudgeSpec, budget: Budget, config: EvalConfig) -> ApiWriter:
         patience=Patience(tries=config.tries, timeout=config.timeout),
         budget=budget,
     )
-
-
-def _named(given: str) -> tuple[str, str]:
-    """`NAME=MODEL`, or the last part of the model's path as its name."""
-    name, path = run_names.split(given)
-    if name is not None:
-        return name, path
-    return Path(path).resolve().name if Path(path).exists() else path.replace("/", "--"), path
 
 
 def _description(judge: JudgeSpec) -> JSON:

@@ -15,7 +15,7 @@ from salsa_cli.config.soup import SoupConfig
 from salsa_cli.data import Message
 from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.errors import SalsaError, UsageError
-from salsa_cli.evaluation import landscape
+from salsa_cli.evaluation import distances, landscape
 from salsa_cli.evaluation.questions.answer_files import Reply
 from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.evaluation.results.eval_result import EvalResult, KLRow
@@ -184,8 +184,7 @@ def test_kl_of_two_turns_is_their_mean(world: World) -> None:
     said = (Reply("sat on", token_ids=(9, 12, 2)), Reply("ran", token_ids=(10, 2)))
 
     def kl(question: Question, *replies: Reply) -> float:
-        (value,) = landscape.anchor_kl(a, b, [question], {"1": replies}, cpu, silent)
-        return value
+        return distances.along(a, b, [question], {"1": replies}, "", cpu, silent)["1"]
 
     first = kl(Question("1", opening), said[0])
     second = kl(Question("1", both.conversation(["sat on"])), said[1])

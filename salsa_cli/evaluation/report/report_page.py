@@ -9,6 +9,7 @@ from salsa_cli.evaluation.report import (
     best_of_charts,
     cautions,
     disputed,
+    frontier_blocks,
     landscape_charts,
 )
 from salsa_cli.evaluation.report.disputed import Prompts
@@ -50,6 +51,7 @@ def build(
         _figures(result),
         *cautions.blocks(result),
         *arm_blocks.blocks(result.arms),
+        *frontier_blocks.blocks(result),
         *_rates(result),
         *_scores(result),
         *_parts("By category", result.categories),

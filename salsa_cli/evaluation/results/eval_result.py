@@ -9,6 +9,12 @@ from salsa_cli.config.eval import EvalConfig
 from salsa_cli.evaluation.results import arm_tables, best_of_rows, invalid_verdicts, tables
 from salsa_cli.evaluation.results.arm_results import ArmPairRow, ArmResults, ArmRow
 from salsa_cli.evaluation.results.best_of_rows import AgainstBestOf, BestOfRow
+from salsa_cli.evaluation.results.frontier import (
+    Frontier,
+    FrontierCurve,
+    FrontierPoint,
+    FrontierRow,
+)
 from salsa_cli.evaluation.results.judge_agreement import AccuracyRow, AgreementRow
 from salsa_cli.evaluation.results.pooling import HANDFUL
 from salsa_cli.evaluation.results.style_control import Controlled, ControlledRow
@@ -109,6 +115,7 @@ class EvalResult:
     against_best_of: tuple[AgainstBestOf, ...] = ()
     remarks: tuple[str, ...] = ()
     arms: ArmResults = field(default_factory=ArmResults)
+    frontier: Frontier = field(default_factory=Frontier)
 
     def record(self) -> Mapping[str, object]:
         """The object that `--json` prints and results.json stores."""
@@ -130,40 +137,45 @@ class EvalResult:
             for one in record["controlled"]
         )
         texts = {name: tuple(record.get(name, ())) for name in _TEXTS}
-        stored = record.get("arms", {})
-        arms = ArmResults(
-            tuple(_row(ArmRow, row) for row in stored.get("rows", ())),
-            tuple(_row(ArmPairRow, row) for row in stored.get("pairs", ())),
-            tuple(stored.get("sentences", ())),
-        )
-        whole = {**record, **rows, **texts, "controlled": controlled, "arms": arms}
+        whole = {
+            **record,
+            **rows,
+            **texts,
+            "controlled": controlled,
+            "arms": _arms(record.get("arms", {})),
+            "frontier": _frontier(record.get("frontier", {})),
+        }
         return cls(**whole)
 
     def summary(self) -> tuple[str, Table | None]:
         """Win rates, or mean scores where nothing was compared, with what qualifies them."""
-        if self.arms.rows or self.arms.pairs:
-            last = f"{self.output}: {self.prompts} prompts in {duration(self.seconds)}"
-            lines = [*self.arms.sentences, last]
-            return "\n".join(lines), arm_tables.table(self.arms)
-        lines = [line for row in self.answers if (line := self._describe(row))]
-        others = [row for row in self.pairs if not row.of_itself]
-        lines += _few([_undecided(row) for row in others if row.n and not row.decided])
+        of_arms = bool(self.arms.rows or self.arms.pairs)
+        lines = [*self.arms.sentences, *self.frontier.sentences] if of_arms else self._of_models()
         lines += _few([_even(row) for row in self.pairs if row.of_itself])
         lines += _few([_failures(row) for row in self.pairs if row.invalid])
         lines += _few([_no_scores(row) for row in self.scores if row.invalid])
-        lines += _few(_ratings(self.ratings))
-        lines += _few(self.rating_gaps)
         lines += _few([_controlled(one) for one in self.controlled if one.rows])
         lines += _few([one.separated for one in self.controlled if one.separated is not None])
         lines += _few([_accuracy(row) for row in self.accuracies])
         lines += _few([_agreement(row) for row in self.agreements])
-        lines += [_distance(row) for row in self.kl]
+        lines += [_distance(row) for row in self.kl if not of_arms]
         lines += _peaks("line", self.line) + _peaks("plane", self.plane)
         lines += best_of_rows.sentences(self.best_of, self.against_best_of)
         lines.append(f"{self.output}: {self.prompts} prompts in {duration(self.seconds)}")
+        if of_arms:
+            return "\n".join(lines), arm_tables.table(self.arms)
         return "\n".join(lines), (
             tables.pairs(self.pairs) if self.pairs else tables.scores(self.scores)
         )
+
+    def _of_models(self) -> list[str]:
+        """What single models show: scores, undecided pairs and ratings."""
+        lines = [line for row in self.answers if (line := self._describe(row))]
+        others = [row for row in self.pairs if not row.of_itself]
+        lines += _few([_undecided(row) for row in others if row.n and not row.decided])
+        lines += _few(_ratings(self.ratings))
+        lines += _few(self.rating_gaps)
+        return lines
 
     def _describe(self, row: AnswerRow) -> str | None:
         means = [
@@ -227,6 +239,24 @@ _ROWS: Mapping[str, type[Any]] = {
     "best_of": BestOfRow,
     "against_best_of": AgainstBestOf,
 }
+
+
+def _arms(stored: Mapping[str, Any]) -> ArmResults:
+    return ArmResults(
+        tuple(_row(ArmRow, row) for row in stored.get("rows", ())),
+        tuple(_row(ArmPairRow, row) for row in stored.get("pairs", ())),
+        tuple(stored.get("sentences", ())),
+    )
+
+
+def _frontier(stored: Mapping[str, Any]) -> Frontier:
+    rows = stored.get("rows", ())
+    return Frontier(
+        tuple(_row(FrontierPoint, row) for row in stored.get("points", ())),
+        tuple(_row(FrontierCurve, row) for row in stored.get("curves", ())),
+        tuple(FrontierRow(**{**row, "pair": _row(ArmPairRow, row["pair"])}) for row in rows),
+        tuple(stored.get("sentences", ())),
+    )
 
 
 def _row(kind: type[Any], record: Mapping[str, Any]) -> Any:

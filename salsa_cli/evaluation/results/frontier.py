@@ -1,7 +1,7 @@
 """Score against KL: a curve for each arm, and who is ahead at equal KL and at equal score."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import isnan
 
 import numpy as np
@@ -75,7 +75,7 @@ class Frontier:
     points: tuple[FrontierPoint, ...] = ()
     curves: tuple[FrontierCurve, ...] = ()
     rows: tuple[FrontierRow, ...] = ()
-    sentences: tuple[str, ...] = field(default=())
+    sentences: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,12 @@ def of(
         scores: mean scores by judge, model and question.
         kls: KLs in nats an answer by anchor, model and question.
     """
+    if not kls:
+        return Frontier()
     several = [arm for arm in compared if all(len(run.points) > 1 for run in arm.runs)]
     drawn = Resampling(config.seed, config.draws)
-    baseline = config.baseline if config.baseline in (arm.name for arm in several) else None
+    names = [arm.name for arm in several]
+    baseline = config.baseline if config.baseline in names else None
     opponents = arms.arm_pairs(several, baseline)
     points: list[FrontierPoint] = []
     curves: list[FrontierCurve] = []
@@ -298,21 +301,28 @@ def _sentence(row: FrontierRow) -> str:
 
 def _axes(rows: Sequence[FrontierRow]) -> list[str]:
     """Where the choice of the anchor decides who is ahead at equal KL."""
-    found: dict[tuple[str, str, str], dict[str, set[str]]] = {}
+    found: dict[tuple[str, str, str], dict[str, dict[str, list[float]]]] = {}
     for row in rows:
         if row.at == "KL":
             pair = row.pair
             winner = pair.a if pair.difference > 0 else pair.b
-            ahead = winner if pair.decided else "neither"
             of_pair = found.setdefault((pair.judge, pair.a, pair.b), {})
-            of_pair.setdefault(row.anchor, set()).add(ahead)
+            of_anchor = of_pair.setdefault(row.anchor, {})
+            of_anchor.setdefault(winner if pair.decided else "neither", []).append(row.level)
     return [
         f"By {short_name(judge)}, the axis decides who is ahead of {a} and {b} at equal KL: "
-        + "; ".join(f"by KL to {anchor} {' or '.join(sorted(w))}" for anchor, w in by.items())
+        + "; ".join(f"by KL to {anchor} {_ahead(where)}" for anchor, where in by.items())
         + "."
         for (judge, a, b), by in found.items()
         if len({frozenset(winners) for winners in by.values()}) > 1
     ]
+
+
+def _ahead(where: Mapping[str, Sequence[float]]) -> str:
+    return ", ".join(
+        f"{winner} at {', '.join(f'{level:g}' for level in levels)} nats"
+        for winner, levels in where.items()
+    )
 
 
 def _range(reaches: Sequence[tuple[float, float]]) -> str:
