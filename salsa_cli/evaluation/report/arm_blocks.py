@@ -3,6 +3,7 @@
 from salsa_cli import pages
 from salsa_cli.evaluation.results import arm_tables
 from salsa_cli.evaluation.results.arm_results import WIN_RATE, ArmPairRow, ArmResults
+from salsa_cli.evaluation.results.eval_result import EvalResult
 from salsa_cli.evaluation.verdicts.verdict import short_name
 from salsa_cli.pages.charts import Estimate, IntervalChart
 from salsa_cli.pages.scales import Axis
@@ -33,6 +34,18 @@ def blocks(arms: ArmResults) -> list[pages.Block]:
         found.append(pages.DataTable(arm_tables.ARM_COLUMNS, cells, names=2))
     found.append(pages.Details("Two-level bootstrap", [_bootstraps(arms)]))
     return found
+
+
+def figures(result: EvalResult) -> pages.KeyFigures:
+    """The first two differences between arms, or the arms' scores, and the number of prompts."""
+    rows = [
+        pages.KeyFigure(f"{row.measure}: {row.a} and {row.b}", *row.amounts())
+        for row in result.arms.pairs[:2]
+    ] or [
+        pages.KeyFigure(f"score of {row.arm}", *arm_tables.arm_cells(row)[2:4])
+        for row in result.arms.rows[:2]
+    ]
+    return pages.KeyFigures([*rows, pages.KeyFigure("prompts", f"{result.prompts:,}")])
 
 
 def _rates(rows: list[ArmPairRow]) -> IntervalChart:

@@ -13,7 +13,7 @@ def blocks(result: EvalResult) -> list[pages.Block]:
     others = [row for row in result.pairs if not row.of_itself]
     open_pairs = [row for row in others if row.n and not row.decided]
     found: list[pages.Block] = []
-    if open_pairs:
+    if open_pairs and not result.of_arms:
         rows = [
             (
                 row.a,
@@ -39,7 +39,8 @@ def blocks(result: EvalResult) -> list[pages.Block]:
             )
         )
     found += _failures(result)
-    found += [pages.Callout("Note:", text) for text in (*result.rating_gaps, *result.remarks)]
+    gaps = () if result.of_arms else result.rating_gaps
+    found += [pages.Callout("Note:", text) for text in (*gaps, *result.remarks)]
     return found
 
 

@@ -20,7 +20,8 @@ def blocks(result: EvalResult) -> list[pages.Block]:
     """The KL-reward plane for each anchor and judge, the line, the triangle."""
     charts: list[pages.Block] = []
     judges = list(dict.fromkeys(row.judge for row in result.scores))
-    for anchor in dict.fromkeys(row.anchor for row in result.kl):
+    anchors = dict.fromkeys(row.anchor for row in result.kl)
+    for anchor in () if result.frontier.curves else anchors:  # the frontier shows them better
         measured = [row for row in result.kl if row.anchor == anchor]
         distances = {row.model: row.kl for row in measured}
         label = f"KL to {anchor}, nats, {measured[0].at}"

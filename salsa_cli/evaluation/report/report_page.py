@@ -47,17 +47,22 @@ def build(
     prompts: Prompts,
 ) -> pages.Page:
     """The page."""
-    blocks: list[pages.Block] = [
-        _figures(result),
-        *cautions.blocks(result),
-        *arm_blocks.blocks(result.arms),
-        *frontier_blocks.blocks(result),
+    of_models = [
         *_rates(result),
         *_scores(result),
         *_parts("By category", result.categories),
         *_parts("By length", result.lengths),
         *_controlled(result),
         *_orders(result),
+    ]
+    if result.of_arms:
+        of_models = [pages.Details("Run by run", of_models)]
+    blocks: list[pages.Block] = [
+        arm_blocks.figures(result) if result.of_arms else _figures(result),
+        *cautions.blocks(result),
+        *arm_blocks.blocks(result.arms),
+        *frontier_blocks.blocks(result),
+        *of_models,
         *_judge_agreement(result),
         *landscape_charts.blocks(result),
         *best_of_charts.blocks(result),

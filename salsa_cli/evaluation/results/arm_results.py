@@ -53,6 +53,7 @@ class ArmPairRow:
 
     `difference` is the mean score of `a` less that of `b`, or by how much the win rate of `a`
     exceeds one half; `measure` says which. `paired` says that the runs of one seed were paired.
+    The interval of a win rate is cut at 0 and 1.
     `p_value` is that of the t-test, `p_holm` the same for all pairs of arms by the judge and
     measure together. `runs_needed` is the number of runs an arm that would show a difference of
     this size with 80 % power; None if so few prompts could not.
@@ -359,14 +360,15 @@ def _row(
 ) -> ArmPairRow:
     interval = spread.interval(LEVEL)
     low, high = _ends(bootstrap)
+    most = 0.5 if measure == WIN_RATE else float("inf")
     return ArmPairRow(
         a.name,
         b.name,
         judge,
         measure,
         interval.estimate,
-        interval.low,
-        interval.high,
+        max(interval.low, -most),
+        min(interval.high, most),
         len(a.runs),
         len(b.runs),
         prompts,

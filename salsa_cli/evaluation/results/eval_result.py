@@ -149,7 +149,7 @@ class EvalResult:
 
     def summary(self) -> tuple[str, Table | None]:
         """Win rates, or mean scores where nothing was compared, with what qualifies them."""
-        of_arms = bool(self.arms.rows or self.arms.pairs)
+        of_arms = self.of_arms
         lines = [*self.arms.sentences, *self.frontier.sentences] if of_arms else self._of_models()
         lines += _few([_even(row) for row in self.pairs if row.of_itself])
         lines += _few([_failures(row) for row in self.pairs if row.invalid])
@@ -167,6 +167,11 @@ class EvalResult:
         return "\n".join(lines), (
             tables.pairs(self.pairs) if self.pairs else tables.scores(self.scores)
         )
+
+    @property
+    def of_arms(self) -> bool:
+        """Whether arms of several runs were compared, and not single models."""
+        return bool(self.arms.rows or self.arms.pairs)
 
     def _of_models(self) -> list[str]:
         """What single models show: scores, undecided pairs and ratings."""
