@@ -27,9 +27,11 @@ from salsa_cli.models import compilation, packed_attention
 from salsa_cli.models.activation_memory import Machine
 from salsa_cli.records import JSON, read_rows, to_json, write_text
 from salsa_cli.rl import (
+    best,
     disk,
     experience,
     extension,
+    held_out,
     learning,
     memory,
     model_card,
@@ -51,7 +53,10 @@ from salsa_cli.rl.actors import (
     scale_critic,
     sync_weights,
 )
+from salsa_cli.rl.best import BestPolicy, BestUpdate
 from salsa_cli.rl.experience import AnchorKLs, AnswerBatch
+from salsa_cli.rl.held_out import HeldOutEvaluation
+from salsa_cli.rl.held_out_metrics import HeldOutMetrics
 from salsa_cli.rl.memory import MemoryPlan
 from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.rl.plan import PPOPlan
@@ -105,10 +110,15 @@ class PPOResult:
     temperature: float = 1.0
     kl_at_temperature_1_first: Mapping[str, float] = field(default_factory=dict)
     kl_at_temperature_1_last: Mapping[str, float] = field(default_factory=dict)
+    heldout_first: Mapping[str, Any] = field(default_factory=dict)
+    heldout_last: Mapping[str, Any] = field(default_factory=dict)
+    best: Mapping[str, Any] = field(default_factory=dict)
 
     def record(self) -> Mapping[str, object]:
         """The object that `--json` prints."""
-        return asdict(self)
+        found = asdict(self)
+        optional = ("heldout_first", "heldout_last", "best")
+        return {name: value for name, value in found.items() if value or name not in optional}
 
     def summary(self) -> tuple[str, Table | None]:
         """The first and the last update, side by side."""
@@ -122,8 +132,26 @@ class PPOResult:
             last = self.kl_at_temperature_1_last[name]
             pairs[f"KL to {who} at temperature 1"] = (_nats(first), _nats(last))
         rows = [(name, figure(first), figure(last)) for name, (first, last) in pairs.items()]
+        rows += self._held_out()
         table = Table(("", "first update", "last update"), rows)
-        return f"{self.output}: {self.updates} updates in {duration(self.seconds)}", table
+        text = f"{self.output}: {self.updates} updates in {duration(self.seconds)}"
+        if self.best:
+            value, error = self.best["value"], self.best["standard_error"]
+            text += (
+                f"\nbest by held-out {self.best['by']}: update {self.best['update']} "
+                f"({figure(value)} +- {figure(error)}), in {Path(self.output) / best.FOLDER}"
+            )
+        return text, table
+
+    def _held_out(self) -> list[tuple[str, str, str]]:
+        """The reward on held-out prompts, before the first update and after the last."""
+        if not self.heldout_first or not self.heldout_last:
+            return []
+        first, last = (
+            f"{figure(one['reward']['mean'])} +- {figure(one['reward']['standard_error'])}"
+            for one in (self.heldout_first, self.heldout_last)
+        )
+        return [("held-out reward, before and after", first, last)]
 
 
 def run(config: PPOConfig, report: Report) -> Result:
@@ -149,6 +177,7 @@ def run(config: PPOConfig, report: Report) -> Result:
         plan = preflight.prepare(config, report)
         if not extends:
             run_folder.check_output(config.output, config.force, plan.read)
+        preflight.check_held_out(plan, runtime)
         preflight.check_sharing(plan, config, sharded=runtime.sharding is not None)
     config, needed = runtime.from_main(lambda: choose_micro_batch(config, plan, runtime, report))
     if config.dry_run:
@@ -193,16 +222,21 @@ def train(run: Run, server: Server | None, report: Report) -> PPOResult:
     actors, state = restore_or_begin(loaded, run, report)
     on_cpu = runtime.device.type == "cpu"
     watchdog = Watchdog(folder / "metrics.jsonl", config, report, on_cpu=on_cpu)
+    best_policy = BestPolicy(config, _history(folder))
     with (
         interrupts.deferred_interrupts(report) as interrupted,
         runtime.held_by_main(
             lambda: _recording(config, folder, state.update, report), silent
         ) as listen,
     ):
+        start = evaluate_start(state, actors, run, report)
+        best_policy.begin(start.metrics if start else None, state.update, actors, run)
         while state.update < config.updates:
             with during(f"update {state.update + 1}"):
                 metrics = update_policy(state, actors, run, watchdog)
-            state = after_update(state, metrics, actors, config)
+                state = after_update(state, metrics, actors, config)
+                evaluated = held_out.evaluate(state.update, metrics.kl_coef, actors, run)
+            metrics = held_out.added(metrics, start, evaluated)
             if state.update == 1:
                 _explain_anchors(plan, metrics, report)
             listen(Measured(metrics.row()))
@@ -211,9 +245,12 @@ def train(run: Run, server: Server | None, report: Report) -> PPOResult:
             if snapshots.is_due(state.update, config):
                 snapshots.write(state.update, actors, run)
             interrupted.agree(runtime)
+            improved = best_policy.improves(metrics)
             due = state.update % config.save_every == 0 or state.update == config.updates
-            if due or interrupted.pending or watchdog.stops:
+            if due or improved or interrupted.pending or watchdog.stops:
                 save_state(state, inputs, actors, run)
+                if improved:
+                    best_policy.write(actors, run)
                 # No process leaves before the main one is done: the first to leave ends the others.
                 with runtime.main_first():
                     if runtime.main:
@@ -304,6 +341,26 @@ def restore_or_begin(fresh: Actors, run: Run, report: Report) -> tuple[Actors, T
         fresh = replace(fresh, reward=experience.measure_reward_scale(fresh, run))
         scale_critic(fresh, run.plan)
     return fresh, TrainingState(0, config.kl_coef)
+
+
+def evaluate_start(
+    state: TrainingState, actors: Actors, run: Run, report: Report
+) -> HeldOutEvaluation | None:
+    """Evaluate the policy on the held-out prompts before the first update; forecast the time."""
+    if state.update:
+        return None
+    with during("before the first update"):
+        found = held_out.evaluate(0, state.kl_coef, actors, run)
+    if found is not None:
+        times = held_out.count(run.config)
+        report(
+            Note(
+                f"evaluation on {found.metrics.prompts} held-out prompts took "
+                f"{duration(found.seconds)}: about {duration(times * found.seconds)} for the "
+                f"{times} of this run"
+            )
+        )
+    return found
 
 
 def after_update(
@@ -415,6 +472,7 @@ def _dry_run(config: PPOConfig, plan: PPOPlan, needed: MemoryPlan, runtime: Runt
         "prompts": len(plan.prompts),
         "updates": config.updates,
         **_resumption(config),
+        **_held_out_facts(plan, config),
         "answers": config.updates * config.batch_size,
         "answers per prompt and update": config.group_size,
         "answers in a forward pass": config.forward_size,
@@ -430,6 +488,18 @@ def _dry_run(config: PPOConfig, plan: PPOPlan, needed: MemoryPlan, runtime: Runt
     return DryRun(facts, needed.table(), details)
 
 
+def _held_out_facts(plan: PPOPlan, config: PPOConfig) -> dict[str, int]:
+    if plan.held_out is None:
+        return {}
+    prompts, times = len(plan.held_out.prompts), held_out.count(config)
+    return {
+        "held-out prompts": prompts,
+        "held-out prompts left out because they are trained on": len(plan.held_out.trained_rows),
+        "held-out evaluations": times,
+        "held-out answers": prompts * times,
+    }
+
+
 def _resumption(config: PPOConfig) -> dict[str, int]:
     if not config.resume:
         return {}
@@ -437,9 +507,16 @@ def _resumption(config: PPOConfig) -> dict[str, int]:
     return {"resumes after update": saved.step if saved else 0}
 
 
+def _history(folder: Path) -> list[UpdateMetrics]:
+    """The updates that a run has made so far."""
+    path = folder / "metrics.jsonl"
+    return [UpdateMetrics.of(row) for row in read_rows(path)] if path.exists() else []
+
+
 def _result(config: PPOConfig, folder: Path) -> PPOResult:
-    rows = [UpdateMetrics.of(row) for row in read_rows(folder / "metrics.jsonl")]
+    rows = _history(folder)
     first, last = rows[0], rows[-1]
+    kept = BestUpdate.read(folder)
     beside = [name for name in first.kl_anchors if name != "reference"]
     return PPOResult(
         output=str(config.output),
@@ -454,6 +531,9 @@ def _result(config: PPOConfig, folder: Path) -> PPOResult:
         temperature=config.temperature,
         kl_at_temperature_1_first=first.kl_at_temperature_1 or {},
         kl_at_temperature_1_last=last.kl_at_temperature_1 or {},
+        heldout_first=first.heldout_start.record() if first.heldout_start else {},
+        heldout_last=last.heldout.record() if last.heldout else {},
+        best=kept.record() if kept is not None else {},
     )
 
 
@@ -475,4 +555,13 @@ def _telling(metrics: UpdateMetrics) -> dict[str, float]:
         "finished": metrics.finished,
         **({} if metrics.equal_groups is None else {"equal groups": float(metrics.equal_groups)}),
         "tokens/s": metrics.tokens_per_second,
+        **_telling_held_out(metrics.heldout or metrics.heldout_start),
     }
+
+
+def _telling_held_out(measured: HeldOutMetrics | None) -> dict[str, float]:
+    if measured is None:
+        return {}
+    watched = {f"held-out {name}": one.mean for name, one in measured.watch.items()}
+    kls = {f"held-out KL {name}": _nats(one.mean) for name, one in measured.kl.items()}
+    return {"held-out reward": measured.reward.mean, **watched, **kls}

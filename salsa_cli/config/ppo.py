@@ -14,6 +14,8 @@ SYNC_EVERY = 64
 KL_HORIZON = 10_000
 UNCERTAINTY_WEIGHT = 0.1
 CHECKPOINTS = 2
+EVAL_EVERY = 10
+MAX_EVAL_PROMPTS = 128
 VLLM_URL = "http://127.0.0.1:8000"
 GROUP_SIZE = 4
 
@@ -31,6 +33,7 @@ WARNINGS = (
     "equal-groups",
     "kl-jump",
     "ratio-error",
+    "heldout-fall",
 )
 """Names of the warnings that the monitors issue."""
 
@@ -540,6 +543,43 @@ class PPOConfig(TrainingConfig):
             changes_result=False,
         ),
     ] = None
+    eval_prompts: Annotated[
+        str | None,
+        Setting(
+            "Held-out prompts to evaluate the policy on while it is trained: the same prompts and "
+            "seeds each time. Those that --prompts has, too, are left out.",
+            metavar="DATA",
+            names="data",
+            panel="Held-out prompts",
+        ),
+    ] = None
+    max_eval_prompts: Annotated[
+        int | None,
+        Setting(
+            f"Use only the first N held-out prompts. Default: {MAX_EVAL_PROMPTS}.",
+            low=1,
+            metavar="N",
+            panel="Held-out prompts",
+        ),
+    ] = None
+    eval_every: Annotated[
+        int | None,
+        Setting(
+            "Updates between two evaluations; also before the first and after the last update. "
+            f"Default: {EVAL_EVERY}.",
+            low=1,
+            metavar="N",
+            panel="Held-out prompts",
+        ),
+    ] = None
+    keep_best: Annotated[
+        Literal["reward", "watch", "objective"] | None,
+        Setting(
+            "Keep the policy with the highest held-out reward, first --watch-reward, or reward - "
+            "kl-coef * KL in OUTPUT/best.",
+            panel="Held-out prompts",
+        ),
+    ] = None
     stop_on: Annotated[
         tuple[str, ...],
         Setting(
@@ -562,6 +602,7 @@ class PPOConfig(TrainingConfig):
             *self._names(),
             *self._server(),
             *self._snapshots(),
+            *self._held_out(),
         ]
         if len(reasons) == 1:
             raise UsageError(reasons[0])
@@ -615,6 +656,16 @@ class PPOConfig(TrainingConfig):
     def checkpoints(self) -> int:
         """Checkpoints that are kept while the run goes on."""
         return self.keep_checkpoints or CHECKPOINTS
+
+    @property
+    def evaluation_period(self) -> int:
+        """Updates between two evaluations on held-out prompts."""
+        return self.eval_every or EVAL_EVERY
+
+    @property
+    def held_out_size(self) -> int:
+        """Most prompts that are read from `--eval-prompts`."""
+        return self.max_eval_prompts or MAX_EVAL_PROMPTS
 
     def undivided(self, processes: int) -> Iterator[str]:
         """Reason why a minibatch cannot be divided among `processes`, if there is one."""
@@ -774,6 +825,27 @@ class PPOConfig(TrainingConfig):
             yield (
                 f"--snapshot-every {self.snapshot_every} writes none in {self.updates} updates; "
                 "expected a smaller number"
+            )
+
+    def _held_out(self) -> Iterator[str]:
+        if self.eval_prompts is None:
+            for option, given in (
+                ("--max-eval-prompts", self.max_eval_prompts),
+                ("--eval-every", self.eval_every),
+                ("--keep-best", self.keep_best),
+            ):
+                if given is not None:
+                    yield f"{option} has no effect without --eval-prompts"
+            if "heldout-fall" in self.stop_on:
+                yield "--stop-on heldout-fall has no effect without --eval-prompts"
+        if self.keep_best == "watch" and not self.watch_reward:
+            yield "--keep-best watch needs --watch-reward"
+        if self.keep_best == "objective" and self.penalty == "chi2":
+            yield "--keep-best objective is of a KL penalty, not of --penalty chi2; expected reward"
+        if self.keep_best == "objective" and self.kl_target is not None:
+            yield (
+                "--keep-best objective cannot compare updates whose coefficient --kl-target "
+                "changes; expected reward or watch"
             )
 
     def _server(self) -> Iterator[str]:

@@ -20,6 +20,7 @@ class DiskPlan:
         keeps: whether a finished run keeps them.
         policy: the policy as a model folder.
         snapshots: number of snapshots, each as large as the policy.
+        best: whether the best policy is kept, too.
     """
 
     checkpoint: int
@@ -27,19 +28,21 @@ class DiskPlan:
     keeps: bool
     policy: int
     snapshots: int
+    best: bool
 
     @property
     def models(self) -> int:
-        """The policy and its snapshots."""
-        return (1 + self.snapshots) * self.policy
+        """The policy, its snapshots and the best one."""
+        return (1 + self.snapshots + self.best) * self.policy
 
     @property
     def peak(self) -> int:
-        """The most at once: an old checkpoint is removed when a new one is complete.
+        """The most at once: an old checkpoint or best policy goes when a new one is complete.
 
         The weights that a server reads are gone before the policy is written.
         """
-        return self.models + (self.kept + 1) * self.checkpoint
+        replaced = self.checkpoint + self.best * self.policy
+        return self.models + self.kept * self.checkpoint + replaced
 
     @property
     def finished(self) -> int:
@@ -58,4 +61,5 @@ def plan_disk(plan: PPOPlan, config: PPOConfig) -> DiskPlan:
         keeps=config.keep_checkpoints is not None,
         policy=stored * weight_sharing.stored(plan.policy),
         snapshots=snapshots.count(config),
+        best=config.keep_best is not None,
     )

@@ -74,25 +74,43 @@ def generate_answers(
         step: which batch of prompts.
         seed: orders the prompts.
     """
-    plan, config, runtime = run.plan, run.config, run.runtime
-    size = config.group_size
+    plan, config, size = run.plan, run.config, run.config.group_size
     chosen = data.batch_indices(len(plan.prompts), config.batch_size // size, seed, step)
     indices = [index for index in chosen for _ in range(size)]
     prompts = [plan.prompt_ids[i] for i in indices]
-    # By prompts, so that one process draws all answers of a prompt.
-    rows = torch.cat([*runtime.part(torch.arange(len(indices)).view(-1, size))])
-    sample = _sampler(actors, config)
+    seeds = [stable_seed(config.seed, purpose, step, place) for place in range(len(indices))]
+    sampled = sample_in_parts(prompts, seeds, _sampler(actors, config), actors, run, together=size)
+    texts = tuple(rollouts.texts(actors.policy, sampled))
+    return AnswerBatch(tuple(plan.prompts[i] for i in indices), sampled, texts)
+
+
+def sample_in_parts(
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    sample: Sampler,
+    actors: Actors,
+    run: Run,
+    *,
+    together: int = 1,
+) -> Sampled:
+    """One answer of the policy to each prompt; every process samples its part of them.
+
+    Args:
+        prompts: rows of token ids, at least `together` for each process.
+        seeds: one per prompt.
+        together: number of consecutive rows that one process samples.
+    """
+    config, runtime = run.config, run.runtime
+    rows = torch.cat([*runtime.part(torch.arange(len(prompts)).view(-1, together))])
     mine = sample(
         actors.policy,
         [prompts[place] for place in rows],
-        [stable_seed(config.seed, purpose, step, place) for place in rows.tolist()],
+        [seeds[place] for place in rows],
         length=config.response_length,
         temperature=config.temperature,
         runtime=runtime,
     )
-    sampled = _whole(mine, rows, prompts, actors.policy.pad_id, runtime)
-    texts = tuple(rollouts.texts(actors.policy, sampled))
-    return AnswerBatch(tuple(plan.prompts[i] for i in indices), sampled, texts)
+    return _whole(mine, rows, prompts, actors.policy.pad_id, runtime)
 
 
 def score_answers(answered: AnswerBatch, actors: Actors, config: PPOConfig) -> ScoredBatch:
@@ -218,7 +236,7 @@ class AnchorKLs:
 def measure_anchors(rollout: Rollout, actors: Actors, run: Run) -> AnchorKLs:
     """KL to every anchor (references, start, ingredients), and how the reference ends answers."""
     plan, config, runtime = run.plan, run.config, run.runtime
-    names = ["reference"] if len(plan.references) == 1 else [one.name for one in plan.references]
+    names = references.names(plan.references)
     found = {
         name: _mean_kl(rollout, theirs)
         for name, theirs in zip(names, rollout.ref_logprobs, strict=True)

@@ -107,6 +107,8 @@ def plan_memory(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryPla
         "anchors": _anchors(plan, config, machine),
         "learning": _learning(plan, config, machine),
     }
+    if plan.held_out is not None:
+        named["held-out prompts"] = _held_out(plan, config, machine)
     if not config.anchor_every:
         del named["anchors"]
     phases = {}
@@ -170,7 +172,7 @@ def _models(plan: PPOPlan, config: PPOConfig, machine: Machine) -> dict[str, Mem
         if role.backbone is not None and role.backbone.resolve() not in shared:
             one += MemoryUse(machine.frozen * weight_sharing.whole(role.backbone))
         held[ROWS[role.part]] = held.get(ROWS[role.part], MemoryUse()) + one
-    if config.anchor_every:
+    if config.anchor_every or plan.held_out is not None:
         known = references.anchors(plan.policy, plan.references).known.values()
         largest = max(_lent(folder, shared) for folder in known)
         held["an anchor"] = MemoryUse(machine.frozen * largest)
@@ -220,10 +222,10 @@ def _machine(config: PPOConfig, machine: Machine) -> Machine:
 def _is_there(model: str, phase: str, config: PPOConfig) -> bool:
     """Whether a model is on the device in a phase."""
     if model == "an anchor":
-        return phase == "anchors"
+        return phase in ("anchors", "held-out prompts")
     parked = {OFFLOADABLE[name] for name in config.offloaded}
     needed = "log-probabilities" if model == "reference" else "scoring"
-    return model not in parked or phase == needed
+    return model not in parked or phase in (needed, "held-out prompts")
 
 
 def _rollout(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
@@ -277,6 +279,19 @@ def _anchors(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
         shapes.shape(plan.policy), rows, tokens, machine.product
     )
     return MemoryUse(activations=passing, logits=_logits(plan, config, machine, rows))
+
+
+def _held_out(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
+    """Answers as in a rollout, or a pass over one answer whose logits are kept for the exact KL.
+
+    Those of the policy and of one other model are held at a time.
+    """
+    sampling = _rollout(plan, replace(config, generator="auto", vllm_url=None), machine)
+    wide = 4 * config.response_length * shapes.vocabulary_size(plan.policy)
+    passing = activation_memory.passing_activations(
+        shapes.shape(plan.policy), 1, _longest(plan) + config.response_length, machine.product
+    )
+    return max(sampling, MemoryUse(activations=passing, logits=3 * wide), key=lambda one: one.total)
 
 
 def _learning(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
@@ -334,6 +349,8 @@ def _advice(found: MemoryPlan, config: PPOConfig, *, on_cpu: bool) -> Iterator[s
     """What would lower the peak, cheapest first."""
     if found.busiest == "anchors":
         yield "--anchor-every 0"
+    if found.busiest == "held-out prompts":
+        yield "no --eval-prompts"
     if found.busiest in ("rollout", "scoring"):
         yield "a smaller --batch-size"
     elif found.forward_size > 1:
@@ -360,7 +377,8 @@ def _cells(held: MemoryUse, columns: list[str]) -> list[str]:
 
 
 def _longest(plan: PPOPlan) -> int:
-    return max(len(ids) for ids in plan.prompt_ids)
+    held_out = plan.held_out.ids if plan.held_out is not None else ()
+    return max(len(ids) for ids in (*plan.prompt_ids, *held_out))
 
 
 def _reward_models(names: tuple[str, ...]) -> Iterator[Path]:

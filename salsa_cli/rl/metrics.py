@@ -5,6 +5,11 @@ from dataclasses import asdict, dataclass, fields
 from math import nan
 from typing import Any, Self
 
+from salsa_cli.rl.held_out_metrics import HeldOutMetrics
+
+HELD_OUT_STAGE = "heldout"
+"""Name of the time that evaluation on held-out prompts takes."""
+
 _OF_THE_CRITIC = frozenset(
     {"explained_variance", "mean_return", "value_loss", "value_clip_share", "critic_grad_norm"}
 )
@@ -15,6 +20,8 @@ OPTIONAL = _OF_THE_CRITIC | {
     "kl_at_temperature_1",
     "groups",
     "equal_groups",
+    "heldout",
+    "heldout_start",
 }
 """Figures that stand in a row only where there are some."""
 
@@ -60,6 +67,8 @@ class UpdateMetrics:
             temperature or not measured, and then not in the row.
         groups, equal_groups: where the answers of a prompt are compared, the number of prompts, and
             of those whose answers all have the same reward; else None, and not in the row.
+        heldout: of the policy after this update, on held-out prompts; None where not measured.
+        heldout_start: the same before the first update; in its row alone.
         time: seconds by stage, the only figures that differ between two equal runs.
     """
 
@@ -97,6 +106,8 @@ class UpdateMetrics:
     kl_at_temperature_1: Mapping[str, float] | None = None
     groups: int | None = None
     equal_groups: int | None = None
+    heldout: HeldOutMetrics | None = None
+    heldout_start: HeldOutMetrics | None = None
 
     def row(self) -> dict[str, Any]:
         """The row of metrics.jsonl."""
@@ -111,11 +122,14 @@ class UpdateMetrics:
         """
         names = [field.name for field in fields(cls)]
         found = {name: row[name] for name in names if name in row or name not in OPTIONAL}
+        for name in ("heldout", "heldout_start"):
+            if name in found:
+                found[name] = HeldOutMetrics.of(row[name])
         lost = {name for name, value in found.items() if value is None} - {"reference_end"}
         absent = dict.fromkeys(OPTIONAL - found.keys())
         return cls(**{**absent, **found, **dict.fromkeys(lost, nan)})
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens of answers in the time of the whole update."""
-        return self.tokens / sum(self.time.values())
+        """Tokens of answers in the time of the update, without that of held-out evaluation."""
+        return self.tokens / sum(t for stage, t in self.time.items() if stage != HELD_OUT_STAGE)

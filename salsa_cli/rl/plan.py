@@ -9,6 +9,7 @@ from salsa_cli.data import Prompt
 from salsa_cli.records import JSON
 from salsa_cli.reward_models import rewards
 from salsa_cli.rl import weight_sharing
+from salsa_cli.rl.held_out_prompts import HeldOutPrompts
 from salsa_cli.rl.references import Reference
 from salsa_cli.rl.weight_sharing import Role
 from salsa_cli.weights import folders
@@ -28,6 +29,7 @@ class PPOPlan:
     watched: tuple[str, ...]
     prompts: tuple[Prompt, ...]
     prompt_ids: tuple[tuple[int, ...], ...]
+    held_out: HeldOutPrompts | None = None
 
     def roles(self, config: PPOConfig) -> tuple[Role, ...]:
         """What each model of the run has of its own, and which backbone it may share."""
@@ -60,6 +62,9 @@ class PPOPlan:
         }
         if self.critic is not None:
             described["critic"] = folders.describe(self.critic)
+        if config.eval_prompts is not None:
+            files = data.local_files(config.eval_prompts)
+            described["eval_prompts"] = folders.describe_files(config.eval_prompts, files)
         if self.watched:
             described["watched"] = [_describe_reward(name) for name in self.watched]
         if len(self.references) == 1:

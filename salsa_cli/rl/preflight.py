@@ -21,7 +21,7 @@ from salsa_cli.models import input_limits, loading, lora, parts, shapes
 from salsa_cli.models.tokenization import row_ids, template_warning
 from salsa_cli.records import JSON
 from salsa_cli.reward_models import rewards
-from salsa_cli.rl import extension, references, weight_sharing
+from salsa_cli.rl import extension, held_out_prompts, references, weight_sharing
 from salsa_cli.rl.plan import PPOPlan
 from salsa_cli.rl.references import Reference
 from salsa_cli.runs import checkpoints, run_folder
@@ -80,6 +80,9 @@ def prepare(config: PPOConfig, report: Report) -> PPOPlan:
     trained = [reasons.attempt(partial(_reward, name)) for name in config.reward]
     watched = [reasons.attempt(partial(_reward, name)) for name in config.watch_reward]
     rows = reasons.attempt(lambda: data.prompts(data.read(config.prompts)))
+    eval_rows = (
+        reasons.attempt(lambda: held_out_prompts.read(config)) if config.eval_prompts else None
+    )
     if policy is not None:
         reasons.add(_unfit(policy, held))
         if config.gradient_checkpointing:
@@ -101,9 +104,16 @@ def prepare(config: PPOConfig, report: Report) -> PPOPlan:
     if policy is not None and (critic is not None or not config.has_critic):
         reasons.add(_idle_rank(policy, critic, config))
         reasons.add(_idle_weights(policy, critic, config))
+    scorers = (*sources, *watched)
     if policy is not None and rows is not None:
-        reasons.add(_unreadable(policy, critic, held, (*sources, *watched), rows, config))
+        given = (rows, config.prompts)
+        reasons.add(_unreadable(policy, critic, held, scorers, *given, config))
     fitting = reasons.attempt(lambda: _fitting(policy, rows, config)) if policy and rows else None
+    held_out = None
+    if policy is not None and rows is not None and eval_rows is not None:
+        given = (eval_rows, str(config.eval_prompts))
+        reasons.add(_unreadable(policy, None, held, scorers, *given, config))
+        held_out = reasons.attempt(lambda: held_out_prompts.choose(policy, rows, eval_rows, config))
     reasons.refuse()
     assert policy is not None and rows is not None and fitting is not None
     assert critic is not None or not config.has_critic
@@ -114,6 +124,7 @@ def prepare(config: PPOConfig, report: Report) -> PPOPlan:
         sources,
         tuple(name for name in watched if name is not None),
         *fitting,
+        held_out,
     )
     _explain(plan, rows, config, report)
     if config.dry_run:
@@ -156,6 +167,19 @@ def check_sharing(plan: PPOPlan, config: PPOConfig, *, sharded: bool) -> None:
         raise UsageError(f"--offload {why}: there is no more to move. Leave it out")
     if sharded:
         raise UsageError(f"--shard (FSDP) {why}: each process holds it whole. Leave it out")
+
+
+def check_held_out(plan: PPOPlan, runtime: Runtime) -> None:
+    """Refuse fewer held-out prompts than processes, each of which answers a part.
+
+    Raises:
+        UsageError: there are fewer.
+    """
+    if plan.held_out is not None and len(plan.held_out.prompts) < runtime.processes:
+        raise UsageError(
+            f"{len(plan.held_out.prompts)} held-out prompts cannot be divided among "
+            f"{runtime.processes} processes; expected as many or more in --eval-prompts"
+        )
 
 
 def connect_to_server(plan: PPOPlan, config: PPOConfig) -> Server | None:
@@ -352,18 +376,19 @@ def _unreadable(
     held: Sequence[Reference],
     scorers: Sequence[str | None],
     prompts: Sequence[Prompt],
+    source: str,
     config: PPOConfig,
 ) -> Iterator[str]:
     """Why a model cannot read the prompts with an answer: its template, tokens or positions."""
     try:
         tokenizer = loading.load_tokenizer(policy)
-        ids = row_ids(tokenizer, prompts, config.prompts)
+        ids = row_ids(tokenizer, prompts, source)
         limit = shapes.context_length(policy)
     except SalsaError:
         return  # named by another check
     room = float("inf") if limit is None else limit - config.response_length
     used = {row for row, one in enumerate(ids, start=1) if len(one) <= room}
-    given = (prompts, config.prompts, config.response_length, used)
+    given = (prompts, source, config.response_length, used)
     for folder in dict.fromkeys((policy, *(one.first for one in held), critic or policy)):
         if reason := _reason(partial(input_limits.check_prompts, folder, tokenizer, *given)):
             yield reason
@@ -417,6 +442,8 @@ def _explain(plan: PPOPlan, rows: Sequence[Prompt], config: PPOConfig, report: R
                 f"{room} tokens, which is the context less --response-length"
             )
         )
+    for text in plan.held_out.left_out() if plan.held_out is not None else ():
+        report(Warned(text))
     if not config.normalize_reward and (raw := rewards.unscaled(plan.rewards)):
         named = ", ".join(map(str, raw))
         text = f"no mean and deviation of its scores are stored in {named}: they are taken raw"

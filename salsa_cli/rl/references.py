@@ -102,6 +102,11 @@ def find(recipe: Recipe) -> Reference:
     return Reference(recipe, found)
 
 
+def names(found: Sequence[Reference]) -> list[str]:
+    """Names of the references in metrics: `reference` for one, for several those given."""
+    return ["reference"] if len(found) == 1 else [one.name for one in found]
+
+
 def load(reference: Reference, placement: Placement) -> Module:
     """The reference model, frozen.
 

@@ -6,6 +6,7 @@ Made from metrics.jsonl and samples.jsonl alone, so a run that was stopped has o
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from math import sqrt
 from pathlib import Path
 from statistics import fmean
@@ -16,6 +17,8 @@ from salsa_cli.pages.charts import Line, LineChart, Points, Rule, ScatterChart
 from salsa_cli.pages.scales import Axis, Unit, number
 from salsa_cli.records import write_text
 from salsa_cli.rl import monitors
+from salsa_cli.rl.best import BestUpdate
+from salsa_cli.rl.held_out_metrics import HeldOutFigure, HeldOutMetrics
 from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.rl.monitors import Alarm, History
 
@@ -32,12 +35,16 @@ _UPDATES = Axis("update", unit="count")
 
 Figure = Callable[[UpdateMetrics], float]
 
+_Evaluated = tuple[int, HeldOutMetrics]
+"""Updates that a policy had, and its figures on held-out prompts."""
+
 
 def write(folder: Path, name: str) -> None:
     """Write the report of the run in `folder`, atomically; `name` stands in its title."""
     history = [UpdateMetrics.of(row) for row in _whole_rows(folder / "metrics.jsonl")]
     samples = list(_whole_rows(folder / "samples.jsonl"))
-    write_text(folder / FILE, pages.render(page(name, history, samples)))
+    kept = BestUpdate.read(folder)
+    write_text(folder / FILE, pages.render(page(name, history, samples, kept)))
 
 
 @contextmanager
@@ -50,12 +57,18 @@ def kept(folder: Path, name: str) -> Iterator[None]:
             write(folder, name)
 
 
-def page(name: str, history: History, samples: Sequence[Mapping[str, Any]]) -> pages.Page:
+def page(
+    name: str,
+    history: History,
+    samples: Sequence[Mapping[str, Any]],
+    kept: BestUpdate | None = None,
+) -> pages.Page:
     """The page of a run of one update or more.
 
     Args:
         history: oldest first.
         samples: rows of samples.jsonl: update, prompt, answer, finished, reward, kl.
+        kept: the best update, if its policy is kept.
     """
     if not history:
         return pages.Page(f"salsa ppo: {name}", (pages.Prose("No update is finished yet."),))
@@ -67,6 +80,7 @@ def page(name: str, history: History, samples: Sequence[Mapping[str, Any]]) -> p
             *_warnings(alarms),
             pages.Heading("What the policy does"),
             pages.Grid(_behaviour(history, alarms)),
+            *_held_out(history, alarms, kept),
             pages.Heading("How it learns"),
             pages.Grid(_optimisation(history, alarms)),
             pages.Heading("What it says"),
@@ -236,6 +250,72 @@ def _reward_against_kl(history: History) -> ScatterChart:
     label = f"KL to the reference, nats an answer{_tempered(history)}"
     axes = Axis(label), Axis("reward")
     return ScatterChart("Reward against KL", *axes, points, note=note)
+
+
+def _held_out(
+    history: History, alarms: Sequence[Alarm], kept: BestUpdate | None
+) -> list[pages.Block]:
+    """The figures on held-out prompts, by the updates that the policy had."""
+    start = history[0].heldout_start
+    measured: list[_Evaluated] = [(0, start)] if start is not None else []
+    measured += [(m.update, m.heldout) for m in history if m.heldout is not None]
+    if not measured:
+        return []
+    rules = _marks(alarms, "heldout-fall")
+    if kept is not None:
+        rules.append(Rule("x", kept.update, f"best by {kept.by}"))
+    _, first = measured[0]
+    charts: list[pages.Block] = [
+        _evaluations("Reward, held out", "mean", measured, {"": lambda m: m.reward}, rules)
+    ]
+    if first.watch:
+        watched = {name: partial(_watched, name=name) for name in first.watch}
+        charts.append(_evaluations("Watched rewards, held out", "mean", measured, watched, rules))
+    to_anchors = {f"to {name}": partial(_kl, name=name) for name in first.kl}
+    charts += [
+        _evaluations("KL, held out", "nats an answer, temperature 1", measured, to_anchors, rules),
+        _evaluations("Length, held out", "tokens an answer", measured, {"": lambda m: m.length}),
+    ]
+    note = (
+        f"{first.prompts} prompts that are not trained on, with the same seeds each time; each "
+        "point is the policy after so many updates. Bands are 95 % intervals of the means."
+    )
+    return [
+        pages.Heading("What it does on held-out prompts"),
+        pages.Prose(note),
+        pages.Grid(charts),
+    ]
+
+
+def _watched(metrics: HeldOutMetrics, *, name: str) -> HeldOutFigure:
+    return metrics.watch[name]
+
+
+def _kl(metrics: HeldOutMetrics, *, name: str) -> HeldOutFigure:
+    return metrics.kl[name]
+
+
+def _evaluations(
+    title: str,
+    label: str,
+    measured: Sequence[_Evaluated],
+    lines: Mapping[str, Callable[[HeldOutMetrics], HeldOutFigure]],
+    rules: Sequence[Rule] = (),
+) -> LineChart:
+    """One line for each figure, with the interval of its mean where that is known."""
+    updates = [update for update, _ in measured]
+    found = []
+    for name, of in lines.items():
+        figures = [of(one) for _, one in measured]
+        means = [one.mean for one in figures]
+        errors = [1.96 * one.standard_error for one in figures]
+        if any(error != error for error in errors):
+            found.append(Line(name, updates, means))
+            continue
+        low = [mean - error for mean, error in zip(means, errors, strict=True)]
+        high = [mean + error for mean, error in zip(means, errors, strict=True)]
+        found.append(Line(name, updates, means, low, high))
+    return LineChart(title, _UPDATES, Axis(label), found, rules)
 
 
 def _optimisation(history: History, alarms: Sequence[Alarm]) -> list[pages.Block]:

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from salsa_cli.config.ppo import PPOConfig
@@ -41,15 +42,22 @@ def write(update: int, actors: Actors, run: Run) -> None:
     write_policy(snapshot_path(run.folder, update), actors, run)
 
 
-def write_policy(target: Path, actors: Actors, run: Run) -> None:
+def write_policy(
+    target: Path, actors: Actors, run: Run, also: Callable[[Path], None] | None = None
+) -> None:
     """Write the policy under training to a folder that appears complete or not at all.
 
     Every process must call it; the main process writes.
+
+    Args:
+        also: writes more into the folder.
     """
     with actors.actor.unrounded(), run.runtime.main_first():
         if run.runtime.main:
             with run_folder.whole_folder(target) as folder:
                 save_model_files(actors, run.plan, folder)
+                if also is not None:
+                    also(folder)
 
 
 def save_model_files(actors: Actors, plan: PPOPlan, folder: Path) -> None:

@@ -88,7 +88,7 @@ def _critic_fit(rollout: Rollout, targets: Targets) -> dict[str, Any]:
     }
 
 
-def _group_counts(scored: ScoredBatch, config: PPOConfig) -> dict[str, int]:
+def _group_counts(scored: ScoredBatch, config: PPOConfig) -> dict[str, Any]:
     """Prompts, and how many of them have answers of one reward; empty with a critic."""
     if config.has_critic:
         return {}

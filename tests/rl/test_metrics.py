@@ -7,6 +7,7 @@ from math import isnan, nan
 import pytest
 
 from salsa_cli.records import to_json
+from salsa_cli.rl.held_out_metrics import HeldOutFigure, HeldOutMetrics
 from salsa_cli.rl.metrics import UpdateMetrics
 from tests.support.histories import START
 
@@ -21,15 +22,20 @@ def test_a_row_comes_back_as_it_was() -> None:
     assert through_json(replace(given, reference_end=None)).reference_end is None
 
 
-def test_figures_of_a_sampler_are_in_the_row_only_if_there_was_one() -> None:
+def test_figures_of_a_sampler_and_of_held_out_prompts_are_in_the_row_only_if_measured() -> None:
     names = {field.name for field in fields(UpdateMetrics)}
     sampler = {name for name in names if name.startswith("sampler_")}
     tempered = {"temperature", "kl_at_temperature_1"}
     groups = {"groups", "equal_groups"}
-    assert set(START.row()) == names - sampler - tempered - groups
+    held_out = {"heldout", "heldout_start"}
+    assert set(START.row()) == names - sampler - tempered - groups - held_out
     served = replace(START, sampler_mismatch=0.01, sampler_truncated=0.0)
-    assert set(served.row()) == names - tempered - groups
+    assert set(served.row()) == names - tempered - groups - held_out
     served = replace(served, temperature=0.7, kl_at_temperature_1={"start": 1.0})
+    assert set(served.row()) == names - groups - held_out
+    one = HeldOutFigure(0.5, 0.1)
+    found = HeldOutMetrics(8, one, {}, {"gold": one}, {"start": one}, None, one, one)
+    served = replace(served, heldout=found, heldout_start=found)
     assert set(served.row()) == names - groups
     assert through_json(served) == served
 

@@ -3,9 +3,11 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from math import nan
 
 from salsa_cli.records import read_rows
 from salsa_cli.rl import monitors
+from salsa_cli.rl.held_out_metrics import HeldOutFigure, HeldOutMetrics
 from salsa_cli.rl.metrics import UpdateMetrics
 from tests.support.histories import HEALTHY, history
 
@@ -195,8 +197,59 @@ def test_every_monitor_says_what_to_try() -> None:
         equal_groups=12,
     )
     rows = [replace(row, ratio_error=0.01) for row in rows]
+    measured = evaluated([1.0] * 28 + [0.0] * 3)
+    rows = [replace(row, heldout=one.heldout) for row, one in zip(rows, measured, strict=True)]
     found = monitors.alarms(rows)
     assert {alarm.name for alarm in found} == set(monitors.MONITORS)
     for alarm in found:
         assert any(ch.isdigit() for ch in alarm.text), alarm
         assert any(word in alarm.text for word in ("--", "Look at")), alarm
+
+
+def evaluated(rewards: Sequence[float], watch: Sequence[float] = ()) -> list[UpdateMetrics]:
+    """An evaluation at the start and after every update, each with a standard error of 0.1."""
+    rest = HeldOutFigure(1.0, 0.1)
+    found = [
+        HeldOutMetrics(
+            64,
+            HeldOutFigure(reward, 0.1),
+            {},
+            {"gold": HeldOutFigure(watch[place], 0.1)} if watch else {},
+            {},
+            None,
+            rest,
+            rest,
+        )
+        for place, reward in enumerate(rewards)
+    ]
+    rows = history(len(found) - 1, heldout=found[1:])
+    return [replace(rows[0], heldout_start=found[0]), *rows[1:]]
+
+
+def test_a_fall_on_held_out_prompts() -> None:
+    """3.5 standard errors of the difference of two figures are 3.5 * sqrt(2) * 0.1 = 0.495."""
+    fallen = evaluated([0.0, 1.0, 0.51, 0.51])
+    assert named(fallen) == {}  # within the error
+    fallen = evaluated([0.0, 1.0, 0.51, 0.5, 0.48])
+    assert named(fallen) == {"heldout-fall": 4}  # the second in a row
+    assert named(evaluated([1.0, 0.4, 0.4])) == {"heldout-fall": 2}  # from the start
+    assert named(evaluated([0.0, 1.0, 0.4, 0.8, 0.4])) == {}
+    text = monitors.heldout_fall(fallen)
+    assert text is not None and "from 1.000 after update 1 to 0.480" in text
+
+
+def test_a_watched_reward_that_falls_on_held_out_prompts() -> None:
+    found = evaluated([0.0, 1.0, 2.0, 3.0], watch=[0.0, 1.0, 0.2, 0.1])
+    assert named(found) == {"heldout-fall": 3}
+    text = monitors.heldout_fall(found)
+    assert text is not None and text.startswith("gold on the held-out prompts fell from 1.000")
+
+
+def test_between_evaluations_and_without_an_error_nothing_is_known() -> None:
+    rows = evaluated([1.0, 0.4, 0.4])
+    assert monitors.heldout_fall([*rows, replace(history(1)[0], update=3)]) is None
+    unknown = HeldOutFigure(0.0, nan)
+    last = rows[-1].heldout
+    assert last is not None
+    unknown_now = replace(rows[1], heldout=replace(last, reward=unknown))
+    assert monitors.heldout_fall([rows[0], unknown_now]) is None

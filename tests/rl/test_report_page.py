@@ -9,6 +9,8 @@ from salsa_cli import pages
 from salsa_cli.pages.charts import LineChart
 from salsa_cli.records import read_rows
 from salsa_cli.rl import report_page
+from salsa_cli.rl.best import BestUpdate
+from salsa_cli.rl.held_out_metrics import HeldOutFigure, HeldOutMetrics
 from salsa_cli.rl.metrics import UpdateMetrics
 from tests.support.histories import HEALTHY, START, history
 from tests.support.html_tree import Tree
@@ -135,3 +137,28 @@ def test_a_prompt_may_be_a_conversation() -> None:
     assert report_page.prompt_text(messages) == "user: Hi\nassistant: Yes?"
     page = report_page.page("p", history(1), [sample(1) | {"prompt": messages}])
     assert "assistant: Yes?" in pages.render(page)
+
+
+def test_the_evaluations_on_held_out_prompts_are_drawn(tmp_path: Path) -> None:
+    one = HeldOutFigure(1.0, 0.1)
+    found = HeldOutMetrics(64, one, {}, {"gold": one}, {"start": one}, one, one, one)
+    later = replace(found, reward=HeldOutFigure(2.0, 0.1))
+    rows = [replace(row, heldout=later if row.update == 4 else None) for row in history(4)]
+    rows[0] = replace(rows[0], heldout_start=found)
+    page = report_page.page("p", rows, [], BestUpdate(4, "reward", 2.0, 0.1))
+    charts = {
+        chart.title: chart
+        for block in page.blocks
+        if isinstance(block, pages.Grid)
+        for chart in block.blocks
+        if isinstance(chart, LineChart)
+    }
+    reward = charts["Reward, held out"]
+    (line,) = reward.lines
+    assert (list(line.x), list(line.y)) == ([0, 4], [1.0, 2.0])
+    assert line.low == [1.0 - 0.196, 2.0 - 0.196]
+    assert [(rule.value, rule.label) for rule in reward.rules] == [(4, "best by reward")]
+    assert [one.name for one in charts["KL, held out"].lines] == ["to start"]
+    assert {"Watched rewards, held out", "Length, held out"} <= set(charts)
+    assert "64 prompts that are not trained on" in pages.render(page)
+    assert "held out" not in pages.render(report_page.page("p", history(4), []))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from salsa_cli.rl.held_out_metrics import HeldOutFigure, HeldOutMetrics
 from salsa_cli.rl.metrics import UpdateMetrics
 
 HEALTHY = Path(__file__).parents[1] / "golden" / "healthy_run.jsonl"
@@ -39,6 +40,19 @@ START = UpdateMetrics(
     tokens=40 * 64,
     time={"rollout": 1.0},
 )
+
+
+def measured(reward: float, watch: float = 0.0, objective: float = 0.0) -> HeldOutMetrics:
+    """An evaluation on eight held-out prompts; each standard error is 0.1."""
+
+    def figure(mean: float) -> HeldOutFigure:
+        return HeldOutFigure(mean, 0.1)
+
+    watched = {"gold": figure(watch), "other": figure(-watch)}
+    rest = figure(1.0)
+    return HeldOutMetrics(
+        8, figure(reward), {}, watched, {"start": rest}, figure(objective), rest, rest
+    )
 
 
 def history(updates: int, **series: float | Sequence[object]) -> list[UpdateMetrics]:

@@ -1,0 +1,106 @@
+"""The prompts of `--eval-prompts`: those that are not trained on, and fit the policy's context."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from salsa_cli import data
+from salsa_cli.config.ppo import PPOConfig
+from salsa_cli.data import Prompt
+from salsa_cli.errors import SalsaError
+from salsa_cli.models import loading, shapes
+from salsa_cli.models.tokenization import row_ids
+
+_LISTED = 8
+
+
+@dataclass(frozen=True)
+class HeldOutPrompts:
+    """Prompts that are never trained on.
+
+    Attributes:
+        ids: token ids of each prompt.
+        copies: for each prompt, the number of equal ones before it in the file.
+        trained_rows: rows that are left out because --prompts has them too, counted from 1.
+        long_rows: rows that are left out because they leave no room for an answer.
+    """
+
+    prompts: tuple[Prompt, ...]
+    ids: tuple[tuple[int, ...], ...]
+    copies: tuple[int, ...]
+    trained_rows: tuple[int, ...] = ()
+    long_rows: tuple[int, ...] = ()
+
+    def seeds(self, seed: int) -> list[int]:
+        """The seed of each answer, the same in every evaluation and in `salsa eval`."""
+        return [
+            data.answer_seed(seed, data.asked_text(prompt), copy, 0)
+            for prompt, copy in zip(self.prompts, self.copies, strict=True)
+        ]
+
+    def left_out(self) -> list[str]:
+        """What is left out and why, in words."""
+        total = len(self.prompts) + len(self.trained_rows) + len(self.long_rows)
+        found = []
+        if self.trained_rows:
+            found.append(
+                f"{len(self.trained_rows)} of {total} prompts of --eval-prompts are in --prompts, "
+                f"too, and are left out of the evaluation: {_listed(self.trained_rows)}"
+            )
+        if self.long_rows:
+            found.append(
+                f"{len(self.long_rows)} of {total} prompts of --eval-prompts leave no room for an "
+                f"answer of --response-length, and are left out: {_listed(self.long_rows)}"
+            )
+        return found
+
+
+def read(config: PPOConfig) -> list[Prompt]:
+    """The first prompts of `--eval-prompts`, as many as `--max-eval-prompts` says."""
+    assert config.eval_prompts is not None
+    return data.prompts(data.read(config.eval_prompts))[: config.held_out_size]
+
+
+def choose(
+    policy: Path, trained: Sequence[Prompt], given: Sequence[Prompt], config: PPOConfig
+) -> HeldOutPrompts:
+    """The prompts of `given` that can be used.
+
+    Two prompts are the same if the policy reads the same tokens.
+
+    Raises:
+        SalsaError: none can.
+    """
+    tokenizer = loading.load_tokenizer(policy)
+    source = str(config.eval_prompts)
+    ids = [tuple(one) for one in row_ids(tokenizer, given, source)]
+    seen = {tuple(one) for one in row_ids(tokenizer, trained, config.prompts)}
+    limit = shapes.context_length(policy)
+    room = float("inf") if limit is None else limit - config.response_length
+    trained_rows = [row for row, one in enumerate(ids) if one in seen]
+    long_rows = [row for row, one in enumerate(ids) if len(one) > room and one not in seen]
+    rows = [row for row, one in enumerate(ids) if len(one) <= room and one not in seen]
+    if not rows and not long_rows:
+        raise SalsaError(
+            f"all {len(given)} prompts of --eval-prompts {source} are in --prompts "
+            f"{config.prompts}, too; expected prompts that the policy is not trained on"
+        )
+    if not rows:
+        raise SalsaError(
+            f"no prompt of --eval-prompts {source} leaves room for --response-length "
+            f"{config.response_length} in the policy's context of {limit} tokens"
+        )
+    copies = data.earlier_copies([data.asked_text(one) for one in given])
+    return HeldOutPrompts(
+        tuple(given[row] for row in rows),
+        tuple(ids[row] for row in rows),
+        tuple(copies[row] for row in rows),
+        tuple(row + 1 for row in trained_rows),
+        tuple(row + 1 for row in long_rows),
+    )
+
+
+def _listed(rows: Sequence[int]) -> str:
+    named = ", ".join(map(str, rows[:_LISTED]))
+    more = f" and {len(rows) - _LISTED} more" if len(rows) > _LISTED else ""
+    return f"{'row' if len(rows) == 1 else 'rows'} {named}{more}"
