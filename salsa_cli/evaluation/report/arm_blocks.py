@@ -1,5 +1,7 @@
 """Arms on the page: scores with intervals over runs and prompts, and their differences."""
 
+from collections.abc import Sequence
+
 from salsa_cli import pages
 from salsa_cli.evaluation.results import arm_tables
 from salsa_cli.evaluation.results.arm_results import WIN_RATE, ArmPairRow, ArmResults
@@ -8,6 +10,7 @@ from salsa_cli.evaluation.verdicts.verdict import short_name
 from salsa_cli.pages.charts import Estimate, IntervalChart
 from salsa_cli.pages.scales import Axis
 
+_MOST = 6
 _NOTE = "95 % intervals over runs and prompts"
 
 
@@ -23,7 +26,9 @@ def blocks(arms: ArmResults) -> list[pages.Block]:
         charts.append(IntervalChart(title, Axis("mean score"), estimates, note=_NOTE))
     for judge in dict.fromkeys(row.judge for row in arms.pairs if row.measure == WIN_RATE):
         charts.append(_rates([r for r in arms.pairs if (r.judge, r.measure) == (judge, WIN_RATE)]))
-    found: list[pages.Block] = [pages.Heading("Arms"), pages.Prose("\n\n".join(arms.sentences))]
+    found: list[pages.Block] = [pages.Heading("Arms"), *told(arms.sentences)]
+    if arms.remarks:
+        found.append(pages.Prose("\n\n".join(arms.remarks)))
     if charts:
         found.append(pages.Grid(charts))
     if arms.pairs:
@@ -33,6 +38,16 @@ def blocks(arms: ArmResults) -> list[pages.Block]:
         cells = [arm_tables.arm_cells(row) for row in arms.rows]
         found.append(pages.DataTable(arm_tables.ARM_COLUMNS, cells, names=2))
     found.append(pages.Details("Two-level bootstrap", [_bootstraps(arms)]))
+    return found
+
+
+def told(sentences: Sequence[str]) -> list[pages.Block]:
+    """Sentences as paragraphs; the rest of many behind a fold."""
+    found: list[pages.Block] = []
+    if shown := sentences[:_MOST]:
+        found.append(pages.Prose("\n\n".join(shown)))
+    if rest := sentences[_MOST:]:
+        found.append(pages.Details(f"{len(rest)} more", [pages.Prose("\n\n".join(rest))]))
     return found
 
 

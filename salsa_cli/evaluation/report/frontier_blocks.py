@@ -1,6 +1,7 @@
 """The frontier on the page: score against KL, a curve an arm, and who is ahead where."""
 
 from salsa_cli import pages
+from salsa_cli.evaluation.report import arm_blocks
 from salsa_cli.evaluation.results.eval_result import EvalResult
 from salsa_cli.evaluation.results.frontier import Frontier
 from salsa_cli.evaluation.verdicts.verdict import short_name
@@ -35,7 +36,7 @@ def blocks(result: EvalResult) -> list[pages.Block]:
             "temperature 1, summed over an answer."
         ),
         pages.Grid([_chart(result, judge, anchor) for judge, anchor in keys]),
-        *([pages.Prose("\n\n".join(found.sentences))] if found.sentences else []),
+        *arm_blocks.told(found.sentences),
         *([pages.DataTable(columns, table, names=4)] if table else []),
         pages.Details("All points", [_points(found)]),
     ]

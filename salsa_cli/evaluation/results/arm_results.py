@@ -110,12 +110,13 @@ class ArmPairRow:
 class ArmResults:
     """What is known of the arms; nothing where single models are compared.
 
-    `sentences` say what the pairs show, and for what they stand.
+    `sentences` say what the pairs show, one each; `remarks` for what the intervals stand.
     """
 
     rows: tuple[ArmRow, ...] = ()
     pairs: tuple[ArmPairRow, ...] = ()
     sentences: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def of(
@@ -136,7 +137,12 @@ def of(
         *score_differences(opponents, scores, drawn),
         *win_rates_of(opponents, between, rules, drawn),
     )
-    return ArmResults(score_rows(compared, scores, drawn), pairs, tuple(sentences(pairs, compared)))
+    return ArmResults(
+        score_rows(compared, scores, drawn),
+        pairs,
+        tuple(map(sentence, pairs)),
+        remarks(compared),
+    )
 
 
 def scores_by_judge(gradings: Sequence[Verdict]) -> dict[str, Values]:
@@ -291,10 +297,9 @@ def adjusted(rows: Sequence[ArmPairRow]) -> list[ArmPairRow]:
     return [replace(row, p_holm=p) for row, p in zip(rows, corrected, strict=True)]
 
 
-def sentences(rows: Sequence[ArmPairRow], compared: Sequence[Arm]) -> list[str]:
-    """What the differences show, a sentence each, and for what they stand."""
-    lines = [_sentence(row) for row in rows]
-    lines += [
+def remarks(compared: Sequence[Arm]) -> tuple[str, ...]:
+    """For what the intervals stand: arms of a single run, and runs whose seeds are not known."""
+    lines = [
         f"{arm.name} has {len(arm.runs)} runs without seeds of their own in salsa.json; they are "
         "compared in the given order."
         for arm in compared
@@ -307,10 +312,11 @@ def sentences(rows: Sequence[ArmPairRow], compared: Sequence[Arm]) -> list[str]:
             f"{_listed(single)} {them}: these intervals are about these models only, and say "
             "nothing about other seeds."
         )
-    return lines
+    return tuple(lines)
 
 
-def _sentence(row: ArmPairRow) -> str:
+def sentence(row: ArmPairRow) -> str:
+    """What a difference shows."""
     amount, between = row.amounts()
     facts = f"{amount} ({between}; {row.runs}, {row.n} prompts)"
     judge = short_name(row.judge)

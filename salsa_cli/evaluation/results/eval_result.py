@@ -150,7 +150,11 @@ class EvalResult:
     def summary(self) -> tuple[str, Table | None]:
         """Win rates, or mean scores where nothing was compared, with what qualifies them."""
         of_arms = self.of_arms
-        lines = [*self.arms.sentences, *self.frontier.sentences] if of_arms else self._of_models()
+        lines = (
+            [*_few(self.arms.sentences), *_few(self.frontier.sentences), *self.arms.remarks]
+            if of_arms
+            else self._of_models()
+        )
         lines += _few([_even(row) for row in self.pairs if row.of_itself])
         lines += _few([_failures(row) for row in self.pairs if row.invalid])
         lines += _few([_no_scores(row) for row in self.scores if row.invalid])
@@ -251,6 +255,7 @@ def _arms(stored: Mapping[str, Any]) -> ArmResults:
         tuple(_row(ArmRow, row) for row in stored.get("rows", ())),
         tuple(_row(ArmPairRow, row) for row in stored.get("pairs", ())),
         tuple(stored.get("sentences", ())),
+        tuple(stored.get("remarks", ())),
     )
 
 

@@ -106,7 +106,7 @@ def test_one_run_is_about_this_model_only() -> None:
     # 2 3 5 less 1 1 2, prompts alone: 1, 2, 3.
     half = student_t.quantile(0.975, 2) / 3**0.5
     assert (row.low, row.high) == pytest.approx((2 - half, 2 + half))
-    assert found.sentences[-1] == (
+    assert found.remarks[-1] == (
         "b is one run: these intervals are about these models only, and say nothing about other "
         "seeds."
     )
@@ -176,5 +176,4 @@ ROW = ArmPairRow("salsa", "ppo", "rm:rm/", SCORE, 0.1234, 0.05, 0.2, 4, 4, 200, 
     ],
 )
 def test_sentences(row: ArmPairRow, words: str) -> None:
-    (line,) = arm_results.sentences([row], [A, B])
-    assert words in line
+    assert words in arm_results.sentence(row)
