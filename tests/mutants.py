@@ -23,11 +23,11 @@ NEAREST = [
     "models/test_loading.py",
     "models/test_tokenization.py",
     "rl/test_references.py",
+    "rl/test_experience.py",
     "rl/test_preflight.py",
     "evaluation/test_landscape.py",
     "test_ppo.py",
     "models/test_compilation.py",
-    "end_to_end/test_advantages.py",
 ]
 
 MUTANTS = [

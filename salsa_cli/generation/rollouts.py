@@ -137,9 +137,15 @@ class OwnSampler:
 
 @dataclass(frozen=True)
 class ServerSampler:
-    """Samples on a server that has the policy's weights."""
+    """Samples on a server that has the policy's weights.
+
+    Attributes:
+        samples: answers per prompt. That many rows of one prompt, which stand together, are one
+            request with the seed of the first.
+    """
 
     server: Server
+    samples: int = 1
 
     def __call__(
         self,
@@ -156,7 +162,15 @@ class ServerSampler:
         Raises:
             SalsaError: the server does not answer, or not as it should.
         """
-        drawn = self.server.answers(policy, prompts, seeds, length=length, temperature=temperature)
+        count = self.samples
+        drawn = self.server.answers(
+            policy,
+            prompts[::count],
+            seeds[::count],
+            length=length,
+            temperature=temperature,
+            samples=count,
+        )
         responses, finished = _until_end(drawn.ids.to(runtime.device), policy.eos_ids)
         theirs = drawn.logprobs.to(runtime.device)[:, : responses.ids.shape[1]]
         padded = pad_left(prompts, policy.pad_id).to(runtime.device)

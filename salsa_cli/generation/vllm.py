@@ -13,7 +13,7 @@ for releases whose `reload_weights` takes `weights_path` (from early 2026 on).
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
@@ -61,11 +61,13 @@ class Sampling:
         length: most tokens of it.
         temperature: divides the logits.
         ends: token ids that end it.
+        samples: answers per request.
     """
 
     length: int
     temperature: float
     ends: tuple[int, ...]
+    samples: int = 1
 
 
 @dataclass(frozen=True)
@@ -122,25 +124,27 @@ class Server:
         *,
         length: int,
         temperature: float,
+        samples: int = 1,
     ) -> Drawn:
-        """One answer a prompt, of at most `length` tokens, in the order of the prompts.
+        """Answers of at most `length` tokens, in the order of the prompts; one request a prompt.
 
         Args:
             prompts: rows of token ids.
-            seeds: one a prompt, 0 to 2^63 - 1.
+            seeds: one a prompt, 0 to 2^63 - 1. The server adds 1 for each further answer.
             temperature: divides the logits, above 0.
+            samples: answers per prompt, which stand together.
 
         Raises:
             SalsaError: a request fails, or an answer is none; the first such prompt's reason.
         """
-        sampling = Sampling(length, temperature, policy.eos_ids)
+        sampling = Sampling(length, temperature, policy.eos_ids, samples)
         pool = ThreadPoolExecutor(min(len(prompts), AT_ONCE))
         try:
             futures = [
                 pool.submit(self._answer, prompt, seed, sampling)
                 for prompt, seed in zip(prompts, seeds, strict=True)
             ]
-            rows = [future.result() for future in futures]
+            rows = [answer for future in futures for answer in future.result()]
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
         self._check_vocabulary(rows, policy)
@@ -152,10 +156,10 @@ class Server:
 
     def _answer(
         self, prompt: Sequence[int], seed: int, sampling: Sampling
-    ) -> tuple[list[int], list[float]]:
+    ) -> list[tuple[list[int], list[float]]]:
         body = _request(self.model, prompt, seed, sampling)
         raw = _exchange(self.url, "POST", "/v1/completions", body, self.patience)
-        return _read(self.url, raw, sampling)
+        return [_read(self.url, choice, sampling) for choice in _choices(self.url, raw, sampling)]
 
     def _check_vocabulary(
         self, rows: Sequence[tuple[list[int], list[float]]], policy: LanguageModel
@@ -222,6 +226,7 @@ def _request(model: str, prompt: Sequence[int], seed: int, sampling: Sampling) -
     return {
         "model": model,
         "prompt": list(prompt),
+        "n": sampling.samples,
         "max_tokens": sampling.length,
         "temperature": sampling.temperature,
         "seed": seed,
@@ -239,17 +244,32 @@ def _request(model: str, prompt: Sequence[int], seed: int, sampling: Sampling) -
     }
 
 
-def _read(url: str, raw: bytes, sampling: Sampling) -> tuple[list[int], list[float]]:
-    """Tokens and log-probabilities of a completion.
+def _choices(url: str, raw: bytes, sampling: Sampling) -> list[dict[str, Any]]:
+    """The answers of a completion, in the order of their `index`.
 
     Raises:
-        SalsaError: it is none, or not what was asked for.
+        SalsaError: it is none, or has not as many answers as were asked for.
     """
     content = _parsed(url, raw, "/v1/completions")
-    choices = content.get("choices") if isinstance(content, dict) else None
-    choice = choices[0] if isinstance(choices, list) and len(choices) == 1 else None
-    if not isinstance(choice, dict):
+    found = content.get("choices") if isinstance(content, dict) else None
+    if not isinstance(found, list) or not all(isinstance(choice, dict) for choice in found):
         raise SalsaError(f"{_who(url)} sent JSON that is no completion: {_start(raw)}")
+    by_index = {choice.get("index", 0): choice for choice in found}
+    expected = list(range(sampling.samples))
+    if len(found) != sampling.samples or by_index.keys() != set(expected):
+        raise SalsaError(
+            f"{_who(url)} sent {len(found)} answers to a prompt, where {sampling.samples} were "
+            f"asked for: {_start(raw)}"
+        )
+    return [by_index[place] for place in expected]
+
+
+def _read(url: str, choice: Mapping[str, Any], sampling: Sampling) -> tuple[list[int], list[float]]:
+    """Tokens and log-probabilities of an answer.
+
+    Raises:
+        SalsaError: it is not what was asked for.
+    """
     ids = choice.get("token_ids")
     if (
         not isinstance(ids, list)

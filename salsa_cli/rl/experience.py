@@ -282,7 +282,7 @@ def means(names: Sequence[str], scores: torch.Tensor | None) -> Mapping[str, flo
 
 def _sampler(actors: Actors, config: PPOConfig) -> Sampler:
     if actors.server is not None:
-        return ServerSampler(actors.server)
+        return ServerSampler(actors.server, config.group_size)
     return OwnSampler(config.generator)
 
 

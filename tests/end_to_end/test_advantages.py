@@ -5,6 +5,8 @@ peft alone; each cell resumes to the bit.
 """
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from salsa_cli.runs import checkpoints, run_folder
 from salsa_cli.runs.events import DryRun, Measured, Note, Warned, silent
 from tests.support import oracle
 from tests.support.adapters import AdapterWorld
+from tests.support.agreement import same_metrics
 from tests.support.oracle import Batch, Recipe
 from tests.support.ppo_runs import (
     configure,
@@ -171,19 +174,6 @@ def test_every_cell(
             assert (again.output / name).read_bytes() == (config.output / name).read_bytes()
 
 
-def test_answers_of_a_prompt_stand_together_and_differ(world: World, tmp_path: Path) -> None:
-    config = configure(world, tmp_path / "policy", **WAYS["rloo"], updates=1)
-    rollout, _ = first_update(config)
-    sampled = rollout.sampled
-    for first in range(0, 8, 2):
-        assert torch.equal(sampled.prompts.ids[first], sampled.prompts.ids[first + 1])
-    ids = [sampled.responses.ids[row] for row in range(8)]
-    assert any(not torch.equal(ids[row], ids[row + 1]) for row in range(0, 8, 2))
-    # Four prompts, as an update of four answers would take them.
-    alone, _ = first_update(configure(world, tmp_path / "gae", batch_size=4, updates=1))
-    assert torch.equal(alone.sampled.prompts.ids, sampled.prompts.ids[::2])
-
-
 def test_without_a_critic_nothing_of_one_is_planned_or_recorded(
     world: World, tmp_path: Path
 ) -> None:
@@ -248,6 +238,23 @@ def test_what_does_not_fit_is_refused(changes: dict[str, Any], words: str, world
     with pytest.raises(UsageError) as caught:
         configure(world, Path("unused"), **settings)
     assert words in str(caught.value)
+
+
+def test_two_processes_compute_what_one_does(world: World, tmp_path: Path) -> None:
+    """Each draws the answers of two prompts of four; passes and order differ, figures do not."""
+    config = configure(
+        world, tmp_path / "one", batch_size=16, advantage="grpo", micro_batch_size=1, updates=2
+    )
+    run(config)
+    line = [sys.executable, "-m", "salsa_cli", "ppo", "--ref", world.soup, "--reward", world.rm]
+    line += ["--prompts", world.prompts, "-o", tmp_path / "two", "--processes", "2"]
+    line += ["--batch-size", "16", "--advantage", "grpo", "--micro-batch-size", "1"]
+    line += ["--updates", "2", "--response-length", "6", "--epochs", "2", "--minibatches", "2"]
+    line += ["--learning-rate", "1e-3", "--save-every", "2", "--device", "cpu"]
+    subprocess.run(list(map(str, line)), check=True, timeout=300, capture_output=True)
+    same_metrics(config.output, tmp_path / "two")
+    ours, theirs = (read_rows(tmp_path / one / "samples.jsonl") for one in ("one", "two"))
+    assert [row["answer"] for row in ours] == [row["answer"] for row in theirs]
 
 
 @pytest.mark.parametrize("way", WAYS)

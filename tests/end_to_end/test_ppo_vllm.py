@@ -64,6 +64,18 @@ def test_the_server_samples_from_the_policy_of_every_update(world: World, tmp_pa
     assert metrics.sampler_mismatch == rows[0]["sampler_mismatch"]
 
 
+def test_the_answers_of_a_prompt_are_one_request(world: World, tmp_path: Path) -> None:
+    with stand_in.serving(world.b) as server:
+        config = by(server, world, tmp_path / "policy", advantage="rloo", updates=2)
+        run(config)
+    rows = rows_without_time(config.output)
+    assert [row["sampler_mismatch"] < SAME for row in rows] == [True] * 2
+    asked = server.bodies("/v1/completions")
+    assert [body["n"] for body in asked] == [4] * 4  # two prompts an update
+    assert len({body["seed"] for body in asked}) == 4
+    assert [row["groups"] for row in rows] == [2, 2]
+
+
 def test_importance_weights_near_one_change_nothing_to_speak_of(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,6 +65,19 @@ def test_an_answer_is_its_seeds(world: World, policy: LanguageModel) -> None:
     assert sorted(body["seed"] for body in server.bodies("/v1/completions"))[-2:] == [5, 5]
 
 
+def test_several_answers_of_a_prompt_are_one_request(world: World, policy: LanguageModel) -> None:
+    """The seed of each is one more than that before it, whatever order they arrive in."""
+    with stand_in.serving(world.a) as server:
+        found = vllm.connect(server.url)
+        options: dict[str, Any] = {"length": LENGTH, "temperature": 0.7}
+        together = found.answers(policy, [[4, 6], [5]], [20, 7], samples=3, **options)
+        assert len(server.bodies("/v1/completions")) == 2
+        prompts = [[4, 6]] * 3 + [[5]] * 3
+        apart = found.answers(policy, prompts, [20, 21, 22, 7, 8, 9], **options)
+    assert torch.equal(together.ids, apart.ids)
+    assert torch.equal(together.logprobs, apart.logprobs)
+
+
 def test_nothing_but_the_temperature_bends_the_distribution(
     world: World, policy: LanguageModel
 ) -> None:
@@ -74,6 +87,7 @@ def test_nothing_but_the_temperature_bends_the_distribution(
     assert body == {
         "model": stand_in.NAME,
         "prompt": [4, 6],
+        "n": 1,
         "max_tokens": LENGTH,
         "temperature": 0.7,
         "seed": 9,
@@ -147,7 +161,8 @@ WRONG: dict[str, tuple[Reply, str]] = {
     "an error": ((500, b"boom\nmore"), r"refuses /v1/completions: HTTP 500: boom$"),
     "half a JSON": ((200, b'{"choices": ['), r'sent no JSON from /v1/completions: {"choices": \['),
     "another JSON": (told({"a": 1}), "sent JSON that is no completion"),
-    "two answers": (told({"choices": [{}, {}]}), "sent JSON that is no completion"),
+    "two answers": (told({"choices": [{}, {}]}), "sent 2 answers to a prompt, where 1 were asked"),
+    "one index twice": (told({"choices": [{"index": 1}]}), "sent 1 answers to a prompt"),
     "no ids": (told({"choices": [{"text": "a"}]}), "sent no token_ids .* return_token_ids"),
     "words for ids": (completion(["a"], [-1.0]), "sent no token_ids"),
     "nothing": (completion([], []), "sent no token_ids"),

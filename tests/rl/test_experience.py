@@ -154,6 +154,21 @@ def test_answers_are_drawn_by_the_settings(world: World, tmp_path: Path) -> None
     assert other.shape != found.responses.ids.shape or not torch.equal(other, found.responses.ids)
 
 
+def test_answers_of_a_prompt_stand_together_and_differ(world: World, tmp_path: Path) -> None:
+    """Four prompts, those that an update of four answers would take, two answers of each."""
+    found = {}
+    for size in (1, 2):
+        config = configure(
+            world, tmp_path / "o", batch_size=4 * size, samples_per_prompt=size, advantage="gae"
+        )
+        plan = preflight.prepare(config, silent)
+        run = Run(plan, config, start_runtime("cpu"), Path("unused"))
+        found[size] = experience.generate_answers("rollout", 2, 3, load_actors(run), run)
+    assert found[2].prompts == tuple(one for one in found[1].prompts for _ in range(2))
+    ids = found[2].sampled.responses.ids.tolist()
+    assert sum(ids[row] != ids[row + 1] for row in range(0, 8, 2)) > 2
+
+
 def test_means_by_name() -> None:
     scores = torch.tensor([[1.0, 3.0], [0.0, -1.0]])
     assert experience.means(("a", "b"), scores) == {"a": 2.0, "b": -0.5}

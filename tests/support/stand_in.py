@@ -111,12 +111,17 @@ class StandIn:
 
     @torch.no_grad()
     def complete(self, body: dict[str, Any]) -> Reply:
-        """One answer, drawn token by token."""
+        """As many answers as asked for; the seed of each is one more than that before it."""
         asked = {**HABITS, **body}
         if asked["model"] != NAME:
             return told({"error": {"message": f"The model {asked['model']} does not exist."}}, 404)
+        choices = [self.draw(asked, index) for index in range(asked["n"])]
+        return told({"choices": choices[::-1]})
+
+    def draw(self, asked: dict[str, Any], index: int) -> dict[str, Any]:
+        """One answer, drawn token by token."""
         bent = {name: asked[name] for name, value in NEUTRAL.items() if asked[name] != value}
-        generator = torch.Generator().manual_seed(asked["seed"])
+        generator = torch.Generator().manual_seed(asked["seed"] + index)
         ids: list[int] = []
         numbers: list[float] = []
         reason = "length"
@@ -135,14 +140,13 @@ class StandIn:
             if token in ends:
                 reason = "stop"
                 break
-        choice = {
-            "index": 0,
+        return {
+            "index": index,
             "text": "",
             "finish_reason": reason,
             "token_ids": ids if asked.get("return_token_ids") else None,
             "logprobs": {"token_logprobs": numbers} if asked.get("logprobs") is not None else None,
         }
-        return told({"choices": [choice]})
 
 
 def told(content: object, status: int = 200) -> Reply:
