@@ -506,6 +506,42 @@ MUTANTS = [
         "masked.whiten(advantages.expand(mask.shape), mask), None, unit",
     ),
     Mutant(
+        "switch: the upper clip range is the lower",
+        "maths/ppo_loss.py",
+        "1 + (clip if clip_high is None else clip_high)",
+        "1 + clip",
+    ),
+    Mutant(
+        "switch: the critic learns with the policy's lambda",
+        "rl/learning.py",
+        "        returns = adv.returns(theirs, values, mask)\n",
+        "",
+    ),
+    Mutant(
+        "switch: lambda below 0",
+        "maths/advantages.py",
+        "return (1 - 1 / (alpha * lengths)).clamp(min=0)",
+        "return 1 - 1 / (alpha * lengths)",
+    ),
+    Mutant(
+        "switch: long answers rewarded",
+        "maths/advantages.py",
+        "return -((lengths - (limit - buffer)) / buffer).clamp(min=0)",
+        "return ((lengths - (limit - buffer)) / buffer).clamp(min=0)",
+    ),
+    Mutant(
+        "switch: answers counted by the micro-batch",
+        "rl/learning.py",
+        "ppo_loss.answer_weights(lengths, len(minibatch), tokens)",
+        "ppo_loss.answer_weights(lengths, len(rows), tokens)",
+    ),
+    Mutant(
+        "switch: the KL in the loss by tokens where answers weigh the same",
+        "rl/learning.py",
+        "advantages, unit = weights * advantages, weights * unit",
+        "advantages = weights * advantages",
+    ),
+    Mutant(
         "group: one answer a prompt",
         "rl/experience.py",
         "indices = [index for index in chosen for _ in range(size)]",

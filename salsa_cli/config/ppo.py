@@ -230,6 +230,26 @@ class PPOConfig(TrainingConfig):
             panel="Reward",
         ),
     ] = False
+    overlong_penalty: Annotated[
+        float | None,
+        Setting(
+            "Reward that an answer of full length loses; the loss rises linearly over the last "
+            "--overlong-buffer tokens (DAPO). Default: none.",
+            above=0,
+            metavar="X",
+            panel="Reward",
+        ),
+    ] = None
+    overlong_buffer: Annotated[
+        int | None,
+        Setting(
+            "Tokens before --response-length over which --overlong-penalty rises. Default: a "
+            "fifth of it.",
+            low=1,
+            metavar="N",
+            panel="Reward",
+        ),
+    ] = None
     no_eos: Annotated[
         Literal["keep", "subtract", "replace"],
         Setting(
@@ -346,6 +366,35 @@ class PPOConfig(TrainingConfig):
             panel="PPO",
         ),
     ] = 0.95
+    critic_lambda: Annotated[
+        float | None,
+        Setting(
+            "Lambda of the returns that the critic learns; 1 keeps the reward of a long answer "
+            "from fading on its way to the first tokens (VC-PPO). Default: that of the policy.",
+            low=0,
+            high=1,
+            metavar="X",
+            panel="PPO",
+        ),
+    ] = None
+    adaptive_lambda: Annotated[
+        float | None,
+        Setting(
+            "Lambda by length in place of --lambda: 1 - 1 / (X L) for an answer of L tokens, at "
+            "least 0 (VAPO: 0.05). Default: --lambda for all.",
+            above=0,
+            metavar="X",
+            panel="PPO",
+        ),
+    ] = None
+    loss_level: Annotated[
+        Literal["token", "answer"],
+        Setting(
+            "What weighs the same in the policy's loss: every token (DAPO), or every answer, so "
+            "that the tokens of long answers weigh less (GRPO).",
+            panel="PPO",
+        ),
+    ] = "token"
     clip: Annotated[
         float,
         Setting(
@@ -356,6 +405,16 @@ class PPOConfig(TrainingConfig):
             panel="PPO",
         ),
     ] = 0.2
+    clip_high: Annotated[
+        float | None,
+        Setting(
+            "Clip range above 1, to let unlikely tokens grow faster (clip-higher; DAPO: 0.28). "
+            "Default: --clip.",
+            above=0,
+            metavar="X",
+            panel="PPO",
+        ),
+    ] = None
     dual_clip: Annotated[
         float | None,
         Setting(
@@ -596,6 +655,7 @@ class PPOConfig(TrainingConfig):
         reasons = [
             *self._sizes(),
             *self._groups(),
+            *self._lambdas(),
             *self._penalties(),
             *self._references(),
             *self._rewards(),
@@ -619,6 +679,11 @@ class PPOConfig(TrainingConfig):
     def group_size(self) -> int:
         """Answers of one prompt in an update."""
         return self.samples_per_prompt or (1 if self.has_critic else GROUP_SIZE)
+
+    @property
+    def overlong_tokens(self) -> int:
+        """Tokens over which `--overlong-penalty` rises."""
+        return self.overlong_buffer or max(1, self.response_length // 5)
 
     @property
     def minibatch_size(self) -> int:
@@ -701,6 +766,10 @@ class PPOConfig(TrainingConfig):
                 "to the policy; expected fewer"
             )
 
+    def _lambdas(self) -> Iterator[str]:
+        if self.adaptive_lambda is not None and self.lam != _default("lam"):
+            yield f"--lambda {self.lam:g} has no effect with --adaptive-lambda, which replaces it"
+
     def _groups(self) -> Iterator[str]:
         """Why answers cannot be compared within their prompt; what belongs to a critic alone."""
         if self.batch_size % self.group_size:
@@ -721,6 +790,8 @@ class PPOConfig(TrainingConfig):
             ("--critic-warmup", self.critic_warmup != 0),
             ("--value-clip", self.value_clip != _default("value_clip")),
             ("--lambda", self.lam != _default("lam")),
+            ("--critic-lambda", self.critic_lambda is not None),
+            ("--adaptive-lambda", self.adaptive_lambda is not None),
             ("--gamma", self.gamma != _default("gamma")),
             ("--whiten-rewards", self.whiten_rewards),
             ("--stop-on weak-critic", "weak-critic" in self.stop_on),
@@ -796,6 +867,13 @@ class PPOConfig(TrainingConfig):
             yield f"--ensemble {self.ensemble} has no effect with one --reward"
         if self.uncertainty_weight is not None and self.ensemble != "uncertainty":
             yield "--uncertainty-weight has no effect without --ensemble uncertainty"
+        if self.overlong_penalty is None and self.overlong_buffer is not None:
+            yield "--overlong-buffer has no effect without --overlong-penalty"
+        if (self.overlong_buffer or 0) > self.response_length:
+            yield (
+                f"--overlong-buffer {self.overlong_buffer} is more than --response-length "
+                f"{self.response_length}"
+            )
         if self.no_eos == "keep" and self.no_eos_value is not None:
             yield "--no-eos-value has no effect with --no-eos keep"
         if self.no_eos != "keep" and self.no_eos_value is None:

@@ -30,7 +30,7 @@ def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> T
     return penalties + torch.where(is_last, scores.unsqueeze(1), 0)
 
 
-def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float | Tensor) -> Tensor:
     """Generalised advantage estimates, [B, T].
 
     Args:
@@ -38,7 +38,8 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
         values: [B, T] V_t, the critic's value before token t is chosen.
         mask: [B, T] bool.
         gamma: discount, in [0, 1].
-        lam: lambda, in [0, 1]: 0 gives delta_t, 1 gives the discounted return less V_t.
+        lam: lambda, in [0, 1], of all answers or of each, [B]: 0 gives delta_t, 1 gives the
+            discounted return less V_t.
 
     delta_t = r_t + gamma * V_{t+1} - V_t
     A_t     = delta_t + gamma * lambda * A_{t+1}
@@ -56,6 +57,38 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
         next_value = values[:, t]
         backwards.append(advantage)
     return torch.stack(backwards[::-1], dim=1)
+
+
+def length_adaptive_lambda(mask: Tensor, alpha: float, like: Tensor) -> Tensor:
+    """Lambda of each answer by its length, [B]: 1 - 1 / (alpha * L), at least 0.
+
+    Args:
+        mask: [B, T] bool; L is the number of real tokens.
+        alpha: > 0.
+        like: has the type of the result.
+
+    The coefficients of GAE, lambda^0 + lambda^1 + ..., sum to about 1 / (1 - lambda) = alpha * L:
+    a share of the answer that is the same for all lengths, where a fixed lambda looks a fixed
+    number of tokens ahead (Yue et al., "VAPO: Efficient and Reliable Reinforcement Learning for
+    Advanced Reasoning Tasks", 2025, section 4.2, with alpha = 0.05).
+    """
+    lengths = mask.sum(dim=1).to(like).clamp(min=1)
+    return (1 - 1 / (alpha * lengths)).clamp(min=0)
+
+
+def soft_overlong_penalty(lengths: Tensor, limit: int, buffer: int) -> Tensor:
+    """Penalty of answers that come near the length limit, [B], from 0 to -1.
+
+    Args:
+        lengths: [B] tokens of each answer, at most `limit`.
+        limit: longest answer.
+        buffer: tokens before it over which the penalty rises, >= 1.
+
+    0 up to limit - buffer, then linear to -1 at the limit
+    (Yu et al., "DAPO: An Open-Source LLM Reinforcement Learning System at Scale", 2025, eq. 13,
+    whose L_max is `limit` and L_cache is `buffer`).
+    """
+    return -((lengths - (limit - buffer)) / buffer).clamp(min=0)
 
 
 def returns(advantages: Tensor, values: Tensor, mask: Tensor) -> Tensor:

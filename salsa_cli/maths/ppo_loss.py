@@ -44,6 +44,7 @@ def policy_loss(
     clip: float,
     tokens: Tensor | float,
     dual_clip: float | None = None,
+    clip_high: float | None = None,
 ) -> PolicyLoss:
     """Clipped surrogate loss of the policy.
 
@@ -55,10 +56,14 @@ def policy_loss(
         clip: epsilon, > 0.
         tokens: number of real tokens of the whole minibatch.
         dual_clip: c > 1 bounds the loss of a token with A < 0 by -A * c; None sets no bound.
+        clip_high: epsilon above 1, > 0; None for `clip`.
 
     ratio = exp(log pi - log pi_old)
     loss  = sum max(-A * ratio, -A * clamp(ratio, 1 - epsilon, 1 + epsilon)) / tokens
     (Schulman et al., "Proximal Policy Optimization Algorithms", 2017, eq. 7, negated to minimise).
+    `clip_high` replaces the second epsilon: an unlikely token may then gain more before it is
+    clipped, which keeps the entropy up (clip-higher; Yu et al., "DAPO: An Open-Source LLM
+    Reinforcement Learning System at Scale", 2025, eq. 10, with 0.2 and 0.28).
     The max makes it a pessimistic bound: clipping removes only the gain of moving further.
     With A < 0 it is unbounded in the ratio; dual clipping takes the smaller of it and -A * c
     (Ye et al., "Mastering Complex Control in MOBA Games with Deep Reinforcement Learning", 2020,
@@ -71,7 +76,7 @@ def policy_loss(
     advantages = masked.zero_padding(advantages, mask)
     ratio = torch.exp(logprobs - old_logprobs)
     unclipped = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
+    clipped = -advantages * ratio.clamp(1 - clip, 1 + (clip if clip_high is None else clip_high))
     loss = torch.maximum(unclipped, clipped)
     active = clipped > unclipped
     if dual_clip is not None:
@@ -83,6 +88,22 @@ def policy_loss(
         clipped_share=active.to(ratio.dtype).sum() / tokens,
         approx_kl=kl.k2(logprobs, old_logprobs).detach().sum() / tokens,
     )
+
+
+def answer_weights(lengths: Tensor, answers: int, tokens: Tensor | float) -> Tensor:
+    """Weight of each answer's tokens that gives all answers the same weight in a loss, [B].
+
+    Args:
+        lengths: [B] real tokens of each answer, >= 1.
+        answers: number of answers in the whole minibatch.
+        tokens: number of real tokens of the whole minibatch.
+
+    tokens / (answers * L_i): a sum of weighted terms / tokens is then the mean over answers of the
+    mean over each answer's tokens (Shao et al., "DeepSeekMath", 2024, eq. 3: GRPO). Without weights
+    every token weighs the same (Yu et al., "DAPO", 2025, section 3.3). As the clipped loss is
+    proportional to the advantage for any factor from 0 up, the weights may multiply advantages.
+    """
+    return tokens / (answers * lengths)
 
 
 def divergence_loss(divergence: Tensor, mask: Tensor, tokens: Tensor | float) -> Tensor:

@@ -13,6 +13,7 @@ from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
 from salsa_cli.generation import rollouts
 from salsa_cli.generation.rollouts import OwnSampler, Rollout, Sampled, Sampler, ServerSampler
+from salsa_cli.maths import advantages as adv
 from salsa_cli.maths import importance, kl
 from salsa_cli.maths.importance import Mismatch
 from salsa_cli.models import tokenization
@@ -119,26 +120,32 @@ def score_answers(answered: AnswerBatch, actors: Actors, config: PPOConfig) -> S
     watched = None
     if actors.watched is not None:
         watched = actors.watched.raw(answered.prompts, answered.answers)
-    return ScoredBatch(
-        shape_rewards(scores.total, answered.sampled.finished.cpu(), config), scores, watched
-    )
+    sampled = answered.sampled
+    shaped = shape_rewards(scores.total, sampled.finished.cpu(), sampled.lengths.cpu(), config)
+    return ScoredBatch(shaped, scores, watched)
 
 
-def shape_rewards(scores: torch.Tensor, finished: torch.Tensor, config: PPOConfig) -> torch.Tensor:
-    """The reward that is trained on `[B]`: clipped, then adjusted for answers that were cut off.
+def shape_rewards(
+    scores: torch.Tensor, finished: torch.Tensor, lengths: torch.Tensor, config: PPOConfig
+) -> torch.Tensor:
+    """The reward that is trained on `[B]`: clipped, then adjusted for long or unfinished answers.
 
     Args:
         scores: `[B]` of the reward models.
         finished: `[B]`, True where the answer has an end token.
+        lengths: `[B]` tokens of the answers.
     """
     if config.reward_clip is not None:
         scores = scores.clamp(-config.reward_clip, config.reward_clip)
-    if config.no_eos == "keep":
+    if config.no_eos != "keep":
+        value = config.no_eos_value
+        assert value is not None  # checked by the configuration
+        cut = scores - value if config.no_eos == "subtract" else torch.full_like(scores, value)
+        scores = torch.where(finished, scores, cut)
+    if config.overlong_penalty is None:
         return scores
-    value = config.no_eos_value
-    assert value is not None  # the configuration saw to it
-    cut = scores - value if config.no_eos == "subtract" else torch.full_like(scores, value)
-    return torch.where(finished, scores, cut)
+    limit, buffer = config.response_length, config.overlong_tokens
+    return scores + config.overlong_penalty * adv.soft_overlong_penalty(lengths, limit, buffer)
 
 
 def compute_rollout(sampled: Sampled, scores: torch.Tensor, actors: Actors, run: Run) -> Rollout:

@@ -121,7 +121,9 @@ def _critic_targets(
 ) -> Targets:
     """Rewards per token, then advantages by GAE: whitened for the policy, unwhitened for returns.
 
-    Arguments as for `compute_advantages`.
+    Arguments as for `compute_advantages`. Policy and critic may have a lambda each (decoupled GAE;
+    Yuan et al., "What's Behind PPO's Collapse in Long-CoT? Value Optimization Holds the Secret",
+    2025: VC-PPO, section 4.2).
     """
     mask, values = rollout.mask, rollout.values
     assert values is not None
@@ -130,12 +132,23 @@ def _critic_targets(
     if config.whiten_rewards:
         unit = 1 / masked.deviation(token_rewards, mask)
         token_rewards = masked.scale(token_rewards, mask)
-    gae = adv.gae(token_rewards, values, mask, config.gamma, config.lam)
+    lam = _lambda(mask, values, config)
+    gae = adv.gae(token_rewards, values, mask, config.gamma, lam)
     returns = adv.returns(gae, values, mask)
+    if config.critic_lambda is not None:
+        theirs = adv.gae(token_rewards, values, mask, config.gamma, config.critic_lambda)
+        returns = adv.returns(theirs, values, mask)
     own = _own_part(rollout, penalty, config)
     if own is not None:
         gae = gae - coef * unit * own
     return Targets(masked.whiten(gae, mask), returns, unit / masked.deviation(gae, mask))
+
+
+def _lambda(mask: torch.Tensor, values: torch.Tensor, config: PPOConfig) -> float | torch.Tensor:
+    """Lambda of the policy's advantages: one for all answers, or `[B]` by their lengths."""
+    if config.adaptive_lambda is None:
+        return config.lam
+    return adv.length_adaptive_lambda(mask, config.adaptive_lambda, like=values)
 
 
 def _group_targets(
@@ -294,14 +307,25 @@ def _accumulate_policy_gradients(
         rows, mask = part.rows, part.mask
         with runtime.autocast():
             logprobs = actors.actor.network(part.sequences, config.temperature)
-        old = rollout.logprobs[rows]
+        old, advantages = rollout.logprobs[rows], targets.advantages[rows]
+        unit = targets.unit.expand(len(rollout.mask), 1)[rows]
+        if config.loss_level == "answer":
+            lengths = rollout.mask[rows].sum(dim=1, keepdim=True).to(advantages)
+            weights = ppo_loss.answer_weights(lengths, len(minibatch), tokens)
+            advantages, unit = weights * advantages, weights * unit
         policy = ppo_loss.policy_loss(
-            logprobs, old, targets.advantages[rows], mask, config.clip, tokens, config.dual_clip
+            logprobs,
+            old,
+            advantages,
+            mask,
+            config.clip,
+            tokens,
+            config.dual_clip,
+            config.clip_high,
         )
         loss = policy.loss
         if config.kl_in == "loss":
             theirs = [ref[rows] for ref in rollout.ref_logprobs]
-            unit = targets.unit.expand(len(rollout.mask), 1)[rows]
             near = unit * loss_penalties(logprobs, old, theirs, mask, config)
             if targets.weights is not None:
                 near = near * targets.weights[rows]

@@ -92,6 +92,32 @@ def test_bounds_of_ppo(field: str, value: float) -> None:
         ppo(**{field: value})
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"adaptive_lambda": 0.05, "lam": 0.9}, "--lambda 0.9 has no effect with --adaptive-lam"),
+        ({"overlong_buffer": 4}, "--overlong-buffer has no effect without --overlong-penalty"),
+        (
+            {"overlong_buffer": 200, "overlong_penalty": 1.0},
+            "--overlong-buffer 200 is more than --response-length 128",
+        ),
+        (
+            {"advantage": "grpo", "critic_lambda": 1.0},
+            "--critic-lambda has no effect with --advantage grpo",
+        ),
+        (
+            {"advantage": "group", "adaptive_lambda": 0.05},
+            "--adaptive-lambda has no effect with --advantage group",
+        ),
+        ({"stop_on": ("equal-groups",)}, "--stop-on equal-groups has no effect with --adv"),
+    ],
+)
+def test_switches_without_effect_are_refused(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        ppo(**changes)
+    assert words in str(caught.value)
+
+
 @pytest.mark.parametrize("config_type", [SoupConfig, TrainRMConfig, PPOConfig, EvalConfig])
 def test_every_setting_has_help_and_a_name_of_its_own(config_type: type) -> None:
     fields = declared(config_type)

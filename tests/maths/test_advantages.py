@@ -303,3 +303,32 @@ def test_dtypes_are_kept(dtype: torch.dtype) -> None:
         advantages.objective(scores, scores, 0.1),
     ):
         assert result.dtype == dtype
+
+
+# --- lambda by length, and long answers ---
+
+
+def test_lambda_by_length_by_hand() -> None:
+    mask = mask_of(1, 2, 4, 5)
+    found = advantages.length_adaptive_lambda(mask, 0.5, like=float64([[0.0]]))
+    assert found.tolist() == [0.0, 0.0, 0.5, pytest.approx(0.6)]  # 1 - 1 / (0.5 * 5)
+    assert found.dtype == torch.float64
+
+
+def test_a_lambda_for_each_answer_is_that_of_each_alone() -> None:
+    generator = torch.Generator().manual_seed(2)
+    rewards, values = torch.randn(2, 3, WIDTH, generator=generator, dtype=torch.float64)
+    mask, lams = mask_of(5, 3, 1), [0.9, 0.3, 1.0]
+    rewards, values = masked.zero_padding(rewards, mask), masked.zero_padding(values, mask)
+    together = advantages.gae(rewards, values, mask, 0.95, torch.tensor(lams).double())
+    for row, lam in enumerate(torch.tensor(lams).double().tolist()):
+        part = slice(row, row + 1)
+        alone = advantages.gae(rewards[part], values[part], mask[part], 0.95, lam)
+        torch.testing.assert_close(together[part], alone, rtol=0, atol=1e-14)
+
+
+def test_the_overlong_penalty_rises_over_the_buffer() -> None:
+    """The figures of DAPO: 16,384 tokens are free of it, at 20,480 it is -1."""
+    lengths = torch.tensor([1, 16384, 17408, 19456, 20480])
+    found = advantages.soft_overlong_penalty(lengths, 20480, 4096)
+    assert found.tolist() == [0.0, 0.0, -0.25, -0.75, -1.0]

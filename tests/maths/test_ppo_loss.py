@@ -36,6 +36,27 @@ def float64(*values: float) -> Tensor:
 # --- policy ---
 
 
+def test_the_upper_clip_range_is_its_own() -> None:
+    # clip 0.25 below and 0.5 above; A = 2 at ratios 1.4, 1.6, 0.5 and A = -4 at 1.6, 0.5:
+    #   -2.8, -2 * 1.5, -1; 6.4, 4 * 0.75
+    ratios, gains = logs(1.4, 1.6, 0.5, 1.6, 0.5), float64(2, 2, 2, -4, -4)
+    mask = torch.ones(1, 5, dtype=torch.bool)
+    old = torch.zeros_like(ratios)
+    found = ppo_loss.policy_loss(ratios, old, gains, mask, 0.25, 5, clip_high=0.5)
+    assert float(found.loss) == pytest.approx((-2.8 - 3 - 1 + 6.4 + 3) / 5)
+    assert float(found.clipped_share) == pytest.approx(2 / 5)
+
+
+def test_answers_weigh_the_same_by_their_weights() -> None:
+    """Answers of 1 and 4 tokens in this part of a minibatch of 3 answers and 12 tokens."""
+    lengths = torch.tensor([1.0, 4.0], dtype=torch.float64)
+    weights = ppo_loss.answer_weights(lengths, 3, 12)
+    assert weights.tolist() == [4.0, 1.0]
+    losses = [[3.0], [1.0, 2.0, 3.0, 6.0]]
+    total = sum(w * sum(row) for w, row in zip(weights.tolist(), losses, strict=True)) / 12
+    assert total == pytest.approx((3.0 + 3.0) / 3)
+
+
 def test_policy_loss_by_hand() -> None:
     # clip 0.25, so ratios are clamped to [0.75, 1.25]; the old probabilities are all 1/2.
     #   A =  2, ratio 1.5 : max(-3,    -2 * 1.25 = -2.5) = -2.5   clipped: no gain beyond 1.25

@@ -22,6 +22,7 @@ from salsa_cli.runs.events import silent
 from tests.support.ppo_runs import configure
 from tests.support.worlds import World
 
+LENGTHS = torch.tensor([7, 10])
 MASK = torch.tensor([[True, True, True], [True, False, False]])
 
 
@@ -53,14 +54,19 @@ def rollout(sampler: torch.Tensor | None = None, **changes: Any) -> Rollout:
         ({"reward_clip": 4.0}, [3.0, 4.0]),
         # the rule comes after the clipping, so that a clipped answer can still be told apart
         ({"reward_clip": 2.0, "no_eos": "subtract", "no_eos_value": 1.0}, [2.0, 1.0]),
+        # Of 10 tokens at most, answers of 7 and 10: 1 and 4 of the last 4 tokens are used.
+        ({"overlong_penalty": 2.0, "overlong_buffer": 4}, [2.5, 3.0]),
+        ({"overlong_penalty": 2.0}, [3.0, 3.0]),  # over 2 tokens
+        ({"overlong_penalty": 1.0, "reward_clip": 2.0}, [2.0, 1.0]),
     ],
 )
 def test_what_an_answer_scores(
     world: World, options: dict[str, Any], expected: list[float]
 ) -> None:
-    config = configure(world, Path("unused"), **options)
+    config = configure(world, Path("unused"), response_length=10, **options)
     finished = torch.tensor([True, False])
-    assert experience.shape_rewards(torch.tensor([3.0, 5.0]), finished, config).tolist() == expected
+    found = experience.shape_rewards(torch.tensor([3.0, 5.0]), finished, LENGTHS, config)
+    assert found.tolist() == expected
 
 
 def test_the_kl_is_the_sum_over_an_answer_and_the_mean_of_the_references() -> None:

@@ -43,7 +43,14 @@ SETTINGS: list[dict[str, Any]] = [
     {"advantage": "group", "samples_per_prompt": 2, "penalty": "mean-kl", "ref": ("a", "b")},
     {"advantage": "grpo", "samples_per_prompt": 2, "penalty": "chi2", "dual_clip": 1.3},
     {"advantage": "grpo", "kl_in": "loss", "kl_estimator": "k3", "kl_coef": 0.4},
+    {"clip": 0.1, "clip_high": 0.25, "critic_lambda": 1.0, "lam": 0.6},
+    {"adaptive_lambda": 0.4, "critic_lambda": 0.9},
 ]
+BY_ANSWER: list[dict[str, Any]] = [
+    {**SETTINGS[4], "loss_level": "answer"},
+    {**SETTINGS[11], "loss_level": "answer"},
+]
+"""Answers weigh the same: `learn` alone does that, with the figures of a whole minibatch."""
 
 
 def configure(**changes: Any) -> PPOConfig:
@@ -72,6 +79,10 @@ def recipe(config: PPOConfig) -> Recipe:
         temperature=config.temperature,
         advantage=config.advantage,
         size=config.group_size,
+        clip_high=config.clip_high,
+        critic_lam=config.critic_lambda,
+        adaptive=config.adaptive_lambda,
+        by_answer=config.loss_level == "answer",
     )
 
 
@@ -159,7 +170,14 @@ def test_an_update_is_that_of_the_oracle(changes: dict[str, Any], lengths: list[
     count = mask.sum()
     new = logprobs(logits)
     policy = ppo_loss.policy_loss(
-        new, rollout.logprobs, targets.advantages, mask, config.clip, count, config.dual_clip
+        new,
+        rollout.logprobs,
+        targets.advantages,
+        mask,
+        config.clip,
+        count,
+        config.dual_clip,
+        config.clip_high,
     ).loss
     if config.kl_in == "loss":
         near = learning.loss_penalties(new, rollout.logprobs, rollout.ref_logprobs, mask, config)
@@ -300,7 +318,9 @@ def naive_values(critic: Any, sampled: Sampled) -> list[np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize("changes", [SETTINGS[1], SETTINGS[5], SETTINGS[7], *SETTINGS[-4:]])
+@pytest.mark.parametrize(
+    "changes", [SETTINGS[1], SETTINGS[5], SETTINGS[7], *SETTINGS[8:], *BY_ANSWER]
+)
 def test_an_update_through_models_is_that_of_the_oracle(
     world: World, cpu: Runtime, changes: dict[str, Any], lengths: list[int]
 ) -> None:

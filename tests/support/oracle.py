@@ -31,6 +31,10 @@ class Recipe:
     cap: float = 2.0
     advantage: str = "gae"
     size: int = 1
+    clip_high: float | None = None
+    critic_lam: float | None = None
+    adaptive: float | None = None
+    by_answer: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,14 +165,13 @@ def estimate(batch: Batch, recipe: Recipe) -> Batch:
         length = len(reward)
         after = [*value[1:], 0.0]
         residuals = [reward[t] + recipe.gamma * after[t] - value[t] for t in range(length)]
-        gae = np.array(
-            [
-                sum((recipe.gamma * recipe.lam) ** (k - t) * residuals[k] for k in range(t, length))
-                for t in range(length)
-            ]
-        )
+        lam = recipe.lam
+        if recipe.adaptive is not None:
+            lam = max(0.0, 1 - 1 / (recipe.adaptive * length))
+        gae = traces(residuals, recipe.gamma * lam)
         advantages.append(gae - recipe.coef * unit * own_part(batch, row, recipe))
-        returns.append(gae + value)
+        theirs = lam if recipe.critic_lam is None else recipe.critic_lam
+        returns.append(traces(residuals, recipe.gamma * theirs) + value)
     every = [a for row in advantages for a in row]
     mean, deviation = sum(every) / len(every), spread(advantages)
     return replace(
@@ -176,6 +179,14 @@ def estimate(batch: Batch, recipe: Recipe) -> Batch:
         advantages=[(row - mean) / deviation for row in advantages],
         returns=returns,
         units=[unit / deviation] * len(advantages),
+    )
+
+
+def traces(residuals: Sequence[float], decay: float) -> Array:
+    """From each token on, the sum of what follows, decayed."""
+    length = len(residuals)
+    return np.array(
+        [sum(decay ** (k - t) * residuals[k] for k in range(t, length)) for t in range(length)]
     )
 
 
@@ -190,13 +201,15 @@ def policy_loss(batch: Batch, new: Rows, recipe: Recipe, fixed: Rows | None = No
 
     `fixed` are the log-probabilities at which the ratio of k2 is taken, which has no gradient.
     """
-    total, tokens = 0.0, 0
+    answers = []
     for row, logprobs in enumerate(new):
+        total = 0.0
         near = mean_divergence(logprobs, [ref[row] for ref in batch.refs], recipe.estimator)
         for t, logprob in enumerate(logprobs):
             ratio = float(np.exp(logprob - batch.old[row][t]))
             advantage = float(batch.advantages[row][t])
-            inside = min(max(ratio, 1 - recipe.clip), 1 + recipe.clip)
+            above = recipe.clip if recipe.clip_high is None else recipe.clip_high
+            inside = min(max(ratio, 1 - recipe.clip), 1 + above)
             gain = min(ratio * advantage, inside * advantage)
             if recipe.dual_clip is not None and advantage < 0:
                 gain = max(gain, recipe.dual_clip * advantage)
@@ -208,8 +221,10 @@ def policy_loss(batch: Batch, new: Rows, recipe: Recipe, fixed: Rows | None = No
                 if recipe.estimator == "k2" and fixed is not None:
                     ratio = float(np.exp(fixed[row][t] - batch.old[row][t]))
                 total += weight * recipe.coef * batch.units[row] * ratio * float(near[t])
-            tokens += 1
-    return total / tokens
+        answers.append((total, len(logprobs)))
+    if recipe.by_answer:
+        return sum(total / length for total, length in answers) / len(answers)
+    return sum(total for total, _ in answers) / sum(length for _, length in answers)
 
 
 def value_loss(batch: Batch, new: Rows, recipe: Recipe) -> float:
