@@ -11,11 +11,12 @@ Averaging the A and the B separately is not the same: it adds cross terms B_i A_
 
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from salsa_cli.errors import SalsaError, during, one_line
 from salsa_cli.maths.averaging import FLOATS
@@ -26,8 +27,9 @@ from salsa_cli.weights.weight_files import WeightFiles, differences, open_adapte
 
 PREFIX = "base_model.model."
 _FACTOR = re.compile(
-    r"(?P<module>.+)\.(?P<kind>lora_(embedding_)?)(?P<side>[AB])(\.(?!weight)\w+)?(?P<end>\.weight)?"
+    r"(?P<module>.+)\.(?P<kind>lora_(embedding_)?)(?P<side>[AB])(\.(?!weight$|bias$)[\w.-]+?)?(?P<end>\.weight)?"
 )
+_LORA = re.compile(r"\.lora_\w+(\.[\w.-]+)?$")
 # What the state of a module in memory has and a file saved by peft has not.
 _LIVE = re.compile(r"\.modules_to_save\.\w+(?=\.)")
 _ORIGINAL = ".original_module."
@@ -138,6 +140,12 @@ def open_adapter(folder: Path) -> Adapter:
                 )
             plain = f"{module}.{match['kind']}{side}{match['end'] or ''}"
             sides[module][side] = replace(spec, name=plain)
+        elif _LORA.search(name):
+            raise SalsaError(
+                f"{folder}: {one_line(name)} belongs to a variant of LoRA that is more than A "
+                "and B (DoRA, biases); merge the adapter into its base with the tool that made it, "
+                "and give the model"
+            )
         elif _ORIGINAL not in name:
             plain = _LIVE.sub("", name)
             others[plain] = replace(spec, name=plain)
@@ -284,16 +292,20 @@ def _factors(
             f"{folder}: {one_line(module)} has factors of shape {list(a.shape)} and "
             f"{list(b.shape)}; expected [r, in] and [out, r]"
         )
-    if not isinstance(rank, int) or not isinstance(alpha, int | float) or rank != columns:
+    if not isinstance(rank, int) or not _is_finite(alpha) or rank != columns:
         raise SalsaError(
             f"{folder}: {one_line(module)} has rank {columns}, but {ADAPTER_CONFIG} says "
-            f"r = {rank!r}, lora_alpha = {alpha!r} for it"
+            f"r = {one_line(repr(rank))}, lora_alpha = {one_line(repr(alpha))} for it"
         )
     if {a.dtype, b.dtype} - FLOATS:
         raise SalsaError(f"{folder}: {one_line(module)} is of type {a.dtype}; expected floats")
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     transposed = bool(config.get("fan_in_fan_out")) or "lora_embedding_" in a.name
     return Factors(a, b, scale, transposed)
+
+
+def _is_finite(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def _setting(adapter: Adapter, key: str) -> object:

@@ -72,8 +72,11 @@ def resolve_any(name: str) -> Path:
         folder = local_folder(name) or _fetch(name)
         if (folder / "config.json").is_file() or is_adapter(folder):
             return folder
+        inside = [one for one in sorted(folder.iterdir()) if (one / ADAPTER_CONFIG).is_file()]
+        hint = f"; {inside[0]} holds an adapter" if inside else ""  # saved under its name by peft
         raise SalsaError(
-            f"{name}: no config.json in it; expected a Hugging Face model folder {listing(folder)}"
+            f"{name}: no config.json in it; expected a Hugging Face model folder "
+            f"{listing(folder)}{hint}"
         )
 
 

@@ -20,6 +20,18 @@ _TIED = re.compile(
 # What transformers may write before the names of the model inside a model with a head.
 _PREFIXES = ("transformer.", "model.", "gpt_neox.", "bert.", "roberta.", "backbone.")
 
+# Beginnings of names in models of text and images: before transformers 4.52, and since.
+_LAYOUTS = (
+    {
+        "language_model.model.": "model.language_model.",
+        "language_model.lm_head.": "lm_head.",
+        "vision_tower.": "model.vision_tower.",
+        "multi_modal_projector.": "model.multi_modal_projector.",
+        "image_newline": "model.image_newline",
+    },
+    {"model.": "model.language_model.", "visual.": "model.visual."},
+)
+
 
 def common_tensors(
     models: Sequence[WeightFiles],
@@ -27,7 +39,7 @@ def common_tensors(
     """Give all models the tensors and names of the first where they mean the same.
 
     Names get or lose the prefix of the model inside (GPT-2 is stored with and without
-    `transformer.`). Tensors that only some models store and none needs are dropped: buffers that
+    `transformer.`), or get those of another version of transformers. Tensors that only some models store and none needs are dropped: buffers that
     newer versions compute, and copies of tensors to which the other models tie them. Returns the
     models and notes on what was dropped.
 
@@ -67,7 +79,17 @@ def _with_names_of(first: WeightFiles, other: WeightFiles) -> WeightFiles:
         for renamed in (_prefixed(first, other, prefix), _stripped(first, other, prefix)):
             if renamed is not None:
                 return replace(other, tensors=renamed)
+    for layout in _LAYOUTS:
+        for begins in (layout, {new: old for old, new in layout.items()}):
+            names = {name: _with_beginning(name, begins) for name in other.tensors}
+            if set(names.values()) == first.tensors.keys():
+                return replace(other, tensors=_with_names(other, names))
     return other
+
+
+def _with_beginning(name: str, begins: Mapping[str, str]) -> str:
+    old = next((old for old in begins if name.startswith(old)), "")
+    return begins[old] + name.removeprefix(old) if old else name
 
 
 def _prefixed(
@@ -96,9 +118,13 @@ def _renamed(
 ) -> Mapping[str, TensorSpec] | None:
     if 2 * len(names) < len(first.tensors):
         return None
+    return _with_names(other, names)
+
+
+def _with_names(weights: WeightFiles, names: Mapping[str, str]) -> Mapping[str, TensorSpec]:
     return {
         names.get(name, name): replace(spec, name=names.get(name, name))
-        for name, spec in other.tensors.items()
+        for name, spec in weights.tensors.items()
     }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from salsa_cli import soup
 from salsa_cli.config.soup import SoupConfig
@@ -160,6 +160,42 @@ def test_what_does_not_add_up_is_refused(
         soup.run(configure(tmp_path / "ref", pair[1], pair[0]), silent)
     assert says in str(caught.value)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("extra", ["lora_magnitude_vector", "lora_B.bias", "lora_new.mine.weight"])
+def test_tensors_of_a_variant_are_refused_by_their_names(
+    world: World, tmp_path: Path, extra: str
+) -> None:
+    """A configuration that lost `use_dora` is no plain LoRA."""
+    folder = save_adapter(tmp_path / "a", world.a, {Q: 2}, seed=1)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors[f"{PREFIX}{Q}.{extra}"] = torch.ones(16)
+    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+    with pytest.raises(SalsaError, match="belongs to a variant of LoRA"):
+        soup.run(configure(tmp_path / "ref", folder, folder), silent)
+
+
+@pytest.mark.parametrize("name", ["mine", "my-adapter", "v1.2"])
+def test_factors_under_an_adapters_name(world: World, tmp_path: Path, name: str) -> None:
+    folder = save_adapter(tmp_path / "a", world.a, {Q: 2}, seed=1)
+    named = Path(shutil.copytree(folder, tmp_path / "named"))
+    tensors = load_file(folder / "adapter_model.safetensors")
+    renamed = {key.replace(".weight", f".{name}.weight"): one for key, one in tensors.items()}
+    save_file(renamed, named / "adapter_model.safetensors", {"format": "pt"})
+    for number, pair in enumerate([(folder, folder), (named, folder)]):
+        soup.run(configure(tmp_path / str(number), *pair, alpha=0.3), silent)
+    one, two = (load_file(tmp_path / n / "adapter_model.safetensors") for n in "01")
+    assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize("alpha", [None, "8", float("nan"), 10**400])
+def test_an_alpha_that_is_no_number_is_named(world: World, tmp_path: Path, alpha: object) -> None:
+    folder = save_adapter(tmp_path / "a", world.a, {Q: 2}, seed=1)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "lora_alpha": alpha}))
+    with pytest.raises(SalsaError, match="lora_alpha = ") as caught:
+        soup.run(configure(tmp_path / "ref", folder, folder), silent)
+    assert len(str(caught.value)) < 1000
 
 
 def test_models_and_adapters_do_not_mix(

@@ -12,6 +12,8 @@ from salsa_cli import soup
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.runs.events import silent
+from salsa_cli.weights.shared_tensors import common_tensors
+from salsa_cli.weights.weight_files import open_weight_files
 
 COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight")
 
@@ -75,3 +77,37 @@ def test_a_tensor_that_the_index_lacks(tmp_path: Path) -> None:
     (b / "model.safetensors.index.json").write_text(json.dumps({"weight_map": named}))
     found = average(tmp_path / "ref", a, b)
     assert all(torch.equal(found[name], plain[name]) for name in plain)
+
+
+GEMMA = {
+    "language_model.model.layers.0.mlp.weight": "model.language_model.layers.0.mlp.weight",
+    "language_model.lm_head.weight": "lm_head.weight",
+    "vision_tower.patch.weight": "model.vision_tower.patch.weight",
+    "multi_modal_projector.linear.weight": "model.multi_modal_projector.linear.weight",
+}
+QWEN = {
+    "model.layers.0.mlp.weight": "model.language_model.layers.0.mlp.weight",
+    "lm_head.weight": "lm_head.weight",
+    "visual.patch.weight": "model.visual.patch.weight",
+}
+
+
+@pytest.mark.parametrize("layout", [GEMMA, QWEN])
+def test_models_of_several_parts_before_and_since_4_52(
+    tmp_path: Path, layout: dict[str, str]
+) -> None:
+    values = {old: torch.full((2,), float(n)) for n, old in enumerate(layout)}
+    new = {layout[old]: one + 10 for old, one in values.items()}
+    for folder, tensors in (("old", values), ("new", new), ("odd", {**new, "more": torch.ones(1)})):
+        (tmp_path / folder).mkdir()
+        save_file(tensors, tmp_path / folder / "model.safetensors", {"format": "pt"})
+    models = {name: open_weight_files(tmp_path / name) for name in ("old", "new", "odd")}
+    for first, other in (("old", "new"), ("new", "old")):
+        (ours, theirs), notes = common_tensors([models[first], models[other]])
+        assert ours.tensors.keys() == theirs.tensors.keys() == models[first].tensors.keys()
+        back = layout if first == "new" else {new: old for old, new in layout.items()}
+        for name, spec in models[other].tensors.items():
+            assert theirs.tensors[back[name]].start == spec.start
+        assert not notes
+    (_, odd), _ = common_tensors([models["old"], models["odd"]])
+    assert odd.tensors.keys() == models["odd"].tensors.keys()
