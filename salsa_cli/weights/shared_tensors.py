@@ -39,9 +39,9 @@ def common_tensors(
     """Give all models the tensors and names of the first where they mean the same.
 
     Names get or lose the prefix of the model inside (GPT-2 is stored with and without
-    `transformer.`), or get those of another version of transformers. Tensors that only some models store and none needs are dropped: buffers that
-    newer versions compute, and copies of tensors to which the other models tie them. Returns the
-    models and notes on what was dropped.
+    `transformer.`), or get those of another version of transformers. Tensors that only some models
+    store and none needs are dropped: buffers that newer versions compute, and copies of tensors to
+    which the other models tie them. Returns the models and notes on what was dropped.
 
     Raises:
         SalsaError: a file cannot be read.
@@ -75,15 +75,15 @@ def _with_names_of(first: WeightFiles, other: WeightFiles) -> WeightFiles:
     """The other model with the prefix that the first has, or without the one that it has not."""
     if first.tensors.keys() == other.tensors.keys():
         return other
-    for prefix in _PREFIXES:
-        for renamed in (_prefixed(first, other, prefix), _stripped(first, other, prefix)):
-            if renamed is not None:
-                return replace(other, tensors=renamed)
     for layout in _LAYOUTS:
         for begins in (layout, {new: old for old, new in layout.items()}):
             names = {name: _with_beginning(name, begins) for name in other.tensors}
             if set(names.values()) == first.tensors.keys():
                 return replace(other, tensors=_with_names(other, names))
+    for prefix in _PREFIXES:
+        for renamed in (_prefixed(first, other, prefix), _stripped(first, other, prefix)):
+            if renamed is not None:
+                return replace(other, tensors=renamed)
     return other
 
 
