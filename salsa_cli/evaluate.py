@@ -112,7 +112,12 @@ def run(config: EvalConfig, report: Report) -> Result:
         write_json(folder / eval_result.FILE, result.record())
         graded = [verdict for verdict in gradings if len(plan.names) == 1]
         report_page.write(
-            folder, result, [*verdicts, *graded], texts, disputed.asked(plan.questions)
+            folder,
+            result,
+            [*verdicts, *graded],
+            texts,
+            disputed.asked(plan.questions),
+            plan.named(config.baseline),
         )
     return gate.gated(result, config)
 

@@ -67,6 +67,7 @@ def run(config: EvalConfig, report: Report) -> Result:
             verdicts,
             answers,
             {**_prompts(answers), **disputed.asked(questions)},
+            config.baseline,
         )
     return gate.gated(result, config)
 

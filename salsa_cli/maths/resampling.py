@@ -21,6 +21,8 @@ _STREAMS = 8
 _THREADS = 2
 # A draw from a multinomial costs as much per cell as this many drawn questions.
 _MULTINOMIAL_COST = 20
+# Columns whose resampled sums are held at a time.
+_COLUMNS = 64
 
 
 def resampled_sums(table: ArrayLike, seed: int, draws: int = 10_000) -> Array:
@@ -74,6 +76,34 @@ def ratio_interval(
     return Interval(float(total[0] / total[1]), *percentiles(sums[:, 0] / sums[:, 1], level))
 
 
+def mean_intervals(
+    table: ArrayLike, seed: int, draws: int = 10_000, level: float = 0.95
+) -> list[Interval]:
+    """Means of the columns of a table with their percentile intervals over questions, [f].
+
+    Args:
+        table: [n, f], one row a question.
+        seed, draws, level: as in `ratio_interval`.
+
+    Each is what `ratio_interval` gives for its column with weights of 1, up to rounding; but the
+    questions of a draw are drawn once for all columns. ValueError as there.
+    """
+    rows = np.asarray(table, np.float64)
+    n = len(rows)
+    found: dict[int, Interval] = {}
+    # A column of few distinct values is drawn in another way, which is as fast for one alone.
+    many = [c for c in range(rows.shape[1]) if not _has_few_kinds(np.unique(rows[:, c]), n)]
+    for first in range(0, len(many), _COLUMNS):
+        part = many[first : first + _COLUMNS]
+        sums = resampled_sums(rows[:, part], seed, draws)
+        for place, column in enumerate(part):
+            ends = percentiles(sums[:, place] / n, level)
+            found[column] = Interval(float(rows[:, column].sum() / n), *ends)
+    for column in set(range(rows.shape[1])) - set(many):
+        found[column] = ratio_interval(rows[:, column], np.ones(n), seed, draws, level)
+    return [found[column] for column in range(rows.shape[1])]
+
+
 def percentiles(values: Array, level: float = 0.95) -> tuple[float, float]:
     """The (1 - level) / 2 and (1 + level) / 2 quantiles of resampled values; NaN is left out."""
     if not 0 < level < 1:
@@ -92,11 +122,16 @@ def _kinds(rows: Array) -> tuple[Array, NDArray[np.int64]]:
     return kinds[order], counts[order]
 
 
+def _has_few_kinds(kinds: Array, n: int) -> bool:
+    """Whether counts of the distinct rows are drawn, and not the rows."""
+    return _MULTINOMIAL_COST * len(kinds) < n
+
+
 def _varying_sums(rows: Array, seed: int, draws: int) -> Array:
     if not rows.shape[1]:
         return np.empty((draws, 0))
     kinds, counts = _kinds(rows)
-    if _MULTINOMIAL_COST * len(kinds) < len(rows):
+    if _has_few_kinds(kinds, len(rows)):
         generator = np.random.default_rng(seed)
         drawn = generator.multinomial(len(rows), counts / len(rows), size=draws)
         return np.asarray(drawn.astype(np.float64) @ kinds)

@@ -187,13 +187,23 @@ def _block(block: Block) -> str:
             return _quotes(block)
         case Code(text):
             return f"<pre>{escaped(text)}</pre>"
+        case Grid((lone,)):
+            return _block(lone)
         case Grid(blocks):
-            return f'<div class="grid-of">{_all(blocks)}</div>'
+            beside = "\n".join(map(_in_grid, blocks))
+            return f'<div class="grid-of">{beside}</div>'
         case Details(summary, blocks):
             head = f"<summary>{escaped(summary)}</summary>"
             return f"<details>{head}\n{_all(blocks)}</details>"
         case _:
-            return _chart(block)
+            return _chart(block, svg.sizes(block))
+
+
+def _in_grid(block: Block) -> str:
+    """A block beside others: no chart is wide there."""
+    if isinstance(block, Chart):
+        return _chart(block, (svg.NARROW, svg.MEDIUM))
+    return _block(block)
 
 
 def _key_figure(figure: KeyFigure) -> str:
@@ -244,7 +254,7 @@ def _quote(quote: Quote) -> str:
     return f"<article><h4>{escaped(quote.title)}</h4>{facts}{text}</article>"
 
 
-def _chart(chart: Chart) -> str:
+def _chart(chart: Chart, sizes: Sequence[svg.Size]) -> str:
     names = charts.legend(chart)
     entries = "".join(
         f"<li>{marks.swatch(series)}{escaped(name)}</li>"
@@ -254,4 +264,6 @@ def _chart(chart: Chart) -> str:
     named = f'<ul class="legend">{entries}</ul>' if entries else ""
     note = f'<p class="note">{escaped(chart.note)}</p>' if chart.note else ""
     title = f"<figcaption>{escaped(chart.title)}</figcaption>"
-    return f"<figure>{title}{named}{svg.draw(chart)}{note}</figure>"
+    drawn = "".join(f'<div class="{size.name}">{svg.draw(chart, size)}</div>' for size in sizes)
+    kind = ' class="spread"' if svg.WIDE in sizes else ""
+    return f"<figure{kind}>{title}{named}{drawn}{note}</figure>"

@@ -52,7 +52,7 @@ CSS = f"""\
 * {{ box-sizing: border-box; }}
 body {{ margin: 0; background: var(--ground); color: var(--text);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }}
-main {{ max-width: 1120px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }}
+main {{ max-width: 1560px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }}
 h1 {{ font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; overflow-wrap: anywhere; }}
 h2 {{ font-size: 1.25rem; margin: 2.4rem 0 .8rem; padding-top: .8rem;
   border-top: 1px solid var(--line); }}
@@ -91,7 +91,19 @@ td.name {{ overflow-wrap: break-word; min-width: 7ch; }}
 .grid-of {{ display: grid; gap: 1.2rem 2rem; align-items: start; margin-bottom: 1.2rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 430px), 1fr)); }}
 .grid-of > * {{ min-width: 0; }}
-figure {{ margin: 0 0 1.2rem; max-width: 640px; break-inside: avoid; }}
+figure {{ margin: 0 0 1.2rem; max-width: 680px; break-inside: avoid;
+  container-type: inline-size; }}
+figure.spread {{ max-width: 1280px; }}
+.medium, .wide {{ display: none; }}
+@container (min-width: 430px) {{
+  .narrow {{ display: none; }}
+  .medium {{ display: block; }}
+}}
+@container (min-width: 800px) {{
+  .spread .medium {{ display: none; }}
+  .spread .wide {{ display: block; }}
+}}
+p, figcaption, summary {{ max-width: 90ch; }}
 .grid-of > figure, .grid-of > .quotes {{ margin: 0; }}
 figcaption {{ font-weight: 600; margin-bottom: .15rem; }}
 .legend {{ display: flex; flex-wrap: wrap; gap: .1rem 1.1rem; list-style: none; padding: 0;

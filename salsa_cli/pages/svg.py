@@ -11,6 +11,7 @@ from math import isfinite
 from salsa_cli.pages import marks, scales, triangles
 from salsa_cli.pages.charts import (
     Chart,
+    Estimate,
     IntervalChart,
     Line,
     LineChart,
@@ -24,28 +25,53 @@ from salsa_cli.pages.charts import (
 from salsa_cli.pages.marks import CHARACTER, Place, escaped
 from salsa_cli.pages.scales import Axis, AxisScale
 
-WIDTH, HEIGHT = 520.0, 290.0
 POINTS = 800
 """Points of a line that are drawn; more would lie closer than a pixel."""
 
+
+@dataclass(frozen=True)
+class Size:
+    """The size of a drawing in its own pixels; text is 12 of them high.
+
+    The page shows the drawing that fits the width that there is (`styles`), so that text is legible
+    on a telephone and a wide window is used.
+    """
+
+    name: str
+    width: float
+    height: float
+
+
+NARROW = Size("narrow", 360.0, 260.0)
+MEDIUM = Size("medium", 520.0, 290.0)
+WIDE = Size("wide", 1000.0, 360.0)
+
 _TOP, _BOTTOM, _RIGHT = 26.0, 40.0, 18.0
+_FEW_ROWS, _LEAST_ROOM = 8, 260.0
 _DOTTED = 40
 """A line of fewer points shows each of them."""
 
 
-def draw(chart: Chart) -> str:
+def draw(chart: Chart, size: Size = MEDIUM) -> str:
     """The chart as one `<svg>` element."""
     match chart:
         case LineChart():
-            return _line_chart(chart)
+            return _line_chart(chart, size)
         case ScatterChart():
-            return _scatter_chart(chart)
+            return _scatter_chart(chart, size)
         case IntervalChart():
-            return _interval_chart(chart)
+            return (_interval_rows if _fits_rows(chart, size) else _interval_chart)(chart, size)
         case ReliabilityChart():
-            return _reliability_chart(chart)
+            return _reliability_chart(chart, size)
         case TriangleChart():
-            return _picture(chart.title, triangles.HEIGHT, triangles.body(chart))
+            height = triangles.height(size.width)
+            return _picture(chart.title, size, height, triangles.body(chart, size.width))
+
+
+def sizes(chart: Chart) -> tuple[Size, ...]:
+    """The sizes in which a chart that stands alone is drawn; a wide square helps nobody."""
+    square = isinstance(chart, ReliabilityChart | TriangleChart)
+    return (NARROW, MEDIUM) if square else (NARROW, MEDIUM, WIDE)
 
 
 def thin(points: Sequence[Place]) -> Sequence[Place]:
@@ -73,16 +99,16 @@ class _Frame:
         return self.x(x), self.y(y)
 
 
-def _line_chart(chart: LineChart) -> str:
+def _line_chart(chart: LineChart, size: Size) -> str:
     xs = [x for line in chart.lines for x in line.x]
     ys = [y for line in chart.lines for side in (line.y, line.low, line.high) for y in side or ()]
-    frame = _frame(chart.x, chart.y, xs, ys, chart.rules, round_x=False)
+    frame = _frame(chart.x, chart.y, xs, ys, chart.rules, size, round_x=False)
     series = [
         marks.group(index, _band(chart, frame, line) + _curve(chart, frame, index, line))
         for index, line in enumerate(chart.lines)
     ]
     lines, words = _rules(frame, chart.rules)
-    return _picture(chart.title, HEIGHT, [frame.axes, lines, *series, words])
+    return _picture(chart.title, size, size.height, [frame.axes, lines, *series, words])
 
 
 def _curve(chart: LineChart, frame: _Frame, index: int, line: Line) -> str:
@@ -113,10 +139,10 @@ def _band(chart: LineChart, frame: _Frame, line: Line) -> str:
     return drawn
 
 
-def _scatter_chart(chart: ScatterChart) -> str:
+def _scatter_chart(chart: ScatterChart, size: Size) -> str:
     xs = [x for points in chart.points for x in points.x]
     ys = [y for points in chart.points for y in points.y]
-    frame = _frame(chart.x, chart.y, xs, ys, chart.rules)
+    frame = _frame(chart.x, chart.y, xs, ys, chart.rules, size)
     series, words = [], _Words(frame)
     for index, points in enumerate(chart.points):
         body = ""
@@ -130,11 +156,11 @@ def _scatter_chart(chart: ScatterChart) -> str:
         series.append(marks.group(index, body))
     lines, named = _rules(frame, chart.rules)
     parts = [frame.axes, lines, *series, words.drawn(), named]
-    return _picture(chart.title, HEIGHT, parts)
+    return _picture(chart.title, size, size.height, parts)
 
 
-def _interval_chart(chart: IntervalChart) -> str:
-    height, head, left, right = 42.0, 8.0, 14.0, WIDTH - _RIGHT
+def _interval_chart(chart: IntervalChart, size: Size) -> str:
+    height, head, left, right = 42.0, 8.0, 14.0, size.width - _RIGHT
     values = [v for row in chart.rows for v in (row.estimate, row.low, row.high)]
     x = AxisScale(
         *scales.widen(chart.x, scales.fit(chart.x, [*values, chart.reference])),
@@ -147,8 +173,7 @@ def _interval_chart(chart: IntervalChart) -> str:
     groups = legend(chart)
     for index, row in enumerate(chart.rows):
         top, colour = head + height * index, groups.index(row.group)
-        low, high = (scales.number(v, chart.x.unit) for v in (row.low, row.high))
-        figures = f"{scales.number(row.estimate, chart.x.unit)}  [{low}, {high}]"
+        figures = _figures(row, chart.x)
         label = marks.shorten(row.label, right - left - CHARACTER * (len(figures) + 2))
         if chart.reference is not None:  # only next to the whiskers, so that it crosses no text
             at = x(chart.reference)
@@ -160,12 +185,53 @@ def _interval_chart(chart: IntervalChart) -> str:
             marks.word(figures, (right, top + 15), "end"),
             marks.group(colour, reach + dot),
         ]
-    return _picture(chart.title, bottom + _BOTTOM, parts)
+    return _picture(chart.title, size, bottom + _BOTTOM, parts)
 
 
-def _reliability_chart(chart: ReliabilityChart) -> str:
+def _fits_rows(chart: IntervalChart, size: Size) -> bool:
+    """Whether names and figures leave room for whiskers between them."""
+    if size == NARROW or (size == MEDIUM and len(chart.rows) < _FEW_ROWS):
+        return False
+    names = max((marks.width(row.label) for row in chart.rows), default=0.0)
+    figures = max((marks.width(_figures(row, chart.x)) for row in chart.rows), default=0.0)
+    return size == WIDE or size.width - names - figures >= _LEAST_ROOM
+
+
+def _interval_rows(chart: IntervalChart, size: Size) -> str:
+    """One line a row: its name, its whiskers, its figures."""
+    height, head = 26.0, 8.0
+    values = [v for row in chart.rows for v in (row.estimate, row.low, row.high)]
+    figures = [_figures(row, chart.x) for row in chart.rows]
+    names = [marks.shorten(row.label, size.width * 0.3) for row in chart.rows]
+    left = 34.0 + max(map(marks.width, names), default=0.0)
+    right = size.width - 34.0 - max(map(marks.width, figures), default=0.0)
+    ends = scales.widen(chart.x, scales.fit(chart.x, [*values, chart.reference]))
+    x = AxisScale(*ends, left, right, chart.x.kind)
+    bottom = head + height * len(chart.rows)
+    parts = [_x_marks(chart.x, x, head, bottom)]
+    if chart.reference is not None:
+        at = x(chart.reference)
+        parts.append(marks.stroke("rule", (at, head), (at, bottom)))
+    groups = legend(chart)
+    for index, row in enumerate(chart.rows):
+        y, colour = head + height * (index + 0.5), groups.index(row.group)
+        dot = marks.sign(colour, (x(row.estimate), y), f"{row.label}: {figures[index]}")
+        parts += [
+            marks.word(names[index], (14.0, y + 4), "start", "strong"),
+            marks.word(figures[index], (size.width - 14.0, y + 4), "end"),
+            marks.group(colour, marks.stroke("reach", (x(row.low), y), (x(row.high), y)) + dot),
+        ]
+    return _picture(chart.title, size, bottom + _BOTTOM, parts)
+
+
+def _figures(row: Estimate, axis: Axis) -> str:
+    low, high = (scales.number(value, axis.unit) for value in (row.low, row.high))
+    return f"{scales.number(row.estimate, axis.unit)}  [{low}, {high}]"
+
+
+def _reliability_chart(chart: ReliabilityChart, size: Size) -> str:
     x, y = (Axis(label, low=0.0, high=1.0) for label in (chart.x_label, chart.y_label))
-    frame = _frame(x, y, [], [], ())
+    frame = _frame(x, y, [], [], (), size)
     diagonal = marks.stroke("rule", frame.at(0, 0), frame.at(1, 1))
     most = max((found.count for found in chart.bins), default=0) or 1
     body = ""
@@ -180,7 +246,7 @@ def _reliability_chart(chart: ReliabilityChart) -> str:
             )
             + marks.sign(0, place, tip)
         )
-    return _picture(chart.title, HEIGHT, [frame.axes, diagonal, marks.group(0, body)])
+    return _picture(chart.title, size, size.height, [frame.axes, diagonal, marks.group(0, body)])
 
 
 def _frame(
@@ -189,6 +255,7 @@ def _frame(
     xs: Iterable[Number],
     ys: Iterable[Number],
     rules: Sequence[Rule],
+    size: Size,
     *,
     round_x: bool = True,
 ) -> _Frame:
@@ -200,8 +267,10 @@ def _frame(
         x_ends = scales.widen(x_axis, x_ends)
     ticks = scales.ticks(y_axis, y_ends)
     names = scales.labels(y_axis, ticks)
-    x = AxisScale(*x_ends, 14.0 + CHARACTER * max(map(len, names)), WIDTH - _RIGHT, x_axis.kind)
-    y = AxisScale(*y_ends, HEIGHT - _BOTTOM, _TOP, y_axis.kind)
+    x = AxisScale(
+        *x_ends, 14.0 + CHARACTER * max(map(len, names)), size.width - _RIGHT, x_axis.kind
+    )
+    y = AxisScale(*y_ends, size.height - _BOTTOM, _TOP, y_axis.kind)
     drawn = "".join(
         marks.stroke("grid", (x.start, y(tick)), (x.end, y(tick)))
         + marks.word(name, (x.start - 7, y(tick) + 4), "end")
@@ -267,7 +336,7 @@ class _Words:
                 (x - width / 2, y + 18),
             ):
                 box = (left, base - 10, left + width, base + 3)
-                inside = self.frame.x.start <= left and left + width <= WIDTH
+                inside = self.frame.x.start <= left and left + width <= self.frame.x.end + _RIGHT
                 if inside and not any(_overlap(box, other) for other in taken):
                     taken.append(box)
                     drawn += marks.word(word, (left, base), "start")
@@ -295,8 +364,8 @@ def _tooltip(x_axis: Axis, y_axis: Axis, name: str, x: float, y: float) -> str:
     return f"{name}: {figures}" if name else figures
 
 
-def _picture(title: str, height: float, parts: Iterable[str]) -> str:
+def _picture(title: str, size: Size, height: float, parts: Iterable[str]) -> str:
     return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH:.0f} {height:.0f}" role="img" '
+        f'<svg class="chart" viewBox="0 0 {size.width:.0f} {height:.0f}" role="img" '
         f'aria-label="{escaped(title)}">{"".join(parts)}</svg>'
     )

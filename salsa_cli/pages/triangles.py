@@ -6,6 +6,7 @@ and are darker for it.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import isfinite, sqrt
 
 from salsa_cli.pages import marks, scales
@@ -13,21 +14,42 @@ from salsa_cli.pages.charts import TriangleChart
 from salsa_cli.pages.marks import Place
 from salsa_cli.pages.scales import Axis, AxisScale
 
-WIDTH, HEIGHT = 520.0, 420.0
-SIDE = 400.0
-
 Vertex = tuple[Place, float]
 
-_LEFT, _FLOOR = 24.0, 376.0
-_BAR, _BAR_WIDTH = 456.0, 14.0
+_LEFT, _TOP, _UNDER = 24.0, 30.0, 44.0
+_BESIDE, _BAR_WIDTH = 120.0, 14.0
+"""Room beside the triangle, where the scale of colours is."""
+
 _LABELLED = 21
 """Grids of at most so many points have their values written next to the points."""
 
 
-def place(weights: Sequence[float]) -> Place:
-    """Where the soup with these weights lies: the corners are bottom left, bottom right and top."""
-    _, right, top = weights
-    return _LEFT + SIDE * (right + top / 2), _FLOOR - SIDE * sqrt(3) / 2 * top
+@dataclass(frozen=True)
+class Triangle:
+    """A triangle in a drawing of some width."""
+
+    width: float
+
+    @property
+    def side(self) -> float:
+        """The length of its sides."""
+        return self.width - _BESIDE
+
+    @property
+    def floor(self) -> float:
+        """Where its lower side is."""
+        return _TOP + self.side * sqrt(3) / 2
+
+    def at(self, weights: Sequence[float]) -> Place:
+        """Where a mixture lies: the corners are bottom left, bottom right and top."""
+        _, right, top = weights
+        height = self.side * sqrt(3) / 2
+        return _LEFT + self.side * (right + top / 2), self.floor - height * top
+
+
+def height(width: float) -> float:
+    """The height of a drawing of some width."""
+    return Triangle(width).floor + _UNDER
 
 
 def cells(weights: Sequence[Sequence[float]]) -> list[tuple[int, int, int]]:
@@ -58,41 +80,42 @@ def above(corners: Sequence[Vertex], level: float) -> list[Place]:
     return polygon
 
 
-def body(chart: TriangleChart) -> Iterator[str]:
+def body(chart: TriangleChart, width: float) -> Iterator[str]:
     """The parts of the drawing, from the ground upwards."""
+    triangle = Triangle(width)
     known = [value for value in chart.values if isfinite(value)]
     axis = Axis(chart.label)
     ends = scales.fit(axis, known)
     ticks = scales.ticks(axis, ends)
     levels = [ends[0], *(tick for tick in ticks if ends[0] < tick < ends[1])]
-    yield marks.group(0, "".join(_area(chart, level) for level in levels))
-    outline = [place(corner) for corner in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
+    yield marks.group(0, "".join(_area(chart, triangle, level) for level in levels))
+    outline = [triangle.at(corner) for corner in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
     yield f'<path class="edge" d="{marks.path(outline)}Z"/>'
-    yield marks.group(0, _points(chart))
-    yield _names(chart)
-    yield _colour_bar(axis, ends, ticks, levels)
+    yield marks.group(0, _points(chart, triangle))
+    yield _names(chart, triangle)
+    yield _colour_bar(triangle, axis, ends, ticks, levels)
 
 
 def _between(start: Place, end: Place, share: float) -> Place:
     return start[0] + share * (end[0] - start[0]), start[1] + share * (end[1] - start[1])
 
 
-def _area(chart: TriangleChart, level: float) -> str:
+def _area(chart: TriangleChart, triangle: Triangle, level: float) -> str:
     parts = []
     for cell in cells(chart.weights):
-        corners = [(place(chart.weights[n]), chart.values[n]) for n in cell]
+        corners = [(triangle.at(chart.weights[n]), chart.values[n]) for n in cell]
         if all(isfinite(value) for _, value in corners):
             polygon = above(corners, level)
             parts += [f"{marks.path(polygon)}Z"] if len(polygon) > 2 else []
     return f'<path class="level" d="{"".join(parts)}"/>' if parts else ""
 
 
-def _points(chart: TriangleChart) -> str:
+def _points(chart: TriangleChart, triangle: Triangle) -> str:
     shown = [n for n, value in enumerate(chart.values) if isfinite(value)]
     best = max(shown, key=lambda n: chart.values[n], default=None)
     drawn = ""
     for n in shown:
-        at, value = place(chart.weights[n]), scales.number(chart.values[n])
+        at, value = triangle.at(chart.weights[n]), scales.number(chart.values[n])
         shares = " / ".join(f"{weight:.2f}" for weight in chart.weights[n])
         if n == best:
             drawn += f'<circle class="best" cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="8"/>'
@@ -102,28 +125,33 @@ def _points(chart: TriangleChart) -> str:
     return drawn
 
 
-def _names(chart: TriangleChart) -> str:
+def _names(chart: TriangleChart, triangle: Triangle) -> str:
     left, right, top = chart.corners
-    room, peak = SIDE / 2 - 8, place((0, 0, 1))
+    room, peak, low = triangle.side / 2 - 8, triangle.at((0, 0, 1)), triangle.floor + 24
     return (
-        marks.word(marks.shorten(left, room), (_LEFT - 8, _FLOOR + 24), "start", "strong")
-        + marks.word(marks.shorten(right, room), (_LEFT + SIDE + 8, _FLOOR + 24), "end", "strong")
+        marks.word(marks.shorten(left, room), (_LEFT - 8, low), "start", "strong")
+        + marks.word(marks.shorten(right, room), (_LEFT + triangle.side + 8, low), "end", "strong")
         + marks.word(marks.shorten(top, room), (peak[0] + 14, peak[1] + 4), "start", "strong")
     )
 
 
 def _colour_bar(
-    axis: Axis, ends: tuple[float, float], ticks: Sequence[float], levels: Sequence[float]
+    triangle: Triangle,
+    axis: Axis,
+    ends: tuple[float, float],
+    ticks: Sequence[float],
+    levels: Sequence[float],
 ) -> str:
-    scale = AxisScale(*ends, _FLOOR, _FLOOR - SIDE / 2)
+    scale = AxisScale(*ends, triangle.floor, triangle.floor - triangle.side / 2)
+    left = triangle.width - 64.0
     bars = "".join(
-        f'<rect class="level" x="{_BAR}" y="{scale.end:.1f}" width="{_BAR_WIDTH}" '
+        f'<rect class="level" x="{left:.1f}" y="{scale.end:.1f}" width="{_BAR_WIDTH}" '
         f'height="{scale(level) - scale.end:.1f}"/>'
         for level in levels
     )
     words = "".join(
-        marks.word(name, (_BAR + _BAR_WIDTH + 6, scale(tick) + 4), "start")
+        marks.word(name, (left + _BAR_WIDTH + 6, scale(tick) + 4), "start")
         for tick, name in zip(ticks, scales.labels(axis, tuple(ticks)), strict=True)
     )
-    label = marks.word(axis.label, (WIDTH - 4, scale.end - 14), "end", "label")
+    label = marks.word(axis.label, (triangle.width - 4, scale.end - 14), "end", "label")
     return marks.group(0, bars) + words + label

@@ -108,3 +108,17 @@ def test_intervals_over_questions_cover_the_truth_and_those_over_battles_do_not(
     # 95 % give or take three standard errors of 1,000 simulations, 0.7 % each.
     assert 0.93 <= covered["questions"] / SIMULATIONS <= 0.97
     assert covered["battles"] / SIMULATIONS < 0.85
+
+
+def test_columns_together_have_the_intervals_that_each_has_alone() -> None:
+    generator = np.random.default_rng(4)
+    table = np.column_stack(
+        [generator.normal(size=(90, 70)), generator.integers(0, 2, 90), np.full(90, 0.3)]
+    )
+    together = resampling.mean_intervals(table, seed=3, draws=400)
+    assert len(together) == 72
+    for column, interval in enumerate(together):
+        alone = resampling.ratio_interval(table[:, column], np.ones(90), seed=3, draws=400)
+        assert (interval.estimate, interval.low, interval.high) == pytest.approx(
+            (alone.estimate, alone.low, alone.high), rel=1e-13, abs=1e-15
+        )

@@ -90,3 +90,17 @@ def test_what_utf8_cannot_hold_is_replaced() -> None:
 def test_a_table_with_a_short_row_is_refused() -> None:
     with pytest.raises(ValueError, match="row 2 has 1 cells for 2 columns"):
         pages.DataTable(("a", "b"), (("1", "2"), ("1",)))
+
+
+def test_a_chart_is_drawn_for_narrow_and_wide_windows() -> None:
+    alone = pages.render(pages.Page("t", (CHART,)))
+    assert [alone.count(f'<div class="{name}">') for name in ("narrow", "medium", "wide")] == [
+        *(1, 1, 1)
+    ]
+    assert 'viewBox="0 0 360 260"' in alone and 'viewBox="0 0 1000 360"' in alone
+    # Beside another one there is no room for a wide drawing; a grid of one is no grid.
+    beside = pages.render(pages.Page("t", (pages.Grid((CHART, CHART)),)))
+    assert beside.count('<div class="wide">') == 0 and beside.count('<div class="medium">') == 2
+    assert '"spread"' not in beside and '<figure class="spread">' in alone
+    lone = pages.render(pages.Page("t", (pages.Grid((CHART,)),)))
+    assert lone.count('<div class="wide">') == 1 and "grid-of" not in lone.split("</style>")[1]

@@ -52,8 +52,8 @@ def line_chart(line: Line, *rules: Rule, y: Axis | None = None) -> LineChart:
 def test_a_line_goes_through_its_points() -> None:
     # The y axis is widened from 0..9 to 0..10; its labels are two characters wide.
     root = drawn(line_chart(Line("a", [0.0, 1.0, 4.0], [0.0, 5.0, 9.0])))
-    left, right = 14 + 2 * marks.CHARACTER, svg.WIDTH - 18
-    bottom, top = svg.HEIGHT - 40, 26.0
+    left, right = 14 + 2 * marks.CHARACTER, svg.MEDIUM.width - 18
+    bottom, top = svg.MEDIUM.height - 40, 26.0
     (path,) = classes(root, "line")
     expected = [
         (left, bottom),
@@ -130,7 +130,7 @@ def test_whiskers_reach_from_low_to_high() -> None:
         reference=0.5,
     )
     root = drawn(chart)
-    left, right = 14.0, svg.WIDTH - 18
+    left, right = 14.0, svg.MEDIUM.width - 18
     reach = [places(path) for path in classes(root, "reach")]
     assert [x for x, _ in reach[0]] == pytest.approx(
         [left + (right - left) * share for share in (0.25, 0.75)], abs=0.06
@@ -181,3 +181,41 @@ def test_every_word_is_escaped() -> None:
         root = drawn(chart)
         assert not list(root.iter("script"))
         svg.draw(chart).encode("utf-8")
+
+
+def interval_chart(count: int, label: str = "m") -> IntervalChart:
+    rows = [Estimate(f"{label}{n}", n / 10, n / 10 - 0.1, n / 10 + 0.1) for n in range(count)]
+    return IntervalChart("t", Axis("score"), rows, reference=0.2)
+
+
+def test_many_intervals_take_a_line_each_where_there_is_room() -> None:
+    def heights(chart: IntervalChart) -> list[float]:
+        return [
+            float(ElementTree.fromstring(svg.draw(chart, size)).get("viewBox", "").split()[3])
+            for size in (svg.NARROW, svg.MEDIUM, svg.WIDE)
+        ]
+
+    stacked, in_lines = 8 + 42 * 10 + 40, 8 + 26 * 10 + 40
+    assert heights(interval_chart(10)) == [stacked, in_lines, in_lines]
+    assert heights(interval_chart(10, "a model with a very long name ")) == [
+        *(stacked, stacked, in_lines)
+    ]
+    assert heights(interval_chart(7))[1] == 8 + 42 * 7 + 40
+
+
+@pytest.mark.parametrize("size", [svg.NARROW, svg.MEDIUM, svg.WIDE], ids=lambda one: one.name)
+def test_everything_is_inside_the_drawing(size: svg.Size) -> None:
+    for chart in (
+        interval_chart(10),
+        line_chart(Line("a", [0.0, 1.0, 4.0], [0.0, 5.0, 9.0])),
+        ScatterChart("t", Axis("x"), Axis("y"), [Points("p", [1, 2], [3, 4], ["one", "two"])]),
+        ReliabilityChart("t", [Bin(0.2, 0.3, 0.1, 0.5, 4), Bin(0.9, 0.8, 0.7, 0.9, 9)]),
+    ):
+        root = ElementTree.fromstring(svg.draw(chart, size))
+        width, height = (float(part) for part in root.get("viewBox", "").split()[2:])
+        assert width == size.width
+        for text in classes(root, "tick") + classes(root, "strong"):
+            assert 0 <= float(text.get("x", "")) <= width
+            assert 0 <= float(text.get("y", "")) <= height
+        for mark in classes(root, "line") + classes(root, "reach"):
+            assert all(0 <= x <= width and 0 <= y <= height for x, y in places(mark))

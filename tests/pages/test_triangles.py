@@ -9,6 +9,7 @@ import pytest
 from salsa_cli.pages import svg, triangles
 from salsa_cli.pages.charts import TriangleChart
 
+TRIANGLE = triangles.Triangle(520.0)
 GRID = [((2 - j - k) / 2, j / 2, k / 2) for j in range(3) for k in range(3 - j)]
 
 
@@ -19,12 +20,12 @@ def area(polygon: list[tuple[float, float]]) -> float:
 
 
 def test_the_corners_and_the_middle() -> None:
-    left, right, top = (triangles.place(corner) for corner in ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
-    assert right == (left[0] + triangles.SIDE, left[1])
+    left, right, top = (TRIANGLE.at(corner) for corner in ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
+    assert right == (left[0] + TRIANGLE.side, left[1])
     assert top == pytest.approx(
-        (left[0] + triangles.SIDE / 2, left[1] - triangles.SIDE * sqrt(3) / 2)
+        (left[0] + TRIANGLE.side / 2, left[1] - TRIANGLE.side * sqrt(3) / 2)
     )
-    middle = triangles.place((1 / 3, 1 / 3, 1 / 3))
+    middle = TRIANGLE.at((1 / 3, 1 / 3, 1 / 3))
     assert middle == pytest.approx(
         tuple(sum(corner[axis] for corner in (left, right, top)) / 3 for axis in (0, 1))
     )
@@ -33,9 +34,9 @@ def test_the_corners_and_the_middle() -> None:
 def test_the_cells_tile_the_triangle() -> None:
     found = triangles.cells(GRID)
     assert len(found) == 4
-    whole = sqrt(3) / 4 * triangles.SIDE**2
+    whole = sqrt(3) / 4 * TRIANGLE.side**2
     for cell in found:
-        assert area([triangles.place(GRID[n]) for n in cell]) == pytest.approx(whole / 4)
+        assert area([TRIANGLE.at(GRID[n]) for n in cell]) == pytest.approx(whole / 4)
     assert len({frozenset(cell) for cell in found}) == 4
     assert len(triangles.cells([(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)])) == 1
 
@@ -60,7 +61,7 @@ def test_a_drawing() -> None:
     assert {"a", "b", "<c>", "mean score", "3.00"} <= set(texts)
     best = next(one for one in root.iter() if one.get("class") == "best")
     assert (float(best.get("cx", "")), float(best.get("cy", ""))) == pytest.approx(
-        triangles.place(GRID[4]), abs=0.06
+        TRIANGLE.at(GRID[4]), abs=0.06
     )
     paths = [one for one in root.iter() if one.get("class") == "level" and one.get("d")]
     areas = [
@@ -71,7 +72,7 @@ def test_a_drawing() -> None:
         for path in paths
     ]
     assert areas == sorted(areas, reverse=True) and len(areas) >= 3
-    assert areas[0] == pytest.approx(sqrt(3) / 4 * triangles.SIDE**2, rel=1e-3)  # rounded to .1
+    assert areas[0] == pytest.approx(sqrt(3) / 4 * TRIANGLE.side**2, rel=1e-3)  # rounded to .1
 
 
 def test_flat_and_missing_values() -> None:

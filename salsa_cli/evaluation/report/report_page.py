@@ -11,12 +11,14 @@ from salsa_cli.evaluation.report import (
     disputed,
     frontier_blocks,
     landscape_charts,
+    many_models,
+    rate_charts,
 )
 from salsa_cli.evaluation.report.disputed import Prompts
 from salsa_cli.evaluation.results.eval_result import EvalResult, estimate
 from salsa_cli.evaluation.results.eval_result import judges as judge_names
 from salsa_cli.evaluation.results.style_control import Answers
-from salsa_cli.evaluation.results.tables import interval, ranked, share
+from salsa_cli.evaluation.results.tables import interval, share
 from salsa_cli.evaluation.results.win_rates import PairRow
 from salsa_cli.evaluation.verdicts.verdict import Verdict, short_name
 from salsa_cli.pages.charts import Estimate, IntervalChart
@@ -25,8 +27,6 @@ from salsa_cli.records import write_text
 
 FILE = "report.html"
 
-_MOST_IN_CHART = 40
-
 
 def write(
     folder: Path,
@@ -34,9 +34,10 @@ def write(
     verdicts: Sequence[Verdict],
     answers: Answers,
     prompts: Prompts,
+    baseline: str | None = None,
 ) -> None:
     """Write the report into `folder`; `prompts` are the user turns by question."""
-    page = build(result, verdicts, answers, prompts)
+    page = build(result, verdicts, answers, prompts, baseline)
     write_text(folder / FILE, pages.render(page))
 
 
@@ -45,20 +46,23 @@ def build(
     verdicts: Sequence[Verdict],
     answers: Answers,
     prompts: Prompts,
+    baseline: str | None = None,
 ) -> pages.Page:
-    """The page."""
+    """The page; `baseline` is the model whose pairs come first where there are many."""
+    many = many_models.applies(result)
+    overview = many_models.overview(result) if many else []
     of_models = [
-        *_rates(result),
-        *_scores(result),
+        *(many_models.rates(result, baseline) if many else [*_rates(result), *_scores(result)]),
         *_parts("By category", result.categories),
         *_parts("By length", result.lengths),
         *_controlled(result),
         *_orders(result),
     ]
     if result.of_arms:
-        of_models = [pages.Details("Run by run", of_models)]
+        of_models, overview = [pages.Details("Run by run", [*overview, *of_models])], []
     blocks: list[pages.Block] = [
         arm_blocks.figures(result) if result.of_arms else _figures(result),
+        *overview,
         *cautions.blocks(result),
         *arm_blocks.blocks(result.arms),
         *frontier_blocks.blocks(result),
@@ -83,7 +87,7 @@ def _figures(result: EvalResult) -> pages.KeyFigures:
         (row,) = result.pairs
         figures = [
             pages.KeyFigure(f"{row.a} beats {row.b}", share(row.win_rate), interval(row)),
-            pages.KeyFigure("p of the sign test", _p(row.p_value)),
+            pages.KeyFigure("p of the sign test", rate_charts.p_value(row.p_value)),
         ]
     elif result.pairs:
         others = [row for row in result.pairs if not row.of_itself]
@@ -105,25 +109,9 @@ def _figures(result: EvalResult) -> pages.KeyFigures:
 def _rates(result: EvalResult) -> list[pages.Block]:
     if not result.pairs:
         return []
-    rows = [
-        (
-            row.a,
-            row.b,
-            short_name(row.judge),
-            share(row.win_rate),
-            interval(row),
-            f"{row.wins} / {row.ties} / {row.losses}",
-            str(row.invalid),
-            _p(row.p_value),
-            _p(row.p_holm),
-        )
-        for row in ranked(result.pairs)
-    ]
-    columns = ("a", "b", "judge", "a wins", "95 % interval", "w / t / l")
-    note = "95 % intervals by bootstrap over the prompts; at 50 % nothing is proven"
     blocks: list[pages.Block] = [pages.Heading("Who wins")]
-    blocks += _charts("Win rates", result.pairs, note)
-    blocks.append(pages.DataTable((*columns, "failed", "p", "p (Holm)"), rows, names=3))
+    blocks += rate_charts.charts("Win rates", result.pairs, rate_charts.NOTE)
+    blocks.append(rate_charts.table(result.pairs))
     if result.ratings:
         ratings = [
             (
@@ -139,35 +127,6 @@ def _rates(result: EvalResult) -> list[pages.Block]:
         names = ("model", "judge", "log-odds", "win rate", "95 % interval")
         blocks.append(pages.DataTable(names, ratings, names=2, caption=caption))
     return blocks
-
-
-def _charts(title: str, rows: Sequence[PairRow], note: str) -> list[pages.Block]:
-    """Win rates with intervals, the best first; one chart per judge if there are many."""
-    shown = [row for row in rows if row.n]
-    judges = list(dict.fromkeys(row.judge for row in shown))
-    groups = (
-        [shown]
-        if len(shown) <= _MOST_IN_CHART
-        else [[row for row in shown if row.judge == judge] for judge in judges]
-    )
-    one_rival = len({row.b for row in shown}) == 1
-    ranking = one_rival and not any(row.category for row in shown)
-    charts: list[pages.Block] = []
-    for group in groups:
-        ordered = sorted(group, key=lambda row: -row.win_rate) if ranking else group
-        estimates = [
-            Estimate(_label(row, one_rival), row.win_rate, row.low, row.high, short_name(row.judge))
-            for row in ordered[:_MOST_IN_CHART]
-        ]
-        label = f"win rate against {group[0].b}" if one_rival else "win rate of the first"
-        axis = Axis(label, unit="percent", low=0.0, high=1.0)
-        charts.append(IntervalChart(title, axis, estimates, reference=0.5, note=note))
-    return charts
-
-
-def _label(row: PairRow, one_rival: bool) -> str:
-    name = row.a if one_rival else f"{row.a} / {row.b}"
-    return f"{name} ({row.category})" if row.category else name
 
 
 def _scores(result: EvalResult) -> list[pages.Block]:
@@ -217,8 +176,8 @@ def _parts(title: str, rows: Sequence[PairRow]) -> list[pages.Block]:
     ]
     columns = ("a", "b", "judge", "part", "a wins", "95 % interval", "n")
     blocks: list[pages.Block] = [pages.Heading(title)]
-    if len(rows) <= _MOST_IN_CHART:
-        blocks += _charts(title, rows, "")
+    if len(rows) <= rate_charts.MOST_IN_CHART:
+        blocks += rate_charts.charts(title, rows, "")
     blocks.append(pages.Details("The numbers", [pages.DataTable(columns, table, names=4)]))
     return blocks
 
@@ -308,7 +267,3 @@ def _judge_agreement(result: EvalResult) -> list[pages.Block]:
         columns = ("judges", "n", "agree on", "Cohen's kappa", "Krippendorff's alpha")
         blocks += [pages.Heading("Judges against one another"), pages.DataTable(columns, pairs)]
     return blocks
-
-
-def _p(value: float) -> str:
-    return f"{value:.4f}" if value >= 1e-4 else "< 0.0001"

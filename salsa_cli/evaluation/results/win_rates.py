@@ -282,28 +282,63 @@ def score_rows(verdicts: Sequence[Verdict], drawn: Resampling) -> tuple[ScoreRow
     for verdict in verdicts:
         if verdict.b is None:
             groups.setdefault((verdict.a, verdict.judge), []).append(verdict)
-    return tuple(_score_row(*key, group, drawn) for key, group in groups.items())
+    by_question = {key: _by_question(group) for key, group in groups.items()}
+    intervals = _score_intervals(by_question, drawn)
+    return tuple(_score_row(*key, group, intervals.get(key)) for key, group in groups.items())
 
 
-def _score_row(model: str, judge: str, verdicts: Sequence[Verdict], drawn: Resampling) -> ScoreRow:
-    valid = [(v.question, v.turn, v.score_a) for v in verdicts if v.score_a is not None]
+_Key = tuple[str, str]
+
+
+def _by_question(verdicts: Sequence[Verdict]) -> dict[str, list[float]]:
+    """The valid scores of each question."""
+    found: dict[str, list[float]] = {}
+    for verdict in verdicts:
+        if verdict.score_a is not None:
+            found.setdefault(verdict.question, []).append(verdict.score_a)
+    return found
+
+
+def _score_intervals(
+    by_question: Mapping[_Key, Mapping[str, Sequence[float]]], drawn: Resampling
+) -> dict[_Key, statistics.Interval]:
+    """The mean score of each model that has one, with its interval.
+
+    Models with one score for each of as many questions are resampled together, which is much
+    faster and gives the same intervals.
+    """
+    found: dict[_Key, statistics.Interval] = {}
+    alike: dict[int, list[_Key]] = {}
+    for key, scores in by_question.items():
+        if scores and all(len(given) == 1 for given in scores.values()):
+            alike.setdefault(len(scores), []).append(key)
+        elif scores:
+            found[key] = resampling.ratio_interval(
+                [sum(given) for given in scores.values()],
+                [len(given) for given in scores.values()],
+                drawn.seed,
+                drawn.draws,
+                LEVEL,
+            )
+    for keys in alike.values():
+        table = np.column_stack([[given[0] for given in by_question[key].values()] for key in keys])
+        intervals = resampling.mean_intervals(table, drawn.seed, drawn.draws, LEVEL)
+        found |= dict(zip(keys, intervals, strict=True))
+    return found
+
+
+def _score_row(
+    model: str, judge: str, verdicts: Sequence[Verdict], interval: statistics.Interval | None
+) -> ScoreRow:
+    valid = [(v.turn, v.score_a) for v in verdicts if v.score_a is not None]
     invalid = len(verdicts) - len(valid)
     reasons = _reasons(verdict.invalid for verdict in verdicts)
     nan = float("nan")
-    if not valid:
+    if interval is None:
         return ScoreRow(model, judge, nan, nan, nan, (), 0, invalid, reasons)
-    sums: dict[str, list[float]] = {}
     turns: dict[int, list[float]] = {}
-    for question, turn, score in valid:
-        sums.setdefault(question, []).append(score)
+    for turn, score in valid:
         turns.setdefault(turn, []).append(score)
-    interval = resampling.ratio_interval(
-        [sum(scores) for scores in sums.values()],
-        [len(scores) for scores in sums.values()],
-        drawn.seed,
-        drawn.draws,
-        LEVEL,
-    )
     return ScoreRow(
         model,
         judge,
