@@ -117,7 +117,7 @@ def run(config: EvalConfig, report: Report) -> Result:
             [*verdicts, *graded],
             texts,
             disputed.asked(plan.questions),
-            plan.named(config.baseline),
+            config.baseline,
         )
     return gate.gated(result, config)
 
