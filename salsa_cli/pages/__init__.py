@@ -264,6 +264,8 @@ def _chart(chart: Chart, sizes: Sequence[svg.Size]) -> str:
     named = f'<ul class="legend">{entries}</ul>' if entries else ""
     note = f'<p class="note">{escaped(chart.note)}</p>' if chart.note else ""
     title = f"<figcaption>{escaped(chart.title)}</figcaption>"
-    drawn = "".join(f'<div class="{size.name}">{svg.draw(chart, size)}</div>' for size in sizes)
+    drawn = "".join(
+        f'<div class="size-{size.name}">{svg.draw(chart, size)}</div>' for size in sizes
+    )
     kind = ' class="spread"' if svg.WIDE in sizes else ""
     return f"<figure{kind}>{title}{named}{drawn}{note}</figure>"

@@ -94,14 +94,14 @@ td.name {{ overflow-wrap: break-word; min-width: 7ch; }}
 figure {{ margin: 0 0 1.2rem; max-width: 680px; break-inside: avoid;
   container-type: inline-size; }}
 figure.spread {{ max-width: 1280px; }}
-.medium, .wide {{ display: none; }}
+.size-medium, .size-wide {{ display: none; }}
 @container (min-width: 430px) {{
-  .narrow {{ display: none; }}
-  .medium {{ display: block; }}
+  .size-narrow {{ display: none; }}
+  .size-medium {{ display: block; }}
 }}
 @container (min-width: 800px) {{
-  .spread .medium {{ display: none; }}
-  .spread .wide {{ display: block; }}
+  .spread .size-medium {{ display: none; }}
+  .spread .size-wide {{ display: block; }}
 }}
 p, figcaption, summary {{ max-width: 90ch; }}
 .grid-of > figure, .grid-of > .quotes {{ margin: 0; }}

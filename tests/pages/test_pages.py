@@ -1,10 +1,12 @@
 """The page: its structure, what a hostile text can do to it, and whether its colours are seen."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from salsa_cli import pages
+from salsa_cli.pages import styles
 from salsa_cli.pages.charts import Line, LineChart
 from salsa_cli.pages.scales import Axis
 from tests.support.html_tree import Tree
@@ -94,13 +96,25 @@ def test_a_table_with_a_short_row_is_refused() -> None:
 
 def test_a_chart_is_drawn_for_narrow_and_wide_windows() -> None:
     alone = pages.render(pages.Page("t", (CHART,)))
-    assert [alone.count(f'<div class="{name}">') for name in ("narrow", "medium", "wide")] == [
+    assert [alone.count(f'<div class="size-{name}">') for name in ("narrow", "medium", "wide")] == [
         *(1, 1, 1)
     ]
     assert 'viewBox="0 0 360 260"' in alone and 'viewBox="0 0 1000 360"' in alone
     # Beside another one there is no room for a wide drawing; a grid of one is no grid.
     beside = pages.render(pages.Page("t", (pages.Grid((CHART, CHART)),)))
-    assert beside.count('<div class="wide">') == 0 and beside.count('<div class="medium">') == 2
+    assert (
+        beside.count('<div class="size-wide">') == 0
+        and beside.count('<div class="size-medium">') == 2
+    )
     assert '"spread"' not in beside and '<figure class="spread">' in alone
     lone = pages.render(pages.Page("t", (pages.Grid((CHART,)),)))
-    assert lone.count('<div class="wide">') == 1 and "grid-of" not in lone.split("</style>")[1]
+    assert lone.count('<div class="size-wide">') == 1 and "grid-of" not in lone.split("</style>")[1]
+
+
+def test_only_drawings_of_another_size_are_hidden() -> None:
+    hidden = re.findall(r"([^{}]+)\{[^{}]*display: none", styles.CSS)
+    names = {name.strip() for rule in hidden for name in rule.split(",")}
+    assert names and all("size-" in name for name in names)
+    whole = pages.render(pages.Page("t", every_block("x")))
+    body = whole.split("</style>")[1]
+    assert body.count("<table") == 1 and not re.search(r'class="size-\w+"><table', body)
