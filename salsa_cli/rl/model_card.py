@@ -6,7 +6,8 @@ from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.formatting import counted, figure
 from salsa_cli.weights import cards, folders
 
-_TAGS = ("rlhf", "ppo", "salsa")
+_ALGORITHMS = {"gae": "PPO", "rloo": "RLOO", "group": "Dr. GRPO", "grpo": "GRPO"}
+"""Names of the field for what `--advantage` makes of PPO's clipped loss."""
 
 
 def write(config: PPOConfig, start: Path, updates: int, reward: tuple[float, float]) -> str:
@@ -23,7 +24,7 @@ def write(config: PPOConfig, start: Path, updates: int, reward: tuple[float, flo
     head = cards.front_matter(
         (named,),
         library="peft" if adapter else "transformers",
-        tags=_TAGS,
+        tags=("rlhf", "ppo" if config.has_critic else config.advantage, "salsa"),
         relation="adapter" if adapter else "finetune",
         pipeline="text-generation",
     )
@@ -35,7 +36,7 @@ def write(config: PPOConfig, start: Path, updates: int, reward: tuple[float, flo
     ]
     table = "".join(f"| {what} | {cards.cell(str(name))} |\n" for what, name in rows)
     return (
-        f"{head}\n# A policy trained by PPO\n\n"
+        f"{head}\n# A policy trained by {_ALGORITHMS[config.advantage]}\n\n"
         f"Trained by `salsa ppo` in {counted(updates, 'update')}; the mean reward went from "
         f"{figure(reward[0])} in the first to {figure(reward[1])} in the last. `metrics.jsonl` has "
         "every update, `report.html` the curves, `salsa.json` all settings.\n\n"

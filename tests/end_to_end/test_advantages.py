@@ -25,7 +25,7 @@ from salsa_cli.rl import disk, learning, memory, preflight
 from salsa_cli.rl.learning import LearningMetrics, Targets
 from salsa_cli.runs import checkpoints, run_folder
 from salsa_cli.runs.events import DryRun, Measured, Note, Warned, silent
-from tests.support import oracle
+from tests.support import oracle, tiny
 from tests.support.adapters import AdapterWorld
 from tests.support.agreement import same_metrics
 from tests.support.oracle import Batch, Recipe
@@ -238,6 +238,38 @@ def test_what_does_not_fit_is_refused(changes: dict[str, Any], words: str, world
     with pytest.raises(UsageError) as caught:
         configure(world, Path("unused"), **settings)
     assert words in str(caught.value)
+
+
+def test_all_else_that_a_run_may_have(world: World, tmp_path: Path) -> None:
+    """Ensembles, watched and normalised rewards, held-out prompts, snapshots, 8-bit moments."""
+    (tmp_path / "taste.py").write_text(
+        "def score(prompts, answers):\n    return [float(a.count('happy')) for a in answers]\n"
+    )
+    taste = f"{tmp_path / 'taste.py'}:score"
+    held_out = tiny.write_rows(
+        tmp_path / "held.jsonl", [{"prompt": "happy sad"}, {"prompt": "mat"}]
+    )
+    config = configure(
+        world,
+        tmp_path / "policy",
+        **WAYS["rloo"],
+        reward=(str(world.rm), taste),
+        ensemble="min",
+        watch_reward=(taste,),
+        normalize_reward=True,
+        eval_prompts=str(held_out),
+        eval_every=2,
+        snapshot_every=2,
+        optimiser="adamw-8bit",
+        gradient_checkpointing=True,
+    )
+    run(config)
+    rows = read_rows(config.output / "metrics.jsonl")
+    assert len(rows) == 4 and set(rows[0]["rewards"]) == {str(world.rm), taste}
+    assert rows[0]["watched"].keys() == {taste}
+    assert (config.output / "snapshots" / "000002" / "model.safetensors").exists()
+    settings = json.loads((config.output / "salsa.json").read_text())["settings"]
+    assert (settings["advantage"], settings["samples_per_prompt"]) == ("rloo", 2)
 
 
 def test_two_processes_compute_what_one_does(world: World, tmp_path: Path) -> None:
