@@ -15,11 +15,11 @@ import pytest
 from salsa_cli import ppo, train_rm
 from salsa_cli.config.base import Config, declared
 from salsa_cli.devices import processes
-from salsa_cli.records import read_rows
+from salsa_cli.records import read_json, read_rows
 from salsa_cli.runs.events import silent
 from tests.support import tiny
 from tests.support.agreement import close, same_metrics, same_weights, without_time
-from tests.support.parallel_runs import ppo_config, rm_config
+from tests.support.parallel_runs import evaluated_config, rm_config
 
 GOLD = """
 def score(prompts, answers):
@@ -38,11 +38,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.save_reward_model(root / "rm")
     tiny.prompts(root / "prompts.jsonl")
     tiny.preferences(root / "preferences.jsonl")
+    held_out = ("cat ?", "dog dog", "sun moon tree", "bird ? ?", "moon")
+    tiny.write_rows(root / "eval.jsonl", [{"prompt": text} for text in held_out])
     (root / "gold.py").write_text(GOLD)
     environments = [environment for _, environment in processes._places(2)]
     command = [sys.executable, "-m", "tests.support.parallel_runs", str(root)]
     workers = [subprocess.Popen(command, env=one) for one in environments]
-    ppo.run(ppo_config(root, root / "ppo-one"), silent)
+    ppo.run(evaluated_config(root, root / "ppo-one"), silent)
     train_rm.run(rm_config(root, root / "rm-one"), silent)
     assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
     return root
@@ -59,6 +61,25 @@ def test_two_processes_train_the_policy_of_one(folder: Path, name: str) -> None:
     assert configs[0] == configs[1]
     # The ratio is exactly one before anything has moved, though others made the passes.
     assert {row["ratio_error"] for row in read_rows(folder / name / "metrics.jsonl")} == {0.0}
+
+
+@pytest.mark.parametrize("name", ["ppo-plain", "ppo-sharded"])
+def test_two_processes_write_the_snapshots_and_the_best_policy_of_one(
+    folder: Path, name: str
+) -> None:
+    one, two = folder / "ppo-one", folder / name
+    kept = [read_json(run / "best" / "best.json") for run in (one, two)]
+    assert kept[1] == {key: kept[0][key] for key in ("update", "by")} | {
+        key: close(kept[0][key]) for key in ("value", "standard_error")
+    }
+    for place in ("snapshots/000003", "snapshots/000006", "best"):
+        assert (two / place / "tokenizer.json").exists()
+        same_weights(one / place, two / place)
+    last, policy = (path / "model.safetensors" for path in (two / "snapshots" / "000006", two))
+    assert last.read_bytes() == policy.read_bytes()
+    rows = read_rows(two / "metrics.jsonl")
+    assert [row["update"] for row in rows if "heldout" in row] == [3, 6]
+    assert rows[2]["heldout"]["prompts"] == 5
 
 
 @pytest.mark.parametrize("name", ["rm-plain", "rm-sharded"])
@@ -89,7 +110,7 @@ def test_a_killed_run_resumes_with_two_to_the_same_bits_and_with_one_to_the_same
     wait_until(lambda: not any(alive(pid) for pid in workers))
     shutil.copytree(partial, folder / "ppo-alone.partial")
     resumed = start(folder, output, "--resume")
-    ppo.run(ppo_config(folder, folder / "ppo-alone", resume=True), silent)
+    ppo.run(evaluated_config(folder, folder / "ppo-alone", resume=True), silent)
     same_metrics(folder / "ppo-one", folder / "ppo-alone")
     same_weights(folder / "ppo-one", folder / "ppo-alone")
     assert resumed.wait(timeout=120) == 0
@@ -143,8 +164,8 @@ def test_what_one_process_alone_meets_is_said_once_and_ends_all(folder: Path) ->
 
 
 def start(folder: Path, output: Path, *more: str) -> subprocess.Popen[str]:
-    """`salsa ppo --processes 2` with the settings of `ppo_config`."""
-    options = [*arguments(ppo_config(folder, output)), "--processes", "2", *more]
+    """`salsa ppo --processes 2` with the settings of `evaluated_config`."""
+    options = [*arguments(evaluated_config(folder, output)), "--processes", "2", *more]
     return subprocess.Popen(
         [sys.executable, "-m", "salsa_cli", "ppo", *options],
         stdout=subprocess.PIPE,

@@ -42,6 +42,17 @@ def ppo_config(folder: Path, output: Path, **changes: Any) -> PPOConfig:
     return PPOConfig(**{**settings, **changes})
 
 
+def evaluated_config(folder: Path, output: Path, **changes: Any) -> PPOConfig:
+    """The same with held-out prompts, snapshots and the best policy."""
+    settings: dict[str, Any] = {
+        "eval_prompts": str(folder / "eval.jsonl"),
+        "eval_every": 3,
+        "keep_best": "reward",
+        "snapshot_every": 3,
+    }
+    return ppo_config(folder, output, **{**settings, **changes})
+
+
 def by_server(url: str) -> dict[str, Any]:
     """Two updates with answers of a server."""
     return {"generator": "vllm", "vllm_url": url, "updates": 2, "ref_update": "none"}
@@ -66,12 +77,12 @@ def rm_config(folder: Path, output: Path, **changes: Any) -> TrainRMConfig:
 
 def main(folder: Path) -> None:
     """Train by both commands, plain and sharded."""
-    ppo.run(ppo_config(folder, folder / "ppo-plain"), silent)
+    ppo.run(evaluated_config(folder, folder / "ppo-plain"), silent)
     train_rm.run(rm_config(folder, folder / "rm-plain"), silent)
     # Now and then two answers fit into a pass, so that one process has fewer passes to make.
     Runtime.pass_tokens = property(lambda self: 14)  # type: ignore[assignment,method-assign]
     changes: dict[str, Any] = {"shard": True, "micro_batch_size": None}
-    ppo.run(ppo_config(folder, folder / "ppo-sharded", **changes), silent)
+    ppo.run(evaluated_config(folder, folder / "ppo-sharded", **changes), silent)
     train_rm.run(rm_config(folder, folder / "rm-sharded", shard=True), silent)
 
 
