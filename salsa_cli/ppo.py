@@ -207,7 +207,11 @@ def _begin(config: PPOConfig, report: Report, *, extends: bool) -> AbstractConte
     """The folder in which the run works; that of a finished run, where it is extended."""
     if extends:
         place = run_folder.partial_folder(config.output)
-        report(Note(f"{config.output} is {place} until its {config.updates} updates are finished"))
+        report(
+            Note(
+                f"{config.output} is called {place} until its {config.updates} updates are finished"
+            )
+        )
         run_folder.reopen(config.output)
     return run_folder.resumable(config.output, force=config.force, resume=config.resume)
 
@@ -494,7 +498,7 @@ def _held_out_facts(plan: PPOPlan, config: PPOConfig) -> dict[str, int]:
     prompts, times = len(plan.held_out.prompts), held_out.count(config)
     return {
         "held-out prompts": prompts,
-        "held-out prompts left out because they are trained on": len(plan.held_out.trained_rows),
+        "held-out prompts that overlap": len(plan.held_out.trained_rows),
         "held-out evaluations": times,
         "held-out answers": prompts * times,
     }

@@ -91,6 +91,31 @@ def save_policy(model: Module, folder: Path, *, like: Path) -> None:
 
 
 @contextmanager
+def as_saved(model: Module, dtype: torch.dtype, *, like: Path) -> Iterator[None]:
+    """Within the block, a policy in training computes as it will when it is saved and loaded.
+
+    Its weights are rounded to the type in which `like` is stored. An adapter stays as it is: it is
+    stored in float32, and a new one is merged only when it is saved.
+
+    Args:
+        dtype: the type in which it would be loaded.
+    """
+    if folders.is_adapter(like) or lora.has_adapters(model):
+        yield
+        return
+    stored = stored_dtype(like)
+    parameters = [(one, one.data) for one in model.parameters()]
+    try:
+        for parameter, data in parameters:
+            if data.is_floating_point():
+                parameter.data = data.to(stored).to(dtype)
+        yield
+    finally:
+        for parameter, data in parameters:
+            parameter.data = data
+
+
+@contextmanager
 def _converted(model: Module, dtype: torch.dtype) -> Iterator[None]:
     """A model on the CPU in `dtype` within the block; afterwards it has its own tensors again.
 

@@ -1,8 +1,8 @@
 """Evaluate the policy on held-out prompts while it is trained: same prompts, same seeds each time.
 
-The figures are those that `salsa eval` finds for the policy with the same seed, length and
-temperature. Answers are sampled in this process even if a server samples those that are trained on:
-the server's draws depend on the batch.
+The figures are those that `salsa eval` finds for a snapshot with the same seed, length and
+temperature: the policy computes as it would be saved and loaded. Answers are sampled in this
+process even if a server samples those that are trained on: the server's draws depend on the batch.
 """
 
 import random
@@ -18,6 +18,7 @@ from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.errors import SalsaError
 from salsa_cli.generation import divergence, rollouts
 from salsa_cli.generation.rollouts import OwnSampler
+from salsa_cli.models import saving
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.forward import Module
 from salsa_cli.rl import experience, references
@@ -100,12 +101,14 @@ def measure(kl_coef: float, actors: Actors, run: Run) -> HeldOutMetrics:
         SalsaError: a reward is NaN or infinite.
     """
     config = run.config
+    dtype, like = run.runtime.frozen_dtype, run.plan.policy
     with _random_state_kept():
-        answered = _answers(actors, run)
+        with saving.as_saved(actors.policy.model, dtype, like=like):
+            answered = _answers(actors, run)
+            with on_device(actors, "ref"):
+                kls = _measure_kls(answered, actors, run)
         with on_device(actors, "reward", "watch"):
             scored = [experience.score_answers(one, actors, config) for one in answered]
-        with on_device(actors, "ref"):
-            kls = _measure_kls(answered, actors, run)
     _check_finite(scored)
     reward = torch.cat([one.trained for one in scored]).double()
     penalised = kls.penalised.to(reward.device)

@@ -291,7 +291,18 @@ def _held_out(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
     passing = activation_memory.passing_activations(
         shapes.shape(plan.policy), 1, _longest(plan) + config.response_length, machine.product
     )
-    return max(sampling, MemoryUse(activations=passing, logits=3 * wide), key=lambda one: one.total)
+    kls = MemoryUse(activations=passing, logits=3 * wide)
+    weights = _rounded_copy(plan, config, machine)
+    return replace(max(sampling, kls, key=lambda one: one.total), weights=weights)
+
+
+def _rounded_copy(plan: PPOPlan, config: PPOConfig, machine: Machine) -> int:
+    """Bytes of the copy of a whole policy that computes as it would be saved and loaded."""
+    role = plan.roles(config)[0]
+    stored = shapes.stored_dtype(plan.policy).itemsize
+    plain = machine.frozen if machine.spread > 1 else trained_width(config)
+    same = stored == machine.frozen == plain
+    return 0 if role.backbone is not None or same else machine.frozen * role.own
 
 
 def _learning(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:

@@ -271,10 +271,13 @@ def _held_out(
     if first.watch:
         watched = {name: partial(_watched, name=name) for name in first.watch}
         charts.append(_evaluations("Watched rewards, held out", "mean", measured, watched, rules))
-    to_anchors = {f"to {name}": partial(_kl, name=name) for name in first.kl}
+    to_anchors = {f"to {_anchor(name)}": partial(_kl, name=name) for name in first.kl}
     charts += [
         _evaluations("KL, held out", "nats an answer, temperature 1", measured, to_anchors, rules),
         _evaluations("Length, held out", "tokens an answer", measured, {"": lambda m: m.length}),
+        _evaluations(
+            "Answers with an end token, held out", "share", measured, {"": lambda m: m.finished}
+        ),
     ]
     note = (
         f"{first.prompts} prompts that are not trained on, with the same seeds each time; each "
@@ -285,6 +288,10 @@ def _held_out(
         pages.Prose(note),
         pages.Grid(charts),
     ]
+
+
+def _anchor(name: str) -> str:
+    return f"the {name}" if name in ("reference", "start") else name
 
 
 def _watched(metrics: HeldOutMetrics, *, name: str) -> HeldOutFigure:

@@ -118,3 +118,22 @@ def test_saving_a_policy_leaves_it_as_it_was(tmp_path: Path) -> None:
     assert model.config.dtype == torch.float32
     weights = load_file(tmp_path / "out" / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+
+
+def test_as_saved_a_policy_computes_with_rounded_weights(tmp_path: Path) -> None:
+    start = stored_as(tiny.save_language_model(tmp_path / "start", seed=1), "bfloat16")
+    model = loading.load_language_model(start, Placement(torch.float32, CPU)).model
+    with torch.no_grad():
+        for one in model.parameters():
+            one += 1e-4  # no bfloat16 number
+    before = {name: (one, one.data_ptr()) for name, one in model.named_parameters()}
+    saving.save_policy(model, tmp_path / "out", like=start)
+    expected = load_file(tmp_path / "out" / "model.safetensors")
+    with saving.as_saved(model, torch.float32, like=start):
+        for name, value in model.state_dict().items():
+            assert value.dtype == torch.float32
+            assert torch.equal(value, expected[name].float()), name
+    assert {name: (one, one.data_ptr()) for name, one in model.named_parameters()} == before
+    assert any(
+        not torch.equal(value, expected[name].float()) for name, value in model.state_dict().items()
+    )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from salsa_cli import evaluate, ppo
 from salsa_cli.config.eval import EvalConfig
@@ -158,6 +159,30 @@ def test_the_figures_are_those_of_salsa_eval(
     assert ours["finished"]["mean"] == pytest.approx(told["finished"])
 
 
+@pytest.mark.parametrize("changes", [{}, {"weights": "bfloat16"}], ids=str)
+def test_they_are_of_the_policy_as_it_is_saved(
+    world: World, eval_prompts: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """A start in bfloat16 is trained in float32, and a snapshot rounds; the training goes on."""
+    start = tiny.save_language_model(tmp_path / "start", seed=1, scale=0.1)
+    model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.bfloat16)
+    model.save_pretrained(start)
+    config = configure(world, tmp_path / "policy", policy=str(start), **changes)
+    plain = replace(config, output=tmp_path / "plain")
+    config = replace(config, eval_prompts=str(eval_prompts), eval_every=1, snapshot_every=1)
+    run(config), run(plain)
+    assert without_held_out(config.output) == without_held_out(plain.output)
+    ours = held_out(config.output)
+    for update in (1, 4):
+        taken = config.output / "snapshots" / f"{update:06d}"
+        output = tmp_path / f"results-{update}"
+        found = evaluated_by_salsa_eval(taken, [f"rm:{world.rm}"], config, world, output)
+        reward = ours[update]["reward"]["mean"]
+        assert reward == pytest.approx(found["scores"][0]["score"], abs=1e-6)
+        kls = {row["anchor"]: row["kl"] for row in found["kl"]}
+        assert ours[update]["kl"]["reference"]["mean"] == pytest.approx(kls["soup"], rel=1e-6)
+
+
 def test_the_last_is_of_the_final_policy_and_the_first_of_the_start(
     world: World, evaluated: PPOConfig
 ) -> None:
@@ -251,7 +276,7 @@ def test_prompts_that_are_trained_on_are_left_out_and_named(
     events: list[Event] = []
     dry = ppo.run(config, events.append).record()
     assert dry["held_out_prompts"] == 2
-    assert dry["held_out_prompts_left_out_because_they_are_trained_on"] == 2
+    assert dry["held_out_prompts_that_overlap"] == 2
     assert dry["held_out_evaluations"] == 2 and dry["held_out_answers"] == 4
     (text,) = (one.text for one in events if isinstance(one, Warned) and "--eval-pro" in one.text)
     assert "2 of 4 prompts of --eval-prompts are in --prompts" in text and "rows 2, 4" in text

@@ -97,6 +97,24 @@ def test_phases_are_counted_by_hand(world: World, tmp_path: Path) -> None:
     assert found.peak == resident + gradients + moments + 3 * kept // 2 + 1000
 
 
+def test_held_out_prompts_are_counted_by_hand(world: World, tmp_path: Path) -> None:
+    """Eight answers as in a rollout, behind a prompt of seven, beside an anchor."""
+    path = tiny.write_rows(tmp_path / "eval.jsonl", [{"prompt": "cat dog sun moon tree cat dog"}])
+    config = configure(world, tmp_path / "policy", micro_batch_size=4, anchor_every=0)
+    assert "an anchor" not in demand(config).models
+    config = replace(config, eval_prompts=str(path))
+    resident = 4 * (2 * LANGUAGE + 2 * CLASSIFIER) + 4 * LANGUAGE
+    found = demand(config).phases
+    cache, passing = 2 * 2 * 8 * 8 * 13 * 4, 8 * 7 * (12 * 16 + 12 * 32)
+    assert found["held-out prompts"] == MemoryUse(
+        resident, 0, 8 * (LANGUAGE + CLASSIFIER), passing, 12 * 8 * 24, cache
+    )
+    # Trained in float32 and computing in half precision: a copy as it would be loaded.
+    mixed = demand(config, MIXED).phases
+    frozen = 2 * LANGUAGE
+    assert mixed["held-out prompts"].weights == mixed["scoring"].weights + frozen + frozen
+
+
 def test_in_a_single_pass_gradients_come_as_activations_go(world: World, tmp_path: Path) -> None:
     """Whether memory is used again at once or not; of one model at a time."""
     shape = shapes.shape(world.a)

@@ -158,7 +158,7 @@ def test_the_evaluations_on_held_out_prompts_are_drawn(tmp_path: Path) -> None:
     assert (list(line.x), list(line.y)) == ([0, 4], [1.0, 2.0])
     assert line.low == [1.0 - 0.196, 2.0 - 0.196]
     assert [(rule.value, rule.label) for rule in reward.rules] == [(4, "best by reward")]
-    assert [one.name for one in charts["KL, held out"].lines] == ["to start"]
+    assert [one.name for one in charts["KL, held out"].lines] == ["to the start"]
     assert {"Watched rewards, held out", "Length, held out"} <= set(charts)
     assert "64 prompts that are not trained on" in pages.render(page)
     assert "held out" not in pages.render(report_page.page("p", history(4), []))
