@@ -27,9 +27,9 @@ def blocks(result: EvalResult) -> list[pages.Block]:
         columns = ("a", "b", "judge", "a wins", "would show at 80 % power")
         found.append(
             pages.Callout(
-                "Not proven:",
-                f"{len(rows)} of {len(others)} pairs are not told apart (95 % interval, and exact "
-                "sign test corrected for all pairs of a judge).",
+                "No significant difference:",
+                f"{len(rows)} of {len(others)} pairs (95 % interval, and exact sign test "
+                "corrected for all pairs of a judge).",
             )
         )
         found.append(

@@ -92,7 +92,7 @@ def _figures(result: EvalResult) -> pages.KeyFigures:
     elif result.pairs:
         others = [row for row in result.pairs if not row.of_itself]
         decided = sum(row.decided for row in others)
-        figures = [pages.KeyFigure("pairs told apart", f"{decided} of {len(others)}")]
+        figures = [pages.KeyFigure("significant differences", f"{decided} of {len(others)}")]
     elif scored := [row for row in result.scores if row.n]:
         best = max(scored, key=lambda row: row.score)
         between = f"{best.low:.2f} to {best.high:.2f}"

@@ -305,25 +305,21 @@ def judges(row: AgreementRow) -> str:
 
 
 def _undecided(row: PairRow) -> str:
-    judge = short_name(row.judge)
+    none = f"By {short_name(row.judge)}, no significant difference between {row.a} and {row.b}"
     if row.n == 1:
-        return f"By {judge}, one prompt does not tell {row.a} from {row.b}."
+        return f"{none}: there is one prompt."
     if not row.low <= 0.5 <= row.high:
         losses = "1 loss" if row.losses == 1 else f"{row.losses} losses"
         wins = "1 win" if row.wins == 1 else f"{row.wins} wins"
         return (
-            f"By {judge}, {row.n} prompts do not tell {row.a} from {row.b}: {wins} and {losses} "
-            f"have p = {row.p_holm:.3f} (exact sign test, corrected for all pairs of the judge)."
+            f"{none}: {wins} and {losses} in {row.n} prompts have p = {row.p_holm:.3f} (exact "
+            "sign test, corrected for all pairs of the judge)."
         )
     if not row.detectable:
-        return (
-            f"By {short_name(row.judge)}, all {row.n} prompts came out alike between {row.a} and "
-            f"{row.b}: nothing can be said."
-        )
+        return f"{none}: all {row.n} prompts have the same result."
     return (
-        f"By {short_name(row.judge)}, {row.n} prompts do not tell {row.a} from {row.b}: "
-        f"{row.win_rate:.1%} proves nothing. At 80 % power they show a difference of "
-        f"{100 * row.detectable:.1f} points or more."
+        f"{none} ({row.win_rate:.1%}, {row.n} prompts). With 80 % power, so many prompts show a "
+        f"difference of {100 * row.detectable:.1f} points or more."
     )
 
 

@@ -36,7 +36,7 @@ def test_the_sections(tmp_path: Path) -> None:
     text = (tmp_path / "out" / "report.html").read_text()
     headings = re.findall(r"<h2>(.*?)</h2>", text)
     assert headings == ["Who wins", "By category", "Both orders", "Judges against one another"]
-    assert "Not proven:" in text and "Bradley-Terry" in text
+    assert "No significant difference:" in text and "Bradley-Terry" in text
     assert "http" not in text.replace("http-equiv", "") and "<script" not in text
 
 
@@ -56,7 +56,7 @@ def test_scores_alone(tmp_path: Path) -> None:
     run(tmp_path, [SINGLE, {**SINGLE, "judgment": "So-so. [[7]]", "turn": 1}])
     text = (tmp_path / "out" / "report.html").read_text()
     assert "best score: x" in text and "turn 2" in text and "So-so. [[7]]" in text
-    assert "pairs told apart" not in text
+    assert "significant differences" not in text
 
 
 def test_the_most_disputed_comes_first() -> None:

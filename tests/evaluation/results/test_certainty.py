@@ -138,8 +138,8 @@ def test_four_wins_and_76_ties_are_not_decided() -> None:
     # 2 (1/2)^4: one in eight coins does as well.
     assert (row.win_rate, row.p_value, row.decided) == (0.525, 0.125, False)
     assert (
-        "By j, 80 prompts do not tell x from y: 4 wins and 0 losses have p = 0.125 (exact sign "
-        "test, corrected for all pairs of the judge)."
+        "By j, no significant difference between x and y: 4 wins and 0 losses in 80 prompts have "
+        "p = 0.125 (exact sign test, corrected for all pairs of the judge)."
     ) in result.summary()[0]
 
 
@@ -151,7 +151,10 @@ def test_one_prompt_decides_nothing() -> None:
     assert (row.low, row.high) == pytest.approx((0.1179, 0.9854), abs=1e-4)
     config = EvalConfig(judgments=("file",), output=Path("out"), draws=100)
     result = counting.count([Stored("file", "salsa", QUESTIONS, verdicts)], {}, config)
-    assert "By j, one prompt does not tell x from y." in result.summary()[0]
+    assert (
+        "By j, no significant difference between x and y: there is one prompt."
+        in result.summary()[0]
+    )
 
 
 def test_decided_is_corrected_for_all_pairs() -> None:
