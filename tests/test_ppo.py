@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -310,21 +311,31 @@ def test_a_value_that_is_no_number_stops_the_run(world: World, tmp_path: Path) -
     assert not config.output.exists()
 
 
-@pytest.mark.parametrize("part", ["policy", "ref"])
-def test_stored_weights_that_are_no_numbers_are_named(
-    world: World, tmp_path: Path, part: str
+@pytest.mark.parametrize("bad", [nan, inf])
+@pytest.mark.parametrize("part", ["policy", "ref", "reward", "watch", "critic", "ingredient"])
+def test_stored_weights_that_are_no_numbers_are_named_before_training(
+    world: World, tmp_path: Path, part: str, bad: float
 ) -> None:
-    """Not a matter of the learning rate, and not of the figure alone."""
-    place = Path(shutil.copytree(world.a if part == "policy" else world.soup, tmp_path / "model"))
+    """Not a matter of the learning rate, and not of a figure alone."""
+    whole = {"policy": world.a, "ref": world.soup, "ingredient": world.b}.get(part, world.rm)
+    place = Path(shutil.copytree(whole, tmp_path / "model"))
     tensors = load_file(place / "model.safetensors")
     name = "model.layers.1.mlp.down_proj.weight"
-    tensors[name][0, 0] = torch.nan
+    tensors[name][0, 0] = bad
     save_file(tensors, place / "model.safetensors", {"format": "pt"})
-    given = {"policy": str(place)} if part == "policy" else {"ref": (str(place),)}
+    given: dict[str, Any] = {
+        "policy": {"policy": str(place)},
+        "ref": {"ref": (str(place),)},
+        "reward": {"reward": (str(place),), "critic": "policy"},
+        "watch": {"watch_reward": (str(place),)},
+        "critic": {"critic": str(place)},
+        "ingredient": {"ref": (f"soup({world.a},{place})",)},
+    }[part]
     config = configure(world, tmp_path / "policy", **given)
-    with pytest.raises(SalsaError, match=rf"{name} of {place} has NaN") as caught:
+    words = rf"{place}/model.safetensors: 1 of \d+ values of {name} are NaN or infinite"
+    with pytest.raises(SalsaError, match=words) as caught:
         ppo.run(config, silent)
-    assert "learning rate" not in str(caught.value)
+    assert "learning rate" not in str(caught.value) and "update 1" not in str(caught.value)
 
 
 def test_a_measured_scale_is_the_critics_too(world: World, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from salsa_cli import train_rm
@@ -220,6 +221,20 @@ def test_the_held_out_pairs_are_never_trained_on(world: World, tmp_path: Path) -
     plan = train_rm.prepare(configure(world, tmp_path, data=str(path), eval_share=0.3), silent)
     assert len(plan.held_out) == 6 and len(plan.training) == 14
     assert not {pair.chosen for pair in plan.held_out} & {pair.chosen for pair in plan.training}
+
+
+def test_stored_weights_that_are_no_numbers_are_named_before_training(
+    world: World, tmp_path: Path
+) -> None:
+    broken = Path(shutil.copytree(world.a, tmp_path / "model"))
+    tensors = load_file(broken / "model.safetensors")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    tensors[name][0, :2] = torch.inf
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    words = rf"{broken}/model.safetensors: 2 of \d+ values of {name} are NaN or infinite"
+    with pytest.raises(SalsaError, match=words) as caught:
+        train_rm.run(configure(world, tmp_path / "rm", model=str(broken)), silent)
+    assert "learning rate" not in str(caught.value)
 
 
 def test_one_pair_is_too_few(world: World, tmp_path: Path) -> None:

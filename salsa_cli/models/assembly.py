@@ -3,7 +3,7 @@
 Several models may share one base (see `backbones`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ def language_model(folder: Path, placement: Placement) -> Module:
     """The causal language model of a folder, frozen; of an adapter, its base with the adapter."""
     model = _base(folder, placement)
     if folders.is_adapter(folder):
-        lora.load(model, adapter(folder))
+        _load_adapter(model, folder)
     return model.requires_grad_(False)
 
 
@@ -53,8 +53,9 @@ def classifier(folder: Path, placement: Placement) -> Module:
     else:
         model = _with_head(_base(folder, placement), base)
     if put_in is not None:
-        lora.load(model, put_in)
+        _load_adapter(model, folder)
     if head is not None:
+        _require_finite([("score.weight", head)], folder)
         model.score.weight = torch.nn.Parameter(head.to(placement.device))
     return model.requires_grad_(False)
 
@@ -85,6 +86,13 @@ def adapter(folder: Path) -> Adapter:
     found = open_adapter(folder)
     lora.check_parts(found)
     return found
+
+
+def _load_adapter(model: Module, folder: Path) -> None:
+    """Put the stored adapter of a folder into a model of its base."""
+    lora.load(model, adapter(folder))
+    added = ((name, one) for name, one in model.named_parameters() if "lora_" in name)
+    _require_finite(added, folder)
 
 
 def load(
@@ -120,7 +128,26 @@ def load(
             f"{' ...' if len(missing) > 4 else ''}{hint}"
         )
     config_overrides.override(model)
+    _require_finite(model.named_parameters(), folder)
     return model
+
+
+def _require_finite(weights: Iterable[tuple[str, torch.Tensor]], folder: Path) -> None:
+    """Refuse stored weights that are NaN or infinite: no setting of a run makes up for them.
+
+    Raises:
+        SalsaError: names the first of them and its file.
+    """
+    for name, weight in weights:
+        if not weight.is_floating_point() or bool(torch.stack(weight.aminmax()).isfinite().all()):
+            continue
+        # A name in memory may differ from the stored one.
+        stored = weight_files.open_weight_files(folder).tensors.get(name)
+        bad = int((~weight.isfinite()).sum())
+        raise SalsaError(
+            f"{folder if stored is None else stored.file}: {bad} of {weight.numel()} values of "
+            f"{name} are NaN or infinite. Replace the file; no setting can help"
+        )
 
 
 def frozen(model: Module, device: torch.device) -> Module:

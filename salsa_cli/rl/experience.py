@@ -179,7 +179,7 @@ def compute_rollout(sampled: Sampled, scores: torch.Tensor, actors: Actors, run:
         else rollouts.values(actors.critic.model, sampled, groups=first, runtime=runtime),
         scores.to(runtime.device),
     )
-    _check_finite(rollout, actors, run)
+    _check_finite(rollout)
     _check_sampler(rollout, config)
     return rollout
 
@@ -336,8 +336,12 @@ def _untempered_kl(rollout: Rollout, anchor: Module, actors: Actors, run: Run) -
     return float(kl.per_answer(each, rollout.mask).mean())
 
 
-def _check_finite(rollout: Rollout, actors: Actors, run: Run) -> None:
-    """Refuse figures that are not finite; name the stored weight that causes them, if one does."""
+def _check_finite(rollout: Rollout) -> None:
+    """Refuse to learn from figures that are not finite.
+
+    All weights were finite when they were loaded, and no step with a gradient that is not is made,
+    so a model overflows.
+    """
     named = {
         "the policy's log-probabilities": rollout.logprobs[rollout.mask],
         "the reference's log-probabilities": torch.stack(rollout.ref_logprobs)[:, rollout.mask],
@@ -346,42 +350,13 @@ def _check_finite(rollout: Rollout, actors: Actors, run: Run) -> None:
         named["the critic's values"] = rollout.values[rollout.mask]
     named["the rewards"] = rollout.scores
     for name, tensor in named.items():
-        bad = int((~torch.isfinite(tensor)).sum())
-        if not bad:
-            continue
-        found = f"{bad} of {tensor.numel()} of {name} are NaN or infinite"
-        if (stored := _broken_model(actors, run)) is not None:
-            # A step with a gradient that is not finite is refused, so training did not do it.
+        if bad := int((~torch.isfinite(tensor)).sum()):
             raise SalsaError(
-                f"{found}: {stored} has NaN or infinite values in its stored weights. Replace the "
-                "file; no setting of the training can help"
+                f"{bad} of {tensor.numel()} of {name} are NaN or infinite; nothing was learned "
+                "from them. In the first update, the model itself overflows: its weights are too "
+                "large. In a later one, try a lower learning rate, and look at the last rows of "
+                "metrics.jsonl"
             )
-        raise SalsaError(
-            f"{found}; nothing was learned from them. Try a lower learning rate, and look at the "
-            "last rows of metrics.jsonl"
-        )
-
-
-def _broken_model(actors: Actors, run: Run) -> str | None:
-    """Folder and name of the first weight of a model that is not finite."""
-    models = [
-        (str(actors.policy.folder), actors.policy.model),
-        *zip((one.name for one in run.plan.references), actors.references, strict=True),
-    ]
-    if actors.critic is not None:
-        models.append((str(run.plan.critic), actors.critic.model))
-    for place, model in models:
-        if (weight := _broken_weight(model)) is not None:
-            return f"{weight} of {place}"
-    return None
-
-
-def _broken_weight(model: Module) -> str | None:
-    """The first weight of a model with a value that is not finite."""
-    return next(
-        (name for name, one in model.named_parameters() if not bool(torch.isfinite(one).all())),
-        None,
-    )
 
 
 def _check_sampler(rollout: Rollout, config: PPOConfig) -> None:
