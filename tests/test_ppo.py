@@ -23,8 +23,9 @@ from salsa_cli.rl import batching, experience, learning, preflight
 from salsa_cli.rl.actors import load_actors
 from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.rl.run import Run
-from salsa_cli.runs import run_folder
+from salsa_cli.runs import checkpoints, run_folder
 from salsa_cli.runs.events import Event, Measured, Note, Warned, silent
+from salsa_cli.weights import folders
 from tests.support import kills, tiny
 from tests.support.ppo_runs import configure, rows_without_time, run, stopping_at, weights
 from tests.support.worlds import World
@@ -122,6 +123,29 @@ def test_a_run_that_was_stopped_resumes_to_the_same_bits(
     assert rows_without_time(config.output) == rows_without_time(finished.output)
     for name, weight in weights(finished.output).items():
         assert torch.equal(weights(config.output)[name], weight), name
+
+
+def test_a_checkpoint_whose_critic_is_not_on_the_measured_scale_is_refused(
+    world: World, tmp_path: Path
+) -> None:
+    """As releases before wrote it with --normalize-reward: its head has no bias."""
+    place = Path(shutil.copytree(world.rm, tmp_path / "rm"))
+    folders.reward_scale_file(place).unlink(missing_ok=True)
+    config = configure(
+        world, tmp_path / "policy", reward=(str(place),), critic="reward", normalize_reward=True
+    )
+    with pytest.raises(KeyboardInterrupt):
+        ppo.run(config, stopping_at(3))
+    saved = checkpoints.latest_checkpoint(run_folder.partial_folder(config.output))
+    assert saved is not None
+    stored = torch.load(saved.file, weights_only=True)
+    del stored["critic"]["model"]["score.bias"]
+    torch.save(stored, saved.file)
+    with pytest.raises(SalsaError, match=r"not on the scale of --normalize-reward.*--force"):
+        ppo.run(replace(config, resume=True), silent)
+    # Refused without harm: the run starts again as it is told.
+    ppo.run(replace(config, force=True), silent)
+    assert (config.output / "config.json").exists()
 
 
 def test_a_dry_run_says_from_where_it_would_resume(world: World, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ architecture also learns with `--gradient-checkpointing`, which must change noth
 not drive is refused in the dry run, in words of its own.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,9 +59,10 @@ class Made:
     critic: Path
 
 
-def make(kind: str, folder: Path, world: World) -> Made:
+def make(kind: str, folder: Path, world: World, **changes: Any) -> Made:
     policy, reference = (
-        architectures.save(folder / name, kind, seed) for name, seed in (("policy", 1), ("ref", 2))
+        architectures.save(folder / name, kind, seed, **changes)
+        for name, seed in (("policy", 1), ("ref", 2))
     )
     try:
         critic = architectures.save(folder / "critic", kind, 3, head=True)
@@ -197,3 +199,19 @@ def test_what_ppo_cannot_drive_is_refused_in_the_dry_run(
     made = make(kind, tmp_path, world)
     with pytest.raises(SalsaError):
         ppo.run(configure(made, world, tmp_path / "out", dry_run=True), silent)
+
+
+@pytest.mark.parametrize("kind", kinds(["mixtral", "qwen2_moe"]))
+def test_a_config_that_asks_for_router_logits_trains_and_keeps_the_flag(
+    kind: str, world: World, tmp_path: Path
+) -> None:
+    """Trainers leave the flag in config.json; rollouts of prompts of several lengths failed."""
+    made = make(kind, tmp_path, world, output_router_logits=True)
+    rollout, _ = run(configure(made, world, tmp_path / "out"))
+    assert len(set(rollout.sampled.prompts.mask.sum(1).tolist())) > 1
+    assert_those_of_transformers(kind, made.policy, rollout, rollout.logprobs)
+    before, after = (
+        json.loads((at / "config.json").read_text()) for at in (made.policy, tmp_path / "out")
+    )
+    assert before["output_router_logits"] is after["output_router_logits"] is True
+    assert after == before
