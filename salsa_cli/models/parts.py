@@ -32,7 +32,8 @@ def check_language_model(folder: Path) -> None:
     if both_ways and not getattr(shapes.text_config(folder), "is_decoder", False):
         raise _cannot(folder, "a language model", f"a {kind} encoder reads in both directions")
     tensors = weight_files.open_weight_files(folders.base(folder)).tensors
-    if "score.weight" in tensors and not any(one.startswith(_OUTPUTS) for one in tensors):
+    headed = any(one.startswith(_HEADS) for one in tensors)
+    if headed and not any(one.startswith(_OUTPUTS) for one in tensors):
         raise _cannot(folder, "a language model", "its files hold a classifier without an output")
     try:
         shapes.shape(folder)

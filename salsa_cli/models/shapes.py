@@ -121,7 +121,7 @@ def shape(folder: Path) -> Shape:
             inner=int(getattr(config, "intermediate_size", None) or 4 * hidden),
             vocabulary=int(config.vocab_size),
         )
-    except (AttributeError, TypeError) as error:
+    except Exception as error:  # transformers has an error class of its own for per-layer widths
         raise SalsaError(
             f"{folder}: a {config.model_type} model has no attention heads, or layers of several "
             f"widths ({assembly.first_line(error)})"

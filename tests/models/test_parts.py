@@ -18,7 +18,7 @@ from salsa_cli.models.backbones import Placement
 from salsa_cli.models.sequences import Sequences
 from salsa_cli.models.tokenization import pad_left, pad_right
 from salsa_cli.runs.events import Event, Note, silent
-from tests.support import tiny
+from tests.support import architectures, tiny
 from tests.support.families import ANSWERS, PROMPTS, SMALL
 from tests.support.ppo_runs import configure
 from tests.support.worlds import World
@@ -226,3 +226,15 @@ def test_checkpointing_that_a_model_does_not_know_is_refused(world: World, tmp_p
         dry_run=True,
     )
     assert "a ctrl model cannot compute activations twice" in refused(config)
+
+
+@pytest.mark.parametrize("kind", ["ctrl", "modernbert-decoder"])
+def test_a_classifier_with_a_head_of_another_kind_is_no_critic(
+    kind: str, world: World, tmp_path: Path
+) -> None:
+    """Known in the dry run: its files hold neither score.weight nor an output embedding."""
+    folder = architectures.save(tmp_path / "classifier", kind, 1, head=True)
+    config = configure(world, tmp_path / "out", critic=str(folder), dry_run=True)
+    words = "cannot be a critic: it is no reward model, .* hold a classifier without an output"
+    with pytest.raises(SalsaError, match=words):
+        ppo.run(config, silent)

@@ -49,6 +49,8 @@ def config(kind: str, **changes: Any) -> PreTrainedConfig:
     sizes = {name: value for name, value in SIZES.items() if name in known}
     if "kv_lora_rank" in known:  # keys of latent attention are made for every head
         sizes["num_key_value_heads"] = sizes["num_attention_heads"]
+        if kind == "deepseek_v3":  # of the part that is rotated
+            sizes["head_dim"] = sizes["qk_rope_head_dim"]
     return AutoConfig.for_model(kind, **{**sizes, **changes})
 
 
