@@ -418,7 +418,22 @@ def _rows_of_columns(columns: Mapping[str, Any]) -> list[Row] | None:
 
 def _read_csv(path: Path) -> Iterator[Row]:
     csv.field_size_limit(_LARGEST_CELL)
-    yield from csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
+    names = Counter(reader.fieldnames)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise SalsaError(f"{path}: the column {twice[0]!r} occurs twice in the first line")
+    try:
+        for row in reader:
+            # DictReader keeps cells without a column under the key None.
+            if None in row:
+                count = len(names) + len(row[None])
+                raise SalsaError(
+                    f"{path}, line {reader.line_num}: {count} cells for {len(names)} columns; text "
+                    "that contains commas must be quoted"
+                )
+            yield row
+    except csv.Error as error:
+        raise SalsaError(f"{path} cannot be read after line {reader.line_num}: {error}") from error
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:

@@ -86,6 +86,13 @@ def test_a_folder_is_all_its_files_in_order(tmp_path: Path) -> None:
         ("p.jsonl", b"\xff\xfe", "cannot be read"),
         ("p.jsonl.gz", "plain", "cannot be read"),
         ("p.parquet", "plain", "cannot be read as Parquet"),
+        ("p.csv", "prompt,id,prompt\na,1,b\n", "the column 'prompt' occurs twice"),
+        ("p.csv", "prompt,id\na,1\nWell, no,2\n", "line 3: 3 cells for 2 columns; text that"),
+        (
+            "p.csv",
+            'prompt,id\na,1\n"b" c,2\n',
+            "cannot be read after line 2: ',' expected after '\"'",
+        ),
     ],
 )
 def test_broken_files(tmp_path: Path, name: str, content: str | bytes, words: str) -> None:

@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -41,19 +41,35 @@ class FunctionScorer:
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> torch.Tensor:
         """Call the function and check its scores."""
-        texts = [answer.text for answer in answers]
         try:
             with _stdout_to_stderr():
-                values = [
-                    float(v) for v in self.function([data.prompt_json(p) for p in prompts], texts)
-                ]
-        except (Exception, SystemExit) as error:
+                given = self.function(
+                    [data.prompt_json(prompt) for prompt in prompts],
+                    [answer.text for answer in answers],
+                )
+                values = self._numbers(given)
+        except (SalsaError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # SystemExit and GeneratorExit would end the run in silence
             raise SalsaError(f"{self.name} failed: {type(error).__name__}: {error}") from error
-        if len(values) != len(texts):
-            raise SalsaError(f"{self.name} gave {len(values)} scores for {len(texts)} answers")
-        if any(value != value or abs(value) == float("inf") for value in values):
-            raise SalsaError(f"{self.name} gave a score that is no finite number: {values}")
-        return torch.tensor(values, dtype=torch.float32)
+        if len(values) != len(answers):
+            raise SalsaError(f"{self.name} gave {len(values)} scores for {len(answers)} answers")
+        scores = torch.tensor(values, dtype=torch.float32)
+        if not bool(scores.isfinite().all()):
+            raise SalsaError(
+                f"{self.name} gave a score that is no finite number in float32: {values}"
+            )
+        return scores
+
+    def _numbers(self, given: object) -> list[float]:
+        """The scores as numbers. Text and sets can be iterated, too, but are no scores."""
+        values = None if isinstance(given, str | bytes | Mapping | Set) else list(given)  # type: ignore[call-overload]
+        if values is None or any(isinstance(value, str | bytes) for value in values):
+            raise SalsaError(
+                f"{self.name} gave {type(given).__name__ if values is None else 'texts'}; expected "
+                "a list with one number per answer"
+            )
+        return [float(value) for value in values]
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,30 @@ def test_a_function_that_fails_is_named(tmp_path: Path, body: str, words: str) -
     assert words in str(caught.value) and "taste.py:bad" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("return '1234'[: len(a)]", "gave str; expected a list with one number per answer"),
+        ("return {0: 1.0, 1: 2.0}", "gave dict; expected a list with one number per answer"),
+        ("return {1.0, 2.0}", "gave set; expected"),
+        ("return ['1.0', '2.0']", "gave texts; expected a list with one number per answer"),
+        ("return [1e300, 1.0]", "no finite number in float32"),
+        ("return None", "failed: TypeError: 'NoneType' object is not iterable"),
+        ("return [1.0]", "gave 1 scores for 2 answers"),
+        ("a.clear(); return []", "gave 0 scores for 2 answers"),
+        ("raise SystemExit(3)", "failed: SystemExit: 3"),
+        ("raise GeneratorExit", "failed: GeneratorExit"),
+    ],
+)
+def test_what_is_no_list_of_scores_is_refused(tmp_path: Path, body: str, words: str) -> None:
+    file = tmp_path / "odd.py"
+    file.write_text(f"def score(p, a):\n    {body}\n")
+    name = rewards.resolve(f"{file}:score")
+    with pytest.raises(SalsaError) as caught:
+        rewards.load(name, start_runtime("cpu")).score(["p", "q"], [Answer("a"), Answer("b")])
+    assert words in str(caught.value)
+
+
 def test_what_a_function_prints_stays_off_stdout(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
