@@ -25,7 +25,6 @@ from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.rl.run import Run
 from salsa_cli.runs import checkpoints, run_folder
 from salsa_cli.runs.events import Event, Measured, Note, Warned, silent
-from salsa_cli.weights import folders
 from tests.support import kills, tiny
 from tests.support.ppo_runs import configure, rows_without_time, run, stopping_at, weights
 from tests.support.worlds import World
@@ -129,11 +128,7 @@ def test_a_checkpoint_whose_critic_is_not_on_the_measured_scale_is_refused(
     world: World, tmp_path: Path
 ) -> None:
     """As releases before wrote it with --normalize-reward: its head has no bias."""
-    place = Path(shutil.copytree(world.rm, tmp_path / "rm"))
-    folders.reward_scale_file(place).unlink(missing_ok=True)
-    config = configure(
-        world, tmp_path / "policy", reward=(str(place),), critic="reward", normalize_reward=True
-    )
+    config = configure(world, tmp_path / "policy", critic="reward", normalize_reward=True)
     with pytest.raises(KeyboardInterrupt):
         ppo.run(config, stopping_at(3))
     saved = checkpoints.latest_checkpoint(run_folder.partial_folder(config.output))
