@@ -49,7 +49,8 @@ class EvalConfig(ModelConfig):
         tuple[str, ...],
         Setting(
             "Count stored verdicts instead of judging: a file or folder of FastChat, Arena-Hard, "
-            "LLMBar, PandaLM, AlpacaEval, JudgeBench, RewardBench, evalscope or salsa.",
+            "LLMBar, PandaLM, AlpacaEval (without its length-controlled rate), JudgeBench, "
+            "RewardBench, evalscope or salsa.",
             metavar="FILE",
             essential=True,
             names="data",

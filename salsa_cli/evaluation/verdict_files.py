@@ -56,6 +56,8 @@ def run(config: EvalConfig, report: Report) -> Result:
         max_invalid=config.max_invalid,
         remedy="Give a larger one to count the others",
     )
+    for line in counted.remarks:
+        report(Note(line))
     result = replace(counted, remarks=(*counted.remarks, *odd), seconds=time.monotonic() - began)
     gate.first_rate(result, config)
     verdicts = [verdict for one in files for verdict in one.verdicts]

@@ -11,6 +11,10 @@ Array = NDArray[np.float64]
 # enough for a finite one where a model won all or where two groups of models never met.
 _RIDGE = 1e-6
 _STEPS = 50
+# Newton's steps shrink quadratically: after one of this size, the next would be about its square.
+_CONVERGED = 1e-6
+# Longer steps leave the region where the current curvature is informative.
+_LONGEST_STEP = 2.0
 
 # Priors so weak that a fit which the data bound is the same under both (see `ControlledFit`).
 _WEAK, _WEAKER = 1e-4, 1e-6
@@ -169,26 +173,51 @@ def _penalised(
 
 
 def _fit(won: Array) -> Array:
-    games = won + won.transpose(0, 2, 1)
+    """The fits [n, m] of points [n, m, m]; each takes part in the steps until it has converged."""
     strengths = np.zeros(won.shape[:2])
-    m = won.shape[-1]
-    identity = np.eye(m)
-    # Longer steps leave the region where the current curvature is informative.
-    longest = 2.0
+    if len(won) > 1:  # draws of one sample lie near their mean
+        strengths += _fit(won.mean(axis=0, keepdims=True))
+    games = won + won.transpose(0, 2, 1)
+    first, second = np.nonzero(np.triu(games.any(axis=0), 1))
+    points, games = won[:, first, second], games[:, first, second]
+    left = np.arange(len(won))
     for _ in range(_STEPS):
-        rate = _sigmoid(strengths[:, :, None] - strengths[:, None, :])
-        slope = (won - games * rate).sum(axis=2) - _RIDGE * strengths
-        curve = games * rate * (1 - rate)
-        hessian = -curve + identity * (curve.sum(axis=2) + _RIDGE)[:, :, None]
-        # Strengths are defined up to a constant: without this, the Hessian is singular in the
-        # direction of that constant and the step would amplify rounding errors.
-        hessian += (curve.sum(axis=(1, 2)) / m**2)[:, None, None] + _RIDGE
-        step = np.linalg.solve(hessian, slope[:, :, None])[:, :, 0]
-        size = np.abs(step).max(axis=1, keepdims=True)
-        strengths += step * np.minimum(1.0, longest / np.maximum(size, 1e-300))
-        if size.max() < 1e-9:
+        step = _newton_step(points[left], games[left], strengths[left], first, second)
+        strengths[left] += step
+        left = left[np.abs(step).max(axis=1) >= _CONVERGED]
+        if not len(left):
             break
     return np.asarray(strengths - strengths.mean(axis=1, keepdims=True))
+
+
+def _newton_step(
+    points: Array,
+    games: Array,
+    strengths: Array,
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+) -> Array:
+    """The step [n, m] from some strengths.
+
+    `points` and `games` [n, p] are of the p pairs that met: what model `first` [p] won against
+    model `second` [p], and how often they met.
+    """
+    m, pairs = strengths.shape[1], np.arange(len(first))
+    sides = np.zeros((len(first), m))
+    sides[pairs, first], sides[pairs, second] = 1.0, -1.0
+    rate = _sigmoid(strengths @ sides.T)
+    slope = (points - games * rate) @ sides - _RIDGE * strengths
+    curve = games * rate * (1 - rate)
+    # Strengths are defined up to a constant: without this, the Hessian is singular in the
+    # direction of that constant and the step would amplify rounding errors.
+    hessian = np.empty((len(points), m, m))
+    hessian[:] = (2 * curve.sum(axis=1) / m**2 + _RIDGE)[:, None, None]
+    hessian[:, first, second] -= curve
+    hessian[:, second, first] -= curve
+    hessian[:, range(m), range(m)] += curve @ np.abs(sides) + _RIDGE
+    step = np.linalg.solve(hessian, slope[:, :, None])[:, :, 0]
+    size = np.abs(step).max(axis=1, keepdims=True)
+    return np.asarray(step * np.minimum(1.0, _LONGEST_STEP / np.maximum(size, 1e-300)))
 
 
 def _sigmoid(x: Array) -> Array:

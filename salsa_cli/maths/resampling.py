@@ -19,6 +19,8 @@ Array = NDArray[np.float64]
 _CHUNK = 2**16
 _STREAMS = 8
 _THREADS = 2
+# Questions drawn in all below which starting threads costs more than it saves.
+_SMALL = 2**20
 # A draw from a multinomial costs as much per cell as this many drawn questions.
 _MULTINOMIAL_COST = 20
 # Columns whose resampled sums are held at a time.
@@ -138,6 +140,8 @@ def _varying_sums(rows: Array, seed: int, draws: int) -> Array:
     # The number of streams is fixed, so that results do not depend on the number of threads.
     seeds = np.random.SeedSequence(seed).spawn(_STREAMS)
     shares = [draws // _STREAMS + (n < draws % _STREAMS) for n in range(_STREAMS)]
+    if draws * len(rows) <= _SMALL:
+        return np.concatenate(list(map(partial(_drawn_sums, rows), seeds, shares)))
     with ThreadPoolExecutor(_THREADS) as pool:
         parts = pool.map(partial(_drawn_sums, rows), seeds, shares)
     return np.concatenate(list(parts))

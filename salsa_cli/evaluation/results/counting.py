@@ -52,8 +52,11 @@ def count(
     drawn = Resampling(config.seed, config.draws)
     judged = stored
     remarks: tuple[str, ...] = ()
+    if answers and any(one.format == "AlpacaEval" for one in stored):
+        remarks = (style_control.NOT_ALPACA_EVAL,)
     if not config.by_judge and (stored := pooling.pooled(judged)) != list(judged):
         remarks = (
+            *remarks,
             f"{len(pooling.judges_of(judged)):,} judges are counted together; --by-judge counts "
             "each alone",
         )

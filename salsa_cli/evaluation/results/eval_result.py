@@ -17,7 +17,7 @@ from salsa_cli.evaluation.results.frontier import (
 )
 from salsa_cli.evaluation.results.judge_agreement import AccuracyRow, AgreementRow
 from salsa_cli.evaluation.results.pooling import HANDFUL
-from salsa_cli.evaluation.results.style_control import Controlled, ControlledRow
+from salsa_cli.evaluation.results.style_control import NOT_ALPACA_EVAL, Controlled, ControlledRow
 from salsa_cli.evaluation.results.win_rates import PairRow, RatingRow, ScoreRow
 from salsa_cli.evaluation.verdicts.verdict import short_name
 from salsa_cli.formatting import counted, duration, figure
@@ -160,6 +160,7 @@ class EvalResult:
         lines += _few([_no_scores(row) for row in self.scores if row.invalid])
         lines += _few([_controlled(one) for one in self.controlled if one.rows])
         lines += _few([one.separated for one in self.controlled if one.separated is not None])
+        lines += [text for text in self.remarks if text == NOT_ALPACA_EVAL]
         lines += _few([_accuracy(row) for row in self.accuracies])
         lines += _few([_agreement(row) for row in self.agreements])
         lines += [_distance(row) for row in self.kl if not of_arms]

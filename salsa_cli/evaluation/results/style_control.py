@@ -32,6 +32,13 @@ ALIKE = 0.05
 # Log-odds that a fit may drift as its prior is weakened; see `bradley_terry.ControlledFit`.
 UNBOUNDED = 1.0
 
+# Its published rate is an L1-regularised fit that wants the difficulty of each instruction and
+# annotations of gamed answers, a file of its authors'.
+NOT_ALPACA_EVAL = (
+    "The win rates at equal length and style are salsa's own. They are not AlpacaEval's "
+    "length-controlled win rate, and cannot be compared with its leaderboard."
+)
+
 _CODE = re.compile(r"```[^`]*```")
 _HEADER = re.compile(r"^#{1,6}\s", re.MULTILINE)
 _LIST = re.compile(r"^\s*(?:\d+\.|[-*+])\s", re.MULTILINE)

@@ -1,5 +1,6 @@
 """Files of publishers: AlpacaEval, JudgeBench, RewardBench, evalscope, FastChat's newer columns."""
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,11 @@ def test_alpaca_eval_at_equal_length(tmp_path: Path) -> None:
     length = result.controlled[0].rows[0]
     assert (length.control, length.model) == ("length", "mine")
     assert length.win_rate == pytest.approx(0.5, abs=1e-6)
+    # No reader can take it for the published rate, in the terminal, the record or the page.
+    words = "salsa's own. They are not AlpacaEval's length-controlled win rate"
+    assert [words in remark for remark in result.remarks] == [True]
+    assert any(words in str(line) for line in result.summary())
+    assert words in html.unescape((tmp_path / "out" / "report.html").read_text())
     assert {row.category: row.win_rate for row in result.lengths} == {
         "shorter": pytest.approx(0.2),
         "longer": pytest.approx(0.8),
