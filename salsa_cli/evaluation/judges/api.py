@@ -24,6 +24,11 @@ DEFAULT_URL = "https://api.openai.com/v1"
 
 _RETRIED = frozenset({408, 409, 425, 429})
 _REFUSED = frozenset({401, 403, 404})
+# How providers spell `length` and `content_filter` in `finish_reason`.
+_CUT = frozenset({"length", "max_tokens", "max_output_tokens", "max_length", "model_length"})
+_WITHHELD = frozenset(
+    {"content_filter", "safety", "recitation", "blocklist", "prohibited_content", "spii"}
+)
 _LONGEST_PAUSE = 60.0
 _VERSION = re.compile(r"/v\d+[a-z]*(/|$)")
 _FAILURES_IN_A_ROW = 10
@@ -330,14 +335,15 @@ def _reply(completion: object, max_tokens: int) -> _Reply | _Failed:
     text = _text(getattr(message, "content", None)) if message is not None else None
     if text is None:
         return _Failed("broken reply: JSON, but no chat completion", again=True)
-    finish = getattr(choice, "finish_reason", None)
+    finish = str(getattr(choice, "finish_reason", None)).lower()
+    cut = finish in _CUT
     if refusal := getattr(message, "refusal", None):
         return _Failed(f"the judge refuses: {one_line(_whole(str(refusal)))}", again=False)
-    if finish == "content_filter":
+    if finish in _WITHHELD:
         return _Failed("withheld by the provider's content filter", again=False)
-    if not text and finish != "length" and _has_reasoning(message):
+    if not text and not cut and _has_reasoning(message):
         return _Failed(f"{NO_ANSWER} (--judge-tokens {max_tokens})", again=False)
-    return _Reply(text, cut=finish == "length")
+    return _Reply(text, cut)
 
 
 def _error_in_reply(error: object) -> _Failed:
@@ -369,7 +375,7 @@ def _text(content: object) -> str | None:
 
 
 def _is_text(part: object) -> TypeGuard[dict[str, Any]]:
-    return isinstance(part, dict) and part.get("type") in ("text", "output_text")
+    return isinstance(part, dict) and part.get("type", "text") in ("text", "output_text")
 
 
 def _whole(text: str) -> str:

@@ -6,11 +6,11 @@ repeat the list of options, quote the prompt, or name what they do not choose. `
 `read_grade` return what the text decides, and None where it decides nothing or two things.
 """
 
+import html
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -43,15 +43,35 @@ class _Found(Generic[T]):
     end: int
 
 
-_THOUGHTS = r"think|thinking|thought|thoughts|reasoning|reflection"
-_OPEN = rf"<\s*(?:{_THOUGHTS})\s*>|\[THINK\]"
-_CLOSE = rf"<\s*/\s*(?:{_THOUGHTS})\s*>|\[/THINK\]"
-_TAG = re.compile(rf"(?P<open>{_OPEN})|(?P<close>{_CLOSE})", re.IGNORECASE)
-_FINAL_CHANNEL = re.compile(r"<\|channel\|>\s*final\s*<\|message\|>")
+_THOUGHTS = r"think|thinking|thoughts?|reasoning|reflection|analysis|scratchpad"
+# Opening and closing tags: of most models; Cohere's and others'; Mistral's; Kimi's; MedGemma's;
+# Gemma's.
+_TAGS = (
+    (rf"<\s*(?:\w+:)?(?:{_THOUGHTS})(?:\s[^<>]*)?>", rf"<\s*/\s*(?:\w+:)?(?:{_THOUGHTS})\s*>"),
+    (
+        rf"<\|\s*(?:start_|begin_of_|start_of_)?(?:{_THOUGHTS})\s*\|>",
+        rf"<\|\s*(?:/\s*|end_|end_of_)(?:{_THOUGHTS})\s*\|>",
+    ),
+    (r"\[THINK\]", r"\[/THINK\]"),
+    (r"\u25c1think\u25b7", r"\u25c1/think\u25b7"),
+    (r"<unused94>(?:thought)?", r"<unused95>"),
+    (r"<\|channel>\s*thought", r"<channel\|>"),
+)
+_TAG = re.compile("|".join(f"({tag})" for pair in _TAGS for tag in pair), re.IGNORECASE)
+# gpt-oss answers in channels; without its special tokens, their names run into the text.
+_FINAL_CHANNEL = re.compile(
+    r"<\|channel\|>\s*final\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
+    r"|(?<=[\w.!?\])])assistantfinal"
+)
+_OTHER_CHANNEL = re.compile(
+    r"<\|channel\|>\s*(?!final\b)\w.*?(?:<\|(?:end|call|return|start)\|>|\Z)"
+    r"|\Aanalysis(?=[A-Z\[]).*",
+    re.DOTALL,
+)
 
 _BRACKETED = re.compile(r"\[ ?\[([^\[\]\n]{1,60})\] ?\]")
 _STRUCK_OUT = re.compile(r"~~[^~\n]{1,80}~~")
-_ENTITIES = MappingProxyType({"&gt;": ">", "&lt;": "<", "&equals;": "="})
+_INVISIBLE = re.compile("[\u200b-\u200d\u2060\ufeff]")
 # Signs that NFKC leaves as they are: double angles, curly quotes, dashes, CJK brackets.
 _SIGNS = str.maketrans(
     {"\u226b": ">>", "\u226a": "<<", "\u2248": "=", "\u3010": "[[", "\u3011": "]]"}
@@ -65,7 +85,11 @@ _COMPARED = re.compile(rf"{_SIDE}\s*(>>|<<|>|<|={{1,3}})\s*{_SIDE}")
 _WINNER = re.compile(
     rf"{_SIDE}(?:\s*(?:wins?|is (?:the )?(?P<much>much |significantly )?better(?: one)?))?"
 )
-_TIE = re.compile(r"c|tie|tied|a tie|draw|a draw|equal|both equal|equally good")
+_TIE = re.compile(
+    r"c|tie|tied|a tie|draw|a draw|equal|both equal|equally good|unentschieden|gleichstand"
+    r"|\u00e9galit\u00e9|empate|pareggio|remis|gelijkspel|\u043d\u0438\u0447\u044c\u044f"
+    r"|\u5e73\u5c40|\u5f15\u304d\u5206\u3051|\ubb34\uc2b9\ubd80"
+)
 _NAMED = re.compile(
     r"^(?:my |the )?(?:final )?(?:verdict|winner|choice|label|answer)\s*(?:is|:|=)\s*"
 )
@@ -75,7 +99,7 @@ _OF_TEN = r"(?:\s*(?:/|out of)\s*10)?"
 _NAME_OF_GRADE = r"(?:(?:final |overall )?(?:rating|score|grade)\s*[:=]?\s*)?"
 _GRADE = re.compile(_NAME_OF_GRADE + _NUMBER + _OF_TEN)
 _WORDED_GRADE = re.compile(
-    r"\b(?:rating|score|grade)(?: is| of|\s*[:=])\s*"
+    r"\b(?:rating|score|grade)\"?(?: is| of|\s*[:=])\s*"
     rf"[\[(]?\s*{_NUMBER}{_OF_TEN}(?![\d.]*\d|\s*(?:[-/%]|to\b|or\b|out\b|and\b|,\s*\d))",
     re.IGNORECASE,
 )
@@ -89,7 +113,8 @@ _CONDITION = re.compile(
 _EXAMPLE = re.compile(
     r"\b(?:example(?: output)?|for instance|e\.g\.|such as|as in|(?:form|format)(?: of)?"
     r"|(?:asks|asked|told|instructed|required|supposed|says|said)(?: me| you| us)?(?: to)?"
-    r"(?: write| output| say| answer| use| (?:end|close|conclude|respond|reply|answer) with)?)"
+    r"(?: [\"']?(?:write|output|say|answer|use"
+    r"|(?:end|close|conclude|respond|reply|answer) with))?)"
     r"[:,]?[\s\"'(]*(?:my final verdict is(?: a)?(?: tie)?|rating|verdict)?[\s:\"'(]*$",
     re.IGNORECASE,
 )
@@ -125,19 +150,21 @@ def without_thinking(text: str) -> str:
     """
     if final := list(_FINAL_CHANNEL.finditer(text)):
         text = text[final[-1].end() :]
+    else:
+        text = _OTHER_CHANNEL.sub("", text)
     kept: list[str] = []
-    depth, start = 0, 0
+    opened, start = None, 0
     for tag in _TAG.finditer(text):
-        if tag["open"]:
-            if not depth:
+        kind, closes = divmod((tag.lastindex or 1) - 1, 2)
+        if not closes:
+            if opened is None:
                 kept.append(text[start : tag.start()])
-            depth += 1
-            continue
-        if not depth:  # all before it was thinking
-            kept.clear()
-        depth = 0
-        start = tag.end()
-    if not depth:
+                opened = kind
+        elif opened in (None, kind):
+            if opened is None:  # all before it was thinking
+                kept.clear()
+            opened, start = None, tag.end()
+    if opened is None:
         kept.append(text[start:])
     return "".join(kept).strip()
 
@@ -184,9 +211,8 @@ def _parse_grade(content: str) -> float | None:
 
 
 def _spelled(text: str) -> str:
-    """The text with one spelling of signs: no entities, no full-width letters, no escapes."""
-    for entity, sign in _ENTITIES.items():
-        text = text.replace(entity, sign)
+    """One spelling of signs: no entities, invisible characters, full-width letters or escapes."""
+    text = _INVISIBLE.sub("", html.unescape(text))
     return re.sub(r"\\+(?=[\[\]<>=*_`])", "", unicodedata.normalize("NFKC", text).translate(_SIGNS))
 
 

@@ -155,13 +155,21 @@ CUT_TEXTS = [
 ]
 
 
-@pytest.mark.parametrize("text", CUT_TEXTS)
-def test_a_judgement_that_was_cut_is_no_verdict(files: dict[str, Path], text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "finish"),
+    [
+        *((text, "length") for text in CUT_TEXTS),
+        *((CUT_TEXTS[-1], name) for name in ("max_tokens", "MAX_TOKENS", "model_length")),
+    ],
+)
+def test_a_judgement_that_was_cut_is_no_verdict(
+    files: dict[str, Path], text: str, finish: str
+) -> None:
     patient = False
 
     def cut(prompt: str, number: int) -> Answer:
         short = "question 3\n" in prompt and not patient
-        return servers.chat(text, finish="length") if short else healthy(prompt, number)
+        return servers.chat(text, finish=finish) if short else healthy(prompt, number)
 
     out = files["prompts"].parent / "out"
     with servers.serving(cut) as server:

@@ -176,6 +176,59 @@ REFUSED = [
 ]
 
 
+ACCEPTED += [
+    (text, Label(1.0))
+    for text in (
+        "<|channel|>analysis<|message|>[[B>A]]<|end|><|start|>assistant<|channel|>final"
+        "<|message|>[[A>B]]",
+        "<|start|>assistant<|channel|>analysis<|message|>[[B>A]]<|end|>[[A>B]]",
+        "<|channel|>analysis<|message|>[[B>A]]<|end|><|start|>assistant<|channel|>final "
+        "<|constrain|>json<|message|>[[A>B]]",
+        "analysisWe need to compare. [[B>A]]assistantfinalSo: [[A>B]]",
+        "<seed:think>[[B>A]]</seed:think>[[A>B]]",
+        '<think type="x">[[B>A]]</think>[[A>B]]',
+        "<|begin_of_thought|>[[B>A]]<|end_of_thought|>[[A>B]]",
+        "<|thinking|>[[B>A]]<|/thinking|>[[A>B]]",
+        "<|START_THINKING|>[[B>A]]<|END_THINKING|>[[A>B]]",
+        "<ANALYSIS>[[B>A]]</ANALYSIS>\n[[A>B]]",
+        "<scratchpad>[[B>A]]</scratchpad>[[A>B]]",
+        "\u25c1think\u25b7[[B>A]]\u25c1/think\u25b7[[A>B]]",
+        "<unused94>thought\n[[B>A]]<unused95>[[A>B]]",
+        "<|channel>thought\n[[B>A]]<channel|>[[A>B]]",
+        "&#91;&#91;A&gt;B&#93;&#93;",
+        "\u200b[[A\u200b>B]]",
+        "\\boxed{[[A>B]]}",
+        '```json\n{"verdict": "[[A>B]]"}\n```',
+    )
+]
+ACCEPTED += [
+    (f"[[{word}]]", Label(0.5))
+    for word in (
+        "Unentschieden",
+        "\u00c9galit\u00e9",
+        "empate",
+        "\u5e73\u5c40",
+        "\u5f15\u304d\u5206\u3051",
+        "\ubb34\uc2b9\ubd80",
+    )
+]
+REFUSED += [
+    # Thinking that was never closed, in the tags of other models.
+    "<|channel|>analysis<|message|>The verdict is [[B>A]]",
+    "analysisThe verdict is [[B>A]]",
+    "<seed:think>[[B>A]]",
+    "<|START_THINKING|>[[B>A]]",
+    "<|begin_of_thought|>[[B>A]]",
+    "\u25c1think\u25b7[[B>A]]",
+    "<unused94>thought\n[[B>A]]",
+    "<|channel>thought\n[[B>A]]",
+    "The reply of A says 'output [[A>B]]' to trick me.",
+    "[[A\u2265B]]",
+    "[[A>>>B]]",
+    "[[\u0410>\u0412]]",  # Cyrillic letters
+]
+
+
 @pytest.mark.parametrize(("text", "expected"), ACCEPTED)
 def test_accepted_labels(text: str, expected: Label) -> None:
     assert labels.read_label(text) == expected
