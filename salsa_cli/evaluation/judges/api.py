@@ -30,6 +30,7 @@ _WITHHELD = frozenset(
     {"content_filter", "safety", "recitation", "blocklist", "prohibited_content", "spii"}
 )
 _LONGEST_PAUSE = 60.0
+_ENDPOINT = "/chat/completions"
 _VERSION = re.compile(r"/v\d+[a-z]*(/|$)")
 _FAILURES_IN_A_ROW = 10
 
@@ -127,6 +128,12 @@ class ApiWriter:
         """
         import openai
 
+        bare = self.base_url.rstrip("/")
+        if bare.endswith(_ENDPOINT):
+            raise SalsaError(
+                f"--judge {self.name}: the address {self.base_url} names an endpoint; "
+                f"give --base-url {bare.removesuffix(_ENDPOINT)}"
+            )
         hurried = self._client.with_options(timeout=min(self._patience.timeout, 10.0))
         headers: dict[str, Any] = {"extra_headers": self._headers}
         try:
@@ -326,10 +333,12 @@ def _reply(completion: object, max_tokens: int) -> _Reply | _Failed:
     """The text of a chat completion, without reasoning that the server returns apart from it."""
     if isinstance(completion, str):
         what = "a web page" if "<html" in completion[:1000].lower() else "a text"
+        if completion.lstrip().startswith("data:"):
+            what = "a stream of events"
         return _Failed(f"broken reply: {what}, but no chat completion", again=True)
     choices = getattr(completion, "choices", None)
     choice = choices[0] if isinstance(choices, list) and choices else None
-    if error := getattr(completion, "error", None) or getattr(choice, "error", None):
+    if error := _error(completion) or getattr(choice, "error", None):
         return _error_in_reply(error)
     message = getattr(choice, "message", None)
     text = _text(getattr(message, "content", None)) if message is not None else None
@@ -344,6 +353,10 @@ def _reply(completion: object, max_tokens: int) -> _Reply | _Failed:
     if not text and not cut and _has_reasoning(message):
         return _Failed(f"{NO_ANSWER} (--judge-tokens {max_tokens})", again=False)
     return _Reply(text, cut)
+
+
+def _error(completion: object) -> object:
+    return getattr(completion, "error", None) or getattr(completion, "detail", None)
 
 
 def _error_in_reply(error: object) -> _Failed:

@@ -23,6 +23,7 @@ LEVEL = 0.95
 # A joint fit costs models^3: use fewer draws for many models, but not too few.
 _FIT_COST = 500_000_000
 _FEWEST_FITS = 500
+_NO_WIDTH = 1e-6
 
 
 @dataclass(frozen=True)
@@ -158,9 +159,16 @@ def ratings(found: Sequence[Comparison], rules: Rules, drawn: Resampling) -> Rat
         gaps += sentences
         inside = [n for n, one in enumerate(group) if {one.a, one.b} <= rated]
         if inside:
-            rows += _ratings(
+            fitted = _ratings(
                 judge, [group[n] for n in inside], [tallies[n] for n in inside], rules, drawn
             )
+            if any(row.high - row.low > _NO_WIDTH for row in fitted):
+                rows += fitted
+            else:
+                gaps.append(
+                    f"By {short_name(judge)}, no Bradley-Terry fit: all prompts say the same, "
+                    "which gives no interval."
+                )
     return Ratings(tuple(rows), tuple(gaps))
 
 
@@ -377,7 +385,8 @@ def _pair_row(comparison: Comparison, rules: Rules, drawn: Resampling) -> PairRo
     )
     if not counted.n:
         return row
-    interval = _interval(counted, drawn)
+    # A model compared with itself is even, whatever is drawn.
+    interval = statistics.Interval(0.5, 0.5, 0.5) if row.of_itself else _interval(counted, drawn)
     error = significance.standard_error(counted.points, counted.weights)
     return replace(
         row,
@@ -395,7 +404,7 @@ def _reasons(found: Iterable[str | None]) -> dict[str, int]:
 
 def _interval(counted: Tally, drawn: Resampling) -> statistics.Interval:
     scores = counted.points / counted.weights
-    if counted.rate != 0.5 and (scores == scores[0]).all():
+    if len(scores) == 1 or (counted.rate != 0.5 and (scores == scores[0]).all()):
         # All resamples are equal, which would give an interval of no width.
         return _wilson(counted)
     return resampling.ratio_interval(

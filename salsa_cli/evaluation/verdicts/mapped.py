@@ -48,7 +48,7 @@ class Columns:
     def _outcome(self, row: StoredRow, a: str, b: str | None) -> float | None:
         """A number from 0 to 1 for `a`; or a label, the name of the winner, or its side."""
         column = self.of["outcome"]
-        value = row.get(column)
+        value = row.numeric(column)
         if value is None or value == "":
             return None
         if is_number(value) and 0 <= value <= 1:

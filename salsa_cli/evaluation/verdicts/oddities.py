@@ -12,7 +12,18 @@ Place = tuple[str, int]
 
 def remarks(files: Sequence[Stored]) -> list[str]:
     """Labels unknown to the benchmark, and repeated verdicts."""
-    return [*_unknown_labels(files), *_repetitions(files)]
+    return [*_unknown_labels(files), *_counted_from_nought(files), *_repetitions(files)]
+
+
+def _counted_from_nought(files: Sequence[Stored]) -> list[str]:
+    """A remark on AlpacaEval's files with 0 and 1 alone, which may mean output_1 and output_2."""
+    return [
+        f"{one.source}: every preference is 0, a draw, or 1, for output_1; none is for output_2. "
+        "If they are counted from 0, add 1 to each"
+        for one in files
+        if one.format == "AlpacaEval"
+        and {v.outcome for v in one.verdicts if v.invalid is None} == {0.0, 0.5}
+    ]
 
 
 def _unknown_labels(files: Sequence[Stored]) -> list[str]:

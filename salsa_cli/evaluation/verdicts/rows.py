@@ -1,6 +1,7 @@
 """Access to the columns of a stored row, with errors that name file and row."""
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,19 @@ class StoredRow:
         value = self.get(name)
         return value if isinstance(value, str) and value else None
 
+    def numeric(self, name: str) -> Any:
+        """The value of a column; in CSV, where all is text, a number if it reads as one."""
+        value = self.get(name)
+        if isinstance(value, str) and _is_csv(self.source):
+            with suppress(ValueError):
+                return int(value)
+            with suppress(ValueError):
+                return float(value)
+        return value
+
     def number(self, name: str) -> float:
         """A finite number."""
-        value = self.get(name)
+        value = self.numeric(name)
         if not is_number(value):
             raise self.error(f"column '{name}' is {value!r:.40}; expected a number")
         return float(value)
@@ -80,7 +91,7 @@ class StoredRow:
 
     def turn(self, column: str = "turn") -> int:
         """The turn of the conversation, from 1; 1 if the row has none."""
-        value = self.get(column) if self.has(column) else 1
+        value = self.numeric(column) if self.has(column) else 1
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise self.error(f"column '{column}' is {value!r:.40}; expected 1 or more")
         return value
@@ -90,6 +101,10 @@ class StoredRow:
         if not is_whole(text):
             raise self.error(f"column '{name}' is {text!a:.40}; it holds half of a surrogate pair")
         return text
+
+
+def _is_csv(source: Source) -> bool:
+    return source.name.removesuffix(".gz").endswith(".csv")
 
 
 def stem(source: Source) -> str:

@@ -347,6 +347,31 @@ def test_a_web_page_is_called_one(files: dict[str, Path]) -> None:
         run(configure(files, server, tries=1, concurrency=1))
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'data: {"id": "c"}\n\ndata: [DONE]\n\n', "a stream of events, but no chat completion"),
+        (b'{"detail": "model is loading"}', "HTTP 200 with an error: model is loading"),
+    ],
+)
+def test_other_replies_are_named(files: dict[str, Path], body: bytes, words: str) -> None:
+    kind = "text/event-stream" if body.startswith(b"data") else "application/json"
+    answer = Answer(body, headers={"Content-Type": kind})
+    with (
+        servers.serving(lambda prompt, number: answer) as server,
+        pytest.raises(SalsaError, match=words),
+    ):
+        run(configure(files, server, tries=1, concurrency=1))
+
+
+def test_an_address_of_the_endpoint(files: dict[str, Path]) -> None:
+    with servers.serving(healthy) as server:
+        words = f"names an endpoint; give --base-url {server.url}"
+        with pytest.raises(SalsaError, match=re.escape(words) + "$"):
+            run(configure(files, f"{server.url}/chat/completions"))
+        assert server.prompts == []
+
+
 def test_an_address_without_its_version(files: dict[str, Path]) -> None:
     with servers.serving(healthy) as server:
         bare = server.url.removesuffix("/v1")

@@ -193,6 +193,26 @@ def test_one_prompt_gives_no_joint_rating() -> None:
     assert result.ratings == () and "one prompt gives no interval" in result.rating_gaps[0]
 
 
+def test_a_tie_on_one_prompt_is_not_certain() -> None:
+    row = row_of([game("1", None, 0.5)], QUESTIONS)
+    # Wilson's interval of a half in 1, by hand: 1/2 -+ z sqrt(1 + z^2) / (2 (1 + z^2)), z = 1.96.
+    half = 1.959964 / (2 * (1 + 1.959964**2) ** 0.5)
+    assert (row.low, row.high) == (pytest.approx(0.5 - half), pytest.approx(0.5 + half))
+    assert not row.decided
+
+
+def test_prompts_that_all_say_the_same_give_no_joint_rating() -> None:
+    verdicts = [
+        Verdict(str(n), "j", a, b, outcome=float(n % 4 > 0))
+        for n in range(12)
+        for a, b in ("ab", "bc", "ca")
+    ]
+    found = win_rates.comparisons([Stored("file", "f", QUESTIONS, verdicts)], HALF)
+    rated = win_rates.ratings(found, HALF, FEW)
+    words = "By j, no Bradley-Terry fit: all prompts say the same, which gives no interval."
+    assert (rated.rows, rated.gaps) == ((), (words,))
+
+
 def test_what_is_not_defined_is_called_none_and_never_nan() -> None:
     # Both judges always say the same: no chance to agree by, and no kappa.
     verdicts = [Verdict(str(n), judge, "x", "y", outcome=1.0) for n in range(4) for judge in "jk"]

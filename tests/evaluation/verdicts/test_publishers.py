@@ -14,7 +14,7 @@ from salsa_cli.evaluation.results import judge_agreement, win_rates
 from salsa_cli.evaluation.results.comparisons import Rules
 from salsa_cli.evaluation.results.eval_result import EvalResult
 from salsa_cli.evaluation.results.win_rates import Resampling
-from salsa_cli.evaluation.verdicts import formats
+from salsa_cli.evaluation.verdicts import formats, oddities
 from salsa_cli.evaluation.verdicts.verdict import Verdict
 from salsa_cli.runs.events import silent
 from tests.support import tiny
@@ -100,6 +100,35 @@ def test_alpaca_eval_at_equal_length(tmp_path: Path) -> None:
         "shorter": pytest.approx(0.2),
         "longer": pytest.approx(0.8),
     }
+
+
+def test_preferences_counted_from_nought_are_remarked_on(tmp_path: Path) -> None:
+    def remarks(*values: float) -> list[str]:
+        return oddities.remarks(
+            [
+                read(
+                    tmp_path,
+                    *(
+                        {**ALPACA, "instruction": str(n), "preference": value}
+                        for n, value in enumerate(values)
+                    ),
+                )
+            ]
+        )
+
+    (remark,) = remarks(0, 1, 0, 1)
+    assert "every preference is 0, a draw, or 1, for output_1" in remark
+    assert remarks(0, 1, 2) == remarks(1, 1) == remarks(1.5, 2) == []
+
+
+def test_numbers_of_csv_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "n.csv"
+    path.write_text("l,r,w,t\nx,y,tie,1\nx,y,0.25,2\nx,y,,1\n")
+    (file,) = formats.read([str(path)], columns=["a=l,b=r,outcome=w,turn=t"])
+    assert [(v.outcome, v.turn) for v in file.verdicts] == [(0.5, 1), (0.25, 2), (None, 1)]
+    path.write_text("question_id,model,judge,score\n1,x,gpt-4,7.5\n")
+    (file,) = formats.read([str(path)])
+    assert file.verdicts[0].score_a == 7.5
 
 
 def test_judge_bench(tmp_path: Path) -> None:
