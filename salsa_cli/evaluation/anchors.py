@@ -85,8 +85,8 @@ def _own(which: str, compared: Sequence[Arm]) -> dict[str, Path]:
 
 def _recorded(which: str, run: ArmRun) -> Path:
     """The folder of a run's start or reference, as its salsa.json has it."""
-    stored = arms.setting(run, "inputs", _KEYS[which])
-    if arms.setting(run, "command") != "ppo" or stored is None:
+    stored = arms.setting(run.source, "inputs", _KEYS[which])
+    if arms.setting(run.source, "command") != "ppo" or stored is None:
         raise SalsaError(
             f"--anchors {which}: {run.source} has no salsa.json of salsa ppo; name the "
             "model instead"

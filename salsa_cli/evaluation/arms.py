@@ -148,9 +148,9 @@ def arm_pairs(arms: Sequence[Arm], baseline: str | None) -> list[tuple[Arm, Arm]
     return [(arm, base) for arm in arms if arm is not base]
 
 
-def setting(run: ArmRun, *path: str) -> JSON:
-    """A value of the run's salsa.json, None if there is no such record or key."""
-    file = Path(run.source) / RECORD
+def setting(source: str, *path: str) -> JSON:
+    """A value of the salsa.json of a run's folder, None if there is no such record or key."""
+    file = Path(source) / RECORD
     value: JSON = read_json(file) if file.is_file() else None
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
@@ -195,7 +195,9 @@ def _policies(source: str, point: str | None) -> list[tuple[str, str]]:
         )
     known = {str(int(path.name)): str(path) for path in snapshots}
     if point == ALL:
-        return [*known.items(), ("", source)]
+        last = str(setting(source, "settings", "updates"))
+        before = {label: place for label, place in known.items() if label != last}
+        return [*before.items(), ("", source)]  # the last snapshot is the end, too
     if str(int(point)) not in known:
         raise SalsaError(
             f"{source}@{point}: no such snapshot; {source}/{SNAPSHOTS} has {', '.join(known)}"
@@ -237,9 +239,8 @@ def _labels(sources: Sequence[str]) -> list[str]:
 
 
 def _seed(source: str) -> int | None:
-    run = ArmRun("", source, None, (Point("", source),))
-    seed = setting(run, "settings", "seed")
-    return seed if isinstance(seed, int) and setting(run, "command") == "ppo" else None
+    seed = setting(source, "settings", "seed")
+    return seed if isinstance(seed, int) and setting(source, "command") == "ppo" else None
 
 
 def by_name(arms: Iterable[Arm]) -> dict[str, str]:

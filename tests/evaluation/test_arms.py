@@ -128,3 +128,13 @@ def test_what_cannot_be_is_refused(given: list[str], words: str) -> None:
 def test_given_answers_are_an_arm_of_one() -> None:
     arm = arms.of_answers("x")
     assert (arm.name, arm.runs[0].last, arm.seeds) == ("x", "x", None)
+
+
+@pytest.mark.usefixtures("here")
+def test_the_snapshot_at_the_end_is_the_end() -> None:
+    record = {"command": "ppo", "settings": {"seed": 1, "updates": 20}}
+    Path("s1/salsa.json").write_text(json.dumps(record))
+    (arm,) = arms.parse(["s1@all"])
+    assert [point.source for point in arm.points] == ["s1/snapshots/000010", "s1"]
+    (arm,) = arms.parse(["s1@20"])
+    assert [point.source for point in arm.points] == ["s1/snapshots/000020"]

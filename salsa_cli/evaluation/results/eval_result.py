@@ -158,8 +158,6 @@ class EvalResult:
         lines += _few([_even(row) for row in self.pairs if row.of_itself])
         lines += _few([_failures(row) for row in self.pairs if row.invalid])
         lines += _few([_no_scores(row) for row in self.scores if row.invalid])
-        lines += _few([_controlled(one) for one in self.controlled if one.rows])
-        lines += _few([one.separated for one in self.controlled if one.separated is not None])
         lines += [text for text in self.remarks if text == NOT_ALPACA_EVAL]
         lines += _few([_accuracy(row) for row in self.accuracies])
         lines += _few([_agreement(row) for row in self.agreements])
@@ -185,6 +183,8 @@ class EvalResult:
         lines += _few([_undecided(row) for row in others if row.n and not row.decided])
         lines += _few(_ratings(self.ratings))
         lines += _few(self.rating_gaps)
+        lines += _few([_controlled(one) for one in self.controlled if one.rows])
+        lines += _few([one.separated for one in self.controlled if one.separated is not None])
         return lines
 
     def _describe(self, row: AnswerRow) -> str | None:
