@@ -32,7 +32,9 @@ PROBE = "salsa_cli.evaluation.probe"
 TRAIN_RM, EVALUATE_RM = "salsa_cli.train_rm", "salsa_cli.reward_models.evaluation"
 VERDICT_FILES = "salsa_cli.evaluation.verdict_files"
 
-WITHOUT_TORCH = (SOUP, VERDICT_FILES)
+CURVES = "salsa_cli.evaluation.curves"
+
+WITHOUT_TORCH = (SOUP, VERDICT_FILES, CURVES)
 IN_PARALLEL = (PPO, TRAIN_RM)
 
 
@@ -81,7 +83,9 @@ def _module(command: Command, config: Config) -> str:
         case "ppo":
             return PPO
         case _:
-            return VERDICT_FILES if getattr(config, "judgments", ()) else EVALUATE
+            if getattr(config, "judgments", ()):
+                return VERDICT_FILES
+            return CURVES if getattr(config, "compares_logs", False) else EVALUATE
 
 
 def _execute(module: str, config: Config, manners: Manners) -> None:

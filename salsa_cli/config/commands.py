@@ -67,6 +67,7 @@ COMMANDS = {
             (
                 ("policy/ sft/ --prompts p.jsonl --judge rm:rm/ -o results/", "by a reward model"),
                 ("--judgments judgments.jsonl -o results/", "count stored verdicts"),
+                ("salsa/ ppo/ -o curves/", "compare what runs of salsa ppo logged"),
             ),
             ("eval", "EvalConfig"),
         ),

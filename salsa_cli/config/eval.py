@@ -19,7 +19,8 @@ class EvalConfig(ModelConfig):
         tuple[str, ...],
         Setting(
             "Models to compare: folders, hub ids, or NAME=MODEL; NAME=RUN,RUN,... for runs that "
-            "differ in their seed; RUN@20, RUN@best or RUN@all for snapshots of a run.",
+            "differ in their seed; RUN@20, RUN@best or RUN@all for snapshots of a run. Without "
+            "--prompts and --judge: runs of salsa ppo, whose logged curves are compared.",
             positional=True,
             metavar="MODEL...",
             names="arm",
@@ -383,15 +384,19 @@ class EvalConfig(ModelConfig):
                     f"--judgments counts stored verdicts; {', '.join(useless)} would have no effect"
                 )
             return
+        if self.compares_logs:
+            return
         if self.answers or self.line or self.plane:
             del judging["MODEL"]
         missing = [name for name, value in judging.items() if not value]
         if missing:
             raise UsageError(
                 f"missing {', '.join(missing)}; expected MODEL... or --answers NAME=FILE, with "
-                "--prompts and --judge; or --judgments for stored verdicts:\n"
+                "--prompts and --judge; --judgments for stored verdicts; or runs of salsa ppo "
+                "alone, for their curves:\n"
                 "  salsa eval MODEL... --prompts DATA --judge JUDGE -o FOLDER\n"
-                "  salsa eval --judgments FILE -o FOLDER"
+                "  salsa eval --judgments FILE -o FOLDER\n"
+                "  salsa eval RUN... -o FOLDER"
             )
         if self.points is not None and self.line is None and self.plane is None:
             raise UsageError("--points has no effect without --line or --plane")
@@ -400,6 +405,12 @@ class EvalConfig(ModelConfig):
             raise UsageError("--anchors needs a MODEL whose KL it measures")
         if self.price is not None and len(self.price) != 2:
             raise UsageError(f"--price has {len(self.price)} numbers; expected IN,OUT")
+
+    @property
+    def compares_logs(self) -> bool:
+        """Whether only the logs of runs are compared: there are neither prompts nor judges."""
+        asked = (self.prompts, self.judge, self.judgments, self.answers, self.line, self.plane)
+        return bool(self.models) and not any(asked)
 
     @property
     def answers_per_prompt(self) -> int:
