@@ -30,6 +30,8 @@ mergekit-best           the same with the options that make it fastest and small
 safe-open               safe_open for every tensor, torch.lerp, save_file for every shard
 buffered-floor          `cat B > /dev/null` beside `cat A > OUT`
 direct-floor            read both and write one past the page cache, on threads, no arithmetic
+alloy                   `alloy merge` linear (Rust, one tensor in memory at a time), if `--alloy`
+                        names its program, which has to be built before; not chosen by default
 salsa-five              five models, for the memory; not chosen by default (hard links of A and B)
 """
 
@@ -244,6 +246,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--mergekit-options", default=BEST, metavar="TEXT", help=f"of mergekit-best; {BEST}"
     )
+    parser.add_argument("--alloy", default="alloy", metavar="PROGRAM", help="of the way alloy")
     parser.add_argument(
         "--salsa-options", default="", metavar="TEXT", help="such as '--memory 256MB'"
     )

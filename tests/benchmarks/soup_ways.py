@@ -21,7 +21,7 @@ BEST = "--lazy-unpickle --low-cpu-memory --async-write --out-shard-size 1B"
 DEFAULT_WAYS = (
     "salsa-0.5 salsa-0.3 mergekit mergekit-best safe-open buffered-floor direct-floor"
 ).split()
-EVERY_WAY = [*DEFAULT_WAYS, "salsa-five"]
+EVERY_WAY = [*DEFAULT_WAYS, "salsa-five", "alloy"]
 
 
 class BenchmarkError(Exception):
@@ -61,6 +61,9 @@ def all_ways(args: argparse.Namespace) -> dict[str, Way]:
         "salsa-0.3": Way(lambda job: [*soup, *names(job), "--alpha", "0.3"], 0.3),
         "mergekit": Way(lambda job: [*merge, linear_config(job), str(job.out)], 0.5),
         "mergekit-best": Way(lambda job: [*merge, linear_config(job), str(job.out), *best], 0.5),
+        "alloy": Way(
+            lambda job: [args.alloy, "merge", linear_config(job), "--output", str(job.out)], 0.5
+        ),
         "safe-open": Way(lambda job: [*script("safe_open_mean.py", job), "0.5"], 0.5),
         "buffered-floor": Way(buffered_floor, None),
         "direct-floor": Way(lambda job: script("direct_floor.py", job), None),

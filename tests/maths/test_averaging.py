@@ -538,3 +538,44 @@ def test_small_differences_of_large_numbers_are_exact() -> None:
             exact += weight * averaging.widen(pair[1], "BF16")
             found = averaging.average(pair, ["BF16"] * 2, (1 - weight, weight), "BF16")
             assert np.array_equal(found, averaging.narrow(exact, "BF16"))
+
+
+@pytest.mark.parametrize("weight", [0.3, 0.1, 0.25, 1 / 3, 0.999, 2.0**-16])
+@pytest.mark.parametrize("spread", [1, 5, 300])
+def test_neighbours_are_averaged_as_in_float64(weight: float, spread: int) -> None:
+    """Every bfloat16 with numbers few places away: many are averaged to a middle of two."""
+    rng = np.random.default_rng(spread)
+    left = np.tile(every("BF16"), 4 if spread < 300 else 20)
+    apart = rng.integers(-spread, spread + 1, left.size)
+    right = (left + apart).astype(np.uint16)
+    pair = [left, right]
+    assert left.size >= averaging._NEAR_LEAST
+    mixing = (1 - weight, weight)
+    with np.errstate(all="ignore"):
+        exact = mixing[0] * averaging.widen(left, "BF16") + weight * averaging.widen(right, "BF16")
+    found = averaging.average(pair, ["BF16"] * 2, mixing, "BF16")
+    expected = averaging.narrow(exact, "BF16")
+    expected[left == right] = left[left == right]
+    is_nan = np.isnan(averaging.widen(expected, "BF16"))
+    assert np.array_equal(found[~is_nan], expected[~is_nan])
+    assert np.isnan(averaging.widen(found, "BF16")[is_nan]).all()
+    assert np.array_equal(found[left == right], left[left == right])
+
+
+def test_numbers_that_come_far_apart_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first regions by the table, the rest without it."""
+    monkeypatch.setattr(averaging, "_NEAR_REGION", 1 << 16)
+    rng = np.random.default_rng(0)
+    left = np.tile(every("BF16"), 4)
+    right = left.copy()
+    right[2 << 16 :] = rng.permutation(left[2 << 16 :])
+    right[: 2 << 16 : 50] = rng.permutation(right[: 2 << 16 : 50])
+    done = averaging._average_near(left, right, (0.7, 0.3), np.empty_like(left))
+    assert done == 2 << 16
+    exact = 0.7 * averaging.widen(left, "BF16") + 0.3 * averaging.widen(right, "BF16")
+    found = averaging.average([left, right], ["BF16"] * 2, (0.7, 0.3), "BF16")
+    expected = averaging.narrow(exact, "BF16")
+    is_nan = np.isnan(exact)
+    same = left == right
+    assert np.array_equal(found[~is_nan & ~same], expected[~is_nan & ~same])
+    assert np.array_equal(found[same], left[same])
