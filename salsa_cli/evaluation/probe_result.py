@@ -158,7 +158,7 @@ class ProbeResult:
         return "\n".join(lines), Table(COLUMNS, line_rows(self.line))
 
 
-COLUMNS = ("alpha", "NLL", "KL(A||soup)", "KL(B||soup)", "per answer: A", "B")
+COLUMNS = ("alpha", "NLL", "KL(A||soup)", "KL(B||soup)", "A, per answer", "B, per answer")
 
 
 def line_rows(line: Sequence[LinePoint]) -> list[tuple[str, ...]]:

@@ -71,7 +71,10 @@ def distances(
 
 
 def group_of(name: str, layers: int) -> str:
-    """The group of a tensor: embeddings, head, norms, or a kind of layer by third of the depth."""
+    """The group of a tensor: embeddings, head, norms, or a kind of layer by third of the depth.
+
+    Of one or two `layers` each is a part.
+    """
     layer = _layer(name)
     kind = next((kind for kind, pattern in _KINDS if pattern.search(name)), "other")
     if kind == "norms":
@@ -80,7 +83,9 @@ def group_of(name: str, layers: int) -> str:
         if re.search(r"lm_head|embed_out|score", name):
             return "head"
         return "embeddings" if _EMBEDDING.search(name) else kind
-    return f"{kind}, {_PARTS[min(2, 3 * layer // max(layers, 1))]} third"
+    if layers < len(_PARTS):
+        return f"{kind}, layer {layer}"
+    return f"{kind}, {_PARTS[3 * layer // layers]} third"
 
 
 def _layer(name: str) -> int:
@@ -91,8 +96,9 @@ def _layer(name: str) -> int:
 def _order(name: str) -> tuple[int, str, int]:
     kind, _, part = name.partition(", ")
     rank = ["embeddings", "attention", "MLP", "other", "norms", "head"]
-    third = next((place for place, word in enumerate(_PARTS) if part.startswith(word)), 0)
-    return rank.index(kind) if kind in rank else len(rank), kind, third
+    words = (*_PARTS, "layer 0", "layer 1")
+    place = next((place for place, word in enumerate(words) if part.startswith(word)), 0)
+    return rank.index(kind) if kind in rank else len(rank), kind, place
 
 
 def _add(group: _Sums, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> None:

@@ -129,7 +129,8 @@ def test_a_folder_gets_a_report(base: Path, texts: Path, tmp_path: Path) -> None
     assert names == ["probe.json", "report.html", "salsa.json"]
     stored = json.loads((tmp_path / "out" / "probe.json").read_text())
     assert stored["verdict"] == "good" and stored["output"] == str(tmp_path / "out")
-    assert found.sentence() in (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Good:" in page and found.sentence().removeprefix("good: ") in page
     # A is the base, so its change is zero and has no direction.
     assert all(one.cosine_of_changes == 0 for one in found.groups)
 

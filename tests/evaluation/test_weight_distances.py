@@ -41,6 +41,7 @@ def flat(weights: WeightFiles, group: str) -> np.ndarray:
 
 def test_groups() -> None:
     assert {name: group_of(name, 3) for name in NAMES} == NAMES
+    assert group_of("model.layers.1.mlp.up_proj.weight", 2) == "MLP, layer 1"
 
 
 def test_cosines_and_distances(tmp_path: Path) -> None:

@@ -23,11 +23,12 @@ def page(result: ProbeResult) -> pages.Page:
     """The page of a probe."""
     a, b = result.models
     kind: Literal["note", "warning"] = "note" if result.verdict == "good" else "warning"
+    verdict, _, reason = result.sentence().partition(": ")
     staircase = result.staircase()
     return pages.Page(
         f"salsa soup --probe: {a} and {b}",
         (
-            pages.Callout(f"{result.verdict}.", result.sentence(), kind),
+            pages.Callout(f"{verdict.capitalize()}:", reason, kind),
             *([pages.Callout("A staircase.", staircase)] if staircase else []),
             pages.KeyFigures(
                 (
@@ -42,7 +43,9 @@ def page(result: ProbeResult) -> pages.Page:
                 )
             ),
             pages.Grid((_likelihood(result.line), _divergence(result.line))),
-            pages.DataTable(COLUMNS, line_rows(result.line), caption="In nats"),
+            pages.DataTable(
+                COLUMNS, line_rows(result.line), caption="Per token and per answer, in nats"
+            ),
             _groups(result),
         ),
         subtitle=f"A = {a}, B = {b}; {result.texts:,} texts, {result.tokens:,} tokens",

@@ -13,6 +13,6 @@ def test_the_page_says_what_was_found(tmp_path: Path) -> None:
     result = ProbeResult(("x<y", "b"), 7, 70, line, 0.3, 0.25, 0.01, groups, stored, 1.0)
     probe_page.write(tmp_path, result)
     text = (tmp_path / probe_page.FILE).read_text()
-    assert "not-connected." in text and "A staircase." in text
+    assert "Not connected:" in text and "A staircase." in text
     assert "x&lt;y" in text and "x<y" not in text
     assert "1,234" in text and "0.7500" in text and "cosine of changes" in text
