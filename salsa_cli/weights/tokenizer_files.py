@@ -240,7 +240,8 @@ def _special_tokens(folder: Path) -> dict[str, str | None]:
 
 
 def _token_text(token: Any) -> str | None:
-    return token.get("content") if isinstance(token, dict) else token
+    text = token.get("content") if isinstance(token, dict) else token
+    return None if text is None else str(text)  # damage may be anything
 
 
 def _part(content: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -132,6 +132,12 @@ def test_a_damaged_vocabulary_is_named(tmp_path: Path, damage: object) -> None:
         compare_tokenizers(a, b)
 
 
+def test_a_special_token_that_is_no_text_does_not_crash(tmp_path: Path) -> None:
+    a = folder(tmp_path / "a", BPE, tokenizer_config__json=NAMED)
+    b = folder(tmp_path / "b", BPE, tokenizer_config__json={**NAMED, "pad_token": [[]]})
+    assert [one.key for one in compare_tokenizers(a, b)] == ["tokenizer.pad_token"]
+
+
 def test_templates_without_a_name_are_no_templates(tmp_path: Path) -> None:
     listed = [{"template": "x"}, {"name": "y"}, 5, {"name": "rag", "template": "z"}]
     a = folder(tmp_path / "a", tokenizer_config__json={"chat_template": listed})
@@ -146,6 +152,7 @@ def test_templates_without_a_name_are_no_templates(tmp_path: Path) -> None:
         ({"unk_token": None}, ["tokenizer.unk_token"], False),
         ({"eos_token": "<p>"}, ["tokenizer.eos_token"], True),
         ({"bos_token": "<p>"}, ["tokenizer.bos_token"], True),
+        ({"pad_token": ["<p>"]}, ["tokenizer.pad_token"], False),
         ({"add_bos_token": False}, ["tokenizer.add_bos_token"], False),
         ({"padding_side": "left", "model_max_length": 9, "legacy": True}, [], False),
     ],
