@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from salsa_cli.maths.paired_design import PairedDesign
+
 Array = NDArray[np.float64]
 
 # Weight of a normal prior on the strengths: too weak to show in a fit that the data determine, and
@@ -118,33 +120,29 @@ def controlled_bradley_terry(
     """
     mean = np.average(features, axis=0, weights=weights)
     spread = np.sqrt(np.average((features - mean) ** 2, axis=0, weights=weights))
-    rows = np.arange(len(outcomes))
-    design = np.zeros((len(outcomes), models + features.shape[1]))
-    design[rows, first] = np.log(10)
-    # Assigned, not added: where a model meets itself, Arena-Hard keeps the second sign alone.
-    design[rows, second] = -np.log(10)
     # A feature that is the same in all comparisons controls nothing: its coefficient stays 0.
     varies = spread > 1e-12
-    design[:, models:] = np.where(varies, (features - origin) / np.where(varies, spread, 1.0), 0.0)
-    beta, curve = _penalised(design, outcomes, weights, 1.0, np.zeros(design.shape[1]))
+    scaled = np.where(varies, (features - origin) / np.where(varies, spread, 1.0), 0.0)
+    # Where a model meets itself, Arena-Hard keeps the second sign alone, as this design does.
+    design = PairedDesign(first, second, scaled, models, float(np.log(10)))
+    beta, curve = _penalised(design, outcomes, weights, 1.0, np.zeros(design.columns))
     weak, _ = _penalised(design, outcomes, weights, _WEAK, beta)
     weaker, _ = _penalised(design, outcomes, weights, _WEAKER, weak)
     drift = weaker - weak
-    per_row = 2 * design * (weights * (outcomes - _sigmoid(design @ beta)))[:, None]
-    per_question = np.zeros((int(questions.max()) + 1, len(beta)))
-    np.add.at(per_question, questions, per_row)
+    residuals = 2 * weights * (outcomes - _sigmoid(design.times(beta)))
+    per_question = design.sums_by(questions, residuals, int(questions.max()) + 1)
     moved = np.linalg.solve(curve, per_question.T).T
     return ControlledFit(
         strengths=beta[:models] * np.log(10),
         coefficients=beta[models:],
         influence=moved[:, :models] * np.log(10),
         drift=drift[:models] * np.log(10),
-        feature_drift=np.abs(drift[models:]) * np.abs(design[:, models:]).max(axis=0),
+        feature_drift=np.abs(drift[models:]) * np.abs(scaled).max(axis=0),
     )
 
 
 def _penalised(
-    design: Array, outcomes: Array, weights: Array, prior: float, start: Array
+    design: PairedDesign, outcomes: Array, weights: Array, prior: float, start: Array
 ) -> tuple[Array, Array]:
     """The logistic fit with a normal prior of this precision, and the curvature at it.
 
@@ -152,7 +150,7 @@ def _penalised(
     """
 
     def objective(beta: Array) -> float:
-        z = design @ beta
+        z = design.times(beta)
         likelihood = 2 * weights @ (outcomes * z - np.logaddexp(0.0, z))
         return float(likelihood - prior * beta @ beta / 2)
 
@@ -160,9 +158,9 @@ def _penalised(
     ridge = prior * np.eye(len(beta))
     curve = ridge
     for _ in range(_STEPS):
-        rate = _sigmoid(design @ beta)
-        slope = 2 * design.T @ (weights * (outcomes - rate)) - prior * beta
-        curve = 2 * (design * (weights * rate * (1 - rate))[:, None]).T @ design + ridge
+        rate = _sigmoid(design.times(beta))
+        slope = design.sums(2 * weights * (outcomes - rate)) - prior * beta
+        curve = design.gram(2 * weights * rate * (1 - rate)) + ridge
         step = np.linalg.solve(curve, slope)
         while (better := objective(beta + step)) < value and np.abs(step).max() > 1e-10:
             step = step / 2
