@@ -267,7 +267,7 @@ def train(run: Run, server: Server | None, report: Report) -> PPOResult:
         save_policy(inputs, actors, run, result)
         return result
 
-    with actors.actor.unrounded():
+    with snapshots.unrounded(actors, run):
         return runtime.from_main(conclude)
 
 
@@ -390,6 +390,8 @@ def save_policy(inputs: Mapping[str, JSON], actors: Actors, run: Run, result: PP
     """Save the policy as an ordinary model folder, with the record of how it was made."""
     plan, config, folder = run.plan, run.config, run.folder
     more: dict[str, Any] = {"result": dict(result.record())}
+    if taken := snapshots.updates(folder):
+        more["snapshots"] = taken
     if actors.reward.scales:
         pairs = zip(config.reward, actors.reward.scales, strict=True)
         more["reward_scale"] = {name: asdict(scale) for name, scale in pairs}

@@ -25,6 +25,8 @@ NEAREST = [
     "rl/test_references.py",
     "rl/test_experience.py",
     "rl/test_preflight.py",
+    "rl/test_held_out.py",
+    "rl/test_snapshots.py",
     "evaluation/test_landscape.py",
     "test_ppo.py",
     "models/test_compilation.py",
@@ -546,6 +548,86 @@ MUTANTS = [
         "rl/experience.py",
         "indices = [index for index in chosen for _ in range(size)]",
         "indices = [index for _ in range(size) for index in chosen]",
+    ),
+    Mutant(
+        "held-out: the generators of training are drawn from",
+        "rl/held_out.py",
+        "random.setstate(python)",
+        "pass",
+    ),
+    Mutant(
+        "held-out: the policy computes as it is trained",
+        "rl/held_out.py",
+        "with saving.as_saved(actors.policy.model, dtype, like=like):",
+        "if saving and dtype and like:",
+    ),
+    Mutant(
+        "held-out: the KL at the sampling temperature",
+        "rl/held_out.py",
+        "at_one = _kls_to(models, 1.0,",
+        "at_one = _kls_to(models, config.temperature,",
+    ),
+    Mutant(
+        "held-out: the start is taken for the reference",
+        "rl/held_out.py",
+        "if [path.resolve() for path in one.folders] == [start]), None",
+        "if one.folders and start), None",
+    ),
+    Mutant(
+        "held-out: prompts that are trained on are kept",
+        "rl/held_out_prompts.py",
+        "rows = [row for row, one in enumerate(ids) if len(one) <= room and one not in seen]",
+        "rows = [row for row, one in enumerate(ids) if len(one) <= room]",
+    ),
+    Mutant(
+        "held-out: copies of a prompt get one seed",
+        "rl/held_out_prompts.py",
+        "tuple(copies[row] for row in rows)",
+        "tuple(0 for row in rows)",
+    ),
+    Mutant(
+        "held-out: the standard deviation for the standard error",
+        "rl/held_out_metrics.py",
+        "/ sqrt(count) if count > 1",
+        "if count > 1",
+    ),
+    Mutant(
+        "best: the latest of equal ones",
+        "rl/best.py",
+        "given.mean > best.value",
+        "given.mean >= best.value",
+    ),
+    Mutant(
+        "best: a killed one is not written again",
+        "rl/best.py",
+        "if kept is None or kept.update != update:",
+        "if kept is None:",
+    ),
+    Mutant(
+        "snapshots: saving changes the policy",
+        "models/saving.py",
+        "        for part, held in buffers:\n            part._buffers.update(held)\n"
+        "        model.config.dtype = declared\n",
+        "        model.to(torch.float32)\n",
+    ),
+    Mutant(
+        "snapshots: that of the checkpoint is made again",
+        "rl/snapshots.py",
+        "int(path.name) > update",
+        "int(path.name) >= update",
+    ),
+    Mutant(
+        "snapshots: checkpoints dropped before the folder has its name",
+        "ppo.py",
+        "        result = train(Run(plan, config, runtime, folder), server, report)\n",
+        "        result = train(Run(plan, config, runtime, folder), server, report)\n"
+        "        checkpoints.drop_checkpoints(folder)\n",
+    ),
+    Mutant(
+        "extension: whatever the schedule",
+        "rl/extension.py",
+        "_share(step, made, config) != _share(step, config.updates, config)",
+        "False",
     ),
 ]
 

@@ -3,10 +3,11 @@
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from salsa_cli.config.ppo import PPOConfig
-from salsa_cli.models import saving
+from salsa_cli.models import saving, shapes
 from salsa_cli.rl.actors import Actors
 from salsa_cli.rl.plan import PPOPlan
 from salsa_cli.rl.run import Run
@@ -52,12 +53,25 @@ def write_policy(
     Args:
         also: writes more into the folder.
     """
-    with actors.actor.unrounded(), run.runtime.main_first():
+    with unrounded(actors, run), run.runtime.main_first():
         if run.runtime.main:
             with run_folder.whole_folder(target) as folder:
                 save_model_files(actors, run.plan, folder)
                 if also is not None:
                     also(folder)
+
+
+def unrounded(actors: Actors, run: Run) -> AbstractContextManager[None]:
+    """Within the block, the policy's weights are exact enough to be saved.
+
+    Every process must enter it. A plain model beside a sharded one is rounded to the type in which
+    it computes; that is not undone, and takes no memory, if it is stored in the same type.
+    """
+    like = run.plan.policy
+    same = shapes.stored_dtype(like) == run.runtime.frozen_dtype
+    if same and not folders.is_adapter(like) and run.config.lora_rank is None:
+        return nullcontext()
+    return actors.actor.unrounded()
 
 
 def save_model_files(actors: Actors, plan: PPOPlan, folder: Path) -> None:
@@ -67,6 +81,12 @@ def save_model_files(actors: Actors, plan: PPOPlan, folder: Path) -> None:
     """
     saving.save_policy(actors.policy.model, folder, like=plan.policy)
     folders.copy_tokenizer(plan.policy, folder)
+
+
+def updates(folder: Path) -> list[int]:
+    """The updates of which the folder of a run has a snapshot."""
+    found = (path.name for path in (folder / FOLDER).glob("*"))
+    return sorted(int(name) for name in found if _NAME.fullmatch(name))
 
 
 def drop_later(folder: Path, update: int) -> None:

@@ -1,5 +1,6 @@
 """How weights move: AdamW by its formula, clipping, schedules."""
 
+import copy
 import math
 from pathlib import Path
 
@@ -177,3 +178,20 @@ def test_a_gradient_in_bfloat16_that_is_no_number_moves_nothing() -> None:
     with pytest.raises(SalsaError, match=r"not finite \(at weight\)"):
         made.step(1.0)
     assert torch.equal(model.weight, before)
+
+
+def test_to_be_saved_the_plain_model_has_the_weights_unrounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where what learns is sharded: a plain model in a narrower type generates beside it."""
+    made, model = learner()
+    narrow = copy.deepcopy(model).to(torch.bfloat16)
+    made.model = narrow
+    monkeypatch.setattr(Learner, "_spread", property(lambda self: True))
+    exact = model.weight.detach().float()
+    with made.unrounded():
+        assert narrow.weight.dtype == torch.float32
+        assert torch.equal(narrow.weight, exact)
+    assert narrow.weight.dtype == torch.bfloat16
+    assert torch.equal(narrow.weight, exact.to(torch.bfloat16))
+    assert not torch.equal(narrow.weight.float(), exact)

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from salsa_cli import ppo
 from salsa_cli.config.ppo import PPOConfig
-from salsa_cli.errors import UsageError
+from salsa_cli.errors import SalsaError, UsageError
+from salsa_cli.runs import run_folder
 from salsa_cli.runs.events import silent
 from tests.support import tiny
 from tests.support.adapters import AdapterWorld
@@ -97,10 +98,27 @@ def test_a_finished_run_keeps_its_snapshots_and_drops_its_checkpoints(
 ) -> None:
     assert not (snapped.output / "checkpoints").exists()
     made = json.loads((snapped.output / "salsa.json").read_text())
-    assert made["settings"]["snapshot_every"] == 2
+    assert made["settings"]["snapshot_every"] == 2 and made["snapshots"] == [2, 4]
     kept = replace(snapped, output=tmp_path / "kept", keep_checkpoints=1)
     run(kept)
     assert names(kept.output / "checkpoints") == ["000004.pt"]
+
+
+def test_a_run_that_cannot_take_its_name_keeps_its_checkpoint(
+    plain: PPOConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill at the very end: until then the checkpoint is all that there is to resume from."""
+
+    def full(folder: Path, output: Path) -> None:
+        raise SalsaError("the disk is full")
+
+    config = replace(plain, output=tmp_path / "policy")
+    with monkeypatch.context() as patch, pytest.raises(SalsaError, match="the disk is full"):
+        patch.setattr(run_folder, "publish", full)
+        run(config)
+    assert names(tmp_path / "policy.partial" / "checkpoints")[-1] == "000004.pt"
+    run(replace(config, resume=True))
+    assert trace(config.output) == trace(plain.output)
 
 
 KILLED = """
