@@ -192,7 +192,7 @@ def commands(
     return {tool: [str(word) for word in command] for tool, command in tools.items()}
 
 
-def run(tool: str, command: list[str], output: Path) -> Run:
+def run(tool: str, command: list[str], output: Path, *, keep: bool = False) -> Run:
     """Run a tool and note when each update ended, by the arrival of its line."""
     log = output.with_suffix(".lines")
     place = output.with_name(output.name + ".partial") / "metrics.jsonl"
@@ -207,7 +207,8 @@ def run(tool: str, command: list[str], output: Path) -> Run:
         sys.exit(f"{tool} failed:\n{usage.errors[-2000:]}")
     lines = (output / "metrics.jsonl" if tool == "salsa" else log).read_text().splitlines()
     rows = [json.loads(line) for line in lines if line.startswith("{")]
-    shutil.rmtree(output, ignore_errors=True)  # a checkpoint of 1b has 30 GB
+    if not keep:
+        shutil.rmtree(output, ignore_errors=True)  # a checkpoint of 1b has 30 GB
     times = arrivals.times[: len(rows)]
     spent = [
         later - earlier - row.get("collecting", 0.0)
