@@ -559,7 +559,7 @@ def _telling(metrics: UpdateMetrics) -> dict[str, float]:
         "length": metrics.length,
         "entropy": metrics.entropy,
         "finished": metrics.finished,
-        **({} if metrics.equal_groups is None else {"equal groups": float(metrics.equal_groups)}),
+        **({} if metrics.equal_share is None else {"equal groups": metrics.equal_share}),
         "tokens/s": metrics.tokens_per_second,
         **_telling_held_out(metrics.heldout or metrics.heldout_start),
     }

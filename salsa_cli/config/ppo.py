@@ -280,7 +280,7 @@ class PPOConfig(TrainingConfig):
     batch_size: Annotated[
         int,
         Setting(
-            "Answers per update, over all processes.",
+            "Answers per update, over all processes; a multiple of --samples-per-prompt.",
             low=1,
             metavar="N",
             panel="PPO",
@@ -328,9 +328,9 @@ class PPOConfig(TrainingConfig):
     advantage: Annotated[
         Literal["gae", "rloo", "group", "grpo"],
         Setting(
-            "How an answer is judged: by a critic (GAE); or, without a critic, against the other "
-            "answers of its prompt: their mean (rloo, unbiased), the mean of all (group, as in Dr. "
-            "GRPO), or that divided by their standard deviation (grpo).",
+            "How answers are judged. gae: by a critic. Without a critic, by the other answers to "
+            "their prompt: rloo, less the mean of the others; group, less the mean of all (Dr. "
+            "GRPO); grpo, that divided by their standard deviation.",
             panel="PPO",
             essential=True,
         ),
@@ -796,12 +796,13 @@ class PPOConfig(TrainingConfig):
             ("--whiten-rewards", self.whiten_rewards),
             ("--stop-on weak-critic", "weak-critic" in self.stop_on),
         )
-        for option, found in given:
-            if found:
-                yield (
-                    f"{option} has no effect with --advantage {self.advantage}, which has no "
-                    "critic and gives an answer one return"
-                )
+        idle = [option for option, found in given if found]
+        if idle:
+            yield (
+                f"{', '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect with "
+                f"--advantage {self.advantage}, which trains no critic and gives each answer one "
+                "return"
+            )
 
     def _penalties(self) -> Iterator[str]:
         if self.kl_in == "loss" and self.penalty == "chi2":

@@ -130,6 +130,13 @@ class UpdateMetrics:
         return cls(**{**absent, **found, **dict.fromkeys(lost, nan)})
 
     @property
+    def equal_share(self) -> float | None:
+        """Share of the prompts whose answers all have the same reward; None with a critic."""
+        if self.groups is None or self.equal_groups is None:
+            return None
+        return self.equal_groups / self.groups
+
+    @property
     def tokens_per_second(self) -> float:
         """Tokens of answers in the time of the update, without that of held-out evaluation."""
         return self.tokens / sum(t for stage, t in self.time.items() if stage != HELD_OUT_STAGE)

@@ -357,7 +357,7 @@ def _optimisation(history: History, alarms: Sequence[Alarm]) -> list[pages.Block
         found.append(
             _curve(
                 "Prompts whose answers have equal rewards", "share", history,
-                lambda m: (m.equal_groups or 0) / (m.groups or 1), _marks(alarms, "equal-groups"),
+                lambda m: m.equal_share or 0.0, _marks(alarms, "equal-groups"),
                 Axis("share", unit="percent", low=0, high=1),
             )
         )  # fmt: skip

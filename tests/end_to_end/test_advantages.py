@@ -223,6 +223,7 @@ def test_half_of_the_trained_memory_is_saved(world: World, tmp_path: Path) -> No
         ({"gamma": 0.9}, "--gamma has no effect"),
         ({"whiten_rewards": True}, "--whiten-rewards has no effect"),
         ({"stop_on": ("weak-critic",)}, "--stop-on weak-critic has no effect"),
+        ({"critic_warmup": 1, "lam": 1.0}, "--critic-warmup, --lambda have no effect with"),
         ({"samples_per_prompt": 1}, "expected --samples-per-prompt 2 or more, found 1"),
         ({"samples_per_prompt": 3}, "--batch-size 8 is not a multiple of --samples-per-prompt 3"),
         (
@@ -272,7 +273,10 @@ def test_all_else_that_a_run_may_have(world: World, tmp_path: Path) -> None:
     assert (settings["advantage"], settings["samples_per_prompt"]) == ("rloo", 2)
 
 
-def test_two_processes_compute_what_one_does(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("spread", [[], ["--shard"]], ids=["replicated", "sharded"])
+def test_two_processes_compute_what_one_does(
+    spread: list[str], world: World, tmp_path: Path
+) -> None:
     """Each draws the answers of two prompts of four; passes and order differ, figures do not."""
     config = configure(
         world, tmp_path / "one", batch_size=16, advantage="grpo", micro_batch_size=1, updates=2
@@ -282,7 +286,7 @@ def test_two_processes_compute_what_one_does(world: World, tmp_path: Path) -> No
     line += ["--prompts", world.prompts, "-o", tmp_path / "two", "--processes", "2"]
     line += ["--batch-size", "16", "--advantage", "grpo", "--micro-batch-size", "1"]
     line += ["--updates", "2", "--response-length", "6", "--epochs", "2", "--minibatches", "2"]
-    line += ["--learning-rate", "1e-3", "--save-every", "2", "--device", "cpu"]
+    line += ["--learning-rate", "1e-3", "--save-every", "2", "--device", "cpu", *spread]
     subprocess.run(list(map(str, line)), check=True, timeout=300, capture_output=True)
     same_metrics(config.output, tmp_path / "two")
     ours, theirs = (read_rows(tmp_path / one / "samples.jsonl") for one in ("one", "two"))

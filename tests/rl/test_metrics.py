@@ -46,6 +46,7 @@ def test_figures_of_a_critic_are_in_the_row_only_if_there_was_one() -> None:
     compared = replace(START, **dict.fromkeys(of_the_critic), groups=16, equal_groups=3)
     assert not of_the_critic & set(compared.row())
     assert compared.row()["equal_groups"] == 3
+    assert compared.equal_share == 3 / 16 and START.equal_share is None
     assert through_json(compared) == compared
     # One that was not finite is still a figure.
     assert isnan(through_json(replace(START, value_loss=nan)).value_loss or 0.0)
