@@ -3,6 +3,7 @@
 Several models may share one base (see `backbones`).
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from salsa_cli.models.forward import Module
 from salsa_cli.models.scalar_head import with_scalar_head
 from salsa_cli.weights import folders, weight_files
 from salsa_cli.weights.adapters import Adapter, open_adapter, without_copies
+
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
+"""The number of a layer in the name of a weight."""
 
 
 def language_model(folder: Path, placement: Placement) -> Module:
@@ -119,7 +123,10 @@ def load(
             **options,
         )
     except Exception as error:
-        raise SalsaError(f"{folder} cannot be loaded as {kind}: {first_line(error)}") from error
+        reason = first_line(error)
+        if "ignore_mismatched_sizes" in reason:  # transformers points to a table in its log
+            reason = "sizes in config.json are not those of the weights"
+        raise SalsaError(f"{folder} cannot be loaded as {kind}: {reason}") from error
     missing = sorted(key for key in info["missing_keys"] if not key.startswith(fresh or "\0"))
     if missing:
         hint = " (it has no trained score head)" if "score.weight" in missing else ""
@@ -127,9 +134,23 @@ def load(
             f"{folder} cannot be used as {kind}: its files lack {', '.join(missing[:4])}"
             f"{' ...' if len(missing) > 4 else ''}{hint}"
         )
+    if beyond := _layers_beyond(model, info["unexpected_keys"]):
+        raise SalsaError(
+            f"{folder} cannot be used as {kind}: its files hold more layers than config.json says, "
+            f"{beyond[0]} among them, which would be left out"
+        )
     config_overrides.override(model)
     _require_finite(model.named_parameters(), folder)
     return model
+
+
+def _layers_beyond(model: Module, unused: Iterable[str]) -> list[str]:
+    """Stored weights without a place in a model that belong to layers after its last one."""
+    layers = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    if layers is None:
+        return []
+    numbers = ((name, _LAYER.search(name)) for name in unused)
+    return sorted(name for name, found in numbers if found and int(found[1]) >= layers)
 
 
 def _require_finite(weights: Iterable[tuple[str, torch.Tensor]], folder: Path) -> None:
@@ -142,7 +163,8 @@ def _require_finite(weights: Iterable[tuple[str, torch.Tensor]], folder: Path) -
         if not weight.is_floating_point() or bool(torch.stack(weight.aminmax()).isfinite().all()):
             continue
         # A name in memory may differ from the stored one.
-        stored = weight_files.open_weight_files(folder).tensors.get(name)
+        known = {} if folders.is_adapter(folder) else weight_files.open_weight_files(folder).tensors
+        stored = known.get(name)
         bad = int((~weight.isfinite()).sum())
         raise SalsaError(
             f"{folder if stored is None else stored.file}: {bad} of {weight.numel()} values of "

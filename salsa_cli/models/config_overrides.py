@@ -85,4 +85,4 @@ def _rates(holder: object) -> list[str]:
 
 
 def _is_rate(name: str, value: object) -> bool:
-    return "drop" in name and isinstance(value, float)
+    return "drop" in name and isinstance(value, int | float) and not isinstance(value, bool)

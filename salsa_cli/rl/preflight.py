@@ -45,7 +45,8 @@ class Reasons:
         try:
             return find()
         except SalsaError as error:
-            self.found.append(str(error))
+            if str(error) not in self.found:
+                self.found.append(str(error))
             return None
 
     def add(self, reasons: Iterator[str]) -> None:
@@ -62,7 +63,7 @@ class Reasons:
             raise SalsaError(self.found[0])
         if self.found:
             listed = "\n".join(f"  - {reason}" for reason in self.found)
-            raise SalsaError(f"{len(self.found)} things stand against this run:\n{listed}")
+            raise SalsaError(f"{len(self.found)} reasons against this run:\n{listed}")
 
 
 def prepare(config: PPOConfig, report: Report) -> PPOPlan:

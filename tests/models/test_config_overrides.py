@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, OPTConfig, PreTrainedConfig
 
 from salsa_cli.models import config_overrides, loading, saving
 from salsa_cli.models.backbones import Placement
@@ -41,6 +41,15 @@ def test_a_saved_config_has_the_rates_of_the_one_that_was_loaded(kind: str, tmp_
         assert (tmp_path / name / "config.json").read_text() == (
             (folder / "config.json").read_text()
         )
+
+
+def test_rates_of_configurations_within_a_configuration_are_0() -> None:
+    inner = OPTConfig(dropout=0.3, layerdrop=1)
+    model = torch.nn.Sequential(torch.nn.Dropout(0.2))
+    model.config = PreTrainedConfig(text_config=inner, hidden_dropout=0.1, drop_tokens=True)
+    config_overrides.override(model)
+    assert (inner.dropout, inner.layerdrop, model.config.hidden_dropout, model[0].p) == (0, 0, 0, 0)
+    assert model.config.drop_tokens is True
 
 
 def test_rates_that_config_json_leaves_to_their_default_stay_so(tmp_path: Path) -> None:

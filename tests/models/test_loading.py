@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -22,6 +22,7 @@ from salsa_cli.models.backbones import Placement
 from salsa_cli.models.sequences import Sequences
 from salsa_cli.models.tokenization import Answer, pad_left, pad_right
 from tests.support import families, tiny
+from tests.support.adapters import AdapterWorld
 from tests.support.worlds import World
 
 CPU = torch.device("cpu")
@@ -113,6 +114,41 @@ def test_broken_folders(world: World, tmp_path: Path, name: str, content: str, w
         loading.load_language_model(folder, Placement(torch.float32, CPU))
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"num_hidden_layers": 1},
+            "its files hold more layers than config.json says, model.layers.1.",
+        ),
+        ({"num_hidden_layers": 3}, "its files lack model.layers.2."),
+        ({"vocab_size": 99}, "sizes in config.json are not those of the weights"),
+    ],
+)
+def test_a_config_of_another_model_than_the_weights_is_refused(
+    world: World, tmp_path: Path, changes: dict[str, int], words: str
+) -> None:
+    """Transformers drops the layers that config.json does not count, with a line in its log."""
+    folder = Path(shutil.copytree(world.a, tmp_path / "a"))
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | changes))
+    with pytest.raises(SalsaError) as caught:
+        loading.load_language_model(folder, Placement(torch.float32, CPU))
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_with_a_weight_that_is_no_number_is_named(
+    adapted: AdapterWorld, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(adapted.a, tmp_path / "a"))
+    tensors = load_file(folder / "adapter_model.safetensors")
+    next(iter(tensors.values()))[0, 0] = torch.nan
+    save_file(tensors, folder / "adapter_model.safetensors")
+    with pytest.raises(SalsaError, match=rf"{folder}: 1 of \d+ values of .*lora_.* are NaN"):
+        loading.load_language_model(folder, Placement(torch.float32, CPU))
 
 
 def test_a_saved_model_keeps_the_weight_type_and_the_habits_of_its_origin(
