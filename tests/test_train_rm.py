@@ -23,7 +23,7 @@ from salsa_cli.models.tokenization import Answer
 from salsa_cli.records import read_rows
 from salsa_cli.runs import checkpoints, run_folder
 from salsa_cli.runs.events import Event, Measured, Warned, silent
-from tests.support import commands, tiny
+from tests.support import architectures, commands, tiny
 from tests.support.trackers import scalars
 from tests.support.worlds import World
 
@@ -506,3 +506,29 @@ def test_a_run_that_was_killed_resumes_to_the_same_bits(
     )
     assert first == second
     assert [path.name for path in tmp_path.iterdir()] == ["rm"]
+
+
+@pytest.mark.parametrize("kind", ["falcon", "opt"])
+def test_dropout_is_off_with_gradient_checkpointing_and_kept_in_the_config(
+    kind: str, world: World, tmp_path: Path
+) -> None:
+    """Their layers drop out by rates that they read themselves where they are in training mode."""
+    folder = architectures.save(tmp_path / "model", kind, 1)
+    before = json.loads((folder / "config.json").read_text())
+    rates = {name: value for name, value in before.items() if "drop" in name}
+    assert any(rates.values())
+    losses = []
+    for again in (False, True):
+        config = configure(
+            world,
+            tmp_path / f"rm-{again}",
+            model=str(folder),
+            epochs=1,
+            gradient_checkpointing=again,
+        )
+        train_rm.run(config, silent)
+        losses.append([row["loss"] for row in read_rows(config.output / "metrics.jsonl")])
+        after = json.loads((config.output / "config.json").read_text())
+        assert {name: value for name, value in after.items() if "drop" in name} == rates
+    # Recomputed activations round alike on a CPU; steps of 3e-3 make more of the last digits.
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
