@@ -143,7 +143,7 @@ def test_the_figures_are_those_of_salsa_eval(
     world: World, watcher: str, evaluated: PPOConfig, tmp_path: Path, update: int
 ) -> None:
     """Up to float32 sums in batches of other shapes, which 1e-6 allows for."""
-    taken = evaluated.output / "snapshots" / f"{update:06d}"
+    taken = Path(f"{evaluated.output}@{update}")
     judges = [f"rm:{world.rm}", f"python:{watcher}"]
     found = evaluated_by_salsa_eval(taken, judges, evaluated, world, tmp_path / "results")
     ours = held_out(evaluated.output)[update]
