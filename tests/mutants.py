@@ -106,6 +106,18 @@ MUTANTS = [
         "length=config.response_length,\n        temperature=1.0,",
     ),
     Mutant(
+        "the KL at temperature 1 at the sampling temperature",
+        "rl/experience.py",
+        "temperature=1.0,\n        groups",
+        "temperature=run.config.temperature,\n        groups",
+    ),
+    Mutant(
+        "dropout rates of the configuration kept",
+        "models/config_overrides.py",
+        "setattr(config, name, 0.0)",
+        "getattr(config, name)",
+    ),
+    Mutant(
         "temperature forgotten in the reference",
         "rl/experience.py",
         "temperature=config.temperature,\n        groups",
