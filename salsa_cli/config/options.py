@@ -62,7 +62,11 @@ class _Command(TyperCommand):
         essential = {field.name for field in self.fields if _is_essential(field)}
         for param in self.get_params(ctx):
             if not isinstance(param, TyperOption):
+                # Python's name of a type says nothing that the metavar does not.
+                param.display_type_rich = lambda ctx: ""  # type: ignore[attr-defined]
                 continue
+            if param.name == "help":
+                param.metavar = ""
             param.secondary_opts = []  # --no-NAME: the footer has it
             if not full:
                 param.hidden = param.name not in {*essential, "help", "help_all"}
