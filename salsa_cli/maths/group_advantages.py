@@ -26,8 +26,8 @@ def answer_returns(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> 
 
     With k1 the sum is log(pi(y) / ref(y)), so this is the reward of Ahmadian et al., "Back to
     Basics: Revisiting REINFORCE Style Optimization for Learning from Human Feedback in LLMs", 2024,
-    eq. 4, in which the whole answer is one action. The penalties of all tokens, earlier ones too,
-    count in the advantage of each token; those of earlier tokens change no expectation.
+    section 2, where the whole answer is one action. So the penalties of all tokens, also of earlier
+    ones, count in the advantage of each token; those of earlier tokens change no expectation.
     """
     return scores - kl_coef * divergences.per_answer(kl, mask)
 
@@ -40,8 +40,8 @@ def rloo(returns: Tensor, size: int) -> Tensor:
         size: K >= 2, answers per group.
 
     A_i = R_i - 1 / (K - 1) sum_{j != i} R_j
-    (Kool et al., "Buy 4 REINFORCE Samples, Get a Baseline for Free!", 2019; Ahmadian et al. 2024,
-    eq. 8). The baseline does not depend on answer i, so the policy gradient is unbiased.
+    (Kool et al., "Buy 4 REINFORCE Samples, Get a Baseline for Free!", 2019; Ahmadian et al. 2024).
+    The baseline does not depend on answer i, so the policy gradient is unbiased.
     """
     return centred(returns, size) * (size / (size - 1))
 

@@ -156,7 +156,8 @@ def _group_targets(
 ) -> Targets:
     """The return of each answer compared with those of its prompt's other answers.
 
-    Arguments as for `compute_advantages`. The penalty belongs to the return of the whole answer.
+    Arguments as for `compute_advantages`. The penalty belongs to the return of the whole answer;
+    with `--kl-in loss`, which differentiates a token's own KL, `_own_part` takes that out again.
     Nothing is whitened: over a batch, that would undo what distinguishes the ways to compare.
     """
     mask, size = rollout.mask, config.group_size
