@@ -140,7 +140,7 @@ class ServerSampler:
     """Samples on a server that has the policy's weights.
 
     Attributes:
-        samples: answers per prompt. That many rows of one prompt, which stand together, are one
+        samples: answers per prompt. That many consecutive rows, all of one prompt, are one
             request with the seed of the first.
     """
 

@@ -5,7 +5,7 @@ that it is told to read; prompts go and answers come as token ids, with the log-
 drawn token. Nothing is pickled, and nothing leaves the machine.
 
 An answer depends on the weights, its prompt and its seed, and through the server's kernels on the
-requests beside it: a run is not repeated bit by bit.
+other requests: a run is not repeated bit by bit.
 
 Tested against a stand-in that speaks this interface only, not with vLLM and not on a GPU. Written
 for releases whose `reload_weights` takes `weights_path` (from early 2026 on).
@@ -132,7 +132,7 @@ class Server:
             prompts: rows of token ids.
             seeds: one a prompt, 0 to 2^63 - 1. The server adds 1 for each further answer.
             temperature: divides the logits, above 0.
-            samples: answers per prompt, which stand together.
+            samples: answers per prompt, in consecutive rows.
 
         Raises:
             SalsaError: a request fails, or an answer is none; the first such prompt's reason.

@@ -68,7 +68,7 @@ def generate_answers(
     actors: Actors,
     run: Run,
 ) -> AnswerBatch:
-    """The policy's answers to the prompts of one step; the answers of a prompt stand together.
+    """The policy's answers to the prompts of one step; those of one prompt in consecutive rows.
 
     Args:
         purpose: names the stream of random numbers that the answers are drawn with.

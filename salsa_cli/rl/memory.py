@@ -192,7 +192,7 @@ def _own(role: Role, config: PPOConfig, machine: Machine) -> MemoryUse:
         moving = role.part == "reference" and config.ref_update != "none"
         return MemoryUse((4 if moving else machine.frozen) * role.own)
     share = -(-role.own // machine.spread)
-    # Where what learns is spread, a whole model beside it generates and scores.
+    # Where what learns is sharded, a second, whole model generates and scores.
     plain = machine.frozen * role.own if machine.spread > 1 else 0
     width = _width(role, config)
     moments = 0 if "moments" in config.offloaded else int(MOMENTS[config.optimiser] * share)
@@ -325,10 +325,11 @@ def _learning_alone(
 ) -> MemoryUse:
     """The passes and the step of one model.
 
-    Where a minibatch is one pass, gradients come as the activations go, and count where they are
-    more. Several passes sum theirs beside the next one's activations, and hold the largest of the
-    gradients twice while they add it. On a CPU the allocator then keeps about half as much again
-    for activations, in pieces of passes of other lengths (tests/benchmarks/memory_plan.py).
+    Where a minibatch is one pass, gradients come as the activations go, and count only as far as
+    they are more. Several passes sum their gradients, which are then in memory together with the
+    next activations, and the largest gradient is there twice while it is added. On a CPU the
+    allocator then keeps about half as much again for activations, in pieces of passes of other
+    lengths (tests/benchmarks/memory_plan.py).
     """
     counted = (
         activation_memory.checkpointed_activations

@@ -57,7 +57,7 @@ class Reasons:
         """Raise the collected reasons, if there are any.
 
         Raises:
-            SalsaError: there is a reason; one by itself, several as a list.
+            SalsaError: there is a reason; one reason as it is, several as a list.
         """
         if len(self.found) == 1:
             raise SalsaError(self.found[0])
@@ -328,7 +328,7 @@ def _idle_weights(policy: Path, critic: Path | None, config: PPOConfig) -> Itera
     if config.lora_rank is not None or all(map(folders.is_adapter, learners)):
         yield (
             f"--weights {config.weights} has no effect on adapters, which are trained in float32 "
-            "beside frozen weights; expected --weights float32"
+            "on frozen weights; expected --weights float32"
         )
 
 
@@ -431,8 +431,8 @@ def _explain(plan: PPOPlan, rows: Sequence[Prompt], config: PPOConfig, report: R
             report(
                 Warned(
                     f"{plan.policy} ends its answers by token {_listed(ends[0])}, the reference "
-                    f"{reference.name} by {_listed(ends[1])}: ending is then dear in KL. Make "
-                    "eos_token_id in their generation_config.json the same"
+                    f"{reference.name} by {_listed(ends[1])}, so that ending an answer costs much "
+                    "KL. Make eos_token_id in their generation_config.json the same"
                 )
             )
     if len(plan.prompts) < len(rows):

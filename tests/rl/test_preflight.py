@@ -229,4 +229,4 @@ def test_another_end_of_answers_is_worth_a_warning(world: World, tmp_path: Path)
     told: list[str] = []
     ppo.run(config, lambda event: told.append(event.text) if isinstance(event, Warned) else None)
     assert any(f"{world.a} ends its answers by token 2, the reference" in text for text in told)
-    assert any("by 2, 5: ending is then dear in KL" in text for text in told)
+    assert any("by 2, 5, so that ending an answer costs much KL" in text for text in told)
