@@ -322,9 +322,9 @@ class EvalConfig(ModelConfig):
     best_of: Annotated[
         int | None,
         Setting(
-            "Estimate what the best of 1 ... N answers of a model scores, chosen by the first "
-            "judge that scores (rm:, python:): a baseline for training. The other ones score it, "
-            "too.",
+            "Estimate the score of the best of 1 ... N answers of a model, a baseline without "
+            "training. The first judge that scores (rm:, python:) chooses the best; all of them "
+            "score it.",
             low=2,
             high=1024,
             metavar="N",
