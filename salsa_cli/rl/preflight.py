@@ -63,7 +63,7 @@ class Reasons:
             raise SalsaError(self.found[0])
         if self.found:
             listed = "\n".join(f"  - {reason}" for reason in self.found)
-            raise SalsaError(f"{len(self.found)} reasons against this run:\n{listed}")
+            raise SalsaError(f"this run cannot start ({len(self.found)} problems):\n{listed}")
 
 
 def prepare(config: PPOConfig, report: Report) -> PPOPlan:

@@ -51,7 +51,7 @@ def test_all_reasons_at_once(world: World, tmp_path: Path) -> None:
         prompts="none.jsonl",
     )
     message = refused(config)
-    assert message.startswith("5 reasons against this run:\n  - nowhere: no such folder")
+    assert message.startswith("this run cannot start (5 problems):\n  - nowhere: no such folder")
     assert f"{world.a} cannot be used as a reward model" in message
     assert "it has no trained score head" in message
     assert "missing: no such folder" in message
