@@ -14,6 +14,7 @@ import pytest
 
 from salsa_cli import ppo
 from salsa_cli.config.ppo import PPOConfig
+from salsa_cli.errors import SalsaError
 from salsa_cli.rl import best, held_out
 from salsa_cli.rl.actors import Actors
 from salsa_cli.rl.best import BestPolicy, BestUpdate
@@ -169,3 +170,30 @@ def test_the_dry_run_counts_it(config: PPOConfig) -> None:
     assert [str(size)[-2:] for size in dry] == ["kB", "kB"]
     one, two = (float(str(size)[:-2]) for size in dry)
     assert two / one == pytest.approx(7 / 6, rel=0.01)  # the policy and five snapshots; the best
+
+
+def test_a_held_out_fall_stops_the_run_with_the_best_kept(
+    config: PPOConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Standard errors are 0.1: 1 below the best is seven of them and more, twice in a row."""
+    figures([0, 2, 1, 1, 1, 1], monkeypatch)
+    config = replace(config, output=tmp_path / "policy", stop_on=("heldout-fall",))
+    with pytest.raises(SalsaError, match="stopped after update 3, by --stop-on heldout-fall"):
+        ppo.run(config, silent)
+    partial = tmp_path / "policy.partial"
+    assert json.loads((partial / "best" / "best.json").read_text())["update"] == 1
+    result = run(replace(config, resume=True, stop_on=()))
+    assert result.updates == 5 and result.best["update"] == 1
+
+
+def test_extended_it_compares_with_the_updates_before(
+    config: PPOConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, output=tmp_path / "policy", updates=3, save_every=3)
+    config = replace(config, keep_checkpoints=1)
+    figures([0, 3, 1, 1, 2, 4, 1], monkeypatch)
+    assert run(config).best["update"] == 1
+    assert run(replace(config, resume=True, updates=4)).best["update"] == 1
+    assert run(replace(config, resume=True, updates=6)).best["update"] == 5
+    kept, snapshot = config.output / "best", config.output / "snapshots" / "000005"
+    assert (kept / MODEL).read_bytes() == (snapshot / MODEL).read_bytes()
