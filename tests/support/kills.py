@@ -3,8 +3,9 @@
     python -m tests.support.kills [COUNT] [SEED]
 
 A run of 12 updates on a tiny world, with all that a run can carry along: a moving reference, an
-adaptive weight, scaled rewards, several minibatches, a model that asks for dropout. Prints a line a
-kill and exits 1 if one of them left a trace.
+adaptive weight, scaled rewards, several minibatches, a model that asks for dropout, held-out
+prompts, snapshots and the best policy. Prints a line a kill and exits 1 if one of them left a
+trace.
 """
 
 import json
@@ -14,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.support import tiny
@@ -28,21 +30,29 @@ def make_world(folder: Path) -> list[str]:
     b = tiny.save_language_model(folder / "b", seed=2, scale=0.1, attention_dropout=0.1)
     reward = tiny.save_reward_model(folder / "rm")
     prompts = tiny.prompts(folder / "prompts.jsonl")
+    held_out = [{"prompt": text} for text in ("cat ?", "dog dog", "sun moon tree")]
+    evaluated = tiny.write_rows(folder / "eval.jsonl", held_out)
     options = f"""--reward {reward} --prompts {prompts} --updates {UPDATES} --batch-size 8
         --minibatches 2 --response-length 6 --learning-rate 1e-3 --save-every 2 --anchor-every 3
         --ref-update ema --ref-rate 0.1 --kl-target 4 --kl-horizon 64 --normalize-reward
+        --snapshot-every 3 --eval-prompts {evaluated} --eval-every 1 --keep-best reward
         --device cpu -q""".split()
     return ["ppo", "--ref", f"soup({a},{b},alpha=0.5)", *options]
 
 
-def trace(folder: Path) -> tuple[list[dict[str, object]], bytes, bytes]:
-    """All that two equal runs share: metrics without times, samples, weights."""
+def trace(folder: Path) -> tuple[list[dict[str, object]], dict[str, bytes]]:
+    """All that two equal runs share: metrics without times, samples, weights of every model."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return (
         [{key: value for key, value in row.items() if key != "time"} for row in rows],
-        (folder / "samples.jsonl").read_bytes(),
-        (folder / "model.safetensors").read_bytes(),
+        {str(file.relative_to(folder)): file.read_bytes() for file in sorted(_kept(folder))},
     )
+
+
+def _kept(folder: Path) -> Iterator[Path]:
+    yield folder / "samples.jsonl"
+    yield folder / "best" / "best.json"
+    yield from folder.rglob("*.safetensors")
 
 
 def partial(output: Path) -> Path:
