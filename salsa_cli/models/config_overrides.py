@@ -31,7 +31,8 @@ def override(model: Module) -> None:
     """Set every dropout rate of a model to 0, and let its passes return their outputs alone."""
     for config in _configs(model.config):
         for name in _rates(config):
-            setattr(config, name, 0.0)
+            # Of the same type: MPT's configuration refuses a float for a rate that it has as 0.
+            setattr(config, name, type(getattr(config, name))(0))
         for name, value in _OUTPUTS.items():
             if getattr(config, name, value) != value:
                 setattr(config, name, value)
