@@ -114,7 +114,7 @@ MUTANTS = [
     Mutant(
         "dropout rates of the configuration kept",
         "models/config_overrides.py",
-        "setattr(config, name, 0.0)",
+        "setattr(config, name, type(getattr(config, name))(0))",
         "getattr(config, name)",
     ),
     Mutant(
