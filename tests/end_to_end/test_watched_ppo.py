@@ -143,17 +143,9 @@ def poisoned(model: Path, copy: Path, weight: str, value: float) -> Path:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize(
-    ("part", "message"),
-    [
-        ("policy", r"update 1: .*of the policy's log-probabilities are NaN"),
-        ("reference", r"update 1: .*of the reference's log-probabilities are NaN"),
-        ("critic", r"update 1: .*of the critic's values are NaN"),
-        ("reward", r"update 1: .*of the rewards are NaN"),
-    ],
-)
-def test_what_is_not_finite_is_named_with_its_update(
-    world: World, tmp_path: Path, part: str, message: str, value: float
+@pytest.mark.parametrize("part", ["policy", "reference", "critic", "reward"])
+def test_a_stored_weight_that_is_not_finite_is_named_before_training(
+    world: World, tmp_path: Path, part: str, value: float
 ) -> None:
     source = {"policy": world.a, "reference": world.soup, "critic": world.rm, "reward": world.rm}
     bad = poisoned(source[part], tmp_path / "bad", "model.norm.weight", value)
@@ -164,7 +156,8 @@ def test_what_is_not_finite_is_named_with_its_update(
         "reward": {"reward": (str(bad),), "critic": "policy"},
     }
     config = configure(world, tmp_path / "policy", **changes[part])
-    with pytest.raises(SalsaError, match=message):
+    named = r"bad/model.safetensors: 1 of 16 values of model.norm.weight are NaN or infinite"
+    with pytest.raises(SalsaError, match=named):
         ppo.run(config, silent)
 
 
