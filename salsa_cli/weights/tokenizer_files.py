@@ -4,6 +4,7 @@ What differs in vocabulary, merges or normalisation makes one model read tokens 
 saw: fatal. Padding and unknown tokens change nothing that a causal model computes.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,43 @@ from salsa_cli.weights.weight_files import digest
 _SPECIAL_TOKENS = {"bos_token": True, "eos_token": True, "pad_token": False, "unk_token": False}
 # Whether an input begins or ends with such a token; absent, it depends on the class.
 _ADDED = ("add_bos_token", "add_eos_token")
+# What a class of transformers takes where no file says which token it is; every other class takes
+# none. Without `tokenizer_class` the class is that of the family in config.json.
+_END = "<|endoftext|>"
+_CLASS_TOKENS: Mapping[str, Mapping[str, str]] = {
+    "GPT2Tokenizer": {"bos_token": _END, "eos_token": _END, "unk_token": _END},
+    "Qwen2Tokenizer": {"eos_token": _END, "unk_token": _END, "pad_token": _END},
+    "GPTNeoXTokenizer": {
+        "bos_token": _END,
+        "eos_token": _END,
+        "unk_token": _END,
+        "pad_token": "<|padding|>",
+    },
+    "GemmaTokenizer": {
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+    },
+    "T5Tokenizer": {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
+    "BertTokenizer": {"unk_token": "[UNK]", "pad_token": "[PAD]"},
+    "RobertaTokenizer": {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+    },
+}
+_FAMILY_CLASSES = (
+    (re.compile(r"gpt2|opt"), "GPT2Tokenizer"),
+    (re.compile(r"qwen[23].*"), "Qwen2Tokenizer"),
+    (re.compile(r"gpt_neox"), "GPTNeoXTokenizer"),
+    (re.compile(r"gemma.*"), "GemmaTokenizer"),
+    (re.compile(r"m?t5"), "T5Tokenizer"),
+    (re.compile(r"bert"), "BertTokenizer"),
+    (re.compile(r"roberta|bart"), "RobertaTokenizer"),
+)
+_FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 _PIPELINE = {"normalizer": True, "pre_tokenizer": True, "post_processor": False, "decoder": False}
 _SLOW_FILES = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt")
 # Defaults of the `tokenizers` library that some of its versions write and others do not.
@@ -140,7 +178,33 @@ def _fast_differences(first: Path, other: Path) -> list[Difference]:
         if a != b:
             text = describe_values(a, b, first, other)
             found.append(Difference(f"tokenizer.{name}", f"tokenizer.json {name}: {text}", fatal))
+    found += _flag_differences(first, other, contents)
     return [*found, *_model_differences(first, other, contents)]
+
+
+def _flag_differences(first: Path, other: Path, contents: list[dict[str, Any]]) -> list[Difference]:
+    """Added tokens that are found in a text in other ways, with the spaces around them or not."""
+    ours, theirs = map(_flags, contents)
+    found = []
+    for token in (one for one in ours if one in theirs and ours[one] != theirs[one]):
+        names = [name for name in _FLAGS if ours[token][name] != theirs[token][name]]
+        a, b = ({name: flags[token][name] for name in names} for flags in (ours, theirs))
+        text = describe_values(a, b, first, other)
+        text = f"tokenizer.json added token {one_line(repr(token))}: {text}"
+        found.append(Difference("tokenizer.added_tokens", text, False))
+    return found
+
+
+def _flags(content: Mapping[str, Any]) -> dict[str, dict[str, bool]]:
+    """The flags of the added tokens by token, with the defaults of the `tokenizers` library."""
+    found = {}
+    for token in content.get("added_tokens") or []:
+        if isinstance(token, dict) and isinstance(token.get("content"), str):
+            flags = {name: bool(token.get(name)) for name in _FLAGS}
+            if "normalized" not in token:
+                flags["normalized"] = not flags["special"]
+            found[token["content"]] = flags
+    return found
 
 
 def _without_unread(
@@ -211,13 +275,17 @@ def _differ(one: Path, other: Path) -> bool:
 
 
 def _special_differences(first: Path, other: Path) -> list[Difference]:
-    ours, theirs = _special_tokens(first), _special_tokens(other)
-    if not ours or not theirs:
+    if not (_says_special_tokens(first) and _says_special_tokens(other)):
         return []
+    ours, theirs = _special_tokens(first), _special_tokens(other)
     found = [
-        Difference(f"tokenizer.{name}", f"{name}: {a!r} in {first}, {b!r} in {other}", fatal)
+        Difference(
+            f"tokenizer.{name}",
+            f"{name}: {_shown(a)} in {first}, {_shown(b)} in {other}",
+            fatal,
+        )
         for name, fatal in _SPECIAL_TOKENS.items()
-        if (a := ours.get(name)) != (b := theirs.get(name))
+        if (a := ours[name]) != (b := theirs[name])
     ]
     configs = [folder / "tokenizer_config.json" for folder in (first, other)]
     if all(path.is_file() for path in configs):
@@ -230,13 +298,40 @@ def _special_differences(first: Path, other: Path) -> list[Difference]:
     return found
 
 
+def _shown(token: str | None) -> str:
+    return "absent" if token is None else repr(token)
+
+
+def _says_special_tokens(folder: Path) -> bool:
+    """Whether a folder has a file that decides the special tokens, even by naming none."""
+    names = ("tokenizer_config.json", "special_tokens_map.json", "tokenizer.json")
+    return any((folder / name).is_file() for name in names)
+
+
 def _special_tokens(folder: Path) -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (folder / name).is_file():
-            content = read_json(folder / name)
-            found |= {key: _token_text(content[key]) for key in _SPECIAL_TOKENS if key in content}
-    return found
+    """The special tokens as transformers resolves them; None for one that there is not.
+
+    `special_tokens_map.json` goes before `tokenizer_config.json`, unless that lists its added
+    tokens (`added_tokens_decoder`): then it is complete, and the older file is not read.
+    """
+    told, older = (
+        read_json(path) if (path := folder / name).is_file() else {}
+        for name in ("tokenizer_config.json", "special_tokens_map.json")
+    )
+    effective = told if "added_tokens_decoder" in told else {**told, **older}
+    defaults = _CLASS_TOKENS.get(_tokenizer_class(folder, told), {})
+    return {
+        key: _token_text(effective[key]) if key in effective else defaults.get(key)
+        for key in _SPECIAL_TOKENS
+    }
+
+
+def _tokenizer_class(folder: Path, told: Mapping[str, Any]) -> str:
+    if isinstance(name := told.get("tokenizer_class"), str):
+        return name.removesuffix("Fast")
+    path = folder / "config.json"
+    family = str(read_json(path).get("model_type")) if path.is_file() else ""
+    return next((name for known, name in _FAMILY_CLASSES if known.fullmatch(family)), "")
 
 
 def _token_text(token: Any) -> str | None:

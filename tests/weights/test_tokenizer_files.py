@@ -167,6 +167,57 @@ def test_special_tokens(
     assert all(one.fatal == fatal for one in found)
 
 
+@pytest.mark.parametrize(
+    ("config", "older", "keys"),
+    [
+        # transformers lets the older file win ...
+        (NAMED, {"eos_token": "<p>"}, ["tokenizer.eos_token"]),
+        (NAMED, {"pad_token": {"content": "</s>"}}, ["tokenizer.pad_token"]),
+        ({**NAMED, "eos_token": "<p>"}, {"eos_token": "</s>"}, []),
+        # ... unless the newer one lists its added tokens.
+        ({**NAMED, "added_tokens_decoder": {}}, {"eos_token": "<p>"}, []),
+        ({}, None, [f"tokenizer.{kind}_token" for kind in ("bos", "eos", "pad", "unk")]),
+        ({}, NAMED, []),
+        (None, NAMED, []),
+    ],
+)
+def test_special_tokens_as_transformers_resolves_them(
+    tmp_path: Path, config: object, older: object, keys: list[str]
+) -> None:
+    files = {"tokenizer_config__json": config, "special_tokens_map__json": older}
+    a = folder(tmp_path / "a", tokenizer_config__json=NAMED)
+    b = folder(tmp_path / "b", **{name: one for name, one in files.items() if one is not None})
+    assert [one.key for one in compare_tokenizers(a, b)] == keys
+    assert [one.key for one in compare_tokenizers(b, a)] == keys
+
+
+def test_an_absent_token_is_that_of_the_class(tmp_path: Path) -> None:
+    """`gpt2` on the hub names no special token; every fine-tune of it does."""
+    end = "<|endoftext|>"
+    saved = {"bos_token": end, "eos_token": end, "unk_token": end}
+    a = folder(
+        tmp_path / "a", config__json={"model_type": "gpt2"}, tokenizer_config__json={"x": 1024}
+    )
+    b = folder(tmp_path / "b", tokenizer_config__json=saved)
+    c = folder(tmp_path / "c", config__json={"model_type": "llama"}, tokenizer_config__json={})
+    assert not compare_tokenizers(a, b)
+    assert [one.text for one in compare_tokenizers(c, b) if "eos" in one.key] == [
+        f"eos_token: absent in {c}, '<|endoftext|>' in {b}"
+    ]
+
+
+def test_the_flags_of_an_added_token_are_a_warning(tmp_path: Path) -> None:
+    (token,) = BPE["added_tokens"]
+    defaults = dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized"), False)
+    a = folder(tmp_path / "a", BPE)
+    b = folder(tmp_path / "b", {**BPE, "added_tokens": [{**token, "lstrip": True}]})
+    c = folder(tmp_path / "c", {**BPE, "added_tokens": [{**token, **defaults}]})
+    (found,) = compare_tokenizers(a, b)
+    assert (found.key, found.fatal) == ("tokenizer.added_tokens", False)
+    assert '"lstrip": true' in found.text and "<s>" in found.text
+    assert not compare_tokenizers(a, c)
+
+
 @pytest.mark.parametrize("name", ["tokenizer__model", "merges__txt", "vocab__txt", "vocab__json"])
 def test_files_of_slow_tokenizers(tmp_path: Path, name: str) -> None:
     """Fatal where they are what is read; beside an equal tokenizer.json a warning."""
