@@ -34,5 +34,9 @@ def with_scalar_head(model: Module) -> Module:
 
 @functools.cache
 def _scored(family: Any) -> Any:
-    """A model class of the body's own family, which knows its layers and how to checkpoint them."""
-    return type("ScalarHeadModel", (family,), {"__module__": __name__})
+    """A model class of the body's own family, which knows its layers and how to checkpoint them.
+
+    Transformers reads the source of its module to find out which kernels (of experts, of attention)
+    the class can use, so its module is that of the family.
+    """
+    return type("ScalarHeadModel", (family,), {"__module__": family.__module__})

@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import transformers
 
 from salsa_cli.errors import SalsaError
 from salsa_cli.models import forward
 from salsa_cli.models.forward import Module
 from salsa_cli.models.scalar_head import with_scalar_head
-from tests.support.families import ANSWERS, PROMPTS, build, read
+from tests.support.families import ANSWERS, PROMPTS, SMALL, build, read
 from tests.support.kinds import convolutional, llama
 
 # Transformers has no sequence classifier for the last three.
@@ -52,3 +53,21 @@ def test_a_model_without_an_output_embedding_is_refused() -> None:
     model.set_output_embeddings(None)
     with pytest.raises(SalsaError, match="a LlamaForCausalLM has no output embedding to replace"):
         with_scalar_head(model)
+
+
+@pytest.mark.parametrize("kind", ["GraniteMoe", "Olmoe", "Phimoe", "Mixtral"])
+def test_mixtures_of_experts_have_values(kind: str) -> None:
+    """In float32, the widest type that their grouped products of matrices take."""
+    settings = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    config = getattr(transformers, f"{kind}Config")(**{**SMALL, **settings})
+    torch.manual_seed(3)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    critic = with_scalar_head(model)
+    with torch.no_grad():
+        critic.score.weight.normal_()
+        found = forward.answer_values(critic, read())
+        for row, (prompt, answer) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
+            states = model.model(torch.tensor([prompt + answer])).last_hidden_state[0]
+            theirs = (states @ critic.score.weight.T)[len(prompt) - 1 : -1, 0]
+            ours = found[row, : len(theirs)]
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)  # float32 sums
