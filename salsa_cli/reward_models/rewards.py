@@ -1,7 +1,9 @@
 """Rewards: reward models and Python functions behind one interface that scores answers."""
 
+import functools
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, redirect_stdout
@@ -23,6 +25,7 @@ from salsa_cli.models.backbones import BackboneSource, Placement
 from salsa_cli.models.forward import Module
 from salsa_cli.models.loading import RewardModel
 from salsa_cli.models.tokenization import Answer
+from salsa_cli.reward_models.surroundings import Surroundings
 from salsa_cli.weights import folders
 
 
@@ -38,11 +41,12 @@ class FunctionScorer:
 
     name: str
     function: Callable[[list[Any], list[str]], Sequence[float]]
+    surroundings: Surroundings
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> torch.Tensor:
         """Call the function and check its scores."""
         try:
-            with _stdout_to_stderr():
+            with _stdout_to_stderr(), self.surroundings.entered():
                 given = self.function(
                     [data.prompt_json(prompt) for prompt in prompts],
                     [answer.text for answer in answers],
@@ -63,13 +67,38 @@ class FunctionScorer:
 
     def _numbers(self, given: object) -> list[float]:
         """The scores as numbers. Text and sets can be iterated, too, but are no scores."""
-        values = None if isinstance(given, str | bytes | Mapping | Set) else list(given)  # type: ignore[call-overload]
-        if values is None or any(isinstance(value, str | bytes) for value in values):
-            raise SalsaError(
-                f"{self.name} gave {type(given).__name__ if values is None else 'texts'}; expected "
-                "a list with one number per answer"
-            )
-        return [float(value) for value in values]
+        if inspect.iscoroutine(given):
+            given.close()  # else Python warns that it was never awaited
+        if isinstance(given, str | bytes | Mapping | Set) or not _iterable(given):
+            raise self._unexpected(_named(given))
+        values = list(given.detach() if isinstance(given, torch.Tensor) else given)  # type: ignore[call-overload]
+        if any(isinstance(value, str | bytes) for value in values):
+            raise self._unexpected("texts")
+        try:
+            return [float(value) for value in values]
+        except (TypeError, ValueError) as error:
+            shaped = getattr(given, "shape", None) is not None
+            items = "" if shaped else f" of {', '.join(sorted({_named(one) for one in values}))}"
+            raise self._unexpected(f"{_named(given)}{items}") from error
+
+    def _unexpected(self, found: str) -> SalsaError:
+        return SalsaError(f"{self.name} gave {found}; expected a list with one number per answer")
+
+
+def _iterable(value: object) -> bool:
+    try:
+        iter(value)  # type: ignore[call-overload]
+    except TypeError:
+        return False
+    return True
+
+
+def _named(value: object) -> str:
+    """A value by its type, with its shape if it has one."""
+    if value is None:
+        return "None"
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ + ("" if shape is None else f" of shape {list(shape)}")
 
 
 @dataclass(frozen=True)
@@ -225,7 +254,7 @@ def load(name: str, runtime: Runtime, source: BackboneSource = backbones.unshare
 
 def _load(name: str, runtime: Runtime, source: BackboneSource) -> Scorer:
     if is_function(name):
-        return FunctionScorer(name, _function(name))
+        return FunctionScorer(name, _function(name), _surroundings(name.rpartition(":")[0]))
     if members := folders.members(Path(name)):
         return MeanScorer(tuple(_load(str(member), runtime, source) for member in members))
     return loading.load_reward_model(
@@ -253,9 +282,15 @@ def _function(name: str) -> Callable[[list[Any], list[str]], Sequence[float]]:
     return found
 
 
+@functools.cache
+def _surroundings(place: str) -> Surroundings:
+    """Those of one module, which is imported once, however many of its functions are rewards."""
+    return Surroundings()
+
+
 def _module(name: str, place: str) -> ModuleType:
     try:
-        with _stdout_to_stderr():
+        with _stdout_to_stderr(), _surroundings(place).entered():
             if not place.endswith(".py"):
                 return importlib.import_module(place)
             spec = importlib.util.spec_from_file_location(Path(place).stem, place)

@@ -153,7 +153,14 @@ def test_a_function_that_fails_is_named(tmp_path: Path, body: str, words: str) -
         ("return {1.0, 2.0}", "gave set; expected"),
         ("return ['1.0', '2.0']", "gave texts; expected a list with one number per answer"),
         ("return [1e300, 1.0]", "no finite number in float32"),
-        ("return None", "failed: TypeError: 'NoneType' object is not iterable"),
+        ("return None", "gave None; expected a list with one number per answer"),
+        ("return 1.0", "gave float; expected a list with one number per answer"),
+        ("import torch; return torch.ones(2, 2)", "gave Tensor of shape [2, 2]; expected a list"),
+        ("import torch; return torch.tensor(1.0)", "gave Tensor of shape []; expected a list"),
+        ("import numpy; return numpy.ones((2, 3))", "gave ndarray of shape [2, 3]; expected"),
+        ("return [[1.0, 2.0], [3.0, 4.0]]", "gave list of list; expected a list with one number"),
+        ("return [None, 1.0]", "gave list of None, float; expected a list with one number"),
+        ("return (float(x) for x in ['1', 'one'])", "failed: ValueError: could not convert"),
         ("return [1.0]", "gave 1 scores for 2 answers"),
         ("a.clear(); return []", "gave 0 scores for 2 answers"),
         ("raise SystemExit(3)", "failed: SystemExit: 3"),
@@ -167,6 +174,23 @@ def test_what_is_no_list_of_scores_is_refused(tmp_path: Path, body: str, words: 
     with pytest.raises(SalsaError) as caught:
         rewards.load(name, start_runtime("cpu")).score(["p", "q"], [Answer("a"), Answer("b")])
     assert words in str(caught.value)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_coroutine_is_refused_without_a_warning_of_python(tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text("async def score(p, a):\n    return [1.0]\n")
+    scorer = rewards.load(f"{tmp_path / 'odd.py'}:score", start_runtime("cpu"))
+    with pytest.raises(SalsaError, match="gave coroutine; expected a list with one number per a"):
+        scorer.score(["p"], [Answer("a")])
+
+
+@pytest.mark.parametrize("made", ["torch.tensor([1.0, 2.0], requires_grad=True)", "[[1.0], [2.0]]"])
+def test_tensors_of_one_number_per_answer_are_scores(tmp_path: Path, made: str) -> None:
+    file = tmp_path / "odd.py"
+    given = made if made.startswith("torch") else f"torch.tensor({made})"
+    file.write_text(f"import torch\ndef score(p, a):\n    return {given}\n")
+    scorer = rewards.load(f"{file}:score", start_runtime("cpu"))
+    assert scorer.score(["p", "q"], [Answer("a"), Answer("b")]).tolist() == [1.0, 2.0]
 
 
 def test_what_a_function_prints_stays_off_stdout(
