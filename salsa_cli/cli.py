@@ -29,6 +29,7 @@ TERMINATED = 143
 
 SOUP, PPO, EVALUATE = "salsa_cli.soup", "salsa_cli.ppo", "salsa_cli.evaluate"
 PROBE = "salsa_cli.evaluation.probe"
+PROBE_ROWS = "salsa_cli.evaluation.probe_rows"
 TRAIN_RM, EVALUATE_RM = "salsa_cli.train_rm", "salsa_cli.reward_models.evaluation"
 VERDICT_FILES = "salsa_cli.evaluation.verdict_files"
 
@@ -69,6 +70,8 @@ def _check(config: Config) -> None:
     from salsa_cli.runs import inputs, run_folder  # numpy would slow --help down
 
     inputs.check(config)
+    if isinstance(probe := getattr(config, "probe", None), str):
+        import_module(PROBE_ROWS).check(probe)
     if not getattr(config, "resume", False) and config.output != Path():
         run_folder.check_output(config.output, config.force)
 

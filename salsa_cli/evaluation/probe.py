@@ -15,7 +15,7 @@ import torch
 from salsa_cli import data
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.devices.runtime import Runtime, start_runtime
-from salsa_cli.errors import UsageError
+from salsa_cli.errors import UsageError, one_line
 from salsa_cli.evaluation import landscape, probe_texts, weight_distances
 from salsa_cli.evaluation.landscape import Ingredients
 from salsa_cli.evaluation.probe_result import LinePoint, ProbeResult, barrier
@@ -56,7 +56,8 @@ def run(config: SoupConfig, report: Report) -> Result:
     plan = _plan(config, report)
     runtime = start_runtime("auto")
     ingredients = landscape.load(plan.folders, runtime)
-    texts = probe_texts.read(source, ingredients.model.tokenizer, _longest(plan.folders))
+    found = probe_texts.read(source, ingredients.model.tokenizer, _longest(plan.folders))
+    texts = found.texts
     report(Note(f"measuring {len(texts)} texts at {len(ALPHAS)} points of the line"))
     base = None if config.base is None else folders.resolve(config.base)
     first, second = plan.ingredients
@@ -78,6 +79,9 @@ def run(config: SoupConfig, report: Report) -> Result:
         stored=stored,
         seconds=time.monotonic() - began,
         output=str(config.output) if writes else None,
+        texts_cut=found.cut,
+        texts_left_out=found.left_out,
+        longest=found.longest,
     )
     if writes:
         _write(config, plan, source, result)
@@ -89,8 +93,14 @@ def _plan(config: SoupConfig, report: Report) -> SoupPlan:
     plan = model_planning.prepare(config, report)
     if plan.config_name != "config.json":
         raise UsageError(
-            "--probe measures whole models, not LoRA adapters; merge each into its base first"
+            "--probe measures whole models, not LoRA adapters; merge each into its base first: "
+            "salsa soup ADAPTER --merge-into BASE -o MERGED"
         )
+    for folder in plan.folders:
+        if (kind := shapes.other_kind(folder)) is not None:
+            raise UsageError(
+                f"--probe measures causal language models only; {folder} is a {one_line(kind)}"
+            )
     return plan
 
 

@@ -21,6 +21,8 @@ BARRIER = 0.05
 Fine-tunes of one base have none or a negative one (Frankle et al. 2020, Wortsman et al. 2022); it
 must be twice its standard error as well.
 """
+FEWEST_TEXTS = 5
+"""Texts from which a standard error over texts is worth a verdict."""
 FEW_UNITS = 4
 """Units in the last place up to which few stored numbers lie between two models."""
 
@@ -76,17 +78,28 @@ class ProbeResult:
     line: tuple[LinePoint, ...]
     barrier: float
     barrier_alpha: float
-    barrier_error: float
+    barrier_error: float | None
     groups: tuple[LayerGroup, ...]
     stored: StoredDistance
     seconds: float
     output: str | None = None
+    texts_cut: int = 0
+    texts_left_out: int = 0
+    longest: int | None = None
 
     @property
-    def verdict(self) -> Word:
-        """`not-connected`: a barrier. `too-close`: the soup is the model. Otherwise `good`."""
-        if self.barrier > BARRIER and self.barrier > 2 * self.barrier_error:
+    def verdict(self) -> Word | None:
+        """`not-connected`: a barrier. `too-close`: the soup is the model. Otherwise `good`.
+
+        None if there is too little data to tell a barrier from none.
+        """
+        if self.barrier_error is None or self.texts < FEWEST_TEXTS:
+            return None
+        double = 2 * self.barrier_error
+        if self.barrier > BARRIER and self.barrier > double:
             return "not-connected"
+        if double > BARRIER and self.barrier + double > BARRIER:
+            return None
         middle = self.middle
         return "too-close" if max(middle.kl_a, middle.kl_b) < TOO_CLOSE else "good"
 
@@ -105,6 +118,8 @@ class ProbeResult:
                     f"{figure(self.barrier)} nats a token against the straight line between the "
                     "models; it is worse than both would suggest. Average models of one base"
                 )
+            case None:
+                return f"too little data: {self._too_little()}"
             case "too-close":
                 return (
                     f"too close: the soup is the model (KL at most {kl}); averaging changes "
@@ -116,6 +131,43 @@ class ProbeResult:
                     f"0.5 that differs from both (KL {figure(middle.kl_a)} from A, "
                     f"{figure(middle.kl_b)} from B a token)"
                 )
+
+    def _too_little(self) -> str:
+        if self.texts < FEWEST_TEXTS:
+            return (
+                f"{_texts(self.texts)}, from which no standard "
+                f"error can be told; give at least {FEWEST_TEXTS}, better 100 or more"
+            )
+        return (
+            f"the standard error of the barrier is {figure(self.barrier_error or 0)} nats a token, "
+            f"and a verdict needs at most {figure(BARRIER / 2)}; give more or longer texts"
+        )
+
+    @property
+    def error_text(self) -> str:
+        """The standard error of the barrier, for people."""
+        return "unknown" if self.barrier_error is None else figure(self.barrier_error)
+
+    def cutoff(self) -> str:
+        """What the verdict is decided by."""
+        return (
+            f"not connected: a barrier above {BARRIER:g} nats a token and above two standard "
+            f"errors; too close: KL below {TOO_CLOSE:g} nats a token at alpha 0.5; no verdict on "
+            f"fewer than {FEWEST_TEXTS} texts, or where twice the standard error exceeds "
+            f"{BARRIER:g} and could hide a barrier"
+        )
+
+    def shortened(self) -> str | None:
+        """How many texts were cut; None if all were measured whole."""
+        if not (self.texts_cut or self.texts_left_out):
+            return None
+        counts = (
+            (self.texts_cut, "longer than {} tokens: cut there"),
+            (self.texts_left_out, "left out: no token to measure within {} tokens"),
+        )
+        return "; ".join(
+            f"{_texts(count)} {what.format(self.longest)}" for count, what in counts if count
+        )
 
     def staircase(self) -> str | None:
         """What few units in the last place mean for the line; None if there are many."""
@@ -131,7 +183,12 @@ class ProbeResult:
 
     def record(self) -> Mapping[str, object]:
         """The object that `--json` prints."""
-        found = {**asdict(self), "verdict": self.verdict, "sentence": self.sentence()}
+        found = {
+            **asdict(self),
+            "verdict": self.verdict,
+            "sentence": self.sentence(),
+            "cutoff": self.cutoff(),
+        }
         found["stored"] = {**asdict(self.stored), "staircase": self.stored.is_staircase}
         return found
 
@@ -148,14 +205,20 @@ class ProbeResult:
         ]
         lines = [
             ", ".join(names),
-            f"{self.texts} texts, {self.tokens:,} tokens; barrier {figure(self.barrier)} nats a "
-            f"token at alpha {self.barrier_alpha:g} (standard error {figure(self.barrier_error)})",
+            f"{_texts(self.texts)}, {self.tokens:,} tokens; barrier {figure(self.barrier)} nats a "
+            f"token at alpha {self.barrier_alpha:g} (standard error {self.error_text})",
+            *([cut] if (cut := self.shortened()) else []),
             "weights by group of layers:",
             *groups,
             *([note] if (note := self.staircase()) else []),
             self.sentence(),
+            f"({self.cutoff()})",
         ]
         return "\n".join(lines), Table(COLUMNS, line_rows(self.line))
+
+
+def _texts(count: int) -> str:
+    return "1 text" if count == 1 else f"{count:,} texts"
 
 
 COLUMNS = ("alpha", "NLL", "KL(A||soup)", "KL(B||soup)", "A, per answer", "B, per answer")
@@ -178,7 +241,7 @@ def line_rows(line: Sequence[LinePoint]) -> list[tuple[str, ...]]:
 
 def barrier(
     alphas: Sequence[float], nll: Sequence[Sequence[float]], lengths: Sequence[int]
-) -> tuple[float, float, float]:
+) -> tuple[float, float, float | None]:
     """The highest point of the line above the straight one between its ends.
 
     barrier = max over alpha of NLL(alpha) - (1 - alpha) NLL(0) - alpha NLL(1), of means per token
@@ -190,10 +253,10 @@ def barrier(
         lengths: tokens of each text.
 
     Returns:
-        The barrier, the alpha at which it is, and its standard error over texts (0 for one text).
+        The barrier, its alpha, and its standard error over texts (None for one text).
     """
     tokens = sum(lengths)
-    best = (float("-inf"), 0.5, 0.0)
+    best: tuple[float, float, float | None] = (float("-inf"), 0.5, None)
     for alpha, sums in zip(alphas, nll, strict=True):
         if alpha in (0, 1):
             continue
@@ -206,5 +269,5 @@ def barrier(
         count = len(off)
         error = (sum(x * x for x in off) * count / max(1, count - 1)) ** 0.5 / tokens
         if mean > best[0]:
-            best = (mean, alpha, error if count > 1 else 0.0)
+            best = (mean, alpha, error if count > 1 else None)
     return best

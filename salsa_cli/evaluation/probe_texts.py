@@ -1,14 +1,13 @@
 """Held-out texts for a probe: whole texts, or answers to prompts, as token ids."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from salsa_cli import data
 from salsa_cli.data import Source
 from salsa_cli.errors import SalsaError, during
+from salsa_cli.evaluation.probe_rows import answer_text, has_text
 from salsa_cli.models.tokenization import Answer, Tokenizer, prompt_ids, scored_ids
 
-ANSWERS = ("completion", "chosen", "answer", "response", "output")
 LONGEST = 2048
 """Tokens of a text that are read at most."""
 
@@ -26,7 +25,20 @@ class ProbeText:
         return len(self.ids) - self.start
 
 
-def read(source: Source, tokenizer: Tokenizer, longest: int) -> list[ProbeText]:
+@dataclass(frozen=True)
+class ProbeTexts:
+    """The texts that are measured; of `cut` ones only the first `longest` tokens.
+
+    In the `left_out` ones no token is left to measure.
+    """
+
+    texts: tuple[ProbeText, ...]
+    cut: int
+    left_out: int
+    longest: int
+
+
+def read(source: Source, tokenizer: Tokenizer, longest: int) -> ProbeTexts:
     """The texts of a data source, cut to `longest` tokens.
 
     A row has a `text`, or `messages` that end with the assistant's turn, or a `prompt` with an
@@ -37,19 +49,21 @@ def read(source: Source, tokenizer: Tokenizer, longest: int) -> list[ProbeText]:
     """
     found = [_text(source, row, tokenizer) for row in range(len(source.rows))]
     cut = [ProbeText(one.ids[:longest], one.start) for one in found]
-    kept = [one for one in cut if one.count > 0]
+    kept = tuple(one for one in cut if one.count > 0)
     if not kept:
         raise SalsaError(f"{source.name}: no text in it has a token to predict")
-    return kept
+    shortened = sum(len(one.ids) > longest > one.start for one in found)
+    return ProbeTexts(kept, shortened, len(found) - len(kept), longest)
 
 
 def _text(source: Source, index: int, tokenizer: Tokenizer) -> ProbeText:
     row = source.rows[index]
-    if isinstance(text := row.get("text"), str) and "prompt" not in row:
+    if has_text(row):
+        text = str(row["text"])
         ids = tokenizer.encode(text)
         return ProbeText(tuple(ids), 1)
     prompt = data.prompt(source, index)
-    answer = Answer(_answer(source, index))
+    answer = Answer(answer_text(source, index))
     with during(f"{source.name}, row {index + 1}"):
         before = prompt_ids(tokenizer, prompt)
         whole = scored_ids(tokenizer, prompt, answer)
@@ -58,20 +72,3 @@ def _text(source: Source, index: int, tokenizer: Tokenizer) -> ProbeText:
         min(len(before), len(whole)),
     )
     return ProbeText(tuple(whole), max(1, start))
-
-
-def _answer(source: Source, index: int) -> str:
-    row = source.rows[index]
-    for name in (*ANSWERS, "messages"):
-        value = row.get(name)
-        if isinstance(value, str) and value:
-            return value
-        if isinstance(value, Sequence) and value and not isinstance(value, str):
-            last = data.conversation(source, index, name, value)[-1]
-            if last.role == "assistant":
-                return last.content
-    raise source.error(
-        index,
-        "no text and no answer; expected a column 'text', or 'prompt' with one of "
-        f"{', '.join(ANSWERS)}",
-    )

@@ -10,9 +10,11 @@ import torch
 from transformers import (
     AutoConfig,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from salsa_cli.errors import SalsaError
 from salsa_cli.models import assembly
+from salsa_cli.records import read_json
 from salsa_cli.weights import folders, weight_files
 
 _POSITION_TABLE = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings?|positions_embed)\.")
@@ -53,6 +55,20 @@ def context_length(folder: Path) -> int | None:
     """The most tokens that a model can read; None where its configuration does not say."""
     limit = getattr(text_config(folder), "max_position_embeddings", None)
     return int(limit) if limit else None
+
+
+def other_kind(folder: Path) -> str | None:
+    """What a model is that is no causal language model, by its config.json; None for one."""
+    settings = read_json(folder / "config.json")
+    named = settings.get("architectures")
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if isinstance(named, list) and named:
+        kind = str(named[0])
+        is_causal = kind in known.values() or kind.endswith(("ForCausalLM", "LMHeadModel"))
+    else:
+        kind = str(settings.get("model_type"))
+        is_causal = kind in known
+    return None if is_causal or "auto_map" in settings else kind
 
 
 def position_limit(folder: Path) -> int | None:

@@ -181,6 +181,16 @@ def test_what_has_no_effect_is_refused(changes: dict[str, Any], says: str) -> No
         SoupConfig(**settings)
 
 
+@pytest.mark.parametrize("kind", ["T5ForConditionalGeneration", "BertForSequenceClassification"])
+def test_another_kind_of_model_is_named(base: Path, texts: Path, tmp_path: Path, kind: str) -> None:
+    pair = [shutil.copytree(base, tmp_path / name) for name in "ab"]
+    for folder in pair:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": [kind]}))
+    with pytest.raises(UsageError, match=rf"causal language models only; .*/a is a {kind}"):
+        run(texts, *pair)
+
+
 def test_a_tied_model_and_one_with_a_head_of_its_own(texts: Path, tmp_path: Path) -> None:
     tied, own = (
         tiny.save_language_model(

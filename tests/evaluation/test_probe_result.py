@@ -12,10 +12,12 @@ from salsa_cli.evaluation.probe_result import (
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def result(middle_kl: float, height: float, error: float = 0.0) -> ProbeResult:
+def result(
+    middle_kl: float, height: float, error: float | None = 0.0, texts: int = 9
+) -> ProbeResult:
     line = tuple(LinePoint(a, 1.0, middle_kl, middle_kl, 0.0, 0.0) for a in ALPHAS)
     stored = StoredDistance("F32", 0.0, 0.0, 0.0)
-    return ProbeResult(("a", "b"), 2, 10, line, height, 0.5, error, (), stored, 1.0)
+    return ProbeResult(("a", "b"), texts, 10, line, height, 0.5, error, (), stored, 1.0)
 
 
 def test_a_barrier_by_hand() -> None:
@@ -33,7 +35,7 @@ def test_a_barrier_by_hand() -> None:
 
 def test_a_line_that_sags_has_a_negative_barrier() -> None:
     nll = [(4.0,), (3.5,), (3.0,), (3.5,), (4.0,)]
-    assert barrier(ALPHAS, nll, [2]) == (-0.25, 0.25, 0.0)
+    assert barrier(ALPHAS, nll, [2]) == (-0.25, 0.25, None)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +44,9 @@ def test_a_line_that_sags_has_a_negative_barrier() -> None:
         (0.1, -0.01, 0.0, "good"),
         (0.1, 0.04, 0.0, "good"),
         (0.1, 0.06, 0.01, "not-connected"),
-        (0.1, 0.06, 0.05, "good"),  # within its error
+        (0.1, 0.0, 0.025, "good"),
+        (0.1, -0.3, 0.1, "good"),
+        (0.1, 0.5, 0.2, "not-connected"),
         (1e-5, 0.0, 0.0, "too-close"),
         (1e-5, 0.2, 0.01, "not-connected"),
     ],
@@ -51,6 +55,25 @@ def test_verdicts(kl: float, height: float, error: float, verdict: str) -> None:
     found = result(kl, height, error)
     assert found.verdict == verdict
     assert found.sentence().startswith(verdict.replace("-", " "))
+
+
+@pytest.mark.parametrize(
+    ("height", "error", "texts", "says"),
+    [
+        (0.06, 0.05, 9, "the standard error of the barrier is 0.050 nats a token"),
+        (0.0, 0.03, 9, "a verdict needs at most 0.025"),
+        (9.0, None, 1, "1 text, from which"),
+        (9.0, 0.0, 4, "4 texts, from which"),
+    ],
+)
+def test_too_little_data_gets_no_verdict(
+    height: float, error: float | None, texts: int, says: str
+) -> None:
+    found = result(0.1, height, error, texts)
+    assert found.verdict is None and found.record()["verdict"] is None
+    assert found.sentence().startswith("too little data: ") and says in found.sentence()
+    assert "a barrier above 0.05 nats a token" in found.summary()[0]
+    assert ("standard error unknown" in found.summary()[0]) == (error is None)
 
 
 def test_few_units_in_sixteen_bits_are_a_staircase() -> None:

@@ -14,7 +14,7 @@ THE, CAT, SAT, END = WORD["the"], WORD["cat"], WORD["sat"], 2
 
 
 def texts(*rows: dict[str, Any], longest: int = 100) -> list[ProbeText]:
-    return read(Source("texts.jsonl", list(rows)), tiny.tokenizer(), longest)
+    return list(read(Source("texts.jsonl", list(rows)), tiny.tokenizer(), longest).texts)
 
 
 def test_a_whole_text_is_measured_from_its_second_token() -> None:
@@ -26,6 +26,18 @@ def test_a_whole_text_is_measured_from_its_second_token() -> None:
 def test_an_answer_is_measured_with_its_end(column: str) -> None:
     (found,) = texts({"prompt": "the cat", column: " sat"})
     assert found == ProbeText((THE, CAT, SAT, END), 2) and found.count == 2
+
+
+def test_what_is_cut_is_counted() -> None:
+    rows = [
+        {"text": "the cat sat"},
+        {"text": "the cat"},
+        {"prompt": "the cat", "answer": " sat"},
+        {"prompt": "the cat", "answer": " the cat"},
+    ]
+    found = read(Source("texts.jsonl", rows), tiny.tokenizer(), 2)
+    assert [len(one.ids) for one in found.texts] == [2, 2]
+    assert (found.cut, found.left_out, found.longest) == (1, 2, 2)
 
 
 def test_text_without_an_answer_is_refused() -> None:

@@ -29,14 +29,15 @@ def page(result: ProbeResult) -> pages.Page:
         f"salsa soup --probe: {a} and {b}",
         (
             pages.Callout(f"{verdict.capitalize()}:", reason, kind),
+            pages.Callout("The cutoffs.", result.cutoff()),
+            *([pages.Callout("Shortened.", cut)] if (cut := result.shortened()) else []),
             *([pages.Callout("A staircase.", staircase)] if staircase else []),
             pages.KeyFigures(
                 (
                     pages.KeyFigure(
                         "barrier, nats a token",
                         figure(result.barrier),
-                        f"at alpha {result.barrier_alpha:g}, "
-                        f"standard error {figure(result.barrier_error)}",
+                        f"at alpha {result.barrier_alpha:g}, standard error {result.error_text}",
                     ),
                     pages.KeyFigure("KL(A||soup) a token", figure(result.middle.kl_a), "alpha 0.5"),
                     pages.KeyFigure("KL(B||soup) a token", figure(result.middle.kl_b), "alpha 0.5"),
