@@ -96,7 +96,9 @@ def run(config: SoupConfig, report: Report) -> Result:
     identity = _identity(plan, config)
     draft = run_folder.partial_folder(config.output)
     earlier = journal.read(draft, identity, len(plan.streamed)) if config.resume else []
-    report(Note(f"averaging {len(plan.folders)} models into {len(plan.tensors)} tensors"))
+    count = len(plan.folders)
+    named = f"averaging {count} models" if count > 1 else "merging one adapter"
+    report(Note(f"{named} into {len(plan.tensors)} tensors"))
     left_out = tuple(name for one in plan.companions for name in one.left_out)
     if left_out:
         report(Note(f"left out of {plan.template}: {', '.join(map(one_line, left_out))}"))

@@ -93,8 +93,8 @@ class SoupConfig(Config):
     merge_into: Annotated[
         str | None,
         Setting(
-            "For LoRA adapters: merge their average into this base model and write the "
-            "whole model.",
+            "For LoRA adapters, or for a single one: merge their average into this base model and "
+            "write the whole model.",
             metavar="BASE",
             names="model",
         ),
@@ -158,8 +158,11 @@ class SoupConfig(Config):
         count = len(self.models)
         if self.probe is not None:
             self._check_probe()
-        if count < 2:
-            raise UsageError(f"a soup needs two models or more; found {count}")
+        if count < 1 or (count == 1 and self.merge_into is None):
+            raise UsageError(
+                f"a soup needs two models or more; found {count} (--merge-into BASE merges a "
+                "single LoRA adapter, too)"
+            )
         if self.alpha is not None and self.weights is not None:
             raise UsageError("--alpha and --weights are two ways to say the same; give one of them")
         if self.alpha is not None and count != 2:

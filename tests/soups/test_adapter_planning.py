@@ -132,3 +132,21 @@ def test_a_bad_pattern_is_named(pair: tuple[Path, Path], tmp_path: Path, key: st
     edit(pair[1], **{key: {"q_proj(": 2}})
     with pytest.raises(SalsaError, match=r"b: adapter_config.json has the pattern 'q_proj\('"):
         soup.run(configure(tmp_path / "ref", *pair), silent)
+
+
+def test_one_adapter_is_merged_by_itself(
+    world: World, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """What a probe of adapters advises; two copies of one adapter are that adapter."""
+    for name, models in (("one", pair[:1]), ("two", (pair[0], pair[0]))):
+        soup.run(configure(tmp_path / name, *models, merge_into=str(world.a)), silent)
+    ours, theirs = (load_file(tmp_path / one / "model.safetensors") for one in ("one", "two"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    base = load_file(world.a / "model.safetensors")
+    assert {name for name in base if not torch.equal(base[name], ours[name])} == {f"{Q}.weight"}
+    factors = load_file(pair[0] / "adapter_model.safetensors")
+    left, right = (factors[f"base_model.model.{Q}.lora_{one}.weight"].double() for one in "BA")
+    expected = base[f"{Q}.weight"].double() + 2 * left @ right
+    assert torch.equal(ours[f"{Q}.weight"], expected.to(ours[f"{Q}.weight"].dtype))
+    with pytest.raises(UsageError, match=r"needs two models or more; found 1 \(--merge-into BASE"):
+        configure(tmp_path / "none", pair[0])
