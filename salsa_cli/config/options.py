@@ -82,6 +82,12 @@ class _Commands(TyperGroup):
 
     run: Run
 
+    def format_help(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
+        """Print the help, in which no option has a value."""
+        for param in self.get_params(ctx):
+            param.metavar = ""
+        super().format_help(ctx, formatter)
+
     def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:  # type: ignore[override]
         if args[0] not in COMMANDS:
             if ctx.resilient_parsing:
