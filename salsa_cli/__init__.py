@@ -1,3 +1,3 @@
 """RLHF with PPO in which the reference model is a first-class argument."""
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
