@@ -177,7 +177,7 @@ def test_functions_that_fail(world: World, tmp_path: Path) -> None:
         ("short", "gave 1 scores for"),
         ("nan", "no finite number"),
         ("crash", "failed: ZeroDivisionError"),
-        ("huge", "the score of a on question 1 is inf; expected a finite number in float32"),
+        ("huge", "gave a score that is no finite number in float32"),
         ("absent", "has no function 'absent'"),
     ):
         judge = f"python:{source}:{name}"
