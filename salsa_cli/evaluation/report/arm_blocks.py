@@ -10,7 +10,7 @@ from salsa_cli.evaluation.verdicts.verdict import short_name
 from salsa_cli.pages.charts import Estimate, IntervalChart
 from salsa_cli.pages.scales import Axis
 
-_MOST = 6
+_MOST, _MOST_ROWS = 6, 12
 _NOTE = "95 % intervals over runs and prompts"
 
 
@@ -31,12 +31,13 @@ def blocks(arms: ArmResults) -> list[pages.Block]:
         found.append(pages.Prose("\n\n".join(arms.remarks)))
     if charts:
         found.append(pages.Grid(charts))
-    if arms.pairs:
-        cells = [arm_tables.pair_cells(row) for row in arms.pairs]
-        found.append(pages.DataTable(arm_tables.PAIR_COLUMNS, cells, names=4))
     if arms.rows:
         cells = [arm_tables.arm_cells(row) for row in arms.rows]
         found.append(pages.DataTable(arm_tables.ARM_COLUMNS, cells, names=2))
+    if arms.pairs:
+        cells = [arm_tables.pair_cells(row) for row in arms.pairs]
+        table = pages.DataTable(arm_tables.PAIR_COLUMNS, cells, names=4)
+        found += folded(f"All {len(cells)} differences", table)
     found.append(pages.Details("Two-level bootstrap", [_bootstraps(arms)]))
     return found
 
@@ -49,6 +50,11 @@ def told(sentences: Sequence[str]) -> list[pages.Block]:
     if rest := sentences[_MOST:]:
         found.append(pages.Details(f"{len(rest)} more", [pages.Prose("\n\n".join(rest))]))
     return found
+
+
+def folded(summary: str, table: pages.DataTable) -> list[pages.Block]:
+    """A table, behind a fold if it is long."""
+    return [table] if len(table.rows) <= _MOST_ROWS else [pages.Details(summary, [table])]
 
 
 def figures(result: EvalResult) -> pages.KeyFigures:

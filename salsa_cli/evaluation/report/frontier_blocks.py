@@ -37,7 +37,14 @@ def blocks(result: EvalResult) -> list[pages.Block]:
         ),
         pages.Grid([_chart(result, judge, anchor) for judge, anchor in keys]),
         *arm_blocks.told(found.sentences),
-        *([pages.DataTable(columns, table, names=4)] if table else []),
+        *(
+            arm_blocks.folded(
+                f"All {len(table)} comparisons at equal KL and at equal score",
+                pages.DataTable(columns, table, names=4),
+            )
+            if table
+            else []
+        ),
         pages.Details("All points", [_points(found)]),
     ]
 

@@ -110,7 +110,8 @@ class ArmPairRow:
 class ArmResults:
     """What is known of the arms; nothing where single models are compared.
 
-    `sentences` say what the pairs show, one each; `remarks` for what the intervals stand.
+    `sentences` say what the pairs show, one each, the significant ones first; `remarks` for what
+    the intervals stand.
     """
 
     rows: tuple[ArmRow, ...] = ()
@@ -140,7 +141,7 @@ def of(
     return ArmResults(
         score_rows(compared, scores, drawn),
         pairs,
-        tuple(map(sentence, pairs)),
+        tuple(map(sentence, sorted(pairs, key=lambda row: not row.decided))),
         remarks(compared),
     )
 
@@ -337,7 +338,7 @@ def _needed(row: ArmPairRow) -> str:
     if row.runs_needed is None:
         return "No number of runs would show a difference of this size with so few prompts."
     if row.runs_needed <= min(row.runs_a, row.runs_b):
-        return "So many runs show a difference of this size, but not after Holm's correction."
+        return "It would be significant alone, but not after the correction for all pairs (Holm)."
     return (
         f"To show a difference of this size would take about {row.runs_needed} runs an arm "
         "(80 % power)."

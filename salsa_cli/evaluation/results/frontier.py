@@ -137,7 +137,7 @@ def of(
                 of_judge += found
                 lines += missing
         rows += _corrected(of_judge)
-    told = [_sentence(row) for row in rows]
+    told = [_sentence(row) for row in sorted(rows, key=lambda row: not row.pair.decided)]
     return (
         Frontier(tuple(points), tuple(curves), tuple(rows), (*told, *lines, *_axes(rows)))
         if several
