@@ -33,6 +33,8 @@ from salsa_cli.weights.adapters import (
     without_copies,
 )
 from salsa_cli.weights.quantization import refuse_quantised
+from salsa_cli.weights.shared_tensors import are_equal
+from salsa_cli.weights.tied_embeddings import Tie
 from salsa_cli.weights.weight_files import ADAPTERS, WeightFiles
 
 
@@ -112,7 +114,7 @@ def _plan_merge(
     config: SoupConfig,
     report: Report,
 ) -> SoupPlan:
-    base = _open_base(folder, adapters, report)
+    adapters, base = _open_base(folder, adapters, report)
     weights = base.weights
     reasons = _misfits(adapters, weights, base.modules, base.wholes)
     refuse((), reasons, f"adapters of {folder}", config)
@@ -132,16 +134,20 @@ def _plan_merge(
     )
 
 
-def _open_base(folder: Path, adapters: Sequence[Adapter], report: Report) -> Base:
+def _open_base(
+    folder: Path, adapters: tuple[Adapter, ...], report: Report
+) -> tuple[tuple[Adapter, ...], Base]:
     """Open the base; one whose embeddings are tied is untied if the adapters change one of them.
 
-    An adapter of a tied model changes only the side that it is for: the input or the output.
+    An adapter of a tied model changes only the side that it is for: the input or the output. With
+    `ensure_weight_tying` it changes both alike and stores both: then one of them is dropped from
+    the adapters, and the base stays tied.
     """
     weights = weight_files.open_weight_files(folder)
     refuse_quantised({folder: weights})
     settings: dict[str, JSON] = read_json(folder / "config.json")
     tie = tied_embeddings.find(weights, settings)
-    if tie is not None and not all(one.config.get("ensure_weight_tying") for one in adapters):
+    if tie is not None and not _stays_tied(adapters, tie):
         untied = tied_embeddings.untie(weights, tie)
         found = _match(untied, settings, adapters)
         changed = {tie.embedding, tie.head} & {*found.modules, *found.wholes}
@@ -152,7 +158,9 @@ def _open_base(folder: Path, adapters: Sequence[Adapter], report: Report) -> Bas
                     f"tied: the result stores {tie.head} of its own (tie_word_embeddings: false)"
                 )
             )
-            return replace(found, config=tied_embeddings.untied_config(settings))
+            return adapters, replace(found, config=tied_embeddings.untied_config(settings))
+    if tie is not None:
+        adapters = tuple(_without_tied_copy(one, tie) for one in adapters)
     found = _match(weights, settings, adapters)
     changed = {*found.modules, *found.wholes}
     if tie is None and tied_embeddings.is_tied_elsewhere(weights, settings, changed):
@@ -161,7 +169,37 @@ def _open_base(folder: Path, adapters: Sequence[Adapter], report: Report) -> Bas
             "architecture that salsa cannot untie; average the adapters without --merge-into, or "
             "untie the base first (in transformers: `tie_word_embeddings=False`) and merge into it"
         )
-    return found
+    return adapters, found
+
+
+def _stays_tied(adapters: Sequence[Adapter], tie: Tie) -> bool:
+    """Whether all adapters change both embeddings alike, or were saved as if they did.
+
+    Those that store both in full must store the same values twice.
+    """
+    for one in adapters:
+        saved = _saved_pair(one, tie)
+        if not one.config.get("ensure_weight_tying"):
+            return False
+        if module_of(tie.head, one.factors):
+            return False
+        if len(saved) == 2:
+            stored = replace(one.weights, tensors=dict(one.others))
+            if not are_equal(stored, saved[0], saved[1]):
+                return False
+        elif saved and base_name(saved[0]) == tie.head:
+            return False
+    return True
+
+
+def _saved_pair(adapter: Adapter, tie: Tie) -> list[str]:
+    """The names under which an adapter stores the embeddings in full."""
+    return [name for name in adapter.others if base_name(name) in (tie.embedding, tie.head)]
+
+
+def _without_tied_copy(adapter: Adapter, tie: Tie) -> Adapter:
+    others = {name: s for name, s in adapter.others.items() if base_name(name) != tie.head}
+    return replace(adapter, others=others)
 
 
 def _match(weights: WeightFiles, settings: Mapping[str, JSON], adapters: Sequence[Adapter]) -> Base:

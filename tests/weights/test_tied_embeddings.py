@@ -66,6 +66,38 @@ def test_the_merged_model_computes_what_the_adapter_does(
     assert torch.allclose(logits(merged), logits(by_peft), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("settings", "equal"),
+    [
+        ({"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}, True),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}, False),
+        ({"target_modules": ["embed_tokens", "q_proj"]}, True),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_adapters_that_peft_keeps_tied(
+    tmp_path: Path, settings: dict[str, Any], equal: bool
+) -> None:
+    base = tiny.save_language_model(tmp_path / "base", seed=1, tie_word_embeddings=True)
+    one = adapter(tmp_path / "a", base, 3, ensure_weight_tying=True, **settings)
+    saved = load_file(one / "adapter_model.safetensors")
+    copies = [name for name in saved if name.endswith(("lm_head.weight", "embed_tokens.weight"))]
+    if not equal:
+        saved[next(name for name in copies if "lm_head" in name)] *= 2
+        save_file(saved, one / "adapter_model.safetensors")
+    config = SoupConfig(models=(str(one), str(one)), merge_into=str(base), output=tmp_path / "ref")
+    soup.run(config, silent)
+    told = json.loads((tmp_path / "ref" / "config.json").read_text())
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "ref")
+    if "modules_to_save" in settings:
+        assert told["tie_word_embeddings"] is equal
+        embedding, head = merged.model.embed_tokens.weight, merged.lm_head.weight
+        assert torch.equal(head, embedding * (1 if equal else 2))
+    if equal:
+        by_peft = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), one)
+        assert torch.allclose(logits(merged), logits(by_peft), rtol=1e-4, atol=1e-4)
+
+
 def test_adapters_of_other_modules_leave_the_base_tied(tmp_path: Path) -> None:
     base = tiny.save_language_model(tmp_path / "base", seed=1, tie_word_embeddings=True)
     one = adapter(tmp_path / "a", base, 3, target_modules=["q_proj"])
