@@ -9,6 +9,7 @@ from salsa_cli.data import Prompt
 from salsa_cli.errors import SalsaError, during
 from salsa_cli.formatting import counted
 from salsa_cli.models import shapes
+from salsa_cli.models.shapes import RotarySwitch
 from salsa_cli.models.tokenization import Tokenizer, check_rendering, end_token, row_ids
 
 
@@ -19,15 +20,21 @@ class Limits:
     Attributes:
         tokens: token ids from 0 that it has an embedding of.
         positions: tokens of a row at most; None where no table limits it.
+        rotary: lengths that the rows of a run must not lie on both sides of.
     """
 
     tokens: int
     positions: int | None
+    rotary: tuple[RotarySwitch, ...] = ()
 
     @classmethod
     def of(cls, folder: Path) -> Self:
         """The limits of a model, from its configuration and the names of its weights."""
-        return cls(shapes.vocabulary_size(folder), shapes.position_limit(folder))
+        return cls(
+            shapes.vocabulary_size(folder),
+            shapes.position_limit(folder),
+            shapes.rotary_switches(folder),
+        )
 
     def pad(self, given: int | None, end: int) -> int:
         """The token that pads batches: `given`, or `end` if the model has no such token.
@@ -49,6 +56,14 @@ class Limits:
                 raise SalsaError(
                     f"a prompt with its answer has {len(ids)} tokens, and the model has positions "
                     f"for {self.positions}; expected shorter answers, or a model with more"
+                )
+        lengths = [len(ids) for ids in rows]
+        for switch in self.rotary:
+            if lengths and switch.separates(min(lengths), max(lengths)):
+                raise SalsaError(
+                    f"{_depends(switch)}; prompts with answers have {min(lengths)} to "
+                    f"{max(lengths)} tokens. Expected shorter prompts or answers: at most "
+                    f"{switch.length} tokens together"
                 )
 
 
@@ -83,7 +98,7 @@ def check_prompts(
         if (end := end_token(tokenizer)) >= limits.tokens:
             raise SalsaError(_unknown(tokenizer, end, limits.tokens, "every answer ends with"))
         known = max(tokenizer.get_vocab().values(), default=0) < limits.tokens
-        if known and limits.positions is None:
+        if known and limits.positions is None and not limits.rotary:
             return
         ids_of = dict(enumerate(row_ids(tokenizer, prompts, source), start=1))
         rows = {row: ids for row, ids in ids_of.items() if used is None or row in used}
@@ -93,6 +108,8 @@ def check_prompts(
                 raise SalsaError(_unknown(tokenizer, max(ids), limits.tokens, where))
         if limits.positions is not None:
             _check_length(rows, limits.positions, answer_length, source)
+        for switch in limits.rotary:
+            _check_rotary(rows, switch, answer_length, source)
 
 
 def _unknown(tokenizer: Tokenizer, token: int, size: int, where: str) -> str:
@@ -116,3 +133,27 @@ def _check_length(
             f"of {answer_length} tokens need more. Expected a model with more "
             "positions, shorter answers, or a file without these rows"
         )
+
+
+def _check_rotary(
+    rows: Mapping[int, Sequence[int]], switch: RotarySwitch, answer_length: int, source: str
+) -> None:
+    """Refuse prompts that with their answers are read with several rotary frequencies."""
+    lengths = {row: len(ids) for row, ids in rows.items()}
+    longest = max(lengths.values(), default=0)
+    if not switch.separates(min(lengths.values(), default=0), longest + answer_length):
+        return
+    long = [row for row, length in lengths.items() if length + answer_length > switch.length]
+    raise SalsaError(
+        f"{_depends(switch)}; {counted(len(long), 'prompt')} of {source} (first in row {long[0]}; "
+        f"the longest has {longest} tokens) with an answer of {answer_length} tokens can exceed "
+        f"it. Expected shorter prompts or answers: at most {switch.length} tokens together"
+    )
+
+
+def _depends(switch: RotarySwitch) -> str:
+    return (
+        f"beyond {switch.length} tokens the rotary frequencies of the model depend on the longest "
+        f"row of a batch (rope_type {switch.kind}), so that the log-probabilities and scores of an "
+        "answer would depend on the other answers"
+    )

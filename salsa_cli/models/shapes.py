@@ -84,6 +84,46 @@ def position_limit(folder: Path) -> int | None:
     return None
 
 
+@dataclass(frozen=True)
+class RotarySwitch:
+    """A length beyond which rotary frequencies are others, for a batch as a whole.
+
+    Transformers chooses them by the longest row of a batch (`dynamic_rope_update`), so that what a
+    model computes of one row depends on the rows beside it.
+
+    Attributes:
+        kind: `rope_type`: "longrope" has frequencies for batches up to `length` tokens and for
+            longer ones; those of "dynamic" change with every token beyond `length`.
+        length: in tokens.
+    """
+
+    kind: str
+    length: int
+
+    def separates(self, shortest: int, longest: int) -> bool:
+        """Whether rows of these lengths, and between them, are read with several frequencies."""
+        return longest > self.length and (shortest <= self.length or self.kind == "dynamic")
+
+
+def rotary_switches(folder: Path) -> tuple[RotarySwitch, ...]:
+    """The lengths at which the rotary frequencies of a model change; of most there is none.
+
+    Layers of several types may have rotary parameters of their own.
+    """
+    config = text_config(folder)
+    given = getattr(config, "rope_parameters", None) or {}
+    nested = [one for one in given.values() if isinstance(one, dict) and "rope_type" in one]
+    context: Any = getattr(config, "max_position_embeddings", None)
+    found = []
+    for one in nested or [given]:
+        if one.get("rope_type") == "longrope":
+            length = one.get("original_max_position_embeddings") or context
+            found.append(RotarySwitch("longrope", int(length)))
+        elif one.get("rope_type") == "dynamic":  # of which transformers takes no other length
+            found.append(RotarySwitch("dynamic", int(context)))
+    return tuple(dict.fromkeys(found))
+
+
 def vocabulary_size(folder: Path) -> int:
     """The number of logits of a model, from its configuration."""
     return int(text_config(folder).vocab_size)

@@ -246,3 +246,121 @@ def test_prompts_that_the_policy_leaves_out_do_not_count(world: World, tmp_path:
         input_limits.check_prompts(
             folder, loading.load_tokenizer(folder), [row["prompt"] for row in rows], "p", 8
         )
+
+
+def rotary(folder: Path, rope: str, length: int = 8, *, reward: bool = False) -> Path:
+    """A model whose rotary frequencies change beyond `length` tokens."""
+    shape = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+    }
+    if rope == "longrope":
+        parameters: dict[str, Any] = {
+            "short_factor": [1.0] * 4,
+            "long_factor": [8.0, 4.0, 20.0, 2.0],
+            "original_max_position_embeddings": length,
+            "factor": 8.0,
+        }
+        kind, context = "Phi3", 64
+        shape["original_max_position_embeddings"] = length
+    else:
+        kind, parameters, context = "Llama", {"factor": 8.0}, length
+    parameters |= {"rope_type": rope, "rope_theta": 10000.0}
+    config = getattr(transformers, f"{kind}Config")(
+        **SIZES, **shape, max_position_embeddings=context, rope_parameters=parameters, num_labels=1
+    )
+    torch.manual_seed(0)
+    made = (
+        transformers.AutoModelForSequenceClassification
+        if reward
+        else transformers.AutoModelForCausalLM
+    )
+    model = made.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4)
+    model.save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("rope", ["longrope", "dynamic"])
+@pytest.mark.parametrize(
+    ("lengths", "others"), [((4, 8), 0), ((4, 9), 1), ((9, 11), 2), ((9, 9), 0)]
+)
+def test_a_switch_separates_rows_where_transformers_reads_one_otherwise_than_alone(
+    tmp_path: Path, rope: str, lengths: tuple[int, int], others: int
+) -> None:
+    """`others`: 0 if a row is read beside the other as alone, 2 if with "longrope" only."""
+    folder = rotary(tmp_path / "m", rope)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    short, long = lengths
+    ids = torch.arange(5, 5 + long)[None].repeat(2, 1)
+    ids[0, short:] = 0
+    mask = (torch.arange(long) < torch.tensor(lengths)[:, None]).long()
+    with torch.no_grad():
+        # In this order: "dynamic" keeps the frequencies of the longest row so far.
+        alone = model(input_ids=ids[:1, :short]).logits[0]
+        beside = model(input_ids=ids, attention_mask=mask).logits[0, :short]
+    same = bool((beside - alone).abs().max() < 1e-4)
+    assert same == (others == 0 or (others == 2 and rope == "longrope"))
+    (switch,) = shapes.rotary_switches(folder)
+    assert switch == shapes.RotarySwitch(rope, 8)
+    # Rows of one length are alike, but those of other batches need not be.
+    assert switch.separates(short, long) == (not same or (rope == "dynamic" and long > 8))
+
+
+@pytest.mark.parametrize("part", ["policy", "reward"])
+def test_ppo_refuses_rows_on_both_sides_of_a_rotary_switch(
+    world: World, tmp_path: Path, part: str
+) -> None:
+    """Prompts have 2 to 5 tokens, so that answers of 3 tokens fit into 8."""
+    folder = rotary(tmp_path / "m", "longrope", reward=part == "reward")
+    changes = {"reward": (str(folder),)} if part == "reward" else {"ref": (str(folder),)}
+    config = configure(world, tmp_path / "ppo", response_length=4, dry_run=True, **changes)
+    message = refused(config, ppo.run)
+    assert f"{folder}: beyond 8 tokens the rotary frequencies of the model depend on the" in message
+    assert "the longest has 5 tokens) with an answer of 4 tokens can exceed it" in message
+    assert "Expected shorter prompts or answers: at most 8 tokens together" in message
+    ppo.run(
+        configure(world, tmp_path / "p", response_length=3, dry_run=True, **changes),
+        silent,
+    )
+
+
+def test_ppo_reads_a_dynamic_policy_within_its_context_alone(world: World, tmp_path: Path) -> None:
+    """Longer prompts are left out, and a reward model of this kind is refused for them."""
+    told: list[Any] = []
+    folder = rotary(tmp_path / "m", "dynamic")
+    ppo.run(
+        configure(
+            world, tmp_path / "p", ref=(str(folder),), response_length=4, dry_run=True, policy=None
+        ),
+        told.append,
+    )
+    words = "longer than 4 tokens, which is the context less --response-length"
+    assert any(words in getattr(one, "text", "") for one in told)
+    other = rotary(tmp_path / "rm", "dynamic", reward=True)
+    config = configure(world, tmp_path / "q", reward=(str(other),), response_length=4, dry_run=True)
+    assert "(rope_type dynamic)" in refused(config, ppo.run)
+
+
+def test_rows_beyond_a_rotary_switch_are_read_together(tmp_path: Path) -> None:
+    """All on one side, they have one set of frequencies; with "dynamic" one for each length."""
+    folder = rotary(tmp_path / "m", "longrope", length=3)
+    tokenizer = loading.load_tokenizer(folder)
+    given: Any = (["the cat sat on the mat"], "p", 8)
+    input_limits.check_prompts(folder, tokenizer, *given)
+    with pytest.raises(SalsaError, match="rope_type dynamic"):
+        input_limits.check_prompts(rotary(tmp_path / "d", "dynamic", length=3), tokenizer, *given)
+
+
+def test_scoring_refuses_a_batch_on_both_sides_of_a_rotary_switch(tmp_path: Path) -> None:
+    folder = rotary(tmp_path / "m", "longrope", reward=True)
+    reward = loading.load_reward_model(folder, Placement(torch.float32, CPU))
+    reward.score(["the", "cat"], [Answer(" sat"), Answer(" on")])
+    with pytest.raises(SalsaError, match="prompts with answers have 3 to 12 tokens"):
+        reward.score(["the", "cat"], [Answer(" sat"), Answer(" sat" * 10)])
