@@ -51,7 +51,7 @@ class Reasons:
 
     def add(self, reasons: Iterator[str]) -> None:
         """Add the reasons that a check yields."""
-        self.found += [text for text in reasons if text not in self.found]
+        self.found = list(dict.fromkeys((*self.found, *reasons)))
 
     def refuse(self) -> None:
         """Raise the collected reasons, if there are any.
@@ -100,8 +100,8 @@ def prepare(config: PPOConfig, report: Report) -> PPOPlan:
         if policy and config.has_critic
         else None
     )
-    if critic is not None and critic != policy:
-        reasons.attempt(lambda: parts.check_critic(critic))
+    if policy is not None and critic is not None and critic != policy:
+        reasons.attempt(partial(_check_critic, policy, critic))
     if policy is not None and (critic is not None or not config.has_critic):
         reasons.add(_idle_rank(policy, critic, config))
         reasons.add(_idle_weights(policy, critic, config))
@@ -362,13 +362,45 @@ def _critic(config: PPOConfig, policy: Path, sources: Sequence[str]) -> Path:
     if config.critic not in (None, "reward"):
         return loading.find(str(config.critic))
     vocabulary = loading.load_tokenizer(policy).get_vocab()
-    fitting = [one for one in trained if loading.load_tokenizer(one).get_vocab() == vocabulary]
+    same = [one for one in trained if loading.load_tokenizer(one).get_vocab() == vocabulary]
+    unread = [_unread_tokens(policy, one) for one in same]
+    fitting = [one for one, reason in zip(same, unread, strict=True) if reason is None]
     if config.critic == "reward" and not fitting and len(sources) == len(config.reward):
+        why = f" ({unread[0]})" if unread else ""
         raise SalsaError(
-            "--critic reward: no --reward is a model that reads the policy's tokens; "
+            f"--critic reward: no --reward is a model that reads the policy's tokens{why}; "
             "expected --critic policy, or a model"
         )
     return fitting[0] if fitting else policy
+
+
+def _unread_tokens(policy: Path, critic: Path) -> str | None:
+    """Which tokens of the policy a critic has no embedding of; None if it reads all of them.
+
+    A policy may have more logits than its tokenizer has tokens, and samples from all of them.
+    """
+    sampled, read = shapes.vocabulary_size(policy), shapes.vocabulary_size(critic)
+    if sampled <= read:
+        return None
+    ids = f"token {read}" if sampled == read + 1 else f"tokens {read} to {sampled - 1}"
+    return (
+        f"{policy} has logits for {sampled} tokens and can sample {ids}, and {critic} has an "
+        f"embedding of {read}"
+    )
+
+
+def _check_critic(policy: Path, critic: Path) -> None:
+    """Refuse what cannot be a critic of this policy.
+
+    Raises:
+        SalsaError: says why, and what to do.
+    """
+    parts.check_critic(critic)
+    if reason := _unread_tokens(policy, critic):
+        raise SalsaError(
+            f"{critic} cannot be the critic: {reason}. Expected --critic policy, or a model with "
+            "an embedding as large as the policy's"
+        )
 
 
 def _unreadable(
@@ -456,9 +488,23 @@ def _explain(plan: PPOPlan, rows: Sequence[Prompt], config: PPOConfig, report: R
         if len(users) > 1:
             parts = ", ".join(dict.fromkeys(role.part for role in users))
             report(Note(f"loaded once, and shared by {parts}: {base}"))
+    for text in _passed_over(plan, config):
+        report(Note(text))
     named = ", ".join(reference.name for reference in plan.references)
     critic = f"critic from {plan.critic}" if plan.critic else f"no critic ({config.advantage})"
     report(Note(f"policy {plan.policy}   reference {named}   {critic}"))
+
+
+def _passed_over(plan: PPOPlan, config: PPOConfig) -> Iterator[str]:
+    """Reward models that the critic would start from if they read all tokens of the policy."""
+    if config.critic is not None or plan.critic != plan.policy:
+        return
+    vocabulary = loading.load_tokenizer(plan.policy).get_vocab()
+    for name in plan.rewards:
+        for folder in rewards.models_of(name)[:1]:
+            reason = _unread_tokens(plan.policy, folder)
+            if reason and loading.load_tokenizer(folder).get_vocab() == vocabulary:
+                yield f"the critic starts from the policy: {reason}"
 
 
 def _explain_parts(plan: PPOPlan, report: Report) -> None:

@@ -230,3 +230,61 @@ def test_another_end_of_answers_is_worth_a_warning(world: World, tmp_path: Path)
     ppo.run(config, lambda event: told.append(event.text) if isinstance(event, Warned) else None)
     assert any(f"{world.a} ends its answers by token 2, the reference" in text for text in told)
     assert any("by 2, 5, so that ending an answer costs much KL" in text for text in told)
+
+
+def with_more_logits(folder: Path, size: int = 30) -> Path:
+    """A policy with logits for more tokens than its tokenizer has, as padded vocabularies have."""
+    return tiny.save_language_model(folder, seed=1, vocab_size=size)
+
+
+def test_the_critic_reads_every_token_that_the_policy_can_sample(
+    world: World, tmp_path: Path
+) -> None:
+    """By default it starts from the policy where the reward model has too small an embedding."""
+    policy = with_more_logits(tmp_path / "policy")
+    told: list[Event] = []
+    config = configure(world, tmp_path / "p", ref=(str(policy),), updates=1)
+    ppo.run(config, told.append)
+    found = (
+        f"{policy} has logits for 30 tokens and can sample tokens 24 to 29, and {world.rm} has an "
+        "embedding of 24"
+    )
+    assert Note(f"the critic starts from the policy: {found}") in told
+    made = json.loads((config.output / "salsa.json").read_text())
+    assert made["inputs"]["critic"]["path"] == str(policy)
+
+
+@pytest.mark.parametrize("critic", ["reward", "folder"])
+def test_a_critic_that_cannot_read_the_policys_tokens_is_refused(
+    world: World, tmp_path: Path, critic: str
+) -> None:
+    policy = with_more_logits(tmp_path / "policy", 25)
+    named = str(world.rm) if critic == "folder" else critic
+    config = configure(world, tmp_path / "p", ref=(str(policy),), critic=named, dry_run=True)
+    message = refused(config)
+    assert f"{policy} has logits for 25 tokens and can sample token 24, and {world.rm} " in message
+    assert "xpected --critic policy, or a model" in message
+
+
+def test_a_reward_model_in_two_parts_has_its_problem_listed_once(
+    world: World, tmp_path: Path
+) -> None:
+    """Here it is the reward, the critic, and is watched."""
+    policy = with_more_logits(tmp_path / "policy")
+    rows = [{"prompt": "the"}, {"prompt": "the [NEW]"}]
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[NEW]"]})
+    short = Path(shutil.copytree(world.rm, tmp_path / "short"))
+    for folder in (policy, short):
+        tokenizer.save_pretrained(folder)
+    config = configure(
+        world,
+        tmp_path / "p",
+        ref=(str(policy),),
+        reward=(str(short),),
+        watch_reward=(str(short),),
+        critic=str(short),
+        prompts=str(tiny.write_rows(tmp_path / "p.jsonl", rows)),
+    )
+    message = refused(config)
+    assert message.count("row 2 holds token 24") == 1
