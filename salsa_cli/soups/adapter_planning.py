@@ -13,6 +13,7 @@ from salsa_cli.soups.adapter_merge import MergedAdapters
 from salsa_cli.soups.plan import (
     STORAGE_NAMES,
     SoupPlan,
+    check_allowed,
     choose_tokenizer,
     plan_shards,
     refuse,
@@ -63,6 +64,7 @@ def plan(paths: tuple[Path, ...], config: SoupConfig, report: Report) -> SoupPla
         raise UsageError("--merge-into names the base already; leave out --base")
     opened = without_copies([open_adapter(path) for path in paths])
     differing = compatibility.tokenizer_differences(paths)
+    check_allowed(differing, paths, config)
     told = config.base or config.merge_into
     refuse(differing, disagreements(opened, told is not None), "adapters of one base", config)
     names = base_names(opened)

@@ -10,6 +10,7 @@ from salsa_cli.soups import adapter_planning
 from salsa_cli.soups.block_average import WeightedAverage
 from salsa_cli.soups.plan import (
     SoupPlan,
+    check_allowed,
     choose_tokenizer,
     plan_shards,
     refuse,
@@ -55,6 +56,7 @@ def _plan_models(paths: tuple[Path, ...], config: SoupConfig, report: Report) ->
         for one in compatibility.differences(paths)
         if not (spelled.settled and one.key.endswith(f".{tied_embeddings.KEY}"))
     ]
+    check_allowed(differing, paths, config)
     reasons = spelled.reasons or weight_files.differences(ingredients)
     refuse(differing, reasons, "fine-tunes of one base", config)
     tokenizer = choose_tokenizer(paths, config, report)

@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 
 from salsa_cli.config.soup import SoupConfig
-from salsa_cli.errors import SalsaError
+from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.maths.averaging import EIGHT_BITS, FLOATS
 from salsa_cli.records import JSON, read_bytes
 from salsa_cli.runs.events import Note, Report, Warned
@@ -151,13 +151,33 @@ def choose_tokenizer(paths: Sequence[Path], config: SoupConfig, report: Report) 
     return chosen
 
 
+def check_allowed(
+    differences: Sequence[Difference], paths: Sequence[Path], config: SoupConfig
+) -> None:
+    """Refuse a key of --allow-different that no model has.
+
+    Raises:
+        UsageError: it names the key, and those in which the models differ.
+    """
+    keys = tuple(dict.fromkeys(one.key for one in differences))
+    known = {*keys, *compatibility.known_keys(paths)}
+    for allowed in config.allow_different:
+        if not any(is_allowed(one, (allowed,)) for one in known):
+            differing = f"the models differ in {', '.join(keys)}" if keys else "nothing differs"
+            raise UsageError(f"--allow-different {allowed}: there is no such key; {differing}")
+
+
 def refuse(
     differences: Sequence[Difference],
     reasons: Sequence[str],
     expected: str,
     config: SoupConfig,
 ) -> None:
-    """Raise with all reasons, followed by the differences that alone would only be warnings."""
+    """Raise with all reasons, followed by the differences that alone would only be warnings.
+
+    The way through, `--allow-different`, is named only where it is one: not if there are `reasons`,
+    which cannot be allowed.
+    """
     found = sort_out(differences, config.allow_different)
     if not (found.fatal or reasons):
         return
@@ -170,7 +190,7 @@ def refuse(
     advice = "".join(f" --allow-different {key}" for key in keys)
     raise SalsaError(
         f"these models cannot be averaged; expected {expected}:\n{listed}"
-        + (f"\nIf you know that they compute the same all the same:{advice}" if keys else "")
+        + (f"\nTo average them anyway:{advice}" if keys and not reasons else "")
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from salsa_cli.weights import tokenizer_files
-from salsa_cli.weights.config_differences import compare_configs
+from salsa_cli.weights.config_differences import compare_configs, config_keys
 from salsa_cli.weights.difference import Difference, Mismatches, sort_out
 
 
@@ -27,6 +27,11 @@ def tokenizer_differences(folders: Sequence[Path]) -> list[Difference]:
         *(one for other in others for one in tokenizer_files.compare_tokenizers(first, other)),
         *(one for other in others for one in tokenizer_files.compare_chat_templates(first, other)),
     ]
+
+
+def known_keys(folders: Sequence[Path]) -> set[str]:
+    """The keys in which models can differ: of their configurations, and of any tokenizer."""
+    return {*tokenizer_files.KEYS, *(key for one in folders for key in config_keys(one))}
 
 
 def tokenizers(first: Path, other: Path) -> list[str]:

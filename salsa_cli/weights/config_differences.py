@@ -71,6 +71,14 @@ def compare_configs(first: Path, other: Path) -> list[Difference]:
     return [*found, *_generation_differences(first, other)]
 
 
+def config_keys(folder: Path) -> set[str]:
+    """The keys of a model folder's configurations, named as differences in them are."""
+    path = folder / "config.json"
+    config = read_json(path) if path.is_file() else {}
+    keys = {*flatten(config), *flatten(normalise(config))}
+    return {"generation_config.eos_token_id", *(f"config.{key}" for key in keys)}
+
+
 def config_differences(
     ours: Mapping[str, Any], theirs: Mapping[str, Any], first: Path, other: Path
 ) -> list[Difference]:

@@ -57,6 +57,17 @@ _FAMILY_CLASSES = (
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 _PIPELINE = {"normalizer": True, "pre_tokenizer": True, "post_processor": False, "decoder": False}
 _SLOW_FILES = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt")
+KEYS = frozenset(
+    f"tokenizer.{name}"
+    for name in (
+        *_SPECIAL_TOKENS,
+        *_ADDED,
+        *_PIPELINE,
+        *_SLOW_FILES,
+        *("vocab", "merges", "scores", "model", "added_tokens", "chat_template"),
+    )
+)
+"""What differences of tokenizers are called."""
 # Defaults of the `tokenizers` library that some of its versions write and others do not.
 _DEFAULTS: Mapping[str, object] = {
     "use_regex": True,
