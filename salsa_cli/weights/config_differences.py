@@ -85,6 +85,7 @@ def config_differences(
     """How two configurations differ in meaning; the paths are for the messages."""
     flats = tuple(flatten(normalise(config)) for config in (ours, theirs))
     unknown: set[str] = set()
+    unlabelled = _have_no_labels(ours, theirs)
     if not _differing(*flats):
         return []
     full = tuple(config_classes.complete(config) for config in (ours, theirs))
@@ -105,6 +106,7 @@ def config_differences(
             key not in unknown and not _may_change(key, *flats),
         )
         for key in _differing(*flats)
+        if not (unlabelled and key.partition(".")[0] in ("id2label", "num_labels"))
     ]
 
 
@@ -126,7 +128,7 @@ def normalise(config: Mapping[str, Any]) -> Config:
     if found.get("pruned_heads") == {}:
         del found["pruned_heads"]
     labels = found.get("num_labels")
-    if type(labels) is int and labels <= _MOST_LABELS and "id2label" not in found:
+    if type(labels) is int and not _is_odd(labels) and "id2label" not in found:
         found["id2label"] = {str(n): f"LABEL_{n}" for n in range(labels)}
     if isinstance(found.get("id2label"), dict):
         found["num_labels"] = len(found["id2label"])
@@ -138,6 +140,23 @@ def normalise(config: Mapping[str, Any]) -> Config:
         found.pop("sliding_window", None)
         found.pop("max_window_layers", None)
     return _with_rope(found)
+
+
+def _is_odd(labels: object) -> bool:
+    """Whether a number of labels is damage."""
+    return labels is not None and (type(labels) is not int or labels > _MOST_LABELS)
+
+
+def _have_no_labels(*configs: Mapping[str, Any]) -> bool:
+    """Whether models are causal language models, whose output has no labels.
+
+    A configuration that names no architecture is one of the others' kind.
+    """
+    lists = [config.get("architectures") for config in configs]
+    named = [one for found in lists if isinstance(found, list) for one in found]
+    causal = [str(one).endswith(("ForCausalLM", "LMHeadModel")) for one in named]
+    odd = any(_is_odd(config.get("num_labels")) for config in configs)
+    return bool(causal) and all(causal) and not odd
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Config:
@@ -172,6 +191,9 @@ def _with_rope(config: Config) -> Config:
         parameters.setdefault("rope_type", kind or "default")
         if parameters.get("partial_rotary_factor") == 1:
             del parameters["partial_rotary_factor"]
+        if parameters["rope_type"] == "linear" and parameters.get("factor") == 1:
+            del parameters["factor"]  # positions divided by 1
+            parameters["rope_type"] = "default"
         config["rope_parameters"] = {
             key: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
             for key, value in parameters.items()

@@ -228,6 +228,16 @@ PAIRS: dict[str, tuple[Config, Config, str]] = {
         WARN,
     ),
     "a key that the class does not know": (LLAMA, {**LLAMA, "my_tool": {"a": 1}}, WARN),
+    "labels of a causal model": (
+        {**LLAMA, "id2label": {"0": "a"}, "label2id": {"a": 0}},
+        {**LLAMA, "num_labels": 7},
+        SAME,
+    ),
+    "linear rope by a factor of 1": (
+        LLAMA,
+        {**LLAMA, "rope_scaling": {"type": "linear", "factor": 1.0}},
+        SAME,
+    ),
     "names of labels": (REWARD, {**REWARD, "id2label": {"0": "good"}}, WARN),
     "no architecture": (LLAMA, without(LLAMA, "architectures"), WARN),
     "code": (REMOTE, {**REMOTE, "auto_map": {"AutoConfig": "org/x--c.XConfig"}}, WARN),
