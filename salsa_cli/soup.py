@@ -31,7 +31,7 @@ from salsa_cli.soups.model_planning import prepare
 from salsa_cli.soups.plan import SoupPlan
 from salsa_cli.soups.tensor_source import TensorSource, Workspace, workspaces
 from salsa_cli.weights import cards, folders, weight_files
-from salsa_cli.weights.companions import write_problem
+from salsa_cli.weights.companions import modules_left_out, write_problem
 from salsa_cli.weights.disk import ALIGNMENT, Bytes, InputFile, aligned
 from salsa_cli.weights.folders import ADAPTER_CONFIG
 from salsa_cli.weights.shards import Block, ShardWriter
@@ -91,6 +91,15 @@ def run(config: SoupConfig, report: Report) -> Result:
     plan = prepare(config, report)
     run_folder.check_output(config.output, config.force, plan.read)
     check_room(plan, config)
+    for one in plan.companions:
+        if missing := modules_left_out(one):
+            report(
+                Warned(
+                    f"modules.json of {one.folder} names {', '.join(map(one_line, missing))}, "
+                    "whose weights are not averaged and which is left out: sentence-transformers "
+                    "may not load the result. Copy it there from one of the models"
+                )
+            )
     if config.dry_run:
         return dry_run(plan, config)
     identity = _identity(plan, config)

@@ -7,6 +7,7 @@ run that made the ingredient.
 """
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -104,6 +105,24 @@ def companions(folder: Path, besides: Iterable[str]) -> Companions:
                 carried.append(path.name)
     named = (one.encode(errors="backslashreplace").decode() for one in left_out)
     return Companions(folder, tuple(carried), tuple(named))
+
+
+def modules_left_out(found: Companions) -> tuple[str, ...]:
+    """The parts of a sentence-transformers model, named by `modules.json`, that are left out.
+
+    They have weights of their own, such as the `2_Dense/` of a projection.
+    """
+    path = found.folder / "modules.json"
+    if not path.is_file():
+        return ()
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # a file of that name that means something else
+        return ()
+    modules = listed if isinstance(listed, list) else []
+    paths = [str(one.get("path") or "") for one in modules if isinstance(one, dict)]
+    left_out = {name.rstrip("/") for name in found.left_out}
+    return tuple(one for one in paths if one and one.strip("/").partition("/")[0] in left_out)
 
 
 def with_tokenizer(found: Companions, tokenizer: Path) -> tuple[Companions, ...]:

@@ -1,5 +1,6 @@
 """Which files of a model folder go into a model made from it."""
 
+import json
 import os
 from pathlib import Path
 
@@ -7,7 +8,12 @@ import pytest
 
 from salsa_cli.errors import StorageError
 from salsa_cli.weights import companions as companion_files
-from salsa_cli.weights.companions import companions, copy_file, with_tokenizer
+from salsa_cli.weights.companions import (
+    companions,
+    copy_file,
+    modules_left_out,
+    with_tokenizer,
+)
 
 
 def folder(path: Path, *names: str) -> Path:
@@ -95,3 +101,16 @@ def test_names_that_are_no_utf8_are_carried_and_can_be_recorded(tmp_path: Path) 
     assert found.left_out == ("\\udcff.bin",) and "\\".join(found.left_out).encode()
     found.copy(tmp_path / "b")
     assert (tmp_path / "b" / os.fsdecode(b"\xff.txt")).read_text() == "x"
+
+
+def test_a_module_with_weights_that_is_left_out_is_known(tmp_path: Path) -> None:
+    """As sentence-transformers lays out a model with a pooling and a projection."""
+    for name in ("1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    modules = [{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}]
+    assert modules_left_out(companions(tmp_path, ())) == ()
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    assert modules_left_out(companions(tmp_path, ())) == ("2_Dense",)
+    (tmp_path / "modules.json").write_text("{")
+    assert modules_left_out(companions(tmp_path, ())) == ()
