@@ -91,15 +91,7 @@ def run(config: SoupConfig, report: Report) -> Result:
     plan = prepare(config, report)
     run_folder.check_output(config.output, config.force, plan.read)
     check_room(plan, config)
-    for one in plan.companions:
-        if missing := modules_left_out(one):
-            report(
-                Warned(
-                    f"modules.json of {one.folder} names {', '.join(map(one_line, missing))}, "
-                    "whose weights are not averaged and which is left out: sentence-transformers "
-                    "may not load the result. Copy it there from one of the models"
-                )
-            )
+    warn_of_modules(plan, report)
     if config.dry_run:
         return dry_run(plan, config)
     identity = _identity(plan, config)
@@ -135,6 +127,19 @@ def run(config: SoupConfig, report: Report) -> Result:
             write_companions(plan, config, folder, written, result)
         (folder / journal.NAME).unlink()
     return result
+
+
+def warn_of_modules(plan: SoupPlan, report: Report) -> None:
+    """Warn of parts of a sentence-transformers model that the result lacks."""
+    for found in plan.companions:
+        if missing := modules_left_out(found):
+            report(
+                Warned(
+                    f"modules.json of {found.folder} names {', '.join(map(one_line, missing))}, "
+                    "whose weights are not averaged and which is left out: sentence-transformers "
+                    "may not load the result. Copy it there from one of the models"
+                )
+            )
 
 
 def check_names(config: SoupConfig) -> None:
