@@ -169,7 +169,10 @@ def finished(config: SoupConfig, report: Report) -> SoupResult | None:
     if not path.is_file():
         return None
     advice = "choose another -o, or make it again with --force"
-    made = read_json(path)
+    try:
+        made = read_json(path)
+    except SalsaError as error:
+        raise SalsaError(f"{error}; {advice}") from error
     written = made.get("files_xxh3")
     result = _recorded(made.get("result"))
     settings_known = isinstance(made.get("settings"), dict)

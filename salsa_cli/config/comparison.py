@@ -24,6 +24,11 @@ def result_settings(config: Config) -> dict[str, JSON]:
     return {field.key: values[field.key] for field in _compared(config)}
 
 
+def shown(value: JSON) -> str:
+    """A recorded value for people; one that is null was not set."""
+    return "not set" if value is None else str(value)
+
+
 def with_choices(config: C, before: Mapping[str, JSON]) -> C:
     """`config` with the values that a recorded run chose for settings which are left open now."""
     chosen: dict[str, Any] = {
@@ -50,7 +55,7 @@ def _differences(before: Mapping[str, JSON], config: Config) -> Iterator[str]:
     for field in _compared(config):
         old, new = _recorded(field, before), _recorded(field, now)
         if old != new and not (field.setting.chosen and new is None):
-            yield f"{field.key} was {old}, is {new}"
+            yield f"{field.key} was {shown(old)}, is {shown(new)}"
 
 
 def _compared(config: Config) -> Iterator[Field]:

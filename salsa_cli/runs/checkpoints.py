@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from salsa_cli.config.base import Config
-from salsa_cli.config.comparison import differences
+from salsa_cli.config.comparison import differences, shown
 from salsa_cli.errors import SalsaError, os_errors
 from salsa_cli.records import JSON, to_json
 
@@ -118,7 +118,7 @@ def check_same_inputs(saved: Path, before: Mapping[str, JSON], inputs: Mapping[s
     """
     inputs = json.loads(to_json(inputs))
     differing = [
-        f"{name} was {before.get(name)}, is {inputs.get(name)}"
+        f"{name} was {shown(before.get(name))}, is {shown(inputs.get(name))}"
         for name in sorted({*before, *inputs})
         if before.get(name) != inputs.get(name)
     ]

@@ -167,7 +167,9 @@ def _with_unit(name: str, value: Value) -> str:
         return str(value)
     if "bytes" in name:
         return amount(value, "B")
-    return duration(value) if name.startswith("seconds") else str(value)
+    if name.startswith("seconds"):
+        return duration(value) if value >= 1 else "less than a second"
+    return str(value)
 
 
 def _key(name: str) -> str:

@@ -300,7 +300,7 @@ def test_other_prompts_are_no_resumption(evaluated: PPOConfig, tmp_path: Path) -
     config = replace(evaluated, output=tmp_path / "policy")
     with pytest.raises(KeyboardInterrupt):
         ppo.run(config, stopping_at(4))
-    with pytest.raises(SalsaError, match="max_eval_prompts was None, is 3"):
+    with pytest.raises(SalsaError, match="max_eval_prompts was not set, is 3"):
         run(replace(config, resume=True, max_eval_prompts=3))
 
 

@@ -69,7 +69,7 @@ def test_other_settings_are_named() -> None:
 def test_other_inputs_are_named() -> None:
     file = Path("000003.pt")
     checkpoints.check_same_inputs(file, {"a": [1, 2]}, {"a": (1, 2)})  # type: ignore[dict-item]
-    with pytest.raises(SalsaError, match=r"other inputs: a was 1, is 2; new was None, is \[1\]"):
+    with pytest.raises(SalsaError, match=r"other inputs: a was 1, is 2; new was not set, is \[1\]"):
         checkpoints.check_same_inputs(file, {"a": 1, "k": 0}, {"a": 2, "k": 0, "new": [1]})
 
 

@@ -137,7 +137,7 @@ def test_the_report_of_a_result_is_named(
 
 def test_a_dry_run_has_units_and_origins(capsys: pytest.CaptureFixture[str]) -> None:
     dry = DryRun(
-        {"tensors": 3, "bytes to write": 13_500_000_000, "seconds about": 125.0},
+        {"tensors": 3, "bytes to write": 13_500_000_000, "seconds about": 125.0, "seconds": 0.04},
         settings=[("alpha", 0.5, "--alpha"), ("memory", 1, "default"), ("models", ["a"], "S")],
     )
     print_result(dry)
@@ -145,6 +145,7 @@ def test_a_dry_run_has_units_and_origins(capsys: pytest.CaptureFixture[str]) -> 
         "tensors: 3",
         "bytes to write: 13.5GB",
         "seconds about: 2 min 5 s",
+        "seconds: less than a second",
         "settings that are not defaults:",
         "  alpha = 0.5  # --alpha",
         '  models = ["a"]  # S',
