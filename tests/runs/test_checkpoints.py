@@ -62,7 +62,7 @@ def test_other_settings_are_named() -> None:
         checkpoints.check_same_settings(file, before, config)
     assert str(caught.value) == (
         "000003.pt was written by a run with other settings: models was ['a', 'c'], is ['a', 'b']; "
-        "alpha was 0.3, is None. Resume with the same ones, or start again with --force"
+        "alpha was 0.3, is not set. Resume with the same ones, or start again with --force"
     )
 
 
