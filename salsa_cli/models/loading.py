@@ -40,6 +40,19 @@ transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 
+_NEUTRAL: dict[str, Any] = {
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "bad_words_ids": None,
+    "sequence_bias": None,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "min_new_tokens": 0,
+    "min_length": 0,
+}
+"""Settings of a generation config that change which tokens are sampled; their neutral values."""
+
+
 @dataclass(frozen=True)
 class LanguageModel:
     """A causal language model with its tokenizer and the tokens that end and pad its answers."""
@@ -140,16 +153,29 @@ def end_ids(folder: Path) -> tuple[int, ...]:
     Raises:
         SalsaError: there are none.
     """
+    return _end_ids(folder, _generation_config(folder), load_tokenizer(folder))
+
+
+def ignored_settings(folder: Path) -> dict[str, Any]:
+    """What a generation config says about which tokens may be sampled, in which training is free.
+
+    A policy learns the distribution that it samples from, which is that of its logits.
+    """
+    config = _generation_config(folder)
+    given = {name: getattr(config, name, None) for name in _NEUTRAL}
+    return {name: one for name, one in given.items() if one and one != _NEUTRAL[name]}
+
+
+def _generation_config(folder: Path) -> GenerationConfig:
     try:
-        found = GenerationConfig.from_pretrained(generation_config_folder(folder))
+        return GenerationConfig.from_pretrained(generation_config_folder(folder))
     except OSError:  # without that file, config.json counts
-        found = GenerationConfig.from_model_config(text_config(folder))
+        return GenerationConfig.from_model_config(text_config(folder))
     except Exception as error:
         raise SalsaError(
             f"{folder}: generation_config.json cannot be used ({assembly.first_line(error)}); "
             "correct or remove that setting, which salsa does not need"
         ) from error
-    return _end_ids(folder, found, load_tokenizer(folder))
 
 
 def load_reward_model(folder: Path, placement: Placement) -> RewardModel:

@@ -457,6 +457,14 @@ def _explain(plan: PPOPlan, rows: Sequence[Prompt], config: PPOConfig, report: R
         report(Note(f"{plan.policy} has no pad token: padding uses its end token, and is masked"))
     if warning := template_warning(plan.policy, tokenizer, rows):
         report(Warned(warning))
+    if ignored := loading.ignored_settings(plan.policy):
+        listed = ", ".join(ignored)
+        report(
+            Note(
+                f"{plan.policy}: generation_config.json sets {listed}, which training ignores: "
+                "answers are sampled from all tokens"
+            )
+        )
     for reference in plan.references:
         ends = [loading.end_ids(folder) for folder in (plan.policy, reference.first)]
         if set(ends[0]) != set(ends[1]):

@@ -288,3 +288,27 @@ def test_a_reward_model_in_two_parts_has_its_problem_listed_once(
     )
     message = refused(config)
     assert message.count("row 2 holds token 24") == 1
+
+
+def test_settings_of_generation_that_training_ignores_are_named_once(
+    world: World, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {
+        "eos_token_id": 2,
+        "suppress_tokens": [5, 6],
+        "bad_words_ids": [[7]],
+        "repetition_penalty": 1.5,
+        "no_repeat_ngram_size": 2,
+        "min_new_tokens": 3,
+    }
+    told: list[Event] = []
+    policy = copy(world.a, tmp_path / "a", **given)
+    ppo.run(configure(world, tmp_path / "p", ref=(str(policy),), updates=1), told.append)
+    found = [one.text for one in told if isinstance(one, Note) and "training ignores" in one.text]
+    assert found == [
+        f"{policy}: generation_config.json sets suppress_tokens, bad_words_ids, "
+        "repetition_penalty, no_repeat_ngram_size, min_new_tokens, which training ignores: answers "
+        "are sampled from all tokens"
+    ]
+    plain = copy(world.a, tmp_path / "b", eos_token_id=2, repetition_penalty=1.0, temperature=0.3)
+    assert loading.ignored_settings(plain) == {}
