@@ -421,13 +421,13 @@ def _explain_anchors(plan: PPOPlan, metrics: UpdateMetrics, report: Report) -> N
         report(Warned(f"{name}, an ingredient of the reference, is not here: no KL to it"))
     tempered = metrics.kl_at_temperature_1 is not None
     at = f" at --temperature {metrics.temperature:g}" if tempered else ""
-    report(
-        Note(
-            f"KL at the start, nats an answer{at}: {_listed(metrics.kl_anchors)}   (not zero is "
-            "normal where the policy does not start at that model; compare later figures with "
-            "these)"
+    text = f"KL at the start, nats an answer{at}: {_listed(metrics.kl_anchors)}"
+    if any(map(_nats, metrics.kl_anchors.values())):
+        text += (
+            "   (not zero is normal where the policy does not start at that model; compare later "
+            "figures with these)"
         )
-    )
+    report(Note(text))
     if metrics.kl_at_temperature_1 is not None:
         report(
             Note(

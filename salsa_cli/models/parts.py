@@ -91,7 +91,7 @@ def check_critic(folder: Path) -> None:
 
 def described(folder: Path) -> str:
     """The parts that a model can play, in one line."""
-    return f"{folder}: {_what_it_can_be(folder)}"
+    return f"{folder}: {_what_it_can_be(folder).removesuffix('.')}"
 
 
 def _what_it_can_be(folder: Path) -> str:
@@ -102,7 +102,7 @@ def _what_it_can_be(folder: Path) -> str:
         found.append("critic")
     if assembly.has_score_head(folder) and _refusal(check_reward_model, folder) is None:
         found.append("reward")
-    return f"It can be: {', '.join(found)}" if found else "It can play no part in salsa ppo"
+    return f"It can be: {', '.join(found)}." if found else "It can play no part in salsa ppo."
 
 
 def _score_head_fault(folder: Path, score: TensorSpec | None, heads: list[str]) -> str:

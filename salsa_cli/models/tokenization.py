@@ -4,6 +4,7 @@ All commands use these functions, so a text gets the same ids, and the same scor
 and evaluation.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -147,11 +148,26 @@ def template_warning(name: object, tokenizer: Tokenizer, prompts: Sequence[Promp
     if not tokenizer.chat_template or not plain:
         return None
     read = tokenizer.decode(prompt_ids(tokenizer, plain[0]))
+    messages = '"prompt": [{"role": "user", "content": ...}]'
+    advice = f"If the model expects conversations, give messages: {messages}"
+    if _holds_messages(plain[0]):
+        advice = (
+            "It is a list of messages written as text, and a CSV cell can hold nothing else: give "
+            f"conversations in a JSON Lines or Parquet file, {messages}"
+        )
     return (
         f"{name} has a chat template, and {len(plain)} of {len(prompts)} prompts are plain text, "
-        f"which is read without it. The first is read as {read!r:.200}. If the model expects "
-        'conversations, give messages: "prompt": [{"role": "user", "content": ...}]'
+        f"which is read without it. The first is read as {read!r:.200}. {advice}"
     )
+
+
+def _holds_messages(text: str) -> bool:
+    """Whether a text is a list of messages, written as JSON."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return False
+    return bool(value) and isinstance(value, list) and isinstance(value[0], dict)
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad: int) -> Tokens:

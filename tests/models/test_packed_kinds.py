@@ -106,9 +106,12 @@ def test_a_window_longer_than_any_row_is_found_out() -> None:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("positions in the mask", "MptForCausalLM: packed rows fail (AttributeError: "),
-        ("heads of two sizes", "DeepseekV3ForCausalLM: packed rows fail (RuntimeError: "),
-        ("local layers", "GPTNeoForCausalLM: packed rows "),
+        (
+            "positions in the mask",
+            "MptForCausalLM: it cannot read several rows as one packed sequence",
+        ),
+        ("heads of two sizes", "DeepseekV3ForCausalLM: it cannot read several rows as one packed"),
+        ("local layers", "GPTNeoForCausalLM: "),
     ],
 )
 def test_whatever_fails_is_said_in_one_line(kind: str, words: str) -> None:

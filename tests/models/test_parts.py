@@ -188,7 +188,7 @@ def test_what_cannot_be_a_reward_is_told_why_and_what_it_can_be(
     assert "`salsa train-rm` makes one of a causal language model" in message
     causal = kind in ("value head", "policy", "family without classifier")
     assert ("It can be: policy, reference, critic" in message) == causal
-    assert ("It can play no part in salsa ppo" in message) != causal
+    assert ("It can play no part in salsa ppo." in message) != causal
 
 
 @pytest.mark.parametrize("architectures", [["LlamaForCausalLM"], ["OurRewardModel"], None])

@@ -1,5 +1,6 @@
 """What a model reads, and what is read back."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,17 @@ def test_a_template_that_prompts_do_not_use_is_worth_a_warning(
     assert warning is not None
     assert warning.startswith("m has a chat template, and 2 of 3 prompts are plain text")
     assert "The first is read as 'the cat'" in warning
+
+
+def test_messages_in_a_cell_of_text_get_advice_that_fits_csv() -> None:
+    chat = tiny.tokenizer(chat_template="{% for m in messages %}{{ m.content }} {% endfor %}")
+    cell = json.dumps([{"role": "user", "content": "the cat"}])
+    warning = tokenization.template_warning("m", chat, [cell, "sat"])
+    assert warning is not None
+    assert "It is a list of messages written as text, and a CSV cell can hold nothing" in warning
+    assert "JSON Lines or Parquet file" in warning and "If the model expects" not in warning
+    for text in ("[1, 2]", "[]", "{}", "[the", "3"):
+        assert "If the model expects" in (tokenization.template_warning("m", chat, [text]) or "")
 
 
 class Beginning:

@@ -122,7 +122,16 @@ def test_the_kl_to_every_anchor_starts_from_its_baseline(world: World, tmp_path:
     assert first["start"] == first[str(world.a)] == 0.0
     assert first["reference"] == rows[0]["kl"] > 0 and first[str(world.b)] > 0
     assert last["start"] != 0.0  # of either sign: k1 of eight answers
-    assert any("KL at the start, nats an answer: reference 8.144" in note for note in notes)
+    said = [note for note in notes if "KL at the start, nats an answer: reference 8.144" in note]
+    assert len(said) == 1 and "(not zero is normal where the policy does not start" in said[0]
+
+
+def test_a_kl_of_zero_at_the_start_is_not_explained(world: World, tmp_path: Path) -> None:
+    """In plain PPO the policy starts at its only anchor."""
+    notes: list[Event] = []
+    ppo.run(configure(world, tmp_path / "p", ref=(str(world.a),), updates=1), notes.append)
+    said = [one.text for one in notes if isinstance(one, Note) and "KL at the" in one.text]
+    assert said == ["KL at the start, nats an answer: reference 0.000   start 0.000"]
 
 
 @pytest.mark.parametrize("sharing", [{}, {"lora_rank": 2}], ids=["whole", "lora"])
