@@ -126,7 +126,8 @@ class PPOConfig(TrainingConfig):
     kl_target: Annotated[
         float | None,
         Setting(
-            "Adapt the coefficient so that the penalty per answer approaches this many nats.",
+            "Adapt the coefficient so that the penalty per answer approaches this many nats; with "
+            "--penalty chi2, this sum of the tokens' divergences.",
             above=0,
             metavar="X",
             panel="Reference",
@@ -330,7 +331,8 @@ class PPOConfig(TrainingConfig):
         Setting(
             "How answers are judged. gae: by a critic. Without a critic, by the other answers to "
             "their prompt: rloo, less the mean of the others; group, less the mean of all (Dr. "
-            "GRPO); grpo, that divided by their standard deviation.",
+            "GRPO); grpo, that divided by their standard deviation, which is of score less "
+            "penalty: where the scores of a prompt are equal, the penalty alone decides.",
             panel="PPO",
             essential=True,
         ),
@@ -348,7 +350,8 @@ class PPOConfig(TrainingConfig):
     gamma: Annotated[
         float,
         Setting(
-            "Discount factor per token.",
+            "Discount factor per token. Below 1, the score and the KL of later tokens count less, "
+            "and the penalty is no longer the KL of whole answers.",
             above=0,
             high=1,
             metavar="X",
