@@ -14,7 +14,7 @@ from typing import Any
 
 from salsa_cli.records import read_json
 from salsa_cli.weights import config_classes
-from salsa_cli.weights.difference import ABSENT, Difference, describe_values
+from salsa_cli.weights.difference import ABSENT, ClassDefault, Difference, describe_values
 
 Config = dict[str, Any]
 
@@ -83,7 +83,7 @@ def config_differences(
     ours: Mapping[str, Any], theirs: Mapping[str, Any], first: Path, other: Path
 ) -> list[Difference]:
     """How two configurations differ in meaning; the paths are for the messages."""
-    flats = tuple(flatten(normalise(config)) for config in (ours, theirs))
+    flats = told = tuple(flatten(normalise(config)) for config in (ours, theirs))
     unknown: set[str] = set()
     unlabelled = _have_no_labels(ours, theirs)
     if not _differing(*flats):
@@ -102,7 +102,9 @@ def config_differences(
         Difference(
             f"config.{key}",
             f"config.json {key}: "
-            + describe_values(flats[0].get(key, ABSENT), flats[1].get(key, ABSENT), first, other),
+            + describe_values(
+                _as_told(key, flats[0], told[0]), _as_told(key, flats[1], told[1]), first, other
+            ),
             key not in unknown and not _may_change(key, *flats),
         )
         for key in _differing(*flats)
@@ -140,6 +142,13 @@ def normalise(config: Mapping[str, Any]) -> Config:
         found.pop("sliding_window", None)
         found.pop("max_window_layers", None)
     return _with_rope(found)
+
+
+def _as_told(key: str, flat: Config, told: Config) -> object:
+    """A value as a message shows it: one that the class fills in is told from one in the file."""
+    if key in told:
+        return flat.get(key, ABSENT)
+    return ABSENT if flat.get(key) is None else ClassDefault(flat[key])
 
 
 def _is_odd(labels: object) -> bool:

@@ -8,6 +8,14 @@ from pathlib import Path
 ABSENT = object()
 """The value of a key that is not there."""
 
+
+@dataclass(frozen=True)
+class ClassDefault:
+    """The value that a class fills in for a key that is not there."""
+
+    value: object
+
+
 _SHOWN = 60  # characters of a value in a message
 
 
@@ -59,6 +67,8 @@ def describe_values(ours: object, theirs: object, first: Path, other: Path) -> s
 
 
 def _text(value: object) -> str:
+    if isinstance(value, ClassDefault):
+        return f"absent (default {_text(value.value)})"
     return "absent" if value is ABSENT else json.dumps(value, ensure_ascii=False, default=str)
 
 

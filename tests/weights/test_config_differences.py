@@ -317,7 +317,10 @@ def test_only_the_leaf_that_differs_is_named() -> None:
         GEMMA3, text(GEMMA3, query_pre_attn_scalar=64), Path("a"), Path("b")
     )
     assert found.key == "config.text_config.query_pre_attn_scalar"
-    assert found.text == "config.json text_config.query_pre_attn_scalar: 256 in a, 64 in b"
+    assert (
+        found.text
+        == "config.json text_config.query_pre_attn_scalar: absent (default 256) in a, 64 in b"
+    )
 
 
 def test_long_values_are_shown_where_they_differ() -> None:
@@ -346,3 +349,9 @@ def test_equal_configurations_do_without_transformers(monkeypatch: pytest.Monkey
     monkeypatch.setattr("salsa_cli.weights.config_classes.complete", fail)
     assert config_differences(LLAMA, V5, Path("a"), Path("b")) == []
     assert config_differences(GEMMA3, GEMMA3, Path("a"), Path("b")) == []
+
+
+def test_a_default_of_the_class_is_shown_as_one() -> None:
+    ours, theirs = without(LLAMA, "num_key_value_heads"), LLAMA
+    (found,) = config_differences(ours, theirs, Path("a"), Path("b"))
+    assert found.text == "config.json num_key_value_heads: absent (default 2) in a, 1 in b"
