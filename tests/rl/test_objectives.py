@@ -180,7 +180,8 @@ def test_a_discount_weakens_the_score_and_the_kl_of_later_tokens(
     objective = first + met[0] * second[0] + met[1] * second[1]
     (expected,) = torch.autograd.grad(-objective, table)
     torch.testing.assert_close(found.gradients[0] / found.scale, expected, rtol=0, atol=1e-9)
-    assert (expected - objective_gradient("kl", COEF)).abs().max() > 0.05
+    # Far from rounding: the oracle tells this from the KL of whole answers.
+    assert (expected - objective_gradient("kl", COEF)).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("coef", [0.7, 0.007])
