@@ -319,6 +319,20 @@ def test_the_weight_adapts_to_its_target(world: World, tmp_path: Path) -> None:
         assert row["objective"] == pytest.approx(objective, rel=1e-5, abs=1e-6)
 
 
+def test_the_weight_of_chi2_adapts_to_the_sum_over_tokens_that_its_target_names(
+    world: World, tmp_path: Path
+) -> None:
+    """By Ziegler's rule, fed with the divergence of the update before; never with the KL."""
+    config = configure(
+        world, tmp_path / "policy", penalty="chi2", kl_target=40.0, kl_horizon=16, updates=2
+    )
+    first, second = rows_of(config)
+    # Near the target, where nothing is clipped; the KL, 8.1, would be.
+    assert first["penalty"] == pytest.approx(41.4, abs=0.1) and first["kl"] < 9
+    error = first["penalty"] / 40.0 - 1
+    assert second["kl_coef"] == pytest.approx(0.05 * (1 + error * 8 / 16))
+
+
 def test_the_weight_follows_the_penalty_where_nothing_is_clipped() -> None:
     """1.1 times the target, 8 answers of 16: half of a tenth more."""
     config = PPOConfig(
