@@ -364,3 +364,19 @@ def test_scoring_refuses_a_batch_on_both_sides_of_a_rotary_switch(tmp_path: Path
     reward.score(["the", "cat"], [Answer(" sat"), Answer(" on")])
     with pytest.raises(SalsaError, match="prompts with answers have 3 to 12 tokens"):
         reward.score(["the", "cat"], [Answer(" sat"), Answer(" sat" * 10)])
+
+
+def test_train_rm_refuses_pairs_on_both_sides_of_a_rotary_switch(tmp_path: Path) -> None:
+    folder = rotary(tmp_path / "m", "longrope")
+    pairs = [
+        {"prompt": f"the {word}", "chosen": "sat on mat", "rejected": "ran " * length}
+        for word, length in (("cat", 1), ("dog", 2), ("bird", 9))
+    ]
+    data = tiny.write_rows(tmp_path / "d.jsonl", pairs)
+    given: dict[str, Any] = {"model": str(folder), "data": str(data), "device": "cpu"}
+    config = TrainRMConfig(output=tmp_path / "rm", dry_run=True, **given)
+    message = refused(config, train_rm.run)
+    assert f"{folder} (--max-length): beyond 8 tokens" in message
+    assert "(rope_type longrope)" in message
+    short = TrainRMConfig(output=tmp_path / "s", dry_run=True, max_length=8, **given)
+    train_rm.run(short, silent)  # which drops or cuts the long pair
