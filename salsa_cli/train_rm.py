@@ -10,10 +10,9 @@ from salsa_cli.config.record import record
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.data import stable_seed
 from salsa_cli.devices.runtime import Runtime, start_runtime
-from salsa_cli.errors import SalsaError, during, os_errors
+from salsa_cli.errors import SalsaError, os_errors
 from salsa_cli.formatting import amount, duration
 from salsa_cli.models import loading, lora, saving, shapes
-from salsa_cli.models.input_limits import Limits
 from salsa_cli.models.loading import RewardModel
 from salsa_cli.models.lora import Adapters
 from salsa_cli.models.tokenization import padding_token
@@ -103,10 +102,7 @@ def prepare(config: TrainRMConfig, report: Report) -> TrainingPlan:
     if limit < config.max_length:
         report(Note(f"{model} reads {limit} tokens; longer pairs count as too long"))
     given = pair_data.load(model, tokenizer, limit, config, report)
-    with during(f"{model} (--max-length)"):
-        pairs = (*given.training, *given.held_out)
-        rows = [ids for pair in pairs for ids in (pair.chosen, pair.rejected)]
-        Limits.of(model).check(tokenizer, rows)
+    pair_data.check_lengths(model, tokenizer, (*given.training, *given.held_out))
     return TrainingPlan(model, given.training, given.held_out, given.sources, given.warnings)
 
 

@@ -95,9 +95,10 @@ def prepare(config: TrainRMConfig, report: Report) -> EvaluationPlan:
         report(Warned(text))
     tokenizer = loading.load_tokenizer(found[0])
     limit = min(config.max_length, shapes.context_length(found[0]) or config.max_length)
-    return EvaluationPlan(
-        found, pair_data.load_held_out(found[0], tokenizer, limit, config, report)
-    )
+    pairs = pair_data.load_held_out(found[0], tokenizer, limit, config, report)
+    for folder in found:
+        pair_data.check_lengths(folder, tokenizer, pairs.kept)
+    return EvaluationPlan(found, pairs)
 
 
 def score(

@@ -10,6 +10,7 @@ from salsa_cli.data import Source, stable_seed
 from salsa_cli.errors import SalsaError, during
 from salsa_cli.formatting import counted
 from salsa_cli.models import shapes
+from salsa_cli.models.input_limits import Limits
 from salsa_cli.models.tokenization import Tokenizer, template_warning
 from salsa_cli.reward_models import pairs
 from salsa_cli.reward_models.pairs import TOO_LONG, Dropped, EncodedPair, EncodedPairs
@@ -200,6 +201,17 @@ def load_held_out(
         SalsaError: the file is missing or malformed, or no pair of it is left.
     """
     return PairReader(model, tokenizer, limit, config, report).held_out_pairs(str(config.eval_data))
+
+
+def check_lengths(model: Path, tokenizer: Tokenizer, pairs: Sequence[EncodedPair]) -> None:
+    """Refuse pairs that the model in this folder cannot read.
+
+    Raises:
+        SalsaError: names the model and the token or the length.
+    """
+    rows = [ids for pair in pairs for ids in (pair.chosen, pair.rejected)]
+    with during(f"{model} (--max-length)"):
+        Limits.of(model).check(tokenizer, rows)
 
 
 def _overlap(training: SourcePairs, held_out: SourcePairs) -> list[str]:

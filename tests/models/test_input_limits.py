@@ -18,6 +18,7 @@ from salsa_cli.models import assembly, input_limits, loading, shapes
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.input_limits import Limits
 from salsa_cli.models.tokenization import Answer
+from salsa_cli.reward_models import evaluation
 from salsa_cli.runs.events import silent
 from tests.support import tiny
 from tests.support.ppo_runs import configure_anchored as configure
@@ -380,3 +381,18 @@ def test_train_rm_refuses_pairs_on_both_sides_of_a_rotary_switch(tmp_path: Path)
     assert "(rope_type longrope)" in message
     short = TrainRMConfig(output=tmp_path / "s", dry_run=True, max_length=8, **given)
     train_rm.run(short, silent)  # which drops or cuts the long pair
+
+
+def test_evaluating_a_reward_model_refuses_pairs_on_both_sides_of_a_rotary_switch(
+    tmp_path: Path,
+) -> None:
+    folder = rotary(tmp_path / "m", "longrope", reward=True)
+    pairs = [
+        {"prompt": f"the {word}", "chosen": "sat on mat", "rejected": "ran " * length}
+        for word, length in (("cat", 1), ("dog", 9))
+    ]
+    data = tiny.write_rows(tmp_path / "d.jsonl", pairs)
+    given: dict[str, Any] = {"model": str(folder), "eval_data": str(data), "device": "cpu"}
+    config = TrainRMConfig(output=tmp_path / "out", dry_run=True, **given)
+    assert f"{folder} (--max-length): beyond 8 tokens" in refused(config, evaluation.run)
+    assert not (tmp_path / "out").exists()
