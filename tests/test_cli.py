@@ -251,7 +251,7 @@ BAD = [
     (["soup", "A", "none", "-o", "out"], "none: no such folder; expected a Hugging Face model", 1),
     (
         ["soup", "A", "empty", "-o", "out"],
-        "empty: no config.json in it; expected a Hugging Face",
+        "empty: no config.json found; expected a Hugging Face",
         1,
     ),
     (["soup", "A", "RM", "-o", "out"], "these models cannot be averaged", 1),

@@ -203,7 +203,7 @@ def test_all_differences_are_listed_at_once(world: World, tmp_path: Path) -> Non
         soup.run(configure(tmp_path / "ref", world.a, other), silent)
     message = str(caught.value)
     for words in (
-        "these models cannot be averaged; expected fine-tunes of one base:",
+        "these models cannot be averaged; expected fine-tuned models of the same base:",
         "config.json hidden_size: 16 in",
         "config.json num_hidden_layers: 2 in",
         "for example 'rain' is 23 and absent",
@@ -225,7 +225,7 @@ def test_a_chat_template_of_its_own_is_worth_a_warning(world: World, tmp_path: P
     )
     assert warnings == [
         Warned(
-            f"the chat templates of {world.a} and {other} differ; the soup takes that of {world.a}"
+            f"the chat templates of {world.a} and {other} differ; the soup uses that of {world.a}"
         )
     ]
     assert not (tmp_path / "ref" / "chat_template.jinja").exists()
@@ -237,7 +237,13 @@ def test_a_number_that_is_none_is_named(world: World, tmp_path: Path, bad: float
     tensors = load_file(other / "model.safetensors")
     tensors["model.norm.weight"][3] = bad
     save_file(tensors, other / "model.safetensors", {"format": "pt"})
-    with pytest.raises(SalsaError, match=r"model\.norm\.weight of .*other holds 1 values"):
+    with pytest.raises(
+        SalsaError,
+        match=(
+            r"model\.norm\.weight of .*other contains 1 NaN or Inf "
+            r"values"
+        ),
+    ):
         soup.run(configure(tmp_path / "ref", world.a, other), silent)
     assert list(tmp_path.iterdir()) == [other]
     run(configure(tmp_path / "ref", world.a, other, allow_nonfinite=True))
@@ -250,7 +256,13 @@ def test_a_number_that_is_none_is_named_even_without_weight(world: World, tmp_pa
     tensors = load_file(other / "model.safetensors")
     tensors["model.norm.weight"][3] = float("nan")
     save_file(tensors, other / "model.safetensors", {"format": "pt"})
-    with pytest.raises(SalsaError, match=r"model\.norm\.weight of .*other holds 1 values"):
+    with pytest.raises(
+        SalsaError,
+        match=(
+            r"model\.norm\.weight of .*other contains 1 NaN or Inf "
+            r"values"
+        ),
+    ):
         soup.run(configure(tmp_path / "ref", world.a, other, alpha=0.0), silent)
 
 

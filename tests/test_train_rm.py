@@ -373,7 +373,7 @@ def test_a_model_without_a_pad_token_of_its_own_is_refused(world: World, tmp_pat
     tiny.tokenizer(pad_token=None).save_pretrained(folder)
     config = configure(world, tmp_path / "rm", model=str(folder), epochs=1)
     with pytest.raises(
-        SalsaError, match=r"has no pad token; expected .* Name one with --pad-token"
+        SalsaError, match=r"has no pad token; expected .* Choose one with --pad-token"
     ):
         train_rm.prepare(config, silent)
     tiny.tokenizer(pad_token="</s>").save_pretrained(folder)
@@ -381,7 +381,7 @@ def test_a_model_without_a_pad_token_of_its_own_is_refused(world: World, tmp_pat
         train_rm.prepare(config, silent)
     with pytest.raises(SalsaError, match="--pad-token </s> is its end token"):
         train_rm.prepare(replace(config, pad_token="</s>"), silent)
-    with pytest.raises(SalsaError, match="--pad-token <nix> is no token of its vocabulary"):
+    with pytest.raises(SalsaError, match="--pad-token <nix> is not in its vocabulary"):
         train_rm.prepare(replace(config, pad_token="<nix>"), silent)
     train_rm.run(replace(config, pad_token="<unk>"), silent)
     tokenizer = AutoTokenizer.from_pretrained(config.output)

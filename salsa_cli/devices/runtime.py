@@ -225,7 +225,7 @@ def start_runtime(device: str, *, shard: bool = False) -> Runtime:
         raise SalsaError("--device cuda: no CUDA device is available here; use --device cpu")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if shard and processes == 1:
-        raise UsageError("--shard has no effect in one process; expected --processes 2 or more")
+        raise UsageError("--shard has no effect with one process; expected --processes 2 or more")
     sharding = _sharding(shard)
     # accelerate would take Apple's MPS, on which nothing of this has been tried.
     on_cpu = device == "cpu" or not torch.cuda.is_available()
@@ -233,7 +233,7 @@ def start_runtime(device: str, *, shard: bool = False) -> Runtime:
     if processes > 1 and not on_cpu and here > torch.cuda.device_count():
         raise SalsaError(
             f"{here} processes on this machine and {torch.cuda.device_count()} CUDA devices; "
-            "expected a device for each process, or --device cpu"
+            "expected one device per process, or --device cpu"
         )
     accelerator = Accelerator(
         cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)]
@@ -251,7 +251,7 @@ def _sharding(asked: bool) -> Sharding | None:
         if _is_set(f"ACCELERATE_USE_{engine}"):
             raise SalsaError(
                 f"accelerate is configured for {engine.lower()}, which salsa does not support; "
-                "FSDP2 shards weights, gradients and moments as ZeRO-3 does: use --shard, or "
+                "FSDP2 shards weights, gradients and optimiser state like ZeRO-3: use --shard, or "
                 "fsdp_version: 2 in accelerate's configuration"
             )
     if not _is_set("ACCELERATE_USE_FSDP"):
@@ -264,7 +264,7 @@ def _sharding(asked: bool) -> Sharding | None:
     if found := [setting for setting, holds in unknown.items() if holds]:
         raise SalsaError(
             f"accelerate is configured with {', '.join(found)}; expected fsdp_version: 2 without "
-            "offload and activation checkpointing"
+            "offloading and activation checkpointing"
         )
     # Every process loads the whole models, and salsa shards them.
     os.environ["ACCELERATE_USE_FSDP"] = os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"

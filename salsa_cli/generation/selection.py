@@ -33,8 +33,8 @@ def check_generator(name: str, device: torch.device) -> None:
     """
     if name == "graphs" and device.type != "cuda":
         raise SalsaError(
-            f"--generator graphs needs a CUDA device, and this is {device.type}, where "
-            "--generator loop is faster"
+            f"--generator graphs needs a CUDA device, and this is {device.type}; use --generator "
+            "loop"
         )
 
 
@@ -54,6 +54,6 @@ def select_generator(name: str, model: Module) -> Generator:
     choice = _CHOICES[name]
     if not choice.suits(model):
         raise SalsaError(
-            f"--generator {name} cannot drive a {type(model).__name__}; --generator auto can"
+            f"--generator {name} does not support a {type(model).__name__}; use --generator auto"
         )
     return choice.generate

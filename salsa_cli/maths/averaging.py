@@ -292,7 +292,7 @@ def _counted(
         if weight != 0
     ]
     if not counted:
-        raise ValueError("every weight is 0")
+        raise ValueError("all weights are 0")
     return counted
 
 

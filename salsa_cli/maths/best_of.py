@@ -54,7 +54,7 @@ def expected_best_of(rewards: ArrayLike, scores: ArrayLike | None, largest: int)
     if chosen.ndim != 2 or chosen.shape != counted.shape:
         raise ValueError(f"expected two [prompts, m], not {chosen.shape} and {counted.shape}")
     if np.isnan(chosen).any() or np.isnan(counted).any():
-        raise ValueError("NaN among the values")
+        raise ValueError("the values contain NaN")
     weights = np.column_stack([order_weights(chosen.shape[1], n) for n in range(1, largest + 1)])
     ranked = [_ranked(*rows) for rows in zip(chosen, counted, strict=True)]
     return np.asarray(np.stack(ranked) @ weights)

@@ -258,5 +258,5 @@ def _table(values: ArrayLike) -> Array:
     if y.ndim != 2 or min(y.shape) < 2:
         raise ValueError(f"expected at least 2 runs and 2 prompts, not a table of shape {y.shape}")
     if np.isnan(y).any():
-        raise ValueError("NaN among the values")
+        raise ValueError("the values contain NaN")
     return y

@@ -26,7 +26,7 @@ def ordered(kl: ArrayLike, score: ArrayLike) -> tuple[Array, Array]:
     if k.ndim != 2 or k.shape != s.shape or not k.size:
         raise ValueError(f"expected two tables [points, prompts], not {k.shape} and {s.shape}")
     if np.isnan(k).any() or np.isnan(s).any():
-        raise ValueError("NaN among the values")
+        raise ValueError("the values contain NaN")
     order = np.argsort(k.mean(axis=1), kind="stable")
     return k[order], s[order]
 

@@ -45,7 +45,7 @@ def resampled_sums(table: ArrayLike, seed: int, draws: int = 10_000) -> Array:
     if rows.ndim != 2 or rows.shape[0] == 0:
         raise ValueError(f"expected a table of questions, not an array of shape {rows.shape}")
     if np.isnan(rows).any():
-        raise ValueError("NaN among the values")
+        raise ValueError("the values contain NaN")
     if draws < 1:
         raise ValueError(f"draws must be at least 1, not {draws}")
     constant = (rows == rows[0]).all(axis=0)
@@ -72,7 +72,7 @@ def ratio_interval(
     table = np.column_stack([np.asarray(points, np.float64), np.asarray(weights, np.float64)])
     total = table.sum(axis=0)
     if table.size and not total[1] > 0:
-        raise ValueError("the weights sum to nothing")
+        raise ValueError("the weights sum to 0")
     sums = resampled_sums(table, seed, draws)
     sums = sums[sums[:, 1] > 0]
     return Interval(float(total[0] / total[1]), *percentiles(sums[:, 0] / sums[:, 1], level))

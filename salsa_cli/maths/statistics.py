@@ -135,7 +135,7 @@ def _vector(values: ArrayLike) -> NDArray[np.float64]:
     if array.ndim != 1:
         raise ValueError(f"expected a vector, not an array of shape {array.shape}")
     if np.isnan(array).any():
-        raise ValueError("NaN among the values")
+        raise ValueError("the values contain NaN")
     return array
 
 

@@ -125,19 +125,19 @@ def load(
     except Exception as error:
         reason = first_line(error)
         if "ignore_mismatched_sizes" in reason:  # transformers points to a table in its log
-            reason = "sizes in config.json are not those of the weights"
+            reason = "the sizes in config.json do not match the weights"
         raise SalsaError(f"{folder} cannot be loaded as {kind}: {reason}") from error
     missing = sorted(key for key in info["missing_keys"] if not key.startswith(fresh or "\0"))
     if missing:
         hint = " (it has no trained score head)" if "score.weight" in missing else ""
         raise SalsaError(
-            f"{folder} cannot be used as {kind}: its files lack {', '.join(missing[:4])}"
+            f"{folder} cannot be used as {kind}: its files are missing {', '.join(missing[:4])}"
             f"{' ...' if len(missing) > 4 else ''}{hint}"
         )
     if beyond := _layers_beyond(model, info["unexpected_keys"]):
         raise SalsaError(
-            f"{folder} cannot be used as {kind}: its files hold more layers than config.json says, "
-            f"{beyond[0]} among them, which would be left out"
+            f"{folder} cannot be used as {kind}: its files contain more layers than config.json "
+            f"declares (for example {beyond[0]}), and they would be ignored"
         )
     config_overrides.override(model)
     _require_finite(model.named_parameters(), folder)
@@ -168,7 +168,7 @@ def _require_finite(weights: Iterable[tuple[str, torch.Tensor]], folder: Path) -
         bad = int((~weight.isfinite()).sum())
         raise SalsaError(
             f"{folder if stored is None else stored.file}: {bad} of {weight.numel()} values of "
-            f"{name} are NaN or infinite. Replace the file; no setting can help"
+            f"{name} are NaN or infinite. Replace the file"
         )
 
 

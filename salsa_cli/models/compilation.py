@@ -27,8 +27,8 @@ def check(device: torch.device) -> None:
     """
     if device.type == "cpu" and not any(map(shutil.which, _COMPILERS)):
         raise SalsaError(
-            f"--compile needs a compiler of C++ for a CPU ({' or '.join(_COMPILERS)}), and none is "
-            "installed; leave the option out"
+            f"--compile needs a C++ compiler on a CPU ({' or '.join(_COMPILERS)}), and none is "
+            "installed; install one, or remove --compile"
         )
 
 
@@ -59,8 +59,7 @@ def at_work() -> Iterator[None]:
         except TorchDynamoException as error:
             reason = " ".join(str(error).split("\n\n")[0].split())  # the trace comes behind it
             raise SalsaError(
-                f"--compile: PyTorch cannot compile this model here ({reason}); leave the option "
-                "out"
+                f"--compile: PyTorch cannot compile this model here ({reason}); remove the option"
             ) from error
 
 

@@ -51,11 +51,12 @@ class Limits:
         """
         for ids in rows:
             if ids and max(ids) >= self.tokens:
-                raise SalsaError(_unknown(tokenizer, max(ids), self.tokens, "an answer holds"))
+                raise SalsaError(_unknown(tokenizer, max(ids), self.tokens, "an answer contains"))
             if self.positions is not None and len(ids) > self.positions:
                 raise SalsaError(
-                    f"a prompt with its answer has {len(ids)} tokens, and the model has positions "
-                    f"for {self.positions}; expected shorter answers, or a model with more"
+                    f"a prompt with its answer has {len(ids)} tokens, and the context of the model "
+                    f"is {self.positions}; expected shorter answers, or a model with a longer "
+                    "context"
                 )
         lengths = [len(ids) for ids in rows]
         for switch in self.rotary:
@@ -104,7 +105,7 @@ def check_prompts(
         rows = {row: ids for row, ids in ids_of.items() if used is None or row in used}
         for row, ids in rows.items():
             if max(ids) >= limits.tokens:
-                where = f"{source}, row {row} holds"
+                where = f"{source}, row {row} contains"
                 raise SalsaError(_unknown(tokenizer, max(ids), limits.tokens, where))
         if limits.positions is not None:
             _check_length(rows, limits.positions, answer_length, source)
@@ -114,9 +115,9 @@ def check_prompts(
 
 def _unknown(tokenizer: Tokenizer, token: int, size: int, where: str) -> str:
     return (
-        f"the model has an embedding of {size} tokens, and {where} token {token} "
+        f"the embedding of the model has {size} tokens, and {where} token {token} "
         f"({tokenizer.decode([token])!r}): the tokenizer was extended, and the model was not. "
-        "Expected a model and a tokenizer of one vocabulary"
+        "Expected a model and a tokenizer with the same vocabulary"
     )
 
 
@@ -128,10 +129,10 @@ def _check_length(
     if long:
         longest = max(map(len, rows.values()))
         raise SalsaError(
-            f"the model has positions for {limit} tokens; {counted(len(long), 'prompt')} of "
+            f"the context of the model is {limit} tokens; {counted(len(long), 'prompt')} of "
             f"{source} (first in row {long[0]}; the longest has {longest} tokens) with an answer "
-            f"of {answer_length} tokens need more. Expected a model with more "
-            "positions, shorter answers, or a file without these rows"
+            f"of {answer_length} tokens need more. Expected a model with a longer context, shorter "
+            "answers, or a file without these rows"
         )
 
 
@@ -154,6 +155,6 @@ def _check_rotary(
 def _depends(switch: RotarySwitch) -> str:
     return (
         f"beyond {switch.length} tokens the rotary frequencies of the model depend on the longest "
-        f"row of a batch (rope_type {switch.kind}), so that the log-probabilities and scores of an "
-        "answer would depend on the other answers"
+        f"row of a batch (rope_type {switch.kind}), so the log-probabilities and scores of an "
+        "answer would depend on the other answers in its batch"
     )

@@ -106,7 +106,7 @@ class Learner:
         if not norm < float("inf"):
             raise SalsaError(
                 f"the gradient of the {self._name} is not finite{self._culprit()}; its weights "
-                "were not changed. Try a lower learning rate, and look at the last rows of "
+                "were not changed. Try a lower learning rate, and check the last rows of "
                 "metrics.jsonl"
             )
         for group in self._optimiser.param_groups:

@@ -30,7 +30,7 @@ def body(model: Module) -> Module:
         found = getattr(model, name, None)
         if isinstance(found, torch.nn.Module):
             return found
-    raise SalsaError(f"a {type(model).__name__} has no body that can be run without its head")
+    raise SalsaError(f"a {type(model).__name__} has no body that can run without its head")
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         return cast(Tokenizer, AutoTokenizer.from_pretrained(place, trust_remote_code=False))
     except Exception as error:
         raise SalsaError(
-            f"{folder}: no tokenizer can be loaded from it ({assembly.first_line(error)})"
+            f"{folder}: its tokenizer cannot be loaded ({assembly.first_line(error)})"
         ) from error
 
 
@@ -174,7 +174,7 @@ def _generation_config(folder: Path) -> GenerationConfig:
     except Exception as error:
         raise SalsaError(
             f"{folder}: generation_config.json cannot be used ({assembly.first_line(error)}); "
-            "correct or remove that setting, which salsa does not need"
+            "correct or remove that setting; salsa does not need it"
         ) from error
 
 
@@ -295,13 +295,16 @@ def _end_ids(folder: Path, generation: Any, tokenizer: Tokenizer) -> tuple[int, 
     eos = list(given) if isinstance(given, list | tuple) else [] if given is None else [given]
     if wrong := [one for one in eos if type(one) is not int or one < 0]:
         raise SalsaError(
-            f"{folder}: eos_token_id in generation_config.json holds {wrong[0]!r}; expected a "
+            f"{folder}: eos_token_id in generation_config.json contains {wrong[0]!r}; expected a "
             "token id, or a list of them"
         )
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in eos:
         eos.append(tokenizer.eos_token_id)
     if not eos:
-        raise SalsaError(f"{folder}: neither tokenizer nor generation_config.json has an end token")
+        raise SalsaError(
+            f"{folder}: neither the tokenizer nor generation_config.json has an end token "
+            "(eos_token)"
+        )
     return tuple(eos)
 
 

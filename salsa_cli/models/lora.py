@@ -50,8 +50,8 @@ def check() -> None:
         import peft  # noqa: F401
     except ImportError as error:
         raise SalsaError(
-            "LoRA (--lora-rank, adapter folders) needs PEFT, which is not installed; "
-            "pip install peft"
+            "LoRA (--lora-rank, adapter folders) needs PEFT, which is not installed; run `pip "
+            "install peft`"
         ) from error
 
 
@@ -81,8 +81,8 @@ def check_rank(rank: int, hidden: int) -> None:
     """
     if rank >= hidden:
         raise SalsaError(
-            f"--lora-rank {rank} is not low in a model of width {hidden}; expected less than that, "
-            "as 16, or no --lora-rank to train all weights"
+            f"--lora-rank {rank} is not low for a model of width {hidden}; expected less, for "
+            "example 16, or no --lora-rank to train all weights"
         )
 
 
@@ -144,8 +144,8 @@ def check_parts(adapter: Adapter) -> None:
         more.append(f"biases (bias is {bias!r})")
     if more:
         raise SalsaError(
-            f"{adapter.folder} holds more than low-rank updates, {_some(more)}; merge it into its "
-            "base with the tool that made it, and give the model"
+            f"{adapter.folder} contains more than low-rank updates, {_some(more)}; merge it into "
+            "its base with the tool that created it, and pass the merged model"
         )
 
 

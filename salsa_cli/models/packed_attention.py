@@ -135,11 +135,11 @@ def _trial(model: Module) -> str | None:
         if not _agrees(model):
             return f"{name}: packed rows would change its results, so rows are padded"
         if (narrowed := _with_small_windows(model)) is not None and not _agrees(narrowed):
-            return f"{name}: its window is lost in packed rows, so rows are padded"
+            return f"{name}: packed rows would lose its attention window, so rows are padded"
     except UnsupportedAttentionError:
-        return f"{name}: its attention has no packed form, so rows are padded"
+        return f"{name}: its attention does not support packed rows, so rows are padded"
     except Exception:  # models of any family run here, and fail in ways of their own
-        return f"{name}: it cannot read several rows as one packed sequence, so rows are padded"
+        return f"{name}: it cannot process several rows as one packed sequence, so rows are padded"
     return None
 
 

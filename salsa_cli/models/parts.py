@@ -50,8 +50,8 @@ def check_checkpointing(folder: Path) -> None:
     made = AutoModelForCausalLM._model_mapping.get(type(_config(folder)), None)
     if not getattr(made, "supports_gradient_checkpointing", True):
         raise SalsaError(
-            f"{folder}: a {_kind(folder)} model cannot compute activations twice; leave "
-            "--gradient-checkpointing out"
+            f"{folder}: a {_kind(folder)} model does not support gradient checkpointing; remove "
+            "--gradient-checkpointing"
         )
 
 
@@ -64,8 +64,8 @@ def check_reward_model(folder: Path) -> None:
     if folders.is_adapter(folder):
         if not assembly.has_score_head(folder):
             raise SalsaError(
-                f"{folder} cannot be used as a reward model: the adapter brings no score head, "
-                "and its base has none; `salsa train-rm --lora-rank` makes one that does"
+                f"{folder} cannot be used as a reward model: neither the adapter nor its base has "
+                "a score head; `salsa train-rm --lora-rank` trains an adapter with one"
             )
         return
     tensors = weight_files.open_weight_files(folder).tensors
@@ -74,7 +74,7 @@ def check_reward_model(folder: Path) -> None:
         return
     found = _score_head_fault(folder, score, [one for one in tensors if one.startswith(_HEADS)])
     raise SalsaError(
-        f"{folder} cannot be used as a reward model: {found}; `salsa train-rm` makes one of a "
+        f"{folder} cannot be used as a reward model: {found}; `salsa train-rm` trains one from a "
         f"causal language model. {_what_it_can_be(folder)}"
     )
 
@@ -86,7 +86,7 @@ def check_critic(folder: Path) -> None:
         SalsaError: says what was found instead.
     """
     if not assembly.has_score_head(folder) and (reason := _refusal(check_language_model, folder)):
-        raise SalsaError(f"{folder} cannot be a critic: it is no reward model, and {reason}")
+        raise SalsaError(f"{folder} cannot be a critic: it is not a reward model, and {reason}")
 
 
 def described(folder: Path) -> str:
@@ -102,14 +102,14 @@ def _what_it_can_be(folder: Path) -> str:
         found.append("critic")
     if assembly.has_score_head(folder) and _refusal(check_reward_model, folder) is None:
         found.append("reward")
-    return f"It can be: {', '.join(found)}." if found else "It can play no part in salsa ppo."
+    return f"It can be used as: {', '.join(found)}." if found else "salsa ppo cannot use it."
 
 
 def _score_head_fault(folder: Path, score: TensorSpec | None, heads: list[str]) -> str:
     if score is not None and score.shape[0] != 1:
         return (
             f"it gives {score.shape[0]} scores per text (score.weight has {score.shape[0]} rows), "
-            "as a classifier of several labels does; expected one"
+            "like a classifier with several labels; expected one"
         )
     if score is not None:
         return f"transformers has no sequence classifier of a {_kind(folder)} model"
@@ -121,7 +121,7 @@ def _score_head_fault(folder: Path, score: TensorSpec | None, heads: list[str]) 
     architectures = getattr(_config(folder), "architectures", None) or ()
     named = "a" if any("SequenceClassification" in name for name in architectures) else "no"
     return (
-        f"its config.json names {named} sequence classifier and its files lack score.weight (it "
+        f"its config.json names {named} sequence classifier and its files have no score.weight (it "
         "has no trained score head)"
     )
 
@@ -154,5 +154,5 @@ def _refusal(check: Callable[[Path], None], folder: Path) -> str | None:
 def _cannot(folder: Path, part: str, reason: str) -> SalsaError:
     return SalsaError(
         f"{folder} cannot be {part}: {reason.removeprefix(f'{folder}: ')}. Expected a causal "
-        "language model of attention layers, as Llama, Qwen or Mistral"
+        "language model made of attention layers, such as Llama, Qwen or Mistral"
     )

@@ -24,7 +24,9 @@ def with_scalar_head(model: Module) -> Module:
     """
     stem, output = body(model), model.get_output_embeddings()
     if output is None:
-        raise SalsaError(f"a {type(model).__name__} has no output embedding to replace by a head")
+        raise SalsaError(
+            f"a {type(model).__name__} has no output embedding to replace with a score head"
+        )
     made = _scored(type(stem).__mro__[1])(copy.deepcopy(model.config))
     setattr(made, made.base_model_prefix, stem)
     made.score = torch.nn.Linear(output.weight.shape[1], 1, bias=False, device=model.device)

@@ -149,8 +149,8 @@ def dtype_note(folder: Path) -> str | None:
         return None
     names = [str(dtype).removeprefix("torch.") for dtype in (declared, stored)]
     return (
-        f"{folder}: config.json says {names[0]}, and the weights are {names[1]}; the result is "
-        f"written in {names[1]}"
+        f"{folder}: config.json declares {names[0]}, but the weights are {names[1]}; the result is "
+        f"written as {names[1]}"
     )
 
 

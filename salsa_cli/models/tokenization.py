@@ -123,13 +123,15 @@ def padding_token(name: object, tokenizer: Tokenizer, wanted: str | None) -> str
     if token is not None and index is not None and index != end:
         return token
     if wanted is not None:
-        found = "is its end token" if index == end else "is no token of its vocabulary"
-        raise SalsaError(f"--pad-token {wanted} {found} ({name}); expected another, like <unk>")
+        found = "is its end token" if index == end else "is not in its vocabulary"
+        raise SalsaError(
+            f"--pad-token {wanted} {found} ({name}); expected another token, such as <unk>"
+        )
     found = "no pad token" if token is None else f"its end token {token} as pad token"
     if token is not None and index is None:
         found = f"the pad token {token}, which is not in its vocabulary"
     raise SalsaError(
-        f"{name} has {found}; expected a token that never ends an answer. Name one with "
+        f"{name} has {found}; expected a token that never ends an answer. Choose one with "
         "--pad-token, for example <unk> or a reserved token"
     )
 
@@ -149,15 +151,15 @@ def template_warning(name: object, tokenizer: Tokenizer, prompts: Sequence[Promp
         return None
     read = tokenizer.decode(prompt_ids(tokenizer, plain[0]))
     messages = '"prompt": [{"role": "user", "content": ...}]'
-    advice = f"If the model expects conversations, give messages: {messages}"
+    advice = f"If the model expects conversations, pass messages: {messages}"
     if _holds_messages(plain[0]):
         advice = (
-            "It is a list of messages written as text, and a CSV cell can hold nothing else: give "
-            f"conversations in a JSON Lines or Parquet file, {messages}"
+            "It is a list of messages written as text, because a CSV cell can only contain text: "
+            "pass conversations in a JSON Lines or Parquet file, {messages}"
         )
     return (
         f"{name} has a chat template, and {len(plain)} of {len(prompts)} prompts are plain text, "
-        f"which is read without it. The first is read as {read!r:.200}. {advice}"
+        f"to which it is not applied. The model sees the first one as {read!r:.200}. {advice}"
     )
 
 
@@ -209,7 +211,7 @@ def row_ids(
         with during(f"{source}, row {row}"):
             ids = tuple(prompt_ids(tokenizer, prompt))
             if not ids:
-                raise SalsaError("the prompt has no token")
+                raise SalsaError("the prompt has no tokens")
         found.append(ids)
     return found
 
@@ -244,7 +246,7 @@ def _apply_chat_template(tokenizer: Tokenizer, prompt: Prompt) -> tuple[str, boo
         roles = ", ".join(turn.role for turn in prompt)
         said = one_line(str(error).strip()) or type(error).__name__
         raise SalsaError(
-            f"the chat template refuses a conversation of the turns {roles}: {said}"
+            f"the chat template rejects a conversation with the roles {roles}: {said}"
         ) from error
     return str(text), tokenizer.chat_template is None
 

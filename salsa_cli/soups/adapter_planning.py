@@ -61,17 +61,17 @@ def plan(paths: tuple[Path, ...], config: SoupConfig, report: Report) -> SoupPla
         UsageError: --base and --merge-into are both given.
     """
     if config.base is not None and config.merge_into is not None:
-        raise UsageError("--merge-into names the base already; leave out --base")
+        raise UsageError("--merge-into already names the base; remove --base")
     opened = without_copies([open_adapter(path) for path in paths])
     differing = compatibility.tokenizer_differences(paths)
     check_allowed(differing, paths, config)
     told = config.base or config.merge_into
-    refuse(differing, disagreements(opened, told is not None), "adapters of one base", config)
+    refuse(differing, disagreements(opened, told is not None), "adapters of the same base", config)
     names = base_names(opened)
     if told is not None and (len(names) > 1 or not _is_named(told, names)):
-        verb = "merged into" if config.merge_into else "taken as adapters of"
+        verb = "merged into" if config.merge_into else "treated as adapters of"
         listed = ", ".join(map(str, names))
-        report(Warned(f"the adapters say that their base is {listed}; they are {verb} {told}"))
+        report(Warned(f"the adapters name {listed} as their base; they are {verb} {told}"))
     if config.merge_into is None:
         tokenizer = choose_tokenizer(paths, config, report)
         warn(differing, tokenizer, config, report)
@@ -156,8 +156,9 @@ def _open_base(
         if changed:
             report(
                 Note(
-                    f"the adapters change {' and '.join(sorted(changed))} of {folder}, where it is "
-                    f"tied: the result stores {tie.head} of its own (tie_word_embeddings: false)"
+                    f"the adapters change {' and '.join(sorted(changed))} of {folder}, where the "
+                    f"two are tied: the result stores a separate {tie.head} (tie_word_embeddings: "
+                    "false)"
                 )
             )
             return adapters, replace(found, config=tied_embeddings.untied_config(settings))

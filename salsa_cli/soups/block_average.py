@@ -79,8 +79,8 @@ class WeightedAverage:
         for part, dtype, model in zip(values, dtypes, self.models, strict=True):
             if bad := averaging.count_nonfinite(part, dtype):
                 raise SalsaError(
-                    f"{tensor.name} of {model} holds {bad} values that are NaN or Inf; "
-                    "--allow-nonfinite averages them all the same"
+                    f"{tensor.name} of {model} contains {bad} NaN or Inf values; --allow-nonfinite "
+                    "averages them anyway"
                 )
 
     def _refuse(self, tensor: NewTensor, values: Sequence[Array]) -> None:
@@ -91,5 +91,5 @@ class WeightedAverage:
         )
         raise SalsaError(
             f"{tensor.name} is of type {tensor.dtype}, which is not averaged, and differs between "
-            f"{self.models[0]} and {other}; --dtype bfloat16 (or another) averages it all the same"
+            f"{self.models[0]} and {other}; --dtype bfloat16 (or another) averages it anyway"
         )

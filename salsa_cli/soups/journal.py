@@ -63,8 +63,8 @@ def read(folder: Path, identity: Mapping[str, JSON], inputs: int) -> list[Entry]
     ]:
         listed = "\n".join(f"  - {line}" for line in differing)
         raise SalsaError(
-            f"{folder} is the draft of another merge; resume with the same settings and inputs, "
-            f"or start again without --resume:\n{listed}"
+            f"{folder} contains the partial result of a different soup; resume with the same "
+            f"settings and inputs, or start again without --resume:\n{listed}"
         )
     return list(takewhile(lambda entry: len(entry.tensors) == inputs, entries))
 

@@ -36,12 +36,12 @@ def prepare(config: SoupConfig, report: Report) -> SoupPlan:
             f"{path} is {'an adapter' if adapter else 'a model'}"
             for path, adapter in zip(paths, adapters, strict=True)
         )
-        raise UsageError(f"models and LoRA adapters cannot be averaged with one another: {kinds}")
+        raise UsageError(f"models and LoRA adapters cannot be averaged together: {kinds}")
     if all(adapters):
         return adapter_planning.plan(paths, config, report)
     for option, value in (("--merge-into", config.merge_into), ("--base", config.base)):
         if value is not None and config.probe is None:
-            raise UsageError(f"{option} is for LoRA adapters; these are whole models")
+            raise UsageError(f"{option} applies to LoRA adapters only; these are whole models")
     return _plan_models(paths, config, report)
 
 
@@ -58,7 +58,7 @@ def _plan_models(paths: tuple[Path, ...], config: SoupConfig, report: Report) ->
     ]
     check_allowed(differing, paths, config)
     reasons = spelled.reasons or weight_files.differences(ingredients)
-    refuse(differing, reasons, "fine-tunes of one base", config)
+    refuse(differing, reasons, "fine-tuned models of the same base", config)
     tokenizer = choose_tokenizer(paths, config, report)
     warn(differing, tokenizer, config, report)
     for note in (*spelled.notes, *notes):

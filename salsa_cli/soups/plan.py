@@ -128,8 +128,9 @@ def without_scale(
     if any(folders.reward_scale(path) for path in paths):
         report(
             Warned(
-                "the mean and the deviation of the soup's scores are not known, so its scores are "
-                "raw. `salsa ppo --normalize-reward` measures them at its start, or once for all "
+                "the mean and standard deviation of the soup's scores are unknown, so its scores "
+                "are raw. `salsa ppo --normalize-reward` measures them at the start; to measure "
+                "and store them once, run "
                 f"`salsa train-rm {config.output} --eval-data PAIRS --store-scale -o EVALUATION`"
             )
         )
@@ -141,13 +142,13 @@ def choose_tokenizer(paths: Sequence[Path], config: SoupConfig, report: Report) 
     if config.tokenizer is not None:
         chosen = folders.resolve_any(config.tokenizer)
         if not compatibility.has_tokenizer(chosen):
-            raise SalsaError(f"--tokenizer {config.tokenizer}: there is no tokenizer in {chosen}")
+            raise SalsaError(f"--tokenizer {config.tokenizer}: {chosen} has no tokenizer")
         differing = compatibility.tokenizer_differences((paths[0], chosen))
         refuse(differing, (), "the tokenizer of one of them", config)
         return chosen
     chosen = next((path for path in paths if compatibility.has_tokenizer(path)), paths[0])
     if chosen != paths[0]:
-        report(Note(f"{paths[0]} has no tokenizer; the soup gets that of {chosen}"))
+        report(Note(f"{paths[0]} has no tokenizer; the soup uses the tokenizer of {chosen}"))
     return chosen
 
 
@@ -164,7 +165,7 @@ def check_allowed(
     for allowed in config.allow_different:
         if not any(is_allowed(one, (allowed,)) for one in known):
             differing = f"the models differ in {', '.join(keys)}" if keys else "nothing differs"
-            raise UsageError(f"--allow-different {allowed}: there is no such key; {differing}")
+            raise UsageError(f"--allow-different {allowed}: unknown key; {differing}")
 
 
 def refuse(
@@ -199,7 +200,7 @@ def warn(
 ) -> None:
     """Warn of the differences that are allowed or may be harmless, and say whose value is taken."""
     for line in sort_out(differences, config.allow_different).minor:
-        report(Warned(f"{line}; the soup takes that of {tokenizer}"))
+        report(Warned(f"{line}; the soup uses that of {tokenizer}"))
     for key in config.allow_different:
         if not any(is_allowed(one.key, (key,)) for one in differences):
             report(Warned(f"--allow-different {key}: the models do not differ in it"))

@@ -109,8 +109,8 @@ def store_values(values: Floats, span: Span, output: Bytes, allow_nonfinite: boo
     bad = averaging.count_nonfinite(result, span.tensor.dtype)
     if bad and not allow_nonfinite:
         raise SalsaError(
-            f"{span.tensor.name} becomes NaN or Inf in {bad} places: an input holds such values, "
-            "or they are too large for its type; choose a wider --dtype, or --allow-nonfinite"
+            f"{span.tensor.name} would have {bad} NaN or Inf values: an input contains them, or "
+            "the result overflows its dtype. Choose a wider --dtype, or pass --allow-nonfinite"
         )
     output[span.place : span.place + result.nbytes] = result.view(np.uint8)
 

@@ -124,8 +124,8 @@ def open_adapter(folder: Path) -> Adapter:
     if reasons := list(_refusals(config)):
         listed = "\n".join(f"  - {reason}" for reason in reasons)
         raise SalsaError(
-            f"{folder}: an adapter of this kind cannot be used; merge it into its base with "
-            f"the tool that made it, and give the model:\n{listed}"
+            f"{folder}: this adapter is not supported; merge it into its base with the tool that "
+            f"created it, and pass the merged model:\n{listed}"
         )
     weights = open_adapter_weights(folder)
     sides: dict[str, dict[str, TensorSpec]] = {}
@@ -142,9 +142,9 @@ def open_adapter(folder: Path) -> Adapter:
             sides[module][side] = replace(spec, name=plain)
         elif _LORA.search(name):
             raise SalsaError(
-                f"{folder}: {one_line(name)} belongs to a variant of LoRA that is more than A "
-                "and B (DoRA, biases); merge the adapter into its base with the tool that made it, "
-                "and give the model"
+                f"{folder}: {one_line(name)} belongs to a LoRA variant with more than the factors "
+                "A and B (DoRA, biases); merge the adapter into its base with the tool that "
+                "created it, and pass the merged model"
             )
         elif _ORIGINAL not in name:
             plain = _LIVE.sub("", name)
@@ -153,7 +153,9 @@ def open_adapter(folder: Path) -> Adapter:
         module: _factors(folder, module, pair, config) for module, pair in sorted(sides.items())
     }
     if not factors:
-        raise SalsaError(f"{folder}: no LoRA factors in its weights; expected names like lora_A")
+        raise SalsaError(
+            f"{folder}: no LoRA factors found in its weights; expected tensor names like lora_A"
+        )
     return Adapter(folder, config, weights, factors, others)
 
 
@@ -196,8 +198,8 @@ def disagreements(adapters: Sequence[Adapter], base_is_told: bool = False) -> tu
     if not base_is_told:
         found += [
             f"{ADAPTER_CONFIG} base_model_name_or_path: {_shown(first)} in {first.folder}, "
-            f"{_shown(other)} in {other.folder} (if both are one base, name it: --base BASE, or "
-            "--merge-into BASE)"
+            f"{_shown(other)} in {other.folder} (if both name the same base, give it: --base BASE, "
+            "or --merge-into BASE)"
             for other in adapters[1:]
             if _base(first) != _base(other)
         ]
@@ -336,8 +338,8 @@ def _by_pattern(patterns: object, name: str, default: object) -> object:
             found = re.match(rf"(.*\.)?({pattern})$", name)
         except re.error as error:
             raise SalsaError(
-                f"{ADAPTER_CONFIG} has the pattern {one_line(repr(pattern))}, which is no regular "
-                f"expression: {error}; correct it in rank_pattern or alpha_pattern"
+                f"{ADAPTER_CONFIG} contains the pattern {one_line(repr(pattern))}, which is not a "
+                f"valid regular expression: {error}; correct it in rank_pattern or alpha_pattern"
             ) from error
         if found:
             return value

@@ -168,7 +168,7 @@ def copy_file(source: Path, target: Path) -> None:
 def write_problem(error: OSError) -> str:
     """What to say of a file that cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full; make room on it, and continue with --resume"
+        return "the disk is full; free some space and continue with --resume"
     return f"cannot write it: {error.strerror or error}"
 
 

@@ -119,8 +119,8 @@ class InputFile(_File):
                 count = self._transfer(os.preadv, view[begin:], start + begin)
                 if begin + count <= reached:
                     raise SalsaError(
-                        f"{self.path}: it ends {needed - reached} bytes too early; it has changed "
-                        "since it was opened, or the disk fails"
+                        f"{self.path}: {needed - reached} bytes are missing at its end; it changed "
+                        "after it was opened, or the disk is failing"
                     )
                 reached = begin + count
         return memory[offset - start : offset - start + nbytes]

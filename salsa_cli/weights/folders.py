@@ -73,9 +73,10 @@ def resolve_any(name: str) -> Path:
         if (folder / "config.json").is_file() or is_adapter(folder):
             return folder
         inside = [one for one in sorted(folder.iterdir()) if (one / ADAPTER_CONFIG).is_file()]
-        hint = f"; {inside[0]} holds an adapter" if inside else ""  # saved under its name by peft
+        # peft saves a named adapter in a folder of that name.
+        hint = f"; {inside[0]} contains an adapter" if inside else ""
         raise SalsaError(
-            f"{name}: no config.json in it; expected a Hugging Face model folder "
+            f"{name}: no config.json found; expected a Hugging Face model folder "
             f"{listing(folder)}{hint}"
         )
 
@@ -104,8 +105,8 @@ def base(folder: Path) -> Path:
     name = read_json(path).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise SalsaError(
-            f"{path}: no base_model_name_or_path; expected the folder or the hub id of the model "
-            "that the adapter is for"
+            f"{path}: no base_model_name_or_path; expected the folder or the hub id of the base "
+            "model of the adapter"
         )
     places = (Path(name), folder.parent / name, folder / name)
     local = next((place for place in places if place.is_dir()), None)
@@ -162,7 +163,7 @@ def ingredients(folder: Path) -> tuple[str, ...]:
         return ()
     named = read_json(path).get("ingredients")
     if not isinstance(named, list) or not all(isinstance(one, dict) for one in named):
-        raise SalsaError(f"{path}: no list of ingredients in it; expected the record of a soup")
+        raise SalsaError(f"{path}: no list of ingredients found; expected the record of a soup")
     found = []
     for ingredient in named:
         name = str(ingredient.get("model"))
@@ -202,10 +203,10 @@ def members(folder: Path) -> tuple[Path, ...]:
     found = tuple(folder / str(number) for number in numbers)
     if numbers and numbers != list(range(len(numbers))):
         gap = next(place for place, number in enumerate(numbers) if number != place)
-        raise SalsaError(f"{folder} is an ensemble that lacks its member {gap}")
+        raise SalsaError(f"{folder} is an incomplete ensemble: member {gap} is missing")
     for member in found:
         if not (member / "config.json").is_file() and not is_adapter(member):
-            raise SalsaError(f"{member}: no config.json in it; expected a member of an ensemble")
+            raise SalsaError(f"{member}: no config.json found; expected a member of an ensemble")
     return found
 
 
@@ -266,8 +267,8 @@ def _fetch(name: str) -> Path:
         from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
     except ImportError as error:
         raise SalsaError(
-            f"{name}: no such folder, and huggingface_hub is not installed to fetch it; "
-            "pip install huggingface_hub, or give a local folder"
+            f"{name}: no such folder, and huggingface_hub, which could download it, is not "
+            "installed; run `pip install huggingface_hub`, or pass a local folder"
         ) from error
     try:
         fetched = snapshot_download(name, allow_patterns=_FETCHED, ignore_patterns=_NOT_FETCHED)
@@ -286,7 +287,7 @@ def _fetch(name: str) -> Path:
     except Exception as error:  # the hub client raises errors of many libraries
         reason = one_line(str(error).strip().partition("\n")[0] or type(error).__name__)
         raise SalsaError(
-            f"{name}: no such folder, and it could not be fetched from the Hugging Face hub "
-            f"({reason}); give a local folder, or try again with a connection"
+            f"{name}: no such folder, and it could not be downloaded from the Hugging Face hub "
+            f"({reason}); pass a local folder, or check the network connection"
         ) from error
     return Path(str(fetched))

@@ -37,7 +37,7 @@ BITS = {
     **dict.fromkeys(["I32", "U32", "F32"], 32),
     **dict.fromkeys(["C64", "F64", "I64", "U64"], 64),
 }
-BROKEN = "; the file is damaged or was written wrongly: fetch or save the model again"
+BROKEN = "; the file is corrupt: download or save the model again"
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def read_header(file: Path) -> tuple[list[TensorSpec], dict[str, str]]:
     if not isinstance(metadata, dict) or not all(
         isinstance(text, str) for text in metadata.values()
     ):
-        raise SalsaError(f"{file}: {METADATA} is no map of texts{BROKEN}")
+        raise SalsaError(f"{file}: {METADATA} is not a map of strings{BROKEN}")
     data = 8 + len(raw)
     specs = [_spec(file, name, entry, data) for name, entry in entries.items()]
     specs.sort(key=lambda spec: (spec.start, spec.nbytes))
@@ -146,12 +146,12 @@ def _header_bytes(file: Path) -> tuple[bytes, int]:
         length = int.from_bytes(prefix, "little")
         if length > size - 8 or length > _LARGEST_HEADER:
             raise SalsaError(
-                f"{file}: no safetensors file: it has {size} bytes and announces a header of "
-                f"{length} (of at most {_LARGEST_HEADER}){BROKEN}"
+                f"{file}: not a safetensors file: it has {size} bytes, and its header would have "
+                f"{length} (at most {_LARGEST_HEADER} are allowed){BROKEN}"
             )
         raw = handle.read(length)
     if len(raw) < length or not raw.startswith(b"{"):
-        raise SalsaError(f"{file}: header: no JSON object{BROKEN}")
+        raise SalsaError(f"{file}: header: not a JSON object{BROKEN}")
     return raw, size
 
 
@@ -166,13 +166,15 @@ def _spec(file: Path, name: str, entry: object, data: int) -> TensorSpec:
     if not isinstance(dtype, str) or dtype not in BITS:
         raise SalsaError(f"{where}: unknown dtype {one_line(repr(dtype))}{BROKEN}")
     if not _are_sizes(shape):
-        raise SalsaError(f"{where}: its shape is no list of sizes: {one_line(repr(shape))}{BROKEN}")
+        raise SalsaError(
+            f"{where}: its shape is not a list of sizes: {one_line(repr(shape))}{BROKEN}"
+        )
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise SalsaError(f"{where}: wrong data_offsets {one_line(repr(offsets))}{BROKEN}")
     nbytes = byte_count(dtype, shape)
     if nbytes is None or nbytes != offsets[1] - offsets[0]:
         raise SalsaError(
-            f"{where}: {dtype} of shape {one_line(str(shape))} does not take the "
+            f"{where}: {dtype} of shape {one_line(str(shape))} does not match the "
             f"{offsets[1] - offsets[0]} bytes of its data_offsets{BROKEN}"
         )
     return TensorSpec(name, dtype, tuple(shape), file, data + offsets[0], nbytes)
@@ -183,13 +185,17 @@ def _check_cover(file: Path, specs: Sequence[TensorSpec], data: int, size: int) 
     end = data
     for spec in specs:
         if spec.start != end:
-            what = "overlaps the one before" if spec.start < end else "leaves a gap before it"
+            what = (
+                "overlaps the previous one"
+                if spec.start < end
+                else "leaves a gap after the previous one"
+            )
             raise SalsaError(f"{file}: tensor {one_line(spec.name)} {what}{BROKEN}")
         end += spec.nbytes
         if end > size:
             raise SalsaError(
-                f"{file}: cut short within tensor {one_line(spec.name)}: the file has {size} bytes "
-                "where its header promises more; fetch or save the model again"
+                f"{file}: truncated within tensor {one_line(spec.name)}: the file has {size} bytes "
+                "and its header describes more; download or save the model again"
             )
     if end != size:
         raise SalsaError(f"{file}: {size - end} bytes after the last tensor{BROKEN}")

@@ -13,7 +13,7 @@ from salsa_cli.weights.layout import TensorSpec
 
 _ADVICE = (
     "convert it: load the model with transformers and save it again with save_pretrained, "
-    "in an environment that you can throw away if you do not trust the file"
+    "in a disposable environment if you do not trust the file"
 )
 
 
@@ -32,7 +32,7 @@ def read_index(file: Path) -> list[TensorSpec]:
     with os_errors(file, "read"), file.open("rb") as handle:
         if handle.read(4) != b"PK\3\4":
             raise SalsaError(
-                f"{file}: no ZIP archive, as torch has written since version 1.6; {_ADVICE}"
+                f"{file}: not a ZIP archive, the format of torch since version 1.6; {_ADVICE}"
             )
         size = file.stat().st_size
         try:
@@ -47,7 +47,7 @@ def read_index(file: Path) -> list[TensorSpec]:
                 f"{file}: torch cannot read it safely ({reason}); {_ADVICE}"
             ) from error
     if not isinstance(found, dict) or not found:
-        raise SalsaError(f"{file}: expected tensors by name, found {type(found).__name__}")
+        raise SalsaError(f"{file}: expected a dict of tensors, found {type(found).__name__}")
     specs = [_spec(file, name, tensor, size) for name, tensor in found.items()]
     return sorted(specs, key=lambda spec: (spec.start, spec.nbytes))
 
@@ -60,11 +60,11 @@ def _spec(file: Path, name: object, tensor: Any, size: int) -> TensorSpec:
     plain = str(tensor.layout) == "torch.strided" and tensor.is_contiguous()
     offset = getattr(tensor.untyped_storage(), "_checkpoint_offset", None) if plain else None
     if not plain or (offset is None and tensor.numel()):
-        raise SalsaError(f"{where} is no plain array, its elements are not in order; {_ADVICE}")
+        raise SalsaError(f"{where} is not a contiguous array; {_ADVICE}")
     nbytes = tensor.numel() * tensor.element_size()
     start = (offset or 0) + tensor.storage_offset() * tensor.element_size()
     if start + nbytes > size:
-        raise SalsaError(f"{where} reaches beyond the end of the file; fetch the model again")
+        raise SalsaError(f"{where} extends beyond the end of the file; download the model again")
     return TensorSpec(name, dtype, tuple(tensor.shape), file, start, nbytes)
 
 

@@ -66,11 +66,11 @@ def refuse_quantised(models: Mapping[Path, WeightFiles]) -> None:
         return
     listed = "\n".join(f"  - {folder}: {one}" for folder, all_ in found.items() for one in all_)
     raise SalsaError(
-        "quantised weights cannot be averaged: the stored numbers are codes that mean nothing "
-        "without their scales; expected unquantised models. Use the original bfloat16 or float16 "
+        "quantised weights cannot be averaged: the stored numbers are codes, meaningless without "
+        "their scales; expected unquantised models. Use the original bfloat16 or float16 "
         "models, or dequantise first (in transformers: load the model, "
         f"`model.dequantize().save_pretrained(FOLDER)`):\n{listed}\n"
-        "If the weights are plain numbers, remove the setting or the file that is left over."
+        "If the weights are plain numbers, remove the leftover setting or file."
     )
 
 
@@ -89,12 +89,14 @@ def signs(folder: Path, weights: WeightFiles) -> tuple[str, ...]:
         if _is_code(name, weights) or _has_codes(spec, neighbours)
     ]
     if named:
-        more = f" and {len(named) - 1} more of the kind" if len(named) > 1 else ""
+        more = f" and {len(named) - 1} more like it" if len(named) > 1 else ""
         found.append(f"tensor {one_line(named[0])}{more}")
     packed = [spec.name for spec in weights.tensors.values() if BITS[spec.dtype] < 8]
     if packed:
         dtype = weights.tensors[packed[0]].dtype
-        found.append(f"tensor {one_line(packed[0])} of type {dtype}, less than a byte a number")
+        found.append(
+            f"tensor {one_line(packed[0])} of type {dtype}, which packs several numbers into a byte"
+        )
     return tuple(found)
 
 

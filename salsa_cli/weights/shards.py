@@ -159,7 +159,7 @@ class ShardWriter:
             SalsaError: the folder already holds other weights, or cannot be written to.
         """
         if {path.name for path in self._folder.glob("*.safetensors*")} - {*self.names, INDEX}:
-            raise SalsaError(f"{self._folder} holds weights already; choose an empty folder")
+            raise SalsaError(f"{self._folder} already contains weights; choose an empty folder")
         try:
             for name, shard, header in zip(self.names, self._shards, self._headers, strict=True):
                 size = len(header) + sum(tensor.nbytes for tensor in shard)

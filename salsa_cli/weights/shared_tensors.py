@@ -57,7 +57,7 @@ def common_tensors(
             continue
         if _is_computed(holders[0].tensors[name]):
             spare.add(name)
-            notes.append(f"{name} is left out: only some models store it, and none needs it")
+            notes.append(f"{name} is left out: only some of the models store it, and none needs it")
         elif _TIED.fullmatch(name) and (source := _source(name, holders, common)):
             spare.add(name)
             notes.append(

@@ -76,7 +76,7 @@ class _Model:
     def contradiction(self) -> str:
         head, folder = one_line(self.tie.head), self.weights.folder
         if not self.is_tied:
-            return f"{folder} has no {head}, and its config.json does not tie it ({KEY}: false)"
+            return f"{folder} has no {head}, and its config.json does not tie one ({KEY}: false)"
         return (
             f"{head} of {folder} differs from {self.tie.embedding}, to which its config.json ties "
             f"it: transformers 5 uses it, transformers 4 does not. Write {KEY}: false there if it "
@@ -221,9 +221,11 @@ def _unified(models: Sequence[_Model], config: Mapping[str, JSON]) -> OneSpellin
         )
         return OneSpelling(tuple(one.without_head for one in models), config, (note,), settled=True)
     named = ", ".join(str(one.weights.folder) for one in models if one.is_tied)
-    note = f"the input embedding of {named} counts as its {head}, too, since it is tied there"
+    note = (
+        f"the input embedding of {named} is also used as its {head}, since the two are tied there"
+    )
     if first.is_tied:
-        note += f"; the result stores a {head} of its own ({KEY}: false)"
+        note += f"; the result stores a separate {head} ({KEY}: false)"
         config = untied_config(config)
     return OneSpelling(
         tuple(untie(one.weights, one.tie) if one.is_tied else one.weights for one in models),

@@ -148,7 +148,7 @@ def vocabulary(folder: Path) -> dict[str, int] | None:
         except (TypeError, ValueError, LookupError) as error:
             raise SalsaError(
                 f"{path}: its vocabulary is neither an object of tokens and ids nor a list of "
-                "tokens and scores; fetch or save the tokenizer again"
+                "tokens and scores; download or save the tokenizer again"
             ) from error
     if (path := folder / "vocab.json").is_file():
         return dict(read_json(path))

@@ -87,7 +87,7 @@ def open_adapter_weights(folder: Path) -> WeightFiles:
     for name in ADAPTERS:
         if (folder / name).is_file():
             return _open(folder, (folder / name,))
-    raise SalsaError(f"{folder}: no {ADAPTERS[0]} in it; expected a LoRA adapter {listing(folder)}")
+    raise SalsaError(f"{folder}: no {ADAPTERS[0]} found; expected a LoRA adapter {listing(folder)}")
 
 
 def check_unchanged(weights: WeightFiles) -> None:
@@ -100,8 +100,8 @@ def check_unchanged(weights: WeightFiles) -> None:
                 what = "its header" if now.header_xxh3 != before.header_xxh3 else "its date"
                 what += " is another one"
             raise SalsaError(
-                f"{file} has changed while it was read ({what}); let nothing write to it, "
-                "and start again"
+                f"{file} changed while it was being read ({what}); make sure that nothing writes "
+                "to it, and start again"
             )
 
 
@@ -148,7 +148,7 @@ class TensorReader:
         if dtype is None:
             raise SalsaError(
                 f"{spec.file}: tensor {one_line(spec.name)} has dtype {spec.dtype}, whose elements "
-                "are no whole bytes; expected an unquantised model"
+                "are not whole bytes; expected an unquantised model"
             )
         nbytes = count * dtype.itemsize
         if nbytes > self._buffer.size:
@@ -162,8 +162,9 @@ class TensorReader:
             got = _read_into(handle, piece.data)
         if got < nbytes:
             raise SalsaError(
-                f"{spec.file}: it ends {nbytes - got} bytes too early, within tensor "
-                f"{one_line(spec.name)}; it has changed since it was opened, or the disk fails"
+                f"{spec.file}: {nbytes - got} bytes are missing within tensor "
+                f"{one_line(spec.name)}; the file changed after it was opened, or the disk is "
+                "failing"
             )
         return piece.view(dtype)
 
@@ -190,8 +191,8 @@ def differences(models: Sequence[WeightFiles]) -> tuple[str, ...]:
             ]
             reshaped.append(f"{one_line(name)}: {', '.join(shapes)}")
     return (
-        *_cut(missing, "more tensors that are not in all"),
-        *_cut(reshaped, "more tensors whose shapes differ"),
+        *_cut(missing, "more tensors missing from some models"),
+        *_cut(reshaped, "more tensors with different shapes"),
     )
 
 
@@ -314,9 +315,9 @@ def _no_weights(folder: Path) -> str:
         return adapter_message(folder)
     for name in (WEIGHTS, INDEX):
         if (folder / name).is_symlink() or (folder / name).exists():
-            return f"{folder / name} is a broken link or no file; fetch the model again"
+            return f"{folder / name} is a broken link or not a file; download the model again"
     return (
-        f"{folder}: neither {WEIGHTS} nor {INDEX} in it; expected a model saved as safetensors "
+        f"{folder}: neither {WEIGHTS} nor {INDEX} found; expected a model saved as safetensors "
         f"{listing(folder)}"
     )
 
@@ -337,11 +338,11 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _check_shard_name(index: Path, tensor: str, name: str) -> None:
-    where = f"{index}: tensor {one_line(tensor)} is said to be in {one_line(name)}"
+    where = f"{index}: tensor {one_line(tensor)} is listed in {one_line(name)}"
     if not name or name in (".", "..") or set(name) & set("/\\:\0"):
-        raise SalsaError(f"{where}; expected the plain name of a file in the same folder")
+        raise SalsaError(f"{where}; expected a file name in the same folder, without a path")
     if not (index.parent / name).is_file():
-        raise SalsaError(f"{where}, which is missing or no file; fetch the model again")
+        raise SalsaError(f"{where}, which is missing or not a file; download the model again")
 
 
 def _check_index(
@@ -349,9 +350,11 @@ def _check_index(
 ) -> None:
     for name, file in weight_map.items():
         if name not in tensors or tensors[name].file.name != file:
-            real = f"it is in {tensors[name].file.name}" if name in tensors else "it is in no shard"
+            real = (
+                f"it is in {tensors[name].file.name}" if name in tensors else "no shard contains it"
+            )
             raise SalsaError(
-                f"{index}: tensor {one_line(name)} is said to be in {file}, but {real}{BROKEN}"
+                f"{index}: tensor {one_line(name)} is listed in {file}, but {real}{BROKEN}"
             )
 
 
@@ -369,7 +372,8 @@ def _read_into(handle: FileIO, view: memoryview) -> int:
 def adapter_message(folder: Path) -> str:
     """The message for a folder that holds an adapter where a model is expected."""
     return (
-        f"{folder} holds a LoRA adapter; expected a whole model: merge the adapter into its base "
+        f"{folder} contains a LoRA adapter; expected a whole model: merge the adapter into its "
+        "base "
         "first (`salsa soup --merge-into BASE` does it with two or more of them)"
     )
 

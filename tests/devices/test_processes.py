@@ -82,7 +82,7 @@ def test_what_accelerate_is_configured_for_and_salsa_does_not_do_is_refused(
 
 
 def test_sharding_needs_several_processes() -> None:
-    with pytest.raises(UsageError, match="--shard has no effect in one process"):
+    with pytest.raises(UsageError, match="--shard has no effect with one process"):
         start_runtime("cpu", shard=True)
 
 

@@ -154,7 +154,7 @@ def test_configurations_of_accelerate_that_are_refused(
 
 
 def test_sharding_needs_several_processes() -> None:
-    with pytest.raises(UsageError, match="--shard has no effect in one process"):
+    with pytest.raises(UsageError, match="--shard has no effect with one process"):
         start_runtime("cpu", shard=True)
 
 

@@ -257,7 +257,7 @@ def test_bases_that_differ_are_loaded_apart(adapted: AdapterWorld, tmp_path: Pat
     [
         ({"lora_rank": 2}, r"--lora-rank 2 has no effect: the policy .* keep their rank"),
         ({"ref_update": "ema"}, r"--ref-update ema moves whole weights, and .* is an adapter"),
-        ({"reward": ("SOUP",)}, "the adapter brings no score head, and its base has none"),
+        ({"reward": ("SOUP",)}, "neither the adapter nor its base has a score head"),
     ],
 )
 def test_what_would_have_no_effect_or_go_wrong_is_refused(

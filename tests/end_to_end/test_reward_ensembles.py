@@ -61,10 +61,10 @@ def test_an_ensembles_folder_scores_as_the_mean_of_its_members(ensemble: Path) -
 def test_a_broken_ensemble_is_named(ensemble: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(ensemble, tmp_path / "rm"))
     (folder / "1" / "config.json").unlink()
-    with pytest.raises(SalsaError, match=r"1: no config.json in it; expected a member"):
+    with pytest.raises(SalsaError, match=r"1: no config.json found; expected a member"):
         rewards.resolve(str(folder))
     shutil.rmtree(folder / "1")
-    with pytest.raises(SalsaError, match="is an ensemble that lacks its member 1"):
+    with pytest.raises(SalsaError, match="is an incomplete ensemble: member 1 is missing"):
         rewards.resolve(str(folder))
 
 
@@ -113,7 +113,7 @@ def test_the_soup_of_a_whole_folder_is_the_averaged_reward_model(
     torch.testing.assert_close(weights[3], torch.stack(weights[:3]).mean(0))
     # Nothing can be known of the scale of its scores, and nothing is said of it.
     assert "salsa_reward" not in read_json(tmp_path / "soup" / "config.json")
-    assert any("are not known, so its scores are raw" in text for text in notes)
+    assert any("are unknown, so its scores are raw" in text for text in notes)
 
 
 PAIR = {"prompt": "the cat", "chosen": " sat happy", "rejected": " ran and ran sad"}

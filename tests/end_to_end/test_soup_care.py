@@ -135,7 +135,9 @@ def test_another_soup_is_not_continued(pair: tuple[Path, Path], tmp_path: Path) 
         ({"alpha": 0.4}, "alpha: 0.3 then, 0.4 now"),
         ({"memory": 10**7}, "bytes of a block (--memory)"),
     ):
-        with pytest.raises(SalsaError, match="is the draft of another merge") as caught:
+        with pytest.raises(
+            SalsaError, match="contains the partial result of a different soup"
+        ) as caught:
             soup.run(configure(output, *pair, resume=True, **changes), silent)
         assert says in str(caught.value)
     os.utime(pair[1] / "model.safetensors")
@@ -160,7 +162,7 @@ def test_inputs_that_change_are_noticed(
         return gather(self, *rest)
 
     monkeypatch.setattr(TensorSource, "gather", meddle)
-    with pytest.raises(SalsaError, match=r"model\.safetensors has changed while it was read"):
+    with pytest.raises(SalsaError, match=r"model\.safetensors changed while it was being read"):
         soup.run(configure(tmp_path / "ref", pair[0], changed), silent)
     assert list(tmp_path.iterdir()) == [changed]
 
@@ -300,7 +302,7 @@ def test_a_disk_that_fills_up_while_companions_are_copied_keeps_the_draft(
 
     with monkeypatch.context() as patched:
         patched.setattr("salsa_cli.weights.companions.shutil.copyfileobj", full)
-        with pytest.raises(SalsaError, match=r"ref: .*the disk is full; make room") as caught:
+        with pytest.raises(SalsaError, match=r"ref: .*the disk is full; free some space") as caught:
             soup.run(configure(tmp_path / "ref", *pair), silent)
     assert "ref.partial keeps" in str(caught.value)
     soup.run(configure(tmp_path / "ref", *pair, resume=True), silent)

@@ -87,7 +87,7 @@ def test_buffers_of_old_versions_are_left_out(world: World, tmp_path: Path) -> N
     notes: list[Event] = []
     soup.run(configure(tmp_path / "ref", old, world.a), notes.append)
     assert name not in souped(tmp_path / "ref")
-    assert Note(f"{name} is left out: only some models store it, and none needs it") in notes
+    assert Note(f"{name} is left out: only some of the models store it, and none needs it") in notes
     soup.run(configure(tmp_path / "both", old, old), silent)
     assert name in souped(tmp_path / "both")
 
@@ -174,13 +174,13 @@ def test_a_tokenizer_that_does_not_fit_is_refused_first(world: World, tmp_path: 
     bare = Path(shutil.copytree(world.b, tmp_path / "bare"))
     for path in bare.glob("tokenizer*"):
         path.unlink()
-    for tokenizer, says in ((other, "'rain' is 23 and absent"), (bare, "there is no tokenizer")):
+    for tokenizer, says in ((other, "'rain' is 23 and absent"), (bare, f"{bare} has no tokenizer")):
         with pytest.raises(SalsaError, match=says):
             config = configure(tmp_path / "ref", world.a, world.b, tokenizer=str(tokenizer))
             soup.run(dataclasses.replace(config, dry_run=True), silent)
     notes: list[Event] = []
     soup.run(configure(tmp_path / "ref", bare, world.b), notes.append)
-    assert Note(f"{bare} has no tokenizer; the soup gets that of {world.b}") in notes
+    assert Note(f"{bare} has no tokenizer; the soup uses the tokenizer of {world.b}") in notes
     assert (tmp_path / "ref" / "tokenizer.json").is_file()
 
 

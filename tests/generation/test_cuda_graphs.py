@@ -135,7 +135,9 @@ def test_what_cannot_be_is_refused() -> None:
     for name in ("auto", "loop"):
         selection.check_generator(name, torch.device("cpu"))
     for name in ("loop", "graphs"):
-        with pytest.raises(SalsaError, match=f"--generator {name} cannot drive a MambaForCausalLM"):
+        with pytest.raises(
+            SalsaError, match=f"--generator {name} does not support a MambaForCausalLM"
+        ):
             selection.select_generator(name, policy(recurrent).model)
     assert (
         selection.select_generator("auto", policy(recurrent).model)

@@ -24,7 +24,7 @@ def test_other_models_are_left_to_transformers(make: Callable[[], Module]) -> No
     with pytest.raises(SalsaError) as found:
         selection.select_generator("loop", model)
     assert str(found.value) == (
-        f"--generator loop cannot drive a {type(model).__name__}; --generator auto can"
+        f"--generator loop does not support a {type(model).__name__}; use --generator auto"
     )
 
 

@@ -85,7 +85,7 @@ def test_without_a_compiler_of_cpp_nothing_is_begun(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SalsaError, match=r"--compile needs a compiler of C\+\+"):
+    with pytest.raises(SalsaError, match=r"--compile needs a C\+\+ compiler"):
         ppo.run(ppo_runs.configure(world, tmp_path / "policy", compile=True), silent)
     compilation.check(torch.device("cuda"))  # Triton brings its own
 

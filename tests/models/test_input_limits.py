@@ -127,7 +127,7 @@ def test_ppo_knows_before_loading_that_a_reward_model_is_too_short(
         world, tmp_path / "ppo", response_length=8, dry_run=True, **{option: (str(folder),)}
     )
     message = refused(config, ppo.run)
-    assert f"{folder}: the model has positions for 12 tokens; " in message
+    assert f"{folder}: the context of the model is 12 tokens; " in message
     assert "first in row 4; the longest has 5 tokens) with an answer of 8 tokens" in message
     # Prompts have 2 to 5 tokens: with an answer of 7 tokens all of them fit.
     ppo.run(
@@ -145,7 +145,8 @@ def test_ppo_and_eval_name_tokens_that_a_reward_model_has_no_embedding_of(
         world, tmp_path / "ppo", reward=(str(folder),), prompts=str(prompts), dry_run=True
     )
     words = (
-        f"{folder}: the model has an embedding of 24 tokens, and {prompts}, row 2 holds token 24"
+        f"{folder}: the embedding of the model has 24 tokens, and {prompts}, row 2 contains token "
+        "24"
     )
     assert words in refused(config, ppo.run)
     judged = EvalConfig(
@@ -156,7 +157,7 @@ def test_ppo_and_eval_name_tokens_that_a_reward_model_has_no_embedding_of(
     )
     assert words in refused(judged, lambda config, _: planning.prepare(config))
     reward = loading.load_reward_model(folder, Placement(torch.float32, CPU))
-    with pytest.raises(SalsaError, match=r"an answer holds token 24 \('\[NEW\]'\)"):
+    with pytest.raises(SalsaError, match=r"an answer contains token 24 \('\[NEW\]'\)"):
         reward.score(["the"], [Answer(" [NEW]")])
 
 
@@ -180,7 +181,7 @@ def test_a_pad_token_that_has_no_embedding_is_not_used(world: World, tmp_path: P
 def test_an_answer_that_is_too_long_for_a_reward_model_is_no_index_error(tmp_path: Path) -> None:
     reward = loading.load_reward_model(short_gpt2(tmp_path / "m"), Placement(torch.float32, CPU))
     reward.score(["the"], [Answer(" sat" * 10)])
-    with pytest.raises(SalsaError, match="has 13 tokens, and the model has positions for 12"):
+    with pytest.raises(SalsaError, match="has 13 tokens, and the context of the model is 12"):
         reward.score(["the"], [Answer(" sat" * 11)])
 
 
@@ -203,7 +204,9 @@ def test_a_template_that_raises_is_quoted_by_all_commands_before_loading(
     turns = [{"role": "system", "content": "the"}, {"role": "user", "content": "cat"}]
     rows = [{"prompt": turns[1:]}, {"prompt": turns}]
     prompts = tiny.write_rows(tmp_path / "p.jsonl", rows)
-    words = "row 2: the chat template refuses a conversation of the turns system, user: System role"
+    words = (
+        "row 2: the chat template rejects a conversation with the roles system, user: System role"
+    )
     changes = {"reward": (str(folder),)} if part == "reward" else {"ref": (str(folder),)}
     config = configure(world, tmp_path / "ppo", prompts=str(prompts), dry_run=True, **changes)
     assert f"{prompts}, {words}" in refused(config, ppo.run)

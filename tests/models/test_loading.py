@@ -71,7 +71,7 @@ def test_a_new_head_depends_on_the_seed_alone(world: World) -> None:
 
 
 def test_a_language_model_is_no_reward_model(world: World) -> None:
-    with pytest.raises(SalsaError, match=r"lack score\.weight .*no trained score head"):
+    with pytest.raises(SalsaError, match=r"are missing score\.weight .*no trained score head"):
         loading.load_reward_model(world.a, Placement(torch.float32, CPU))
 
 
@@ -90,7 +90,7 @@ def test_missing_weights_are_named(world: World, tmp_path: Path) -> None:
     del tensors["model.norm.weight"]
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(
-        SalsaError, match=r"cannot be used as .*: its files lack model\.norm\.weight"
+        SalsaError, match=r"cannot be used as .*: its files are missing model\.norm\.weight"
     ):
         loading.load_language_model(folder, Placement(torch.float32, CPU))
 
@@ -103,7 +103,7 @@ def test_missing_weights_are_named(world: World, tmp_path: Path) -> None:
             '{"model_type": "nonsense"}',
             "cannot be loaded as a causal language model",
         ),
-        ("tokenizer.json", "{}", "no tokenizer can be loaded"),
+        ("tokenizer.json", "{}", "its tokenizer cannot be loaded"),
         ("model.safetensors", "nonsense", "cannot be loaded as a causal language model"),
     ],
 )
@@ -121,10 +121,10 @@ def test_broken_folders(world: World, tmp_path: Path, name: str, content: str, w
     [
         (
             {"num_hidden_layers": 1},
-            "its files hold more layers than config.json says, model.layers.1.",
+            "its files contain more layers than config.json declares (for example model.layers.1.",
         ),
-        ({"num_hidden_layers": 3}, "its files lack model.layers.2."),
-        ({"vocab_size": 99}, "sizes in config.json are not those of the weights"),
+        ({"num_hidden_layers": 3}, "its files are missing model.layers.2."),
+        ({"vocab_size": 99}, "the sizes in config.json do not match the weights"),
     ],
 )
 def test_a_config_of_another_model_than_the_weights_is_refused(
@@ -212,7 +212,7 @@ def test_weights_are_written_in_the_type_of_the_files_whatever_config_json_says(
     assert shapes.stored_dtype(folder) == stored
     note = shapes.dtype_note(folder)
     assert note is not None
-    assert f"config.json says {declared}, and the weights are {str(stored)[6:]}" in note
+    assert f"config.json declares {declared}, but the weights are {str(stored)[6:]}" in note
     assert shapes.dtype_note(world.a) is None
     read = loading.load_language_model(folder, Placement(None, CPU)).model
     loaded = loading.load_language_model(folder, Placement(torch.float32, CPU))
@@ -231,9 +231,9 @@ def test_weights_are_written_in_the_type_of_the_files_whatever_config_json_says(
         ('{"cache_implementation": "none"}', "generation_config.json cannot be used"),
         ('{"max_new_tokens": -5}', "generation_config.json cannot be used"),
         ("[1]", "generation_config.json cannot be used"),
-        ('{"eos_token_id": "2"}', "eos_token_id in generation_config.json holds '2'"),
-        ('{"eos_token_id": [2, 2.5]}', "eos_token_id in generation_config.json holds 2.5"),
-        ('{"eos_token_id": -1}', "eos_token_id in generation_config.json holds -1"),
+        ('{"eos_token_id": "2"}', "eos_token_id in generation_config.json contains '2'"),
+        ('{"eos_token_id": [2, 2.5]}', "eos_token_id in generation_config.json contains 2.5"),
+        ('{"eos_token_id": -1}', "eos_token_id in generation_config.json contains -1"),
     ],
 )
 def test_a_generation_config_that_cannot_be_used_is_refused(

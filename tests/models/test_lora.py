@@ -163,7 +163,7 @@ def test_a_rank_that_is_not_low_is_refused_before_anything_is_loaded(
     config = TrainRMConfig(
         model=str(world.a), data=str(world.preferences), output=tmp_path / "rm", lora_rank=width
     )
-    with pytest.raises(SalsaError, match=f"--lora-rank {width} is not low in a model of width"):
+    with pytest.raises(SalsaError, match=f"--lora-rank {width} is not low for a model of width"):
         train_rm.prepare(config, silent)
     train_rm.prepare(replace(config, lora_rank=width - 1), silent)
 

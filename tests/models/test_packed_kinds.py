@@ -100,7 +100,9 @@ def test_a_window_longer_than_any_row_is_found_out() -> None:
     assert not packed_attention.can_pack(model)
     assert model.config.sliding_window == 2047
     note = packed_attention.padding_note(model)
-    assert note == "PhimoeForCausalLM: its window is lost in packed rows, so rows are padded"
+    assert note == (
+        "PhimoeForCausalLM: packed rows would lose its attention window, so rows are padded"
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,9 +110,12 @@ def test_a_window_longer_than_any_row_is_found_out() -> None:
     [
         (
             "positions in the mask",
-            "MptForCausalLM: it cannot read several rows as one packed sequence",
+            "MptForCausalLM: it cannot process several rows as one packed sequence",
         ),
-        ("heads of two sizes", "DeepseekV3ForCausalLM: it cannot read several rows as one packed"),
+        (
+            "heads of two sizes",
+            "DeepseekV3ForCausalLM: it cannot process several rows as one packed",
+        ),
         ("local layers", "GPTNeoForCausalLM: "),
     ],
 )

@@ -139,7 +139,7 @@ def test_what_ppo_cannot_drive_is_refused_in_the_dry_run(
     config = configure(world, tmp_path / "ppo", ref=(str(folder),), dry_run=True, critic="policy")
     message = refused(config)
     assert f"{folder} cannot be " in message and words in message
-    assert "Expected a causal language model of attention layers" in message
+    assert "Expected a causal language model made of attention layers" in message
 
 
 def test_an_encoder_decoder_is_no_policy(tmp_path: Path) -> None:
@@ -185,10 +185,10 @@ def test_what_cannot_be_a_reward_is_told_why_and_what_it_can_be(
     folder, words = rewarding(world, tmp_path, kind)
     message = refused(configure(world, tmp_path / "ppo", reward=(str(folder),), dry_run=True))
     assert f"{folder} cannot be used as a reward model: " in message and words in message
-    assert "`salsa train-rm` makes one of a causal language model" in message
+    assert "`salsa train-rm` trains one from a causal language model" in message
     causal = kind in ("value head", "policy", "family without classifier")
-    assert ("It can be: policy, reference, critic" in message) == causal
-    assert ("It can play no part in salsa ppo." in message) != causal
+    assert ("It can be used as: policy, reference, critic" in message) == causal
+    assert ("salsa ppo cannot use it." in message) != causal
 
 
 @pytest.mark.parametrize("architectures", [["LlamaForCausalLM"], ["OurRewardModel"], None])
@@ -211,8 +211,8 @@ def test_the_dry_run_says_which_parts_the_models_can_play(world: World, tmp_path
     notes: list[Event] = []
     ppo.run(configure(world, tmp_path / "ppo", dry_run=True), notes.append)
     said = [one.text for one in notes if isinstance(one, Note)]
-    assert f"{world.a}: It can be: policy, reference, critic" in said
-    assert f"{world.rm}: It can be: critic, reward" in said
+    assert f"{world.a}: It can be used as: policy, reference, critic" in said
+    assert f"{world.rm}: It can be used as: critic, reward" in said
 
 
 def test_checkpointing_that_a_model_does_not_know_is_refused(world: World, tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_checkpointing_that_a_model_does_not_know_is_refused(world: World, tmp_p
         gradient_checkpointing=True,
         dry_run=True,
     )
-    assert "a ctrl model cannot compute activations twice" in refused(config)
+    assert "a ctrl model does not support gradient checkpointing" in refused(config)
 
 
 @pytest.mark.parametrize("kind", ["ctrl", "modernbert-decoder"])
@@ -235,6 +235,6 @@ def test_a_classifier_with_a_head_of_another_kind_is_no_critic(
     """Known in the dry run: its files hold neither score.weight nor an output embedding."""
     folder = architectures.save(tmp_path / "classifier", kind, 1, head=True)
     config = configure(world, tmp_path / "out", critic=str(folder), dry_run=True)
-    words = "cannot be a critic: it is no reward model, .* hold a classifier without an output"
+    words = "cannot be a critic: it is not a reward model, .* hold a classifier without an output"
     with pytest.raises(SalsaError, match=words):
         ppo.run(config, silent)

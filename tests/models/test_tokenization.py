@@ -77,7 +77,7 @@ def test_a_template_that_prompts_do_not_use_is_worth_a_warning(
     warning = tokenization.template_warning("m", chat, [QUESTION, "the cat", "sat"])
     assert warning is not None
     assert warning.startswith("m has a chat template, and 2 of 3 prompts are plain text")
-    assert "The first is read as 'the cat'" in warning
+    assert "The model sees the first one as 'the cat'" in warning
 
 
 def test_messages_in_a_cell_of_text_get_advice_that_fits_csv() -> None:
@@ -85,7 +85,7 @@ def test_messages_in_a_cell_of_text_get_advice_that_fits_csv() -> None:
     cell = json.dumps([{"role": "user", "content": "the cat"}])
     warning = tokenization.template_warning("m", chat, [cell, "sat"])
     assert warning is not None
-    assert "It is a list of messages written as text, and a CSV cell can hold nothing" in warning
+    assert "It is a list of messages written as text, because a CSV cell can only" in warning
     assert "JSON Lines or Parquet file" in warning and "If the model expects" not in warning
     for text in ("[1, 2]", "[]", "{}", "[the", "3"):
         assert "If the model expects" in (tokenization.template_warning("m", chat, [text]) or "")
@@ -135,13 +135,13 @@ def test_what_a_chat_template_refuses_is_quoted_with_the_row(chat: Tokenizer) ->
         "{{ raise_exception('System role not supported') }}{% endif %}{% endfor %}" + TEMPLATE
     )
     asked = (Message("system", "the"), *QUESTION)
-    words = r"p\.jsonl, row 2: .*turns system, user: System role not supported"
+    words = r"p\.jsonl, row 2: .*roles system, user: System role not supported"
     with pytest.raises(SalsaError, match=words):
         tokenization.row_ids(strict, [QUESTION, asked], "p.jsonl")
     with pytest.raises(SalsaError, match=words):
         tokenization.check_rendering(strict, ["the", asked], "p.jsonl")
     strict.chat_template = "{{ messages[5].content.strip() }}"
-    with pytest.raises(SalsaError, match=r"row 1: the chat template refuses .* turns user: "):
+    with pytest.raises(SalsaError, match=r"row 1: the chat template rejects .* roles user: "):
         tokenization.check_rendering(strict, [QUESTION], "p.jsonl")
 
 

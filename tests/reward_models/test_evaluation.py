@@ -159,7 +159,7 @@ def test_what_is_no_reward_model_is_refused(world: World, model: Path) -> None:
         evaluation.run(replace(configure(model), model=str(world.a)), silent)
     broken = Path(shutil.copytree(model, model.parent / "broken"))
     (broken / "config.json").unlink()
-    with pytest.raises(SalsaError, match=r"no config\.json in it"):
+    with pytest.raises(SalsaError, match=r"no config\.json found"):
         evaluation.run(replace(configure(model), model=str(broken)), silent)
 
 

@@ -66,7 +66,9 @@ def test_a_score_head_that_only_the_configuration_names_is_missed(
     headless = Path(shutil.copytree(world.a, tmp_path / "headless"))
     edit(headless / "config.json", architectures=["LlamaForSequenceClassification"])
     message = refused(configure(world, tmp_path / "policy", reward=(str(headless),)))
-    assert "its config.json names a sequence classifier and its files lack score.weight" in message
+    assert (
+        "its config.json names a sequence classifier and its files have no score.weight"
+    ) in message
 
 
 def test_other_special_tokens_are_refused(world: World, tmp_path: Path) -> None:
@@ -96,7 +98,9 @@ def test_a_policy_without_an_end_token_is_refused(world: World, tmp_path: Path) 
     edit(endless / "tokenizer_config.json", eos_token=None)
     edit(endless / "config.json", eos_token_id=None)
     message = refused(configure(world, tmp_path / "policy", policy=str(endless)))
-    assert "neither tokenizer nor generation_config.json has an end token" in message
+    assert (
+        "neither the tokenizer nor generation_config.json has an end token (eos_token)"
+    ) in message
 
 
 def test_a_missing_pad_token_is_no_obstacle_and_is_said(world: World, tmp_path: Path) -> None:
@@ -157,7 +161,7 @@ def test_where_the_critic_comes_from(world: World, tmp_path: Path) -> None:
 def test_a_prompt_without_a_token_is_named(world: World, tmp_path: Path) -> None:
     prompts = tiny.write_rows(tmp_path / "p.jsonl", [{"prompt": "the cat"}, {"prompt": "  "}])
     message = refused(configure(world, tmp_path / "policy", prompts=str(prompts)))
-    assert "p.jsonl, row 2: the prompt has no token" in message
+    assert "p.jsonl, row 2: the prompt has no tokens" in message
 
 
 def test_prompts_at_the_limit_stay_and_longer_ones_go(world: World, tmp_path: Path) -> None:
@@ -287,7 +291,7 @@ def test_a_reward_model_in_two_parts_has_its_problem_listed_once(
         prompts=str(tiny.write_rows(tmp_path / "p.jsonl", rows)),
     )
     message = refused(config)
-    assert message.count("row 2 holds token 24") == 1
+    assert message.count("row 2 contains token 24") == 1
 
 
 def test_settings_of_generation_that_training_ignores_are_named_once(

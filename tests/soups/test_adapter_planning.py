@@ -84,7 +84,7 @@ def test_the_user_knows_that_it_is_one_base(
     config = configure(tmp_path / "ref", *pair, **{option: str(world.a)})
     soup.run(config, lambda event: warnings.append(event) if isinstance(event, Warned) else None)
     (warning,) = warnings
-    assert isinstance(warning, Warned) and "org/x-bnb-4bit; they are" in warning.text
+    assert isinstance(warning, Warned) and "org/x-bnb-4bit as their base; they are" in warning.text
     if option == "base":
         told = json.loads((tmp_path / "ref" / "adapter_config.json").read_text())
         assert told["base_model_name_or_path"] == str(world.a)
@@ -94,9 +94,9 @@ def test_the_user_knows_that_it_is_one_base(
 def test_base_is_for_adapters_and_once(
     world: World, pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="--base is for LoRA adapters"):
+    with pytest.raises(UsageError, match="--base applies to LoRA adapters"):
         soup.run(configure(tmp_path / "ref", world.a, world.b, base="x/y"), silent)
-    with pytest.raises(UsageError, match="leave out --base"):
+    with pytest.raises(UsageError, match="remove --base"):
         soup.run(configure(tmp_path / "ref", *pair, base="x/y", merge_into="x/y"), silent)
 
 
@@ -130,7 +130,7 @@ def test_names_of_a_state_in_memory(pair: tuple[Path, Path], tmp_path: Path) -> 
 @pytest.mark.parametrize("key", ["rank_pattern", "alpha_pattern"])
 def test_a_bad_pattern_is_named(pair: tuple[Path, Path], tmp_path: Path, key: str) -> None:
     edit(pair[1], **{key: {"q_proj(": 2}})
-    with pytest.raises(SalsaError, match=r"b: adapter_config.json has the pattern 'q_proj\('"):
+    with pytest.raises(SalsaError, match=r"b: adapter_config.json contains the pattern 'q_proj\('"):
         soup.run(configure(tmp_path / "ref", *pair), silent)
 
 

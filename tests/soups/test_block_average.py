@@ -70,7 +70,7 @@ def test_what_is_not_finite_is_named_with_its_model_whatever_its_weight(
     tmp_path: Path, mixing: tuple[float, float]
 ) -> None:
     given = [np.ones(3, np.float32), np.array([1, np.nan, np.inf], np.float32)]
-    with pytest.raises(SalsaError, match=r"w of .*m1 holds 2 values that are NaN or Inf; --allow"):
+    with pytest.raises(SalsaError, match=r"w of .*m1 contains 2 NaN or Inf values; --allow"):
         average(tmp_path, given, "F32", mixing)
 
 

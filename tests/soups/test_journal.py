@@ -55,7 +55,7 @@ def test_another_merge_is_refused_and_what_differs_is_named(tmp_path: Path) -> N
     write(tmp_path, ONE)
     with pytest.raises(SalsaError) as found:
         journal.read(tmp_path, {"models": ["a", "b"], "mixing": [0.3, 0.7], "seed": 1}, 2)
-    assert "is the draft of another merge" in str(found.value)
+    assert "contains the partial result of a different soup" in str(found.value)
     assert "- mixing: [0.5, 0.5] then, [0.3, 0.7] now" in str(found.value)
     assert "- seed: null then, 1 now" in str(found.value)
     assert "models" not in str(found.value)

@@ -28,7 +28,7 @@ def test_an_allowed_difference_is_averaged_and_recorded(world: World, tmp_path: 
     made = json.loads((tmp_path / "ref" / "soup.json").read_text())
     assert made["settings"]["allow_different"] == list(allowed)
     told = [event.text for event in events if isinstance(event, Warned)]
-    assert any("rms_norm_eps: 1e-06 in" in text and "takes that of" in text for text in told)
+    assert any("rms_norm_eps: 1e-06 in" in text and "uses that of" in text for text in told)
     assert "--allow-different config.hidden_act: the models do not differ in it" in told
     assert "--allow-different config.rms_norm_eps" in (tmp_path / "ref" / "README.md").read_text()
 
@@ -37,13 +37,13 @@ def test_a_misspelt_key_is_refused(tmp_path: Path) -> None:
     a = tiny.save_language_model(tmp_path / "a", seed=1)
     b = tiny.save_language_model(tmp_path / "b", seed=2, rms_norm_eps=1e-3)
     models = (str(a), str(b))
-    says = "config.rms_norm: there is no such key; the models differ in config.rms_norm_eps"
+    says = "config.rms_norm: unknown key; the models differ in config.rms_norm_eps"
     for allowed in (("config.rms_norm",), ("config.rms_norm_eps", "config.rms_norm")):
         config = SoupConfig(models=models, output=tmp_path / "ref", allow_different=allowed)
         with pytest.raises(UsageError, match=says):
             soup.run(config, silent)
     config = SoupConfig(models=(str(a), str(a)), output=tmp_path / "r", allow_different=("x",))
-    with pytest.raises(UsageError, match="x: there is no such key; nothing differs"):
+    with pytest.raises(UsageError, match="x: unknown key; nothing differs"):
         soup.run(config, silent)
 
 

@@ -171,7 +171,7 @@ def test_tensors_of_a_variant_are_refused_by_their_names(
     tensors = load_file(folder / "adapter_model.safetensors")
     tensors[f"{PREFIX}{Q}.{extra}"] = torch.ones(16)
     save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
-    with pytest.raises(SalsaError, match="belongs to a variant of LoRA"):
+    with pytest.raises(SalsaError, match="belongs to a LoRA variant"):
         soup.run(configure(tmp_path / "ref", folder, folder), silent)
 
 
@@ -203,7 +203,7 @@ def test_models_and_adapters_do_not_mix(
 ) -> None:
     with pytest.raises(UsageError, match="models and LoRA adapters cannot be averaged"):
         soup.run(configure(tmp_path / "ref", world.a, pair[0]), silent)
-    with pytest.raises(UsageError, match="--merge-into is for LoRA adapters"):
+    with pytest.raises(UsageError, match="--merge-into applies to LoRA adapters"):
         soup.run(configure(tmp_path / "ref", world.a, world.b, merge_into=str(world.a)), silent)
     narrow = tiny.save_language_model(tmp_path / "narrow", seed=1, hidden_size=8)
     with pytest.raises(SalsaError, match="do not fit F32"):

@@ -111,11 +111,11 @@ class TestResolve:
         for name in ["b.txt", "a.txt"]:
             (tmp_path / "sft-x" / name).touch()
         assert failure(lambda: resolve("sft-x")) == (
-            "sft-x: no config.json in it; expected a Hugging Face model folder "
+            "sft-x: no config.json found; expected a Hugging Face model folder "
             "(found: a.txt, b.txt)"
         )
         (tmp_path / "sft-x" / "adapter_config.json").touch()
-        assert "sft-x holds a LoRA adapter; expected a whole model" in failure(
+        assert "sft-x contains a LoRA adapter; expected a whole model" in failure(
             lambda: resolve("sft-x")
         )
 
@@ -147,7 +147,7 @@ class TestResolve:
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
         monkeypatch.chdir(tmp_path)
         message = failure(lambda: resolve("org/name"))
-        assert "no such folder, and it could not be fetched" in message
+        assert "no such folder, and it could not be downloaded" in message
 
     def test_without_the_hub_s_client(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -72,8 +72,8 @@ def test_code_is_not_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "no ZIP archive"),
-        (pickle.dumps({"w": 1}), "no ZIP archive"),
+        (b"", "not a ZIP archive"),
+        (pickle.dumps({"w": 1}), "not a ZIP archive"),
         (b"PK\3\4 and nothing else", "torch cannot read it safely"),
     ],
 )
@@ -85,10 +85,10 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes, says: str) -> N
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ([torch.ones(2)], "expected tensors by name, found list"),
+        ([torch.ones(2)], "expected a dict of tensors, found list"),
         ({"w": 3}, "w: expected a tensor, found int"),
-        ({"w": torch.ones(2, 3).t()}, "w is no plain array"),
-        ({"w": torch.ones(2).to_sparse()}, "w is no plain array"),
+        ({"w": torch.ones(2, 3).t()}, "w is not a contiguous array"),
+        ({"w": torch.ones(2).to_sparse()}, "w is not a contiguous array"),
     ],
 )
 def test_values_that_are_no_tensors(tmp_path: Path, value: object, says: str) -> None:

@@ -192,7 +192,7 @@ class TestWriter:
     def test_other_weights_are_not_joined(self, tmp_path: Path, name: str) -> None:
         (tmp_path / name).touch()
         message = failure(lambda: write(tmp_path, {}, 1))
-        assert message == f"{tmp_path} holds weights already; choose an empty folder"
+        assert message == f"{tmp_path} already contains weights; choose an empty folder"
         assert [path.name for path in tmp_path.iterdir()] == [name]
 
     def test_no_folder(self, tmp_path: Path) -> None:

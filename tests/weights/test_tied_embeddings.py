@@ -182,7 +182,7 @@ def test_tied_and_untied_models_are_averaged_as_functions(
         if tied_first and head == "equal"
         else "the result stores a"
         if tied_first
-        else f"the input embedding of {tmp_path / 'tied'} counts as its"
+        else f"the input embedding of {tmp_path / 'tied'} is also used as its"
     )
     assert any(expected in one for one in notes), notes
 

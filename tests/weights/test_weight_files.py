@@ -75,20 +75,26 @@ class TestOpenCheckpoint:
         ("weight_map", "says"),
         [
             ({"v": FIRST}, "no such tensor"),
-            ({"v": FIRST, "w": FIRST}, "w is said to be in " + FIRST + ", but it is in no shard"),
-            ({"v": SECOND, "w": FIRST}, f"v is said to be in {SECOND}, but it is in {FIRST}"),
-            ({"v": FIRST, "w": SECOND, "x": SECOND}, "tensor x is said to be in"),
+            (
+                {"v": FIRST, "w": FIRST},
+                "w is listed in " + FIRST + (", but no shard contains it"),
+            ),
+            ({"v": SECOND, "w": FIRST}, f"v is listed in {SECOND}, but it is in {FIRST}"),
+            ({"v": FIRST, "w": SECOND, "x": SECOND}, "tensor x is listed in"),
             ({"v": FIRST, "w": "gone.safetensors"}, "gone.safetensors, which is missing"),
-            ({"v": FIRST, "w": "sub"}, "sub, which is missing or no file"),
-            ({"v": FIRST, "w": "../outside.safetensors"}, "expected the plain name of a file"),
-            ({"v": FIRST, "w": "/etc/passwd"}, "expected the plain name of a file"),
-            ({"v": FIRST, "w": "sub/" + SECOND}, "expected the plain name of a file"),
-            ({"v": FIRST, "w": "..\\" + SECOND}, "expected the plain name of a file"),
-            ({"v": FIRST, "w": "C:" + SECOND}, "expected the plain name of a file"),
-            ({"v": FIRST, "w": ".."}, "expected the plain name of a file"),
-            ({"v": FIRST, "w": "."}, "expected the plain name of a file"),
-            ({"v": FIRST, "w": ""}, "expected the plain name of a file"),
-            ({"v": FIRST, "w": "x\0y"}, "expected the plain name of a file"),
+            ({"v": FIRST, "w": "sub"}, "sub, which is missing or not a file"),
+            (
+                {"v": FIRST, "w": "../outside.safetensors"},
+                "expected a file name in the same folder",
+            ),
+            ({"v": FIRST, "w": "/etc/passwd"}, "expected a file name in the same folder"),
+            ({"v": FIRST, "w": "sub/" + SECOND}, "expected a file name in the same folder"),
+            ({"v": FIRST, "w": "..\\" + SECOND}, "expected a file name in the same folder"),
+            ({"v": FIRST, "w": "C:" + SECOND}, "expected a file name in the same folder"),
+            ({"v": FIRST, "w": ".."}, "expected a file name in the same folder"),
+            ({"v": FIRST, "w": "."}, "expected a file name in the same folder"),
+            ({"v": FIRST, "w": ""}, "expected a file name in the same folder"),
+            ({"v": FIRST, "w": "x\0y"}, "expected a file name in the same folder"),
             ({"v": FIRST, "w": "\ud800"}, "surrogates not allowed"),
             ({"v": FIRST, "w": "x" * 5000}, "cannot read it"),
             ({"v": FIRST, "w": 7}, "tensor w has no file name"),
@@ -138,7 +144,7 @@ class TestOpenCheckpoint:
         folder = shards(tmp_path / "m")
         (folder / SECOND).write_bytes((folder / SECOND).read_bytes()[:-1])
         message = failure(lambda: open_weight_files(folder))
-        assert message.startswith(f"{folder / SECOND}: cut short within tensor w")
+        assert message.startswith(f"{folder / SECOND}: truncated within tensor w")
 
     @pytest.mark.parametrize(
         ("files", "says"),
@@ -150,8 +156,8 @@ class TestOpenCheckpoint:
                 [f"file{n}" for n in range(11)],
                 "file0, file1, file10, file2, file3, file4, file5, file6 and 3 more)",
             ),
-            (["pytorch_model.bin"], "no ZIP archive"),
-            (["adapter_config.json", "adapter_model.safetensors"], "holds a LoRA adapter"),
+            (["pytorch_model.bin"], "not a ZIP archive"),
+            (["adapter_config.json", "adapter_model.safetensors"], "contains a LoRA adapter"),
             (["adapter_model.bin"], "`salsa soup --merge-into BASE`"),
         ],
     )
@@ -169,7 +175,7 @@ class TestOpenCheckpoint:
         folder = tmp_path / "m"
         folder.mkdir()
         (folder / "model.safetensors").symlink_to(tmp_path / "blob")
-        assert "is a broken link or no file" in failure(lambda: open_weight_files(folder))
+        assert "is a broken link or not a file" in failure(lambda: open_weight_files(folder))
         (tmp_path / "blob").write_bytes(GOLDEN)
         assert open_weight_files(folder).parameters == 5
 
@@ -186,7 +192,9 @@ class TestReader:
         with TensorReader() as reader:
             assert reader.read(spec, 0, 1).tolist() == [0x3F80]
             message = failure(lambda: reader.read(spec, 0, 3))
-        assert message.startswith(f"{golden / 'model.safetensors'}: it ends 3 bytes too early")
+        assert message.startswith(
+            f"{golden / 'model.safetensors'}: 3 bytes are missing within tensor"
+        )
         assert "tensor a" in message
 
     def test_file_that_vanished(self, golden: Path) -> None:
@@ -293,9 +301,9 @@ class TestDifferences:
         lines = differences([a, b])
         assert lines[:8] == tuple(f"y{i}: only in a/" for i in range(8))
         assert lines[8:16] == tuple(f"x{i}: [1] in a/, [2] in b/" for i in range(8))
-        assert lines[16:] == ("... and 1 more tensors whose shapes differ",)
+        assert lines[16:] == ("... and 1 more tensors with different shapes",)
         more = differences([a, checkpoint_of("b")])
-        assert len(more) == 9 and more[8] == "... and 9 more tensors that are not in all"
+        assert len(more) == 9 and more[8] == "... and 9 more tensors missing from some models"
 
 
 class TestDigests:
