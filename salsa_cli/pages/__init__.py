@@ -26,15 +26,16 @@
     path.write_text(pages.render(page), encoding="utf-8")
 
 The page needs neither network nor scripts, follows the reader's light or dark scheme, and prints.
-All text is escaped: the output of a model cannot become markup. Charts (`charts`:
-LineChart, ScatterChart, IntervalChart, ReliabilityChart, TriangleChart) are blocks like the others.
+All text is escaped: the output of a model cannot become markup. Charts (`charts`: LineChart,
+ScatterChart, IntervalChart, ReliabilityChart, Histogram, TriangleChart) are blocks like the others;
+they tell their values on hover.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from salsa_cli.pages import charts, marks, styles, svg
+from salsa_cli.pages import charts, hover, marks, styles, svg
 from salsa_cli.pages.charts import Chart
 from salsa_cli.pages.marks import escaped
 
@@ -190,20 +191,12 @@ def _block(block: Block) -> str:
         case Grid((lone,)):
             return _block(lone)
         case Grid(blocks):
-            beside = "\n".join(map(_in_grid, blocks))
-            return f'<div class="grid-of">{beside}</div>'
+            return f'<div class="grid-of">{_all(blocks)}</div>'
         case Details(summary, blocks):
             head = f"<summary>{escaped(summary)}</summary>"
             return f"<details>{head}\n{_all(blocks)}</details>"
         case _:
-            return _chart(block, svg.sizes(block))
-
-
-def _in_grid(block: Block) -> str:
-    """A block beside others: no chart is wide there."""
-    if isinstance(block, Chart):
-        return _chart(block, (svg.NARROW, svg.MEDIUM))
-    return _block(block)
+            return _chart(block)
 
 
 def _key_figure(figure: KeyFigure) -> str:
@@ -254,7 +247,7 @@ def _quote(quote: Quote) -> str:
     return f"<article><h4>{escaped(quote.title)}</h4>{facts}{text}</article>"
 
 
-def _chart(chart: Chart, sizes: Sequence[svg.Size]) -> str:
+def _chart(chart: Chart) -> str:
     names = charts.legend(chart)
     entries = "".join(
         f"<li>{marks.swatch(series)}{escaped(name)}</li>"
@@ -264,8 +257,10 @@ def _chart(chart: Chart, sizes: Sequence[svg.Size]) -> str:
     named = f'<ul class="legend">{entries}</ul>' if entries else ""
     note = f'<p class="note">{escaped(chart.note)}</p>' if chart.note else ""
     title = f"<figcaption>{escaped(chart.title)}</figcaption>"
+    sizes = svg.sizes(chart)
     drawn = "".join(
         f'<div class="size-{size.name}">{svg.draw(chart, size)}</div>' for size in sizes
     )
     kind = ' class="spread"' if svg.WIDE in sizes else ""
-    return f"<figure{kind}>{title}{named}{drawn}{note}</figure>"
+    drawing = f'<div class="drawing">{drawn}{hover.html(chart)}</div>'
+    return f"<figure{kind}>{title}{named}{drawing}{note}</figure>"

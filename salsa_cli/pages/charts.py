@@ -1,4 +1,4 @@
-"""Contents of charts: lines, points, intervals, reliability. `svg` draws them.
+"""Contents of charts: lines, points, intervals, reliability, histograms. `svg` draws them.
 
 A value that is None, NaN or infinite is a gap. Every title, label and name is plain text.
 """
@@ -117,6 +117,25 @@ class ReliabilityChart:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """Values whose distribution a histogram shows; those that are not finite are left out."""
+
+    name: str
+    values: Sequence[Number]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """The shares of one sample or several in common bins."""
+
+    title: str
+    x: Axis
+    samples: Sequence[Sample]
+    rules: Sequence[Rule] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class TriangleChart:
     """Values of mixtures of three things, on a regular grid over a triangle, with levels.
 
@@ -136,7 +155,7 @@ class TriangleChart:
         _same_length(self.title, self.weights, self.values)
 
 
-Chart = LineChart | ScatterChart | IntervalChart | ReliabilityChart | TriangleChart
+Chart = LineChart | ScatterChart | IntervalChart | ReliabilityChart | Histogram | TriangleChart
 
 
 def legend(chart: Chart) -> list[str]:
@@ -146,6 +165,8 @@ def legend(chart: Chart) -> list[str]:
             return [line.name for line in chart.lines]
         case ScatterChart():
             return [points.name for points in chart.points]
+        case Histogram():
+            return [sample.name for sample in chart.samples]
         case IntervalChart():
             return list(dict.fromkeys(row.group for row in chart.rows))
         case ReliabilityChart() | TriangleChart():

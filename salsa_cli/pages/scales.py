@@ -75,11 +75,17 @@ def widen(axis: Axis, ends: tuple[float, float]) -> tuple[float, float]:
     low, high = ends
     if axis.kind == "log":
         exponents = floor(log10(low) + 1e-9), ceil(log10(high) - 1e-9)
-        outer = 10.0 ** exponents[0], 10.0 ** exponents[1]
+        ends = 10.0 ** exponents[0], 10.0 ** exponents[1]
     else:
-        step = _step(low, high, axis.unit)
-        outer = floor(low / step + 1e-9) * step, ceil(high / step - 1e-9) * step
-    return (low if low == axis.low else outer[0], high if high == axis.high else outer[1])
+        size = step(low, high, axis.unit)
+        first, last = outer(low, high, size)
+        ends = first * size, last * size
+    return (low if low == axis.low else ends[0], high if high == axis.high else ends[1])
+
+
+def outer(low: float, high: float, size: float) -> tuple[int, int]:
+    """The multiples of a step that enclose `low` and `high`, as whole numbers of steps."""
+    return floor(low / size + 1e-9), ceil(high / size - 1e-9)
 
 
 def ticks(axis: Axis, ends: tuple[float, float]) -> tuple[float, ...]:
@@ -91,9 +97,17 @@ def ticks(axis: Axis, ends: tuple[float, float]) -> tuple[float, ...]:
     low, high = ends
     if axis.kind == "log":
         return _log_ticks(low, high)
-    step = _step(low, high, axis.unit)
-    first, last = ceil(low / step - 1e-9), floor(high / step + 1e-9)
-    return tuple(i * step for i in range(first, last + 1))
+    size = step(low, high, axis.unit)
+    first, last = ceil(low / size - 1e-9), floor(high / size + 1e-9)
+    return tuple(i * size for i in range(first, last + 1))
+
+
+def step(low: float, high: float, unit: Unit, intervals: int = TICKS) -> float:
+    """The smallest round step that divides `low`..`high` into at most so many intervals."""
+    raw = (high - low) / intervals
+    size = 10.0 ** floor(log10(raw))
+    found = next(size * s for s in _STEPS if size * s >= raw * (1 - 1e-9))
+    return max(1.0, found) if unit == "count" else found
 
 
 def labels(axis: Axis, places: tuple[float, ...]) -> tuple[str, ...]:
@@ -101,14 +115,14 @@ def labels(axis: Axis, places: tuple[float, ...]) -> tuple[str, ...]:
     if axis.kind == "log":
         return tuple(_plain_or_power(value) for value in places)
     factor = 100.0 if axis.unit == "percent" else 1.0
-    step = (places[1] - places[0]) * factor if len(places) > 1 else abs(places[0] * factor) or 1.0
-    if axis.unit != "percent" and (max(map(abs, places)) >= 10**7 or step < 1e-4 * 0.999):
-        last = floor(log10(step) + 1e-9)
+    apart = (places[1] - places[0]) * factor if len(places) > 1 else abs(places[0] * factor) or 1.0
+    if axis.unit != "percent" and (max(map(abs, places)) >= 10**7 or apart < 1e-4 * 0.999):
+        last = floor(log10(apart) + 1e-9)
         return tuple(
             _power(value, digits=max(0, floor(log10(abs(value)) + 1e-9) - last) if value else 0)
             for value in places
         )
-    decimals = max(0, -floor(log10(step) + 1e-9))
+    decimals = max(0, -floor(log10(apart) + 1e-9))
     end = "%" if axis.unit == "percent" else ""
     return tuple(_minus(f"{value * factor:,.{decimals}f}") + end for value in places)
 
@@ -128,14 +142,6 @@ def number(value: float, unit: Unit = "number") -> str:
 
 def _straight(value: float, kind: Kind) -> float:
     return log10(value) if kind == "log" else value
-
-
-def _step(low: float, high: float, unit: Unit) -> float:
-    """The smallest round step that gives at most `TICKS` intervals."""
-    raw = (high - low) / TICKS
-    size = 10.0 ** floor(log10(raw))
-    step = next(size * s for s in _STEPS if size * s >= raw * (1 - 1e-9))
-    return max(1.0, step) if unit == "count" else step
 
 
 def _log_ticks(low: float, high: float) -> tuple[float, ...]:

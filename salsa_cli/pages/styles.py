@@ -5,6 +5,8 @@ with any common colour blindness tell apart; darkened on white and lightened on 
 stands out from the ground by 3:1 (WCAG 2.1, criterion 1.4.11). Text stands out by 4.5:1.
 """
 
+from salsa_cli.pages import svg
+
 LIGHT = {
     "ground": "#ffffff",
     "raised": "#f5f6f8",
@@ -39,6 +41,20 @@ DARK = {
 }
 
 
+MEDIUM_FROM, BROAD_FROM, WIDE_FROM = 430, 620, 880
+"""Widths in pixels from which a chart is shown in its larger sizes."""
+
+
+def _hover_area(size: svg.Size) -> str:
+    """Where the plotting area is in a drawing of this size, in shares of it."""
+    right, top, bottom = (
+        f"{100 * room:.2f}%"
+        for room in (svg.RIGHT / size.width, svg.TOP / size.height, svg.BOTTOM / size.height)
+    )
+    left = f"calc(var(--left) * {100 / size.width:.4f}%)"
+    return f"left: {left}; right: {right}; top: {top}; bottom: {bottom};"
+
+
 def _variables(colours: dict[str, str]) -> str:
     return " ".join(f"--{name}: {value};" for name, value in colours.items())
 
@@ -52,7 +68,7 @@ CSS = f"""\
 * {{ box-sizing: border-box; }}
 body {{ margin: 0; background: var(--ground); color: var(--text);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }}
-main {{ max-width: 1560px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }}
+main {{ max-width: 2200px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }}
 h1 {{ font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; overflow-wrap: anywhere; }}
 h2 {{ font-size: 1.25rem; margin: 2.4rem 0 .8rem; padding-top: .8rem;
   border-top: 1px solid var(--line); }}
@@ -89,20 +105,38 @@ td.name {{ overflow-wrap: break-word; min-width: 7ch; }}
 .number {{ text-align: right; white-space: nowrap; }}
 .number:last-child {{ padding-right: 0; }}
 .grid-of {{ display: grid; gap: 1.2rem 2rem; align-items: start; margin-bottom: 1.2rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 430px), 1fr)); }}
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 430px), 1fr)); }}
 .grid-of > * {{ min-width: 0; }}
-figure {{ margin: 0 0 1.2rem; max-width: 680px; break-inside: avoid;
+figure {{ margin: 0 0 1.2rem; max-width: 620px; break-inside: avoid;
   container-type: inline-size; }}
-figure.spread {{ max-width: 1280px; }}
-.size-medium, .size-wide {{ display: none; }}
-@container (min-width: 430px) {{
+figure.spread {{ max-width: 1400px; }}
+.size-medium, .size-broad, .size-wide {{ display: none; }}
+@container (min-width: {MEDIUM_FROM}px) {{
   .size-narrow {{ display: none; }}
   .size-medium {{ display: block; }}
 }}
-@container (min-width: 800px) {{
+@container (min-width: {BROAD_FROM}px) {{
   .spread .size-medium {{ display: none; }}
+  .spread .size-broad {{ display: block; }}
+}}
+@container (min-width: {WIDE_FROM}px) {{
+  .spread .size-broad {{ display: none; }}
   .spread .size-wide {{ display: block; }}
 }}
+.drawing {{ position: relative; }}
+.hover {{ position: absolute; display: grid; {_hover_area(svg.NARROW)} }}
+@container (min-width: {MEDIUM_FROM}px) {{ .hover {{ {_hover_area(svg.MEDIUM)} }} }}
+@container (min-width: {BROAD_FROM}px) {{ .hover {{ {_hover_area(svg.BROAD)} }} }}
+@container (min-width: {WIDE_FROM}px) {{ .hover {{ {_hover_area(svg.WIDE)} }} }}
+.hover i {{ position: relative; min-width: 0; }}
+.hover i:hover {{ background: linear-gradient(90deg, transparent calc(50% - .5px), var(--muted) 0,
+  var(--muted) calc(50% + .5px), transparent 0); }}
+.hover i:hover::after {{ content: attr(data-values); position: absolute; top: 0;
+  left: calc(100% + 6px); z-index: 1; white-space: pre;
+  font-size: .8rem; line-height: 1.45; font-style: normal; font-variant-numeric: tabular-nums;
+  background: var(--ground); color: var(--text); border: 1px solid var(--muted);
+  border-radius: 5px; padding: .3rem .55rem; pointer-events: none; }}
+.hover i.late:hover::after {{ left: auto; right: calc(100% + 6px); }}
 p, figcaption, summary {{ max-width: 90ch; }}
 .grid-of > figure, .grid-of > .quotes {{ margin: 0; }}
 figcaption {{ font-weight: 600; margin-bottom: .15rem; }}

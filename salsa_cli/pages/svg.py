@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 
-from salsa_cli.pages import marks, scales, triangles
+from salsa_cli.pages import histograms, marks, scales, triangles
 from salsa_cli.pages.charts import (
     Chart,
     Estimate,
+    Histogram,
     IntervalChart,
     Line,
     LineChart,
@@ -25,8 +26,8 @@ from salsa_cli.pages.charts import (
 from salsa_cli.pages.marks import CHARACTER, Place, escaped
 from salsa_cli.pages.scales import Axis, AxisScale
 
-POINTS = 800
-"""Points of a line that are drawn; more would lie closer than a pixel."""
+DENSITY = 0.7
+"""Points of a line per pixel of the width; more would not be seen."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,12 @@ class Size:
 
 NARROW = Size("narrow", 360.0, 260.0)
 MEDIUM = Size("medium", 520.0, 290.0)
+BROAD = Size("broad", 740.0, 320.0)
 WIDE = Size("wide", 1000.0, 360.0)
 
-_TOP, _BOTTOM, _RIGHT = 26.0, 40.0, 18.0
+TOP, BOTTOM, RIGHT = 26.0, 40.0, 18.0
+"""Room around the plotting area of a chart with two axes; `Plot.left` is to its left."""
+
 _FEW_ROWS, _LEAST_ROOM = 8, 260.0
 _DOTTED = 40
 """A line of fewer points shows each of them."""
@@ -63,28 +67,56 @@ def draw(chart: Chart, size: Size = MEDIUM) -> str:
             return (_interval_rows if _fits_rows(chart, size) else _interval_chart)(chart, size)
         case ReliabilityChart():
             return _reliability_chart(chart, size)
+        case Histogram():
+            return _histogram(chart, size)
         case TriangleChart():
             height = triangles.height(size.width)
             return _picture(chart.title, size, height, triangles.body(chart, size.width))
 
 
 def sizes(chart: Chart) -> tuple[Size, ...]:
-    """The sizes in which a chart that stands alone is drawn; a wide square helps nobody."""
+    """The sizes in which a chart is drawn; the page shows the one that fits. Squares stay small."""
     square = isinstance(chart, ReliabilityChart | TriangleChart)
-    return (NARROW, MEDIUM) if square else (NARROW, MEDIUM, WIDE)
+    return (NARROW, MEDIUM) if square else (NARROW, MEDIUM, BROAD, WIDE)
 
 
-def thin(points: Sequence[Place]) -> Sequence[Place]:
-    """About `POINTS` of the points: the lowest and the highest of each stretch, so that no spike
+def thin(points: Sequence[Place], most: int) -> Sequence[Place]:
+    """About `most` of the points: the lowest and the highest of each stretch, so that no spike
     is lost."""
-    if len(points) <= POINTS:
+    if len(points) <= most:
         return points
-    size = -(-len(points) * 2 // POINTS)
+    size = -(-len(points) * 2 // most)
     kept = {0, len(points) - 1}
     for first in range(0, len(points), size):
         stretch = range(first, min(first + size, len(points)))
         kept |= {f(stretch, key=lambda i: points[i][1]) for f in (min, max)}
     return [points[i] for i in sorted(kept)]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """The plotting area of a chart with two axes: the ends of the axes and the room to its left.
+
+    `left` is in pixels and the same in every size of a drawing.
+    """
+
+    x_ends: tuple[float, float]
+    y_ends: tuple[float, float]
+    left: float
+
+
+def plot(chart: LineChart | Histogram) -> Plot:
+    """The plotting area of a chart whose x axis ends with its data."""
+    if isinstance(chart, Histogram):
+        counted = histograms.count(chart)
+        edges, heights = counted.edges, [share for one in counted.shares for share in one]
+        return _plot(chart.x, _SHARE, edges, heights, chart.rules, round_x=False)
+    xs = [x for line in chart.lines for x in line.x]
+    ys = [y for line in chart.lines for side in (line.y, line.low, line.high) for y in side or ()]
+    return _plot(chart.x, chart.y, xs, ys, chart.rules, round_x=False)
+
+
+_SHARE = Axis("share of the answers", unit="percent", low=0.0)
 
 
 @dataclass(frozen=True)
@@ -100,29 +132,25 @@ class _Frame:
 
 
 def _line_chart(chart: LineChart, size: Size) -> str:
-    xs = [x for line in chart.lines for x in line.x]
-    ys = [y for line in chart.lines for side in (line.y, line.low, line.high) for y in side or ()]
-    frame = _frame(chart.x, chart.y, xs, ys, chart.rules, size, round_x=False)
+    frame = _frame(chart.x, chart.y, plot(chart), size)
+    most = int(DENSITY * size.width)
     series = [
-        marks.group(index, _band(chart, frame, line) + _curve(chart, frame, index, line))
+        marks.group(index, _band(chart, frame, line) + _curve(chart, frame, index, line, most))
         for index, line in enumerate(chart.lines)
     ]
     lines, words = _rules(frame, chart.rules)
     return _picture(chart.title, size, size.height, [frame.axes, lines, *series, words])
 
 
-def _curve(chart: LineChart, frame: _Frame, index: int, line: Line) -> str:
+def _curve(chart: LineChart, frame: _Frame, index: int, line: Line, most: int) -> str:
     drawn = ""
     shown = [chart.x.shows(x) and chart.y.shows(y) for x, y in zip(line.x, line.y, strict=True)]
     for run in _runs(shown):
-        points = thin([(line.x[i], y) for i in run if (y := line.y[i]) is not None])
+        points = thin([(line.x[i], y) for i in run if (y := line.y[i]) is not None], most)
         if len(points) > 1:
             drawn += f'<path class="line" d="{marks.path(frame.at(*point) for point in points)}"/>'
         if len(points) == 1 or len(line.x) <= _DOTTED:
-            drawn += "".join(
-                marks.sign(index, frame.at(*point), _tooltip(chart.x, chart.y, line.name, *point))
-                for point in points
-            )
+            drawn += "".join(marks.sign(index, frame.at(*point)) for point in points)
     return drawn
 
 
@@ -142,7 +170,7 @@ def _band(chart: LineChart, frame: _Frame, line: Line) -> str:
 def _scatter_chart(chart: ScatterChart, size: Size) -> str:
     xs = [x for points in chart.points for x in points.x]
     ys = [y for points in chart.points for y in points.y]
-    frame = _frame(chart.x, chart.y, xs, ys, chart.rules, size)
+    frame = _frame(chart.x, chart.y, _plot(chart.x, chart.y, xs, ys, chart.rules), size)
     series, words = [], _Words(frame)
     for index, points in enumerate(chart.points):
         body = ""
@@ -160,7 +188,7 @@ def _scatter_chart(chart: ScatterChart, size: Size) -> str:
 
 
 def _interval_chart(chart: IntervalChart, size: Size) -> str:
-    height, head, left, right = 42.0, 8.0, 14.0, size.width - _RIGHT
+    height, head, left, right = 42.0, 8.0, 14.0, size.width - RIGHT
     values = [v for row in chart.rows for v in (row.estimate, row.low, row.high)]
     x = AxisScale(
         *scales.widen(chart.x, scales.fit(chart.x, [*values, chart.reference])),
@@ -185,7 +213,7 @@ def _interval_chart(chart: IntervalChart, size: Size) -> str:
             marks.word(figures, (right, top + 15), "end"),
             marks.group(colour, reach + dot),
         ]
-    return _picture(chart.title, size, bottom + _BOTTOM, parts)
+    return _picture(chart.title, size, bottom + BOTTOM, parts)
 
 
 def _fits_rows(chart: IntervalChart, size: Size) -> bool:
@@ -221,7 +249,7 @@ def _interval_rows(chart: IntervalChart, size: Size) -> str:
             marks.word(figures[index], (size.width - 14.0, y + 4), "end"),
             marks.group(colour, marks.stroke("reach", (x(row.low), y), (x(row.high), y)) + dot),
         ]
-    return _picture(chart.title, size, bottom + _BOTTOM, parts)
+    return _picture(chart.title, size, bottom + BOTTOM, parts)
 
 
 def _figures(row: Estimate, axis: Axis) -> str:
@@ -231,7 +259,7 @@ def _figures(row: Estimate, axis: Axis) -> str:
 
 def _reliability_chart(chart: ReliabilityChart, size: Size) -> str:
     x, y = (Axis(label, low=0.0, high=1.0) for label in (chart.x_label, chart.y_label))
-    frame = _frame(x, y, [], [], (), size)
+    frame = _frame(x, y, _plot(x, y, [], [], ()), size)
     diagonal = marks.stroke("rule", frame.at(0, 0), frame.at(1, 1))
     most = max((found.count for found in chart.bins), default=0) or 1
     body = ""
@@ -249,35 +277,55 @@ def _reliability_chart(chart: ReliabilityChart, size: Size) -> str:
     return _picture(chart.title, size, size.height, [frame.axes, diagonal, marks.group(0, body)])
 
 
-def _frame(
+def _histogram(chart: Histogram, size: Size) -> str:
+    """The outline of each series over common bins, filled so that both are seen."""
+    counted = histograms.count(chart)
+    frame = _frame(chart.x, _SHARE, plot(chart), size)
+    lines, words = _rules(frame, chart.rules)
+    series = []
+    for index, shares in enumerate(counted.shares):
+        outline = [frame.at(counted.edges[0], 0.0)]
+        for left, right, share in zip(counted.edges, counted.edges[1:], shares, strict=False):
+            outline += [frame.at(left, share), frame.at(right, share)]
+        outline.append(frame.at(counted.edges[-1], 0.0))
+        drawn = marks.path(outline)
+        body = f'<path class="band" d="{drawn}Z"/><path class="line" d="{drawn}"/>'
+        series.append(marks.group(index, body))
+    return _picture(chart.title, size, size.height, [frame.axes, lines, *series, words])
+
+
+def _plot(
     x_axis: Axis,
     y_axis: Axis,
     xs: Iterable[Number],
     ys: Iterable[Number],
     rules: Sequence[Rule],
-    size: Size,
     *,
     round_x: bool = True,
-) -> _Frame:
-    """Scales that hold all values and rules, and the marks of the axes."""
+) -> Plot:
+    """Ends that hold all values and rules."""
     x_ends = scales.fit(x_axis, [*xs, *(rule.value for rule in rules if rule.axis == "x")])
     y_ends = scales.fit(y_axis, [*ys, *(rule.value for rule in rules if rule.axis == "y")])
     y_ends = scales.widen(y_axis, y_ends)
     if round_x:
         x_ends = scales.widen(x_axis, x_ends)
-    ticks = scales.ticks(y_axis, y_ends)
+    names = scales.labels(y_axis, scales.ticks(y_axis, y_ends))
+    return Plot(x_ends, y_ends, 14.0 + CHARACTER * max(map(len, names)))
+
+
+def _frame(x_axis: Axis, y_axis: Axis, plot: Plot, size: Size) -> _Frame:
+    """Scales in pixels, and the marks of the axes."""
+    ticks = scales.ticks(y_axis, plot.y_ends)
     names = scales.labels(y_axis, ticks)
-    x = AxisScale(
-        *x_ends, 14.0 + CHARACTER * max(map(len, names)), size.width - _RIGHT, x_axis.kind
-    )
-    y = AxisScale(*y_ends, size.height - _BOTTOM, _TOP, y_axis.kind)
+    x = AxisScale(*plot.x_ends, plot.left, size.width - RIGHT, x_axis.kind)
+    y = AxisScale(*plot.y_ends, size.height - BOTTOM, TOP, y_axis.kind)
     drawn = "".join(
         marks.stroke("grid", (x.start, y(tick)), (x.end, y(tick)))
         + marks.word(name, (x.start - 7, y(tick) + 4), "end")
         for tick, name in zip(ticks, names, strict=True)
     )
     drawn += marks.word(y_axis.label, (2, 13), "start", "label")
-    return _Frame(x, y, drawn + (_x_marks(x_axis, x, _TOP, y.start) if x_axis.label else ""))
+    return _Frame(x, y, drawn + (_x_marks(x_axis, x, TOP, y.start) if x_axis.label else ""))
 
 
 def _x_marks(axis: Axis, x: AxisScale, top: float, bottom: float) -> str:
@@ -304,7 +352,7 @@ def _rules(frame: _Frame, rules: Sequence[Rule]) -> tuple[str, str]:
             at = frame.x(rule.value)
             lines += marks.stroke("rule", (at, frame.y.start), (at, frame.y.end))
             late = at > (frame.x.start + frame.x.end) / 2
-            place = (at - 5 if late else at + 5, _TOP + 11 + 14 * row)
+            place = (at - 5 if late else at + 5, TOP + 11 + 14 * row)
             words += marks.word(rule.label, place, "end" if late else "start", "label")
             row += 1
     return lines, words
@@ -336,7 +384,7 @@ class _Words:
                 (x - width / 2, y + 18),
             ):
                 box = (left, base - 10, left + width, base + 3)
-                inside = self.frame.x.start <= left and left + width <= self.frame.x.end + _RIGHT
+                inside = self.frame.x.start <= left and left + width <= self.frame.x.end + RIGHT
                 if inside and not any(_overlap(box, other) for other in taken):
                     taken.append(box)
                     drawn += marks.word(word, (left, base), "start")

@@ -7,7 +7,7 @@ import pytest
 
 from salsa_cli import pages
 from salsa_cli.pages import styles
-from salsa_cli.pages.charts import Line, LineChart
+from salsa_cli.pages.charts import Line, LineChart, ReliabilityChart
 from salsa_cli.pages.scales import Axis
 from tests.support.html_tree import Tree
 
@@ -95,20 +95,18 @@ def test_a_table_with_a_short_row_is_refused() -> None:
 
 
 def test_a_chart_is_drawn_for_narrow_and_wide_windows() -> None:
+    names = ("narrow", "medium", "broad", "wide")
     alone = pages.render(pages.Page("t", (CHART,)))
-    assert [alone.count(f'<div class="size-{name}">') for name in ("narrow", "medium", "wide")] == [
-        *(1, 1, 1)
-    ]
+    assert [alone.count(f'<div class="size-{name}">') for name in names] == [1, 1, 1, 1]
     assert 'viewBox="0 0 360 260"' in alone and 'viewBox="0 0 1000 360"' in alone
-    # Beside another one there is no room for a wide drawing; a grid of one is no grid.
+    # Next to another one it may have as much room; a grid of one is no grid.
     beside = pages.render(pages.Page("t", (pages.Grid((CHART, CHART)),)))
-    assert (
-        beside.count('<div class="size-wide">') == 0
-        and beside.count('<div class="size-medium">') == 2
-    )
-    assert '"spread"' not in beside and '<figure class="spread">' in alone
+    assert [beside.count(f'<div class="size-{name}">') for name in names] == [2, 2, 2, 2]
     lone = pages.render(pages.Page("t", (pages.Grid((CHART,)),)))
-    assert lone.count('<div class="size-wide">') == 1 and "grid-of" not in lone.split("</style>")[1]
+    assert lone.count('<figure class="spread">') == 1 and "grid-of" not in lone.split("</style>")[1]
+    # A square is not made wider than a column.
+    square = pages.render(pages.Page("t", (ReliabilityChart("t", ()),)))
+    assert [square.count(f'<div class="size-{name}">') for name in names] == [1, 1, 0, 0]
 
 
 def test_only_drawings_of_another_size_are_hidden() -> None:
