@@ -180,6 +180,7 @@ def run(config: PPOConfig, report: Report) -> Result:
         preflight.check_held_out(plan, runtime)
         preflight.check_sharing(plan, config, sharded=runtime.sharding is not None)
     config, needed = runtime.from_main(lambda: choose_micro_batch(config, plan, runtime, report))
+    server = runtime.from_main(lambda: preflight.connect_to_server(plan, config))
     if config.dry_run:
         if config.resume and runtime.main:
             preflight.checked_inputs(plan, config)
@@ -187,7 +188,6 @@ def run(config: PPOConfig, report: Report) -> Result:
     memory.check(needed, config, runtime.memory, on_cpu=runtime.device.type == "cpu")
     if config.compile:
         report(Note("the first update compiles layers, which takes half a minute or more"))
-    server = runtime.from_main(lambda: preflight.connect_to_server(plan, config))
     with (
         runtime.held_by_main(
             lambda: _begin(config, report, extends=extends),

@@ -15,6 +15,7 @@ of n requests. Not tried on a GPU. Written for releases whose `reload_weights` t
 
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,6 +40,9 @@ AT_ONCE = 256
 
 PATIENCE = 600.0
 """Seconds to wait for an answer, or for the weights to be read."""
+
+BUSY = 30.0
+"""Seconds to wait until the server has finished the requests of others."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class Server:
                 "reload_weights takes weights_path"
             ) from refused
         # Keys and values of prompts that were read with the old weights.
-        _dev_mode(self.url, "/reset_prefix_cache", None, self.patience)
+        _reset_prefix_cache(self.url, self.patience)
 
     def answers(
         self,
@@ -202,7 +206,7 @@ def connect(url: str, patience: float = PATIENCE) -> Server:
     served = _served(_parsed(url, raw, "/v1/models"))
     if served is None:
         raise SalsaError(f"{_who(url)} names no model at /v1/models; expected: {COMMAND}")
-    _dev_mode(url, "/reset_prefix_cache", None, soon)
+    _reset_prefix_cache(url, soon)
     name, context = served
     return Server(url, name, context, patience)
 
@@ -313,15 +317,15 @@ def _is_logprob(value: object) -> bool:
     return number and math.isfinite(value) and value <= 1e-3  # type: ignore[arg-type, operator]
 
 
-def _dev_mode(url: str, path: str, body: object, patience: float) -> None:
-    """Call one of the endpoints that vLLM has in its development mode alone.
+def _dev_mode(url: str, path: str, body: object, patience: float) -> bytes:
+    """Call one of the endpoints that vLLM has in its development mode only; returns the body.
 
     Raises:
         SalsaError: it is not in that mode.
         Refusal: it refuses for another reason.
     """
     try:
-        _exchange(url, "POST", path, body, patience)
+        return _exchange(url, "POST", path, body, patience)
     except Refusal as refused:
         if refused.status != 404:
             raise
@@ -329,6 +333,38 @@ def _dev_mode(url: str, path: str, body: object, patience: float) -> None:
             f"{_who(url)} has no {path}, by which it takes new weights over; start it in its "
             f"development mode: {COMMAND}"
         ) from refused
+
+
+def _reset_prefix_cache(url: str, patience: float) -> None:
+    """Clear the prefix cache of the server.
+
+    vLLM answers with status 200 and `success: false` while requests hold blocks of the cache; those
+    of a client that was killed are aborted within a second or so.
+
+    Raises:
+        SalsaError: the cache still holds blocks after `BUSY` seconds, or there is no such endpoint.
+    """
+    deadline = time.monotonic() + min(patience, BUSY)
+    while True:
+        raw = _dev_mode(url, "/reset_prefix_cache", None, patience)
+        if not _failed(raw):
+            return
+        if time.monotonic() > deadline:
+            raise SalsaError(
+                f"{_who(url)} did not clear its prefix cache within {min(patience, BUSY):g} s; "
+                "other requests are running. Expected a server that nothing else uses: wait until "
+                "they are finished, or restart it"
+            )
+        time.sleep(0.2)
+
+
+def _failed(raw: bytes) -> bool:
+    """Whether a body says `success: false`; older releases send no body."""
+    try:
+        content = json.loads(raw)
+    except ValueError:
+        return False
+    return isinstance(content, dict) and content.get("success") is False
 
 
 def _exchange(url: str, method: str, path: str, body: object, patience: float) -> bytes:

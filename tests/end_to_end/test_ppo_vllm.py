@@ -256,14 +256,15 @@ def test_a_server_that_is_not_there_is_said_before_a_weight_is_loaded(
         gone = by(server, world, tmp_path / "policy")
         short = replace(gone, output=tmp_path / "short")
         monkeypatch.setattr(assembly, "load", lambda *a, **k: pytest.fail("a weight was loaded"))
+        dry = ppo.run(replace(gone, dry_run=True), silent)
+        phases = dry.record()["memory"]["phases"]  # type: ignore[index]
+        assert "cache" not in phases["rollout"]
         server.context = 10  # the longest prompt has 5 tokens, an answer 6
         with pytest.raises(SalsaError, match=r"takes 11; start it with --max-model-len 11"):
             run(short)
-    with pytest.raises(SalsaError, match=r"no server is there; start one: VLLM_SERVER_DEV_MODE=1"):
-        run(gone)
-    dry = ppo.run(replace(gone, dry_run=True), silent)  # asks no server
-    phases = dry.record()["memory"]["phases"]  # type: ignore[index]
-    assert "cache" not in phases["rollout"]
+    for config in (gone, replace(gone, dry_run=True)):
+        with pytest.raises(SalsaError, match=r"no server is there; start one: VLLM_SERVER_DEV_"):
+            run(config)
     assert not (tmp_path / "policy").exists()
 
 

@@ -110,6 +110,33 @@ def test_the_weights_are_read_and_the_cache_is_forgotten(world: World, tmp_path:
     assert body == {"method": "reload_weights", "kwargs": {"weights_path": str(world.b)}}
 
 
+def test_a_cache_in_use_is_cleared_when_the_requests_of_others_are_finished(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM answers 200 to a reset that failed, and says so in the body."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with stand_in.serving(world.a) as server:
+        found = vllm.connect(server.url)
+        server.cache[(4,)] = torch.zeros(1)
+        server.busy, server.asked = 2, []
+        found.take_over(world.b)
+        assert server.paths == ["/collective_rpc", *["/reset_prefix_cache"] * 3]
+        assert not server.cache
+
+
+def test_a_cache_that_stays_in_use_is_an_error(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm, "BUSY", 0.0)
+    with stand_in.serving(world.a, busy=1000) as server:
+        with pytest.raises(SalsaError, match=r"did not clear its prefix cache within 0 s; other"):
+            vllm.connect(server.url)
+        server.busy = 0
+        vllm.connect(server.url)
+        server.instead = lambda path, body: (200, b"")  # older releases send no body
+        vllm._reset_prefix_cache(server.url, 1.0)
+
+
 def test_a_server_is_found_and_left_as_it_is(world: World) -> None:
     with stand_in.serving(world.a) as server:
         found = vllm.connect(server.url)

@@ -55,6 +55,7 @@ class StandIn:
         dev_mode: whether it takes weights over at all.
         stale: says that it takes weights over, and does not.
         keeps_cache: says that it forgets what it computed with old weights, and does not.
+        busy: how often it fails to forget it, since requests of others are running.
         mode: which log-probabilities it tells: `processed`, of what it draws from, or `raw`.
         instead: what it answers to a path in place of what it should; None for as it should.
         asked: each path with its body, in the order of arrival.
@@ -65,6 +66,7 @@ class StandIn:
     dev_mode: bool = True
     stale: bool = False
     keeps_cache: bool = False
+    busy: int = 0
     mode: str = "processed"
     context: int = 64
     instead: Callable[[str, dict[str, Any]], Reply | None] = lambda path, body: None
@@ -88,9 +90,12 @@ class StandIn:
         if path == "/v1/completions":
             return self.complete(body)
         if path == "/reset_prefix_cache" and self.dev_mode:
+            if self.busy:
+                self.busy -= 1
+                return told({"success": False})
             if not self.keeps_cache:
                 self.cache.clear()
-            return 200, b""
+            return told({"success": True})
         if path == "/collective_rpc" and self.dev_mode:
             assert body["method"] == "reload_weights"
             if not self.stale:
