@@ -1,42 +1,22 @@
 """The command line: four commands, and the one place where errors become exit codes.
 
-A command's module is imported only when it runs, and nothing slow before that, so that `--help`
-and a mistyped name are answered at once.
+What runs a command is imported only when one runs, so that `--help` and a mistyped name are
+answered at once.
 """
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from importlib import import_module
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NoReturn
 
-from salsa_cli.config import options, sources
-from salsa_cli.config.base import Config, TrainingConfig
+from salsa_cli.config.application import application
 from salsa_cli.config.commands import Command
-from salsa_cli.config.manners import Manners
 from salsa_cli.devices import processes
 from salsa_cli.errors import SalsaError
-from salsa_cli.records import to_json
-from salsa_cli.runs import console, markdown, signals
-from salsa_cli.runs.events import DryRun, GateFailed, Note, Report, Result
+from salsa_cli.runs import signals
 
-GATE_FAILED = 3
 INTERRUPTED = 130
 TERMINATED = 143
-
-SOUP, PPO, EVALUATE = "salsa_cli.soup", "salsa_cli.ppo", "salsa_cli.evaluate"
-PROBE = "salsa_cli.evaluation.probe"
-PROBE_ROWS = "salsa_cli.evaluation.probe_rows"
-TRAIN_RM, EVALUATE_RM = "salsa_cli.train_rm", "salsa_cli.reward_models.evaluation"
-VERDICT_FILES = "salsa_cli.evaluation.verdict_files"
-
-CURVES = "salsa_cli.evaluation.curves"
-
-WITHOUT_TORCH = (SOUP, VERDICT_FILES, CURVES)
-IN_PARALLEL = (PPO, TRAIN_RM)
 
 
 def main() -> None:
@@ -51,7 +31,7 @@ def main() -> None:
             raise SalsaError("salsa runs on Linux and macOS; on Windows, run it in WSL")
         signals.terminate_like_interrupt()
         processes.watch_launcher()
-        options.application(_command)(sys.argv[1:])
+        application(_command)(sys.argv[1:])
     except Exception as error:
         _fail(error)
     except KeyboardInterrupt as interrupt:
@@ -59,87 +39,9 @@ def main() -> None:
 
 
 def _command(command: Command, given: dict[str, object], arguments: Sequence[str]) -> None:
-    manners = sources.manners(given)
-    config = sources.configure(command, given, arguments, os.environ)
-    _check(config)
-    _execute(_module(command, config), config, manners)
+    from salsa_cli import execution
 
-
-def _check(config: Config) -> None:
-    """Refuse what can be refused at once, before PyTorch is imported."""
-    from salsa_cli.runs import inputs, run_folder  # numpy would slow --help down
-
-    inputs.check(config)
-    if isinstance(probe := getattr(config, "probe", None), str):
-        import_module(PROBE_ROWS).check(probe)
-    if not getattr(config, "resume", False) and config.output != Path():
-        run_folder.check_output(config.output, config.force)
-
-
-def _module(command: Command, config: Config) -> str:
-    """The module that does what the command is asked for."""
-    match command.name:
-        case "soup":
-            return SOUP if getattr(config, "probe", None) is None else PROBE
-        case "train-rm":
-            return EVALUATE_RM if getattr(config, "data", None) is None else TRAIN_RM
-        case "ppo":
-            return PPO
-        case _:
-            if getattr(config, "judgments", ()):
-                return VERDICT_FILES
-            return CURVES if getattr(config, "compares_logs", False) else EVALUATE
-
-
-def _execute(module: str, config: Config, manners: Manners) -> None:
-    """Run a command's module and print its result."""
-    if missing := processes.to_start(_processes(module, config)):
-        sys.exit(processes.start(missing))
-    with console.listening(manners.quiet or bool(processes.rank())) as report:
-        if module not in WITHOUT_TORCH:
-            report(Note("loading PyTorch and Transformers"))
-        run: Callable[[Config, Report], Result] = import_module(module).run
-        result = run(config, report)
-    if isinstance(result, DryRun):
-        result = replace(result, settings=sources.described(config))
-    if not processes.rank():
-        _print(result, manners)
-    if isinstance(result, GateFailed):
-        console.print_error(result.reason)
-        processes.leave(GATE_FAILED)
-        sys.exit(GATE_FAILED)
-    processes.leave(0)
-
-
-def _processes(module: str, config: Config) -> int | None:
-    """How many processes the command is to run in; None if it always runs in one."""
-    if isinstance(config, TrainingConfig) and module in IN_PARALLEL:
-        return config.processes
-    return None
-
-
-def _print(result: Result, manners: Manners) -> None:
-    if manners.json:
-        _say(to_json(result.record()))
-    elif manners.markdown:
-        _say(markdown.of_result(result))
-    elif not manners.quiet:
-        with _broken_pipe_ignored():
-            console.print_result(result)
-
-
-def _say(text: str) -> None:
-    with _broken_pipe_ignored():
-        print(text, flush=True)
-
-
-@contextmanager
-def _broken_pipe_ignored() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        # The reader of stdout is gone. A result is in its folder; print nothing at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    execution.execute(command, given, arguments)
 
 
 def _fail(error: Exception) -> NoReturn:
@@ -147,7 +49,7 @@ def _fail(error: Exception) -> NoReturn:
         raise error
     if processes.reports(error):
         place = f"process {processes.rank()}: " if processes.rank() else ""
-        console.print_error(place + _explain(error))
+        _print_error(place + _explain(error))
     code = error.exit_code if isinstance(error, SalsaError) else 1
     processes.leave(code)
     sys.exit(code)
@@ -170,9 +72,15 @@ def _stop(interrupt: KeyboardInterrupt) -> NoReturn:
     terminated = isinstance(interrupt, signals.Terminated)
     processes.let_main_go_first()
     if not processes.rank():
-        console.print_error(str(interrupt) or ("terminated" if terminated else "interrupted"))
+        _print_error(str(interrupt) or ("terminated" if terminated else "interrupted"))
     sys.stdout.flush()
     sys.stderr.flush()
     # An interrupt that has passed through an extension module's own call of the interpreter makes
     # Python end itself by SIGINT, whatever the exit code is. Everything is cleaned up; exit now.
     os._exit(TERMINATED if terminated else INTERRUPTED)
+
+
+def _print_error(text: str) -> None:
+    from salsa_cli.runs import console
+
+    console.print_error(text)

@@ -31,7 +31,9 @@ _SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 _LARGEST_CELL = 2**31 - 1
 """Characters of a CSV cell; by default Python's parser refuses more than 131,072."""
 
-_HUB_ID = re.compile(r"^(?P<path>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<split>\w+))?$")
+_HUB_ID = re.compile(
+    r"^(?P<path>[A-Za-z0-9][\w.-]*/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<split>\w+))?$"
+)
 
 
 @dataclass(frozen=True)

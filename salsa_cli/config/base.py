@@ -185,6 +185,11 @@ class Field:
         return self._kind is bool
 
     @property
+    def opposite(self) -> str:
+        """The option that switches a flag off."""
+        return f"--no-{self.option[2:]}"
+
+    @property
     def metavar(self) -> str:
         """The placeholder of its value in the help."""
         if self.choices:

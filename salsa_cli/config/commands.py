@@ -1,9 +1,12 @@
 """The four commands: what they are called, what they do, and the class of their settings."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from salsa_cli.config.base import Config
+if TYPE_CHECKING:  # it takes longer to import than `salsa --help` needs
+    from salsa_cli.config.base import Config
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,15 @@ class Command:
     examples: tuple[tuple[str, str], ...]
     settings: tuple[str, str]
 
-    def config_type(self) -> type[Config]:
+    def config_type(self) -> "type[Config]":
         """The class of its settings."""
         module, name = self.settings
         found: type[Config] = getattr(import_module(f"salsa_cli.config.{module}"), name)
         return found
 
+
+Run = Callable[[Command, dict[str, object], Sequence[str]], None]
+"""What runs a command: with the texts that are given by field, and the arguments as typed."""
 
 COMMANDS = {
     command.name: command

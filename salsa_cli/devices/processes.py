@@ -6,7 +6,6 @@ Each process reads its rank from the environment variables of PyTorch's launcher
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -132,6 +131,8 @@ def leave(code: int) -> None:
 
 def _places(number: int) -> Iterator[tuple[int, dict[str, str]]]:
     """The environment of each process."""
+    import socket  # takes longer to import than this module
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

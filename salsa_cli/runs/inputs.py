@@ -22,6 +22,8 @@ _NAMED = re.compile(r"[^=(]+=(.+)")
 def check(config: Config) -> None:
     """Refuse models and data that are neither here nor named like those of the hub.
 
+    The hub is asked only about a name that begins with a folder that is here.
+
     Raises:
         SalsaError: names all of them.
     """
@@ -57,19 +59,42 @@ def _values(config: Config, field: Field) -> tuple[str, ...]:
 
 
 def _model(name: str) -> Iterator[str]:
-    if Path(name).exists():  # whatever it is, the command says it best
+    if not Path(name).exists():
+        yield from _folder(name)
+    elif _is_no_model(Path(name)):
+        yield from _refused(folders.resolve_any, name)
+
+
+def _is_no_model(path: Path) -> bool:
+    """Whether it is a folder with none of a model's files, like one of several models."""
+    return path.is_dir() and not any(path.glob("*.json")) and not folders.members(path)
+
+
+def _folder(name: str) -> Iterator[str]:
+    """Reasons against a name that need not be a single model."""
+    if Path(name).exists():
         return
     match = _NAMED.fullmatch(name)
     name = match[1] if match else name
+    yield from _refused(_find, name)
+
+
+def _find(name: str) -> None:
+    """Ask the hub at once if `name` is more likely a mistyped path: `runs/sfta` with a `runs/`."""
+    if folders.local_folder(name) is None and Path(name).parent.is_dir():
+        folders.resolve_any(name)
+
+
+def _refused(look: Callable[[str], object], name: str) -> Iterator[str]:
     try:
-        folders.local_folder(name)
+        look(name)
     except SalsaError as error:
         yield str(error)
 
 
 def _arm(name: str) -> Iterator[str]:
     for run in run_names.parse(name).runs:
-        yield from _model(run.source)
+        yield from _folder(run.source)
 
 
 def _reference(name: str) -> Iterator[str]:
@@ -84,7 +109,7 @@ def _reference(name: str) -> Iterator[str]:
 
 def _reward(name: str) -> Iterator[str]:
     if ":" not in name or Path(name).exists():
-        yield from _model(name)
+        yield from _folder(name)
         return
     place = name.rpartition(":")[0]
     if place.endswith(".py") and not Path(place).is_file():
@@ -94,7 +119,7 @@ def _reward(name: str) -> Iterator[str]:
 def _judge(name: str) -> Iterator[str]:
     kind, _, source = name.partition(":")
     if kind in ("rm", "hf") and source:
-        yield from _model(source)
+        yield from _folder(source)
     if kind == "python":
         yield from _reward(source)
 

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
+from salsa_cli.config.application import application
 from salsa_cli.config.base import declared
 from salsa_cli.config.commands import COMMANDS, Command
 from salsa_cli.config.manners import Manners
-from salsa_cli.config.options import application
 
 
 def shown(
@@ -54,3 +54,26 @@ def test_the_overview_names_all_commands(
 ) -> None:
     text = shown(capsys, monkeypatch, 80)
     assert all(one.name in text and one.summary in text for one in COMMANDS.values())
+    assert text.index("--help ") > text.index("--show-completion")
+
+
+def test_names_of_choices_are_folded_and_no_line_ends_in_blanks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 60 columns, `auto|float32|bfloat16|float16` would leave no room for what it does."""
+    lines = shown(capsys, monkeypatch, 60, "soup", "--help-all").splitlines()
+    (place,) = (number for number, line in enumerate(lines) if "--dtype" in line)
+    assert "auto|" in lines[place] and "float32|" in lines[place + 1]
+    assert [line for line in lines if line != line.rstrip()] == []
+
+
+def test_the_help_is_coloured_on_request_only(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Services that run checks are no terminals, and their logs are plain unless asked."""
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    assert "\x1b" not in shown(capsys, monkeypatch, 100, "soup", "--help")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    assert "\x1b[1;36m--alpha" in shown(capsys, monkeypatch, 100, "soup", "--help")

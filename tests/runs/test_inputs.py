@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 
 from salsa_cli.config.base import Config
@@ -22,6 +23,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, with a model's folder, a file of data and one of code."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").touch()
+    (tmp_path / "models").mkdir()
     (tmp_path / "p.jsonl").touch()
     (tmp_path / "r.py").touch()
     return tmp_path
@@ -63,6 +66,9 @@ def test_what_may_exist_is_left_to_the_command(folder: Path, config: Config) -> 
         (ppo(ref=("soup(model,modle,alpha=0.5)",)), "modle: no such folder"),
         (ppo(reward=("rr.py:f",)), "rr.py:f: no such file: rr.py"),
         (ppo(watch_reward=("./rm",)), "./rm: no such folder"),
+        (ppo(ref=("models",)), "models: no config.json found"),
+        (TrainRMConfig(model="models", data="p.jsonl", output=OUT), "models: no config.json found"),
+        (ppo(prompts="./prompts"), "./prompts: no such file or folder"),
         (ppo(prompts="data/x.jsonl"), "data/x.jsonl: no such file or folder"),
         (evaluation(models=("ours=modle",)), "modle: no such folder"),
         (evaluation(judge=("rm:modle",)), "modle: no such folder"),
@@ -88,3 +94,16 @@ def test_all_are_named_at_once(folder: Path) -> None:
 
 def test_the_benchmarks_are_those_that_can_be_read() -> None:
     assert set(BENCHMARKS) == set(benchmarks.HUB)
+
+
+def test_the_hub_is_asked_at_once_for_what_looks_like_a_path(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`models/sftt` has the form of a hub id; that there is a folder `models` tells it from one."""
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: asked.append(name))
+    inputs.check(ppo(ref=("org/name",), policy="other/name"))
+    assert asked == []
+    with pytest.raises(SalsaError):
+        inputs.check(ppo(ref=("models/sftt",), policy="other/name"))
+    assert set(asked) == {"models/sftt"}
