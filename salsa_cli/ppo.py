@@ -39,6 +39,7 @@ from salsa_cli.rl import (
     preflight,
     references,
     report_page,
+    sampling_server,
     snapshots,
 )
 from salsa_cli.rl.actors import (
@@ -51,7 +52,6 @@ from salsa_cli.rl.actors import (
     restore_state,
     save_state,
     scale_critic,
-    sync_weights,
 )
 from salsa_cli.rl.best import BestPolicy, BestUpdate
 from salsa_cli.rl.experience import AnchorKLs, AnswerBatch
@@ -180,7 +180,7 @@ def run(config: PPOConfig, report: Report) -> Result:
         preflight.check_held_out(plan, runtime)
         preflight.check_sharing(plan, config, sharded=runtime.sharding is not None)
     config, needed = runtime.from_main(lambda: choose_micro_batch(config, plan, runtime, report))
-    server = runtime.from_main(lambda: preflight.connect_to_server(plan, config))
+    server = runtime.from_main(lambda: sampling_server.connect(plan, config, runtime, report))
     if config.dry_run:
         if config.resume and runtime.main:
             preflight.checked_inputs(plan, config)
@@ -220,7 +220,7 @@ def train(run: Run, server: Server | None, report: Report) -> PPOResult:
     """All updates of a run, from its newest checkpoint or from the start; then save the policy."""
     plan, config, runtime, folder = run.plan, run.config, run.runtime, run.folder
     inputs = runtime.from_main(lambda: preflight.checked_inputs(plan, config))
-    loaded = load_actors(run, server)
+    loaded = sampling_server.prepare(load_actors(run, server), run, report)
     if note := packed_attention.padding_note(loaded.policy.model):
         report(Note(note))
     actors, state = restore_or_begin(loaded, run, report)
@@ -297,7 +297,7 @@ def update_policy(
     update, coef, config = state.update, state.kl_coef, run.config
     clock = Stopwatch()
     with clock.measure("rollout"):
-        sync_weights(actors, run)
+        actors = sampling_server.sync_weights(actors, run)
         answered = experience.generate_answers("rollout", update, config.seed, actors, run)
     with clock.measure("scoring"):
         with on_device(actors, "reward", "watch"):
@@ -341,7 +341,7 @@ def restore_or_begin(fresh: Actors, run: Run, report: Report) -> tuple[Actors, T
     if config.resume:
         report(Note("there is no checkpoint to resume from: the run starts at the beginning"))
     if config.normalize_reward:
-        sync_weights(fresh, run)
+        fresh = sampling_server.sync_weights(fresh, run)
         fresh = replace(fresh, reward=experience.measure_reward_scale(fresh, run))
         scale_critic(fresh, run.plan)
     return fresh, TrainingState(0, config.kl_coef)

@@ -56,6 +56,17 @@ def save_to_sample(model: Module, folder: Path, *, like: Path) -> None:
         path.chmod((folder / "config.json").stat().st_mode)
 
 
+def save_adapters(model: Module, folder: Path, *, like: Path) -> None:
+    """Write the adapters of a policy that was loaded from `like`, as PEFT does, for another program
+    to sample from."""
+    with _storage_errors(folder):
+        folder.mkdir()
+        if folders.is_adapter(like):
+            lora.save_as(model, folder, like)
+        else:
+            lora.save(model, folder, str(like))
+
+
 @contextmanager
 def _storage_errors(folder: Path) -> Iterator[None]:
     """Context manager around the code in which transformers writes a model.

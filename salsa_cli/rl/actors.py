@@ -1,6 +1,5 @@
 """The models of a PPO run: loaded, saved into a checkpoint, taken back from it."""
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,6 @@ from salsa_cli.models import (
     loading,
     lora,
     packed_attention,
-    saving,
 )
 from salsa_cli.models.backbones import Backbones, Placement
 from salsa_cli.models.forward import Module
@@ -38,9 +36,6 @@ from salsa_cli.rl.run import Run
 from salsa_cli.runs import checkpoints
 from salsa_cli.weights import folders
 
-SYNCED = "handed-over"
-"""Folder in a run's folder that holds the weights while a server reads them."""
-
 
 @dataclass(frozen=True)
 class Actors:
@@ -52,7 +47,8 @@ class Actors:
         critic: None where answers are compared with one another (`--advantage`).
         parked: the models that `--offload` names; they can be used within `on_device` only.
         shared: the weights that several models have in common.
-        server: samples in place of the policy, with the weights that `sync_weights` sent last.
+        server: samples in place of the policy, with the weights that it was sent last (see
+            `sampling_server`).
     """
 
     policy: LanguageModel
@@ -155,26 +151,6 @@ def _storage(model: str, config: PPOConfig) -> MomentStorage:
         offload="moments" in config.offloaded,
         seed=stable_seed(config.seed, "rounding", model),
     )
-
-
-def sync_weights(actors: Actors, run: Run) -> None:
-    """Send the policy's weights to the server, if one samples, through a folder in the run's.
-
-    Every process must call it. The main process sends them while the others wait.
-
-    Raises:
-        SalsaError: the disk is full, or the server does not load them.
-    """
-    if actors.server is None:
-        return
-    with run.runtime.main_first():
-        if run.runtime.main:
-            place = run.folder / SYNCED
-            try:
-                saving.save_to_sample(actors.policy.model, place, like=actors.policy.folder)
-                actors.server.take_over(place)
-            finally:
-                shutil.rmtree(place, ignore_errors=True)
 
 
 @contextmanager

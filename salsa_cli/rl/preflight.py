@@ -15,8 +15,6 @@ from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.data import Prompt
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError, UsageError
-from salsa_cli.generation import vllm
-from salsa_cli.generation.vllm import Server
 from salsa_cli.models import input_limits, loading, lora, parts, shapes
 from salsa_cli.models.tokenization import row_ids, template_warning
 from salsa_cli.records import JSON
@@ -181,19 +179,6 @@ def check_held_out(plan: PPOPlan, runtime: Runtime) -> None:
             f"{len(plan.held_out.prompts)} held-out prompts cannot be divided among "
             f"{runtime.processes} processes; expected as many or more in --eval-prompts"
         )
-
-
-def connect_to_server(plan: PPOPlan, config: PPOConfig) -> Server | None:
-    """Connect to the server that samples, if there is one, and check its context length.
-
-    Raises:
-        SalsaError: it does not answer, or cannot do what is needed.
-    """
-    if config.server is None:
-        return None
-    server = vllm.connect(config.server)
-    server.check_context(max(map(len, plan.prompt_ids)) + config.response_length)
-    return server
 
 
 def checked_inputs(plan: PPOPlan, config: PPOConfig) -> dict[str, JSON]:

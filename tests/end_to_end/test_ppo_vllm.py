@@ -20,7 +20,7 @@ from salsa_cli.models.backbones import Placement
 from salsa_cli.rl import preflight
 from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.runs import run_folder
-from salsa_cli.runs.events import silent
+from salsa_cli.runs.events import Warned, silent
 from tests.support import stand_in, tiny
 from tests.support.adapters import AdapterWorld
 from tests.support.agreement import same_metrics
@@ -50,7 +50,8 @@ def test_the_server_samples_from_the_policy_of_every_update(world: World, tmp_pa
     assert all(row["approx_kl"] > 0 for row in rows)
     # Once an update, then eight answers.
     update = ["/collective_rpc", "/reset_prefix_cache", *["/v1/completions"] * 8]
-    assert server.paths == ["/v1/models", "/reset_prefix_cache", *update * 4]
+    assert server.paths[:2] == ["/v1/models", "/server_info?config_format=json"]
+    assert server.paths[2:] == ["/reset_prefix_cache", *update * 4]
     seeds = [body["seed"] for body in server.bodies("/v1/completions")]
     assert len(set(seeds)) == 32
     # What it holds is the policy before its last step: near the result, and not it.
@@ -134,18 +135,92 @@ def test_log_probabilities_before_the_temperature_are_refused(world: World, tmp_
     assert row["sampler_mismatch"] < 10 * SAME  # logits are divided by 0.3, and their errors
 
 
-def test_adapters_go_to_the_server_merged(adapted: AdapterWorld, tmp_path: Path) -> None:
+MERGED = "the adapters are merged and sent to the server as whole weights, since it does not load"
+
+
+BOTH = {"runtime_lora": True, "lora": True}
+
+
+@pytest.mark.parametrize(
+    ("policy", "started"),
+    [("old", BOTH), ("new", BOTH), ("old", {}), ("new", {"runtime_lora": True})],
+)
+def test_adapters_go_to_the_server_as_adapters_where_it_loads_them(
+    adapted: AdapterWorld, tmp_path: Path, policy: str, started: dict[str, bool]
+) -> None:
     """A policy that is an adapter, and one whose adapter is new; neither changes by it."""
     plain: dict[str, Any] = {"ref": (str(adapted.base),), "policy": str(adapted.base)}
-    for name, changes in {"old": {}, "new": {**plain, "lora_rank": 2}}.items():
-        with stand_in.serving(adapted.base) as server:
-            more = {"generator": "vllm", "vllm_url": server.url, **changes}
-            config = configure_adapted(adapted, tmp_path / name, **more)
-            run(config)
-        rows = rows_without_time(config.output)
-        # The base and the update are added here, and applied one after the other there.
-        assert all(row["sampler_mismatch"] < 10 * SAME for row in rows), name
-        assert all(row["approx_kl"] > 0 for row in rows), name
+    changes = {"old": {}, "new": {**plain, "lora_rank": 2}}[policy]
+    notes: list[str] = []
+    # It begins with other weights of the base, as a run of the whole model would leave them.
+    with stand_in.serving(adapted.base, **started) as server:
+        with torch.no_grad():
+            server.model.lm_head.weight.mul_(2.0)
+        more = {"generator": "vllm", "vllm_url": server.url, **changes}
+        config = configure_adapted(adapted, tmp_path / "policy", **more)
+        run(config, lambda event: notes.append(getattr(event, "text", "")))
+    rows = rows_without_time(config.output)
+    # The base and the update are added here, and applied one after the other there.
+    assert all(row["sampler_mismatch"] < 10 * SAME for row in rows)
+    assert all(row["approx_kl"] > 0 for row in rows)
+    said = [note for note in notes if note.startswith(MERGED)]
+    weights = [body["kwargs"]["weights_path"] for body in server.bodies("/collective_rpc")]
+    sent = server.bodies("/v1/load_lora_adapter")
+    if started.get("lora"):
+        assert weights == [str(adapted.base)] and not said
+        assert len({body["lora_name"] for body in sent}) == 1 + len(rows)
+        # Each update forgets the one before it.
+        assert list(server.adapters) == [sent[-1]["lora_name"]]
+        assert not list(config.output.glob("*handed*"))
+    else:
+        assert len(weights) == len(rows) and len(said) == 1
+        reason = "HTTP 500: LoRA is not enabled." if started else 'HTTP 404: {"detail":"Not Found"}'
+        assert reason in said[0] and "--enable-lora --max-lora-rank 8" in said[0]
+
+
+def test_a_resumed_run_forgets_the_adapter_that_it_left_behind(
+    adapted: AdapterWorld, tmp_path: Path
+) -> None:
+    with stand_in.serving(adapted.base, lora=True, runtime_lora=True) as server:
+        config = configure_adapted(
+            adapted, tmp_path / "policy", generator="vllm", vllm_url=server.url
+        )
+        with pytest.raises(KeyboardInterrupt):
+            ppo.run(config, stopping_at(1))
+        left = set(server.adapters)
+        server.adapters["another"] = next(iter(server.adapters.values()))
+        run(replace(config, resume=True))
+        assert len(left) == 1 and not left & server.adapters.keys()
+        assert "another" in server.adapters and len(server.adapters) == 2
+
+
+def test_a_model_of_another_shape_is_refused_before_anything_is_sent(
+    world: World, tmp_path: Path
+) -> None:
+    wide = tiny.save_language_model(tmp_path / "wide", seed=1, hidden_size=32)
+    with stand_in.serving(wide) as server:
+        config = by(server, world, tmp_path / "policy")
+        for one in (config, replace(config, dry_run=True)):
+            with pytest.raises(SalsaError) as caught:
+                run(one)
+            assert (
+                f"serves {wide}, which does not fit the policy {world.a}: hidden_size is 32 "
+                in str(caught.value)
+            )
+    assert "/collective_rpc" not in server.paths
+
+
+@pytest.mark.parametrize(("dtype", "warned"), [("bfloat16", 1), ("float32", 0)])
+def test_a_server_that_computes_less_precisely_is_mentioned(
+    world: World, tmp_path: Path, dtype: str, warned: int
+) -> None:
+    told: list[str] = []
+    with stand_in.serving(world.a, dtype=f"torch.{dtype}") as server:
+        config = by(server, world, tmp_path / "policy", dry_run=True)
+        ppo.run(config, lambda e: told.append(e.text) if isinstance(e, Warned) else None)
+    found = [text for text in told if "computes in bfloat16 and this run in float32" in text]
+    assert len(found) == warned
+    assert all("start the server with --dtype float32" in text for text in found)
 
 
 def test_what_is_handed_over_is_the_model_that_would_be_saved(

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from salsa_cli.errors import SalsaError
-from salsa_cli.generation import vllm
+from salsa_cli.generation import vllm, vllm_http
+from salsa_cli.generation.vllm_model import ServedModel
 from salsa_cli.models import loading
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.loading import LanguageModel
@@ -21,6 +22,7 @@ from tests.support.worlds import World
 PROMPTS = [[4, 6, 9], [5], [7, 8], [4, 7, 10, 11, 12]]
 SEEDS = [3, 2**63 - 1, 0, 17]
 LENGTH = 8
+INFO = "/server_info?config_format=json"
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,7 @@ def test_nothing_but_the_temperature_bends_the_distribution(
 
 def test_the_weights_are_read_and_the_cache_is_forgotten(world: World, tmp_path: Path) -> None:
     with stand_in.serving(world.a) as server:
-        vllm.connect(server.url).take_over(world.b)
+        vllm.connect(server.url).load_weights(world.b)
         expected = load_file(world.b / "model.safetensors")
         for name, weight in server.model.named_parameters():
             assert torch.equal(weight, expected[name]), name
@@ -119,7 +121,7 @@ def test_a_cache_in_use_is_cleared_when_the_requests_of_others_are_finished(
         found = vllm.connect(server.url)
         server.cache[(4,)] = torch.zeros(1)
         server.busy, server.asked = 2, []
-        found.take_over(world.b)
+        found.load_weights(world.b)
         assert server.paths == ["/collective_rpc", *["/reset_prefix_cache"] * 3]
         assert not server.cache
 
@@ -127,24 +129,26 @@ def test_a_cache_in_use_is_cleared_when_the_requests_of_others_are_finished(
 def test_a_cache_that_stays_in_use_is_an_error(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vllm, "BUSY", 0.0)
+    monkeypatch.setattr(vllm_http, "BUSY", 0.0)
     with stand_in.serving(world.a, busy=1000) as server:
-        with pytest.raises(SalsaError, match=r"did not clear its prefix cache within 0 s; other"):
+        with pytest.raises(
+            SalsaError, match=r"did not clear its prefix cache within 0 s, since it is busy"
+        ):
             vllm.connect(server.url)
         server.busy = 0
         vllm.connect(server.url)
         server.instead = lambda path, body: (200, b"")  # older releases send no body
-        vllm._reset_prefix_cache(server.url, 1.0)
+        vllm_http.reset_prefix_cache(server.url, 1.0)
 
 
 def test_a_server_is_found_and_left_as_it_is(world: World) -> None:
     with stand_in.serving(world.a) as server:
         found = vllm.connect(server.url)
-        assert (found.model, found.context) == (stand_in.NAME, 64)
+        assert found.model == ServedModel(stand_in.NAME, str(world.a), 64, "float32")
         found.check_context(64)
         with pytest.raises(SalsaError, match=r"a context of 64 tokens, .* takes 65; start it with"):
             found.check_context(65)
-    assert server.paths == ["/v1/models", "/reset_prefix_cache"]
+    assert server.paths == ["/v1/models", INFO, "/reset_prefix_cache"]
 
 
 def test_no_server(policy: LanguageModel) -> None:
@@ -168,7 +172,7 @@ def test_no_server(policy: LanguageModel) -> None:
         ("/v1/models", told({"data": [{"id": "x", "parent": "y"}]}), "names no model"),
         ("/reset_prefix_cache", (404, b""), "has no /reset_prefix_cache, .* development mode"),
         ("/reset_prefix_cache", (503, b""), "refuses .*: HTTP 503: an empty body"),
-        ("/v1/models", stand_in.CUT, "broke off at /v1/models"),
+        ("/v1/models", stand_in.CUT, "closed the connection at /v1/models"),
         ("/v1/models", stand_in.NEVER, r"did not answer /v1/models within 0\.3 s"),
     ],
 )
@@ -205,7 +209,7 @@ WRONG: dict[str, tuple[Reply, str]] = {
     ),
     "another vocabulary": (completion([99, 2]), "answers with token 99, and the policy has 24"),
     "silence": (stand_in.NEVER, r"did not answer /v1/completions within 0\.5 s"),
-    "a closed door": (stand_in.CUT, "broke off at /v1/completions"),
+    "a closed door": (stand_in.CUT, "closed the connection at /v1/completions"),
 }
 
 
@@ -231,12 +235,14 @@ def test_weights_that_are_not_taken_over(world: World) -> None:
         failed = "reload_weights() got an unexpected keyword argument"
         server.instead = lambda path, body: told({"error": failed}, 500)
         with pytest.raises(SalsaError) as caught:
-            found.take_over(world.a)
-        assert failed in str(caught.value) and "takes weights_path" in str(caught.value)
+            found.load_weights(world.a)
+        assert f"HTTP 500: {failed}. It was to load" in str(caught.value)
+        assert "Restart the server, since it may hold parts of two" in str(caught.value)
+        assert "takes weights_path" in str(caught.value)
         assert str(world.a) in str(caught.value)
         server.instead, server.dev_mode = lambda path, body: None, False
-        with pytest.raises(SalsaError, match="has no /collective_rpc, by which it takes new"):
-            found.take_over(world.a)
+        with pytest.raises(SalsaError, match="has no /collective_rpc, which is needed to load new"):
+            found.load_weights(world.a)
 
 
 def test_no_proxy_is_asked(
@@ -257,4 +263,4 @@ def test_messages_are_of_use_when_an_update_adds_its_number(world: World) -> Non
         stand_in.serving(world.a) as server,
     ):
         server.instead = lambda path, body: (500, json.dumps("x").encode())
-        vllm._dev_mode(server.url, "/collective_rpc", {}, 5.0)
+        vllm_http.dev_mode(server.url, "/collective_rpc", {}, 5.0)

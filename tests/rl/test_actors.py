@@ -7,24 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from salsa_cli.config.ppo import PPOConfig
-from salsa_cli.devices.runtime import Runtime, start_runtime
+from salsa_cli.devices.runtime import Runtime
 from salsa_cli.models import loading
 from salsa_cli.models.backbones import Placement
 from salsa_cli.reward_models.rewards import RewardScale
 from salsa_cli.rl import actors as acting
-from salsa_cli.rl import preflight
 from salsa_cli.rl.actors import Actors, TrainingState, load_actors, restore_state, save_state
-from salsa_cli.rl.run import Run
 from salsa_cli.runs import checkpoints
-from salsa_cli.runs.events import silent
-from tests.support.ppo_runs import configure
+from tests.support.ppo_runs import begun, configure
 from tests.support.worlds import World
-
-
-def begun(config: PPOConfig, folder: Path) -> Run:
-    folder.mkdir(exist_ok=True)
-    return Run(preflight.prepare(config, silent), config, start_runtime("cpu"), folder)
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:
@@ -101,32 +92,6 @@ def test_a_checkpoint_brings_back_all_that_the_next_update_depends_on(
     step(fresh)
     assert same(weights(actors.policy.model), weights(fresh.policy.model))
     assert same(weights(actors.critic.trained), weights(fresh.critic.trained))
-
-
-def test_without_a_server_no_weights_are_sent(world: World, tmp_path: Path) -> None:
-    run = begun(configure(world, tmp_path / "o"), tmp_path / "run")
-    acting.sync_weights(load_actors(run), run)
-    assert list(run.folder.iterdir()) == []
-
-
-def test_the_weights_of_a_server_leave_nothing_behind(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = begun(configure(world, tmp_path / "o"), tmp_path / "run")
-
-    class Server:
-        def __init__(self) -> None:
-            self.seen: list[str] = []
-
-        def take_over(self, place: Path) -> None:
-            self.seen = sorted(path.name for path in place.iterdir())
-            raise RuntimeError("the server has gone")
-
-    server: Any = Server()
-    with pytest.raises(RuntimeError, match="has gone"):
-        acting.sync_weights(replace(load_actors(run), server=server), run)
-    assert "model.safetensors" in server.seen
-    assert list(run.folder.iterdir()) == []
 
 
 def test_learning_mode_forgets_activations_only_while_it_lasts(

@@ -8,7 +8,10 @@ from transformers import AutoModelForCausalLM
 
 from salsa_cli import ppo
 from salsa_cli.config.ppo import PPOConfig
+from salsa_cli.devices.runtime import start_runtime
 from salsa_cli.records import read_rows
+from salsa_cli.rl import preflight
+from salsa_cli.rl.run import Run
 from salsa_cli.runs.events import Event, Measured, Report, silent
 from tests.support import tiny
 from tests.support.adapters import AdapterWorld
@@ -34,8 +37,14 @@ def configure(world: World, output: Path, **changes: Any) -> PPOConfig:
     return PPOConfig(**{**settings, **changes})
 
 
-def run(config: PPOConfig) -> ppo.PPOResult:
-    result = ppo.run(config, silent)
+def begun(config: PPOConfig, folder: Path) -> Run:
+    """A run as the trainer gets it, in an empty folder."""
+    folder.mkdir(exist_ok=True)
+    return Run(preflight.prepare(config, silent), config, start_runtime("cpu"), folder)
+
+
+def run(config: PPOConfig, report: Report = silent) -> ppo.PPOResult:
+    result = ppo.run(config, report)
     assert isinstance(result, ppo.PPOResult)
     return result
 

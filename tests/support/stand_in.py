@@ -1,11 +1,13 @@
 """A stand-in for a vLLM server, on loopback: a tiny model behind the part of its interface that
 salsa uses.
 
-It takes weights over from a folder, by the names that they have in a checkpoint; it samples from
-them and says with which log-probabilities. What a request leaves out it takes from habits that bend
-the distribution, as a model's generation config may.
+It loads weights from a folder, by the names that they have in a checkpoint, and adapters; it
+samples from them and says with which log-probabilities. Its prefix cache is kept by name and path
+of the adapter, as vLLM's. What a request leaves out it takes from habits that bend the
+distribution, as a model's generation config may.
 """
 
+import copy
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -45,6 +47,14 @@ NEUTRAL = {
 Reply = tuple[int, bytes]
 
 
+@dataclass(frozen=True)
+class Adapted:
+    """The served model with an adapter, whose file may be gone."""
+
+    path: str
+    model: Any
+
+
 @dataclass
 class StandIn:
     """A server that runs, and how it is to misbehave.
@@ -55,6 +65,10 @@ class StandIn:
         dev_mode: whether it takes weights over at all.
         stale: says that it takes weights over, and does not.
         keeps_cache: says that it forgets what it computed with old weights, and does not.
+        lora: whether it was started with --enable-lora.
+        runtime_lora: whether it was started with VLLM_ALLOW_RUNTIME_LORA_UPDATING.
+        root: the folder that it was started with.
+        dtype: what it says that it computes in.
         busy: how often it fails to forget it, since requests of others are running.
         mode: which log-probabilities it tells: `processed`, of what it draws from, or `raw`.
         instead: what it answers to a path in place of what it should; None for as it should.
@@ -66,12 +80,17 @@ class StandIn:
     dev_mode: bool = True
     stale: bool = False
     keeps_cache: bool = False
+    lora: bool = False
+    runtime_lora: bool = False
+    root: str = ""
+    dtype: str = "torch.float32"
     busy: int = 0
     mode: str = "processed"
     context: int = 64
     instead: Callable[[str, dict[str, Any]], Reply | None] = lambda path, body: None
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    cache: dict[tuple[int, ...], torch.Tensor] = field(default_factory=dict)
+    cache: dict[tuple[object, ...], torch.Tensor] = field(default_factory=dict)
+    adapters: dict[str, Adapted] = field(default_factory=dict)
     released: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -86,7 +105,19 @@ class StandIn:
     def reply(self, path: str, body: dict[str, Any]) -> Reply:
         """What a request gets."""
         if path == "/v1/models":
-            return told({"data": [{"id": NAME, "parent": None, "max_model_len": self.context}]})
+            card = {"id": NAME, "root": self.root, "parent": None, "max_model_len": self.context}
+            loaded = [
+                {"id": name, "root": one.path, "parent": NAME}
+                for name, one in self.adapters.items()
+            ]
+            return told({"data": [card, *loaded]})
+        if path == "/server_info?config_format=json" and self.dev_mode:
+            return told({"vllm_config": {"model_config": {"dtype": self.dtype}}})
+        if path == "/v1/load_lora_adapter" and self.runtime_lora:
+            return self.load_adapter(body["lora_name"], body["lora_path"])
+        if path == "/v1/unload_lora_adapter" and self.runtime_lora:
+            del self.adapters[body["lora_name"]]
+            return 200, b"Success"
         if path == "/v1/completions":
             return self.complete(body)
         if path == "/reset_prefix_cache" and self.dev_mode:
@@ -114,11 +145,35 @@ class StandIn:
             for name, weight in held.items():
                 weight.copy_(given[name])
 
+    def load_adapter(self, name: str, path: str) -> Reply:
+        """Add (alpha / r) B A to a copy of each weight that the adapter has factors for.
+
+        r is the rank of that weight's factors, which patterns may set.
+        """
+        if not self.lora:
+            return told({"error": {"message": "LoRA is not enabled.", "code": 500}}, 500)
+        if name in self.adapters:
+            return told({"error": {"message": f"'{name}' has already been loaded."}}, 400)
+        config = json.loads((Path(path) / "adapter_config.json").read_text())
+        factors = load_file(Path(path) / "adapter_model.safetensors")
+        model = copy.deepcopy(self.model)
+        with torch.no_grad():
+            for key, a in factors.items():
+                module, side, _ = key.rsplit(".", 2)
+                if side == "lora_A":
+                    weight = model.get_parameter(
+                        module.removeprefix("base_model.model.") + ".weight"
+                    )
+                    b = factors[f"{module}.lora_B.weight"]
+                    weight += config["lora_alpha"] / len(a) * b @ a
+        self.adapters[name] = Adapted(path, model)
+        return 200, b"Success"
+
     @torch.no_grad()
     def complete(self, body: dict[str, Any]) -> Reply:
         """As many answers as asked for; the seed of each is one more than that before it."""
         asked = {**HABITS, **body}
-        if asked["model"] != NAME:
+        if asked["model"] not in (NAME, *self.adapters):
             return told({"error": {"message": f"The model {asked['model']} does not exist."}}, 404)
         choices = [self.draw(asked, index) for index in range(asked["n"])]
         return told({"choices": choices[::-1]})
@@ -126,14 +181,17 @@ class StandIn:
     def draw(self, asked: dict[str, Any], index: int) -> dict[str, Any]:
         """One answer, drawn token by token."""
         bent = {name: asked[name] for name, value in NEUTRAL.items() if asked[name] != value}
+        adapted = self.adapters.get(asked["model"])
+        model = adapted.model if adapted else self.model
         generator = torch.Generator().manual_seed(asked["seed"] + index)
         ids: list[int] = []
         numbers: list[float] = []
         reason = "length"
         while len(ids) < asked["max_tokens"]:
-            seen = (*asked["prompt"], *ids)
+            tokens = (*asked["prompt"], *ids)
+            seen = (adapted.path if adapted else None, asked["model"], *tokens)
             if seen not in self.cache:
-                self.cache[seen] = self.model(torch.tensor([seen])).logits[0, -1].double()
+                self.cache[seen] = model(torch.tensor([tokens])).logits[0, -1].double()
             processed = self.cache[seen] / asked["temperature"]
             if bent:
                 processed = 3 * processed
@@ -202,7 +260,8 @@ def serving(folder: Path, **changes: Any) -> Iterator[StandIn]:
 
     http = Listening(("127.0.0.1", 0), Handler)
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    server = StandIn(f"http://127.0.0.1:{http.server_port}", model, **changes)
+    settings = {"root": str(folder), **changes}
+    server = StandIn(f"http://127.0.0.1:{http.server_port}", model, **settings)
     thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
