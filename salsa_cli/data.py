@@ -133,6 +133,13 @@ def prompts(source: Source) -> list[Prompt]:
     return [prompt(source, index) for index in range(len(source.rows))]
 
 
+def prompt_text(prompt: Prompt) -> str:
+    """A prompt for a reader: the text, or the messages of a conversation with their roles."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{message.role}: {message.content}" for message in prompt)
+
+
 def prompt_json(prompt: Prompt) -> str | list[dict[str, str]]:
     """A prompt as a JSON value: text, or a list of messages."""
     if isinstance(prompt, str):

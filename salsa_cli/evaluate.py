@@ -113,11 +113,11 @@ def run(config: EvalConfig, report: Report) -> Result:
         graded = [verdict for verdict in gradings if len(plan.names) == 1]
         report_page.write(
             folder,
+            config,
             result,
             [*verdicts, *graded],
             texts,
             disputed.asked(plan.questions),
-            config.baseline,
         )
     return gate.gated(result, config)
 

@@ -258,7 +258,7 @@ def train(run: Run, server: Server | None, report: Report) -> PPOResult:
                 # No process leaves before the main one is done: the first to leave ends the others.
                 with runtime.main_first():
                     if runtime.main:
-                        report_page.write(folder, config.output.name)
+                        report_page.write(folder, config)
                 interrupted.raise_pending()
                 watchdog.raise_if_stopped()
 
@@ -335,6 +335,7 @@ def restore_or_begin(fresh: Actors, run: Run, report: Report) -> tuple[Actors, T
             if runtime.main:
                 run_folder.keep_rows(folder / "metrics.jsonl", saved.step)
                 run_folder.keep_rows(folder / "samples.jsonl", saved.step * SAMPLES)
+                run_folder.keep_rows(folder / report_page.REWARDS, saved.step)
                 snapshots.drop_later(folder, saved.step)
         report(Note(f"resumed after update {saved.step}"))
         return restored
@@ -400,6 +401,7 @@ def save_policy(inputs: Mapping[str, JSON], actors: Actors, run: Run, result: PP
     rewards = (result.reward_first, result.reward_last)
     card = model_card.write(config, plan.policy, result.updates, rewards)
     write_text(folder / "README.md", card)
+    report_page.write(folder, config)  # once more: now it links to the record
 
 
 @contextmanager
@@ -408,7 +410,7 @@ def _recording(config: PPOConfig, folder: Path, done: int, report: Report) -> It
     run = TrackedRun("salsa-ppo", config.run_name, config.output.name, record(config), done)
     with (
         tracking.tracking(config.track, folder, run, report) as track,
-        report_page.kept(folder, config.output.name),
+        report_page.kept(folder, config),
     ):
         yield both(both(report, metrics_file(folder / "metrics.jsonl")), track)
 
@@ -465,6 +467,9 @@ def _write_samples(
                 "kl": float(kl_sums[place]),
             }
             file.write(to_json(row) + "\n")
+    with (folder / report_page.REWARDS).open("a", encoding="utf-8") as file:
+        rewards = [float(f"{score:.5g}") for score in scores.tolist()]
+        file.write(to_json({"update": update + 1, "rewards": rewards}) + "\n")
 
 
 def _dry_run(config: PPOConfig, plan: PPOPlan, needed: MemoryPlan, runtime: Runtime) -> DryRun:

@@ -25,6 +25,7 @@ from salsa_cli.reward_models import (
     pair_data,
     report_page,
     rewards,
+    worst_pairs,
 )
 from salsa_cli.reward_models.assessment import PairScores
 from salsa_cli.reward_models.fitting import Member, Progress
@@ -195,7 +196,7 @@ def save_model(reward: RewardModel, scale: RewardScale, run: TrainingRun, folder
 def evaluate(run: TrainingRun) -> HeldOutAssessment:
     """Assess the trained models by their stored scores of the held-out pairs."""
     places = [_member_folder(run.folder, n, run.config) for n in range(run.config.ensemble)]
-    scores = [held_out.read_scores(place / SCORES) for place in places]
+    scores = _scores(run)
     scales = [rewards.stored_scale(place) or RewardScale(0.0, 1.0) for place in places]
     return held_out.assess(run.plan.held_out, scores, scales)
 
@@ -205,6 +206,7 @@ def write(
 ) -> None:
     """Write evaluation, report, model cards and record, then remove the checkpoints."""
     plan, config, folder = run.plan, run.config, run.folder
+    tokenizer = loading.load_tokenizer(plan.model)
     evaluation: dict[str, object] = {"evaluation": asdict(found.together)}
     if config.ensemble > 1:
         evaluation["members"] = [asdict(one) for one in found.members]
@@ -223,18 +225,24 @@ def write(
         plan.sources,
         plan.warnings,
         found,
+        worst_pairs.look(plan.held_out, _scores(run), found.scales, tokenizer),
         read_rows(folder / fitting.METRICS),
     )
-    template = loading.load_tokenizer(plan.model).chat_template
     with os_errors(folder, "write"):
         write_json(folder / EVALUATION, evaluation)
-        write_text(folder / "report.html", report_page.training_report(trained))
         for number, (one, scale) in enumerate(zip(found.members, found.scales, strict=True)):
             name = str(_member_folder(config.output, number, config))
-            card = model_card.write(trained, one, scale, name, template)
+            card = model_card.write(trained, one, scale, name, tokenizer.chat_template)
             write_text(_member_folder(folder, number, config) / "README.md", card)
         run_folder.write_record(folder, RECORD, made)
+        report_page.write(folder, trained)
     checkpoints.drop_checkpoints(folder)
+
+
+def _scores(run: TrainingRun) -> list[PairScores]:
+    """The stored scores of the held-out pairs by each model."""
+    places = [_member_folder(run.folder, n, run.config) for n in range(run.config.ensemble)]
+    return [held_out.read_scores(place / SCORES) for place in places]
 
 
 def _member_folder(folder: Path, number: int, config: TrainRMConfig) -> Path:

@@ -56,6 +56,21 @@ def test_the_result_is_an_ordinary_folder(finished: PPOConfig) -> None:
     assert not run_folder.partial_folder(folder).exists()
 
 
+def test_the_rewards_of_all_answers_are_kept(finished: PPOConfig) -> None:
+    rows = read_rows(finished.output / "rewards.jsonl")
+    metrics = read_rows(finished.output / "metrics.jsonl")
+    assert [row["update"] for row in rows] == [1, 2, 3, 4]
+    for row, measured in zip(rows, metrics, strict=True):
+        assert len(row["rewards"]) == finished.batch_size
+        mean = sum(row["rewards"]) / finished.batch_size
+        # Each reward is rounded to five digits.
+        assert mean == pytest.approx(measured["reward"], abs=1e-4)
+    page = (finished.output / "report.html").read_text()
+    assert "Rewards at the start and at the end" in page
+    for name in ("metrics.jsonl", "samples.jsonl", "rewards.jsonl", "salsa.json"):
+        assert f'href="./{name}"' in page
+
+
 def test_the_ratio_is_exactly_one_before_anything_has_moved(finished: PPOConfig) -> None:
     rows = read_rows(finished.output / "metrics.jsonl")
     assert [row["ratio_error"] for row in rows] == [0.0] * 4

@@ -45,7 +45,7 @@ def run(config: EvalConfig, report: Report) -> Result:
         made = eval_result.made_by(config, inputs)
         run_folder.write_record(folder, eval_result.RECORD, made)
         write_json(folder / eval_result.FILE, result.record())
-        curve_page.write(folder, result, logs)
+        curve_page.write(folder, config, result, logs)
     return result
 
 

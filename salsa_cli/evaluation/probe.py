@@ -185,4 +185,4 @@ def _write(config: SoupConfig, plan: SoupPlan, source: data.Source, result: Prob
         made = run_folder.made_by("soup", config, inputs, result=record)
         run_folder.write_record(folder, RECORD, made)
         write_json(folder / "probe.json", record)
-        probe_page.write(folder, result)
+        probe_page.write(folder, config, result)

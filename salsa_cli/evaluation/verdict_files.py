@@ -65,11 +65,11 @@ def run(config: EvalConfig, report: Report) -> Result:
         write(folder, config, result)
         report_page.write(
             folder,
+            config,
             result,
             verdicts,
             answers,
             {**_prompts(answers), **disputed.asked(questions)},
-            config.baseline,
         )
     return gate.gated(result, config)
 

@@ -31,9 +31,10 @@ ScatterChart, IntervalChart, ReliabilityChart, Histogram, TriangleChart) are blo
 they tell their values on hover.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import quote
 
 from salsa_cli.pages import charts, hover, marks, styles, svg
 from salsa_cli.pages.charts import Chart
@@ -123,6 +124,22 @@ class Code:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A file next to the page, by its relative path with `/`, and what it holds."""
+
+    path: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Links:
+    """Files next to the page."""
+
+    links: Sequence[Link]
+    title: str = ""
+
+
+@dataclass(frozen=True)
 class Grid:
     """Blocks side by side if they fit."""
 
@@ -137,8 +154,36 @@ class Details:
     blocks: Sequence["Block"]
 
 
+@dataclass(frozen=True)
+class Choice:
+    """A choice of blocks by their indices."""
+
+    name: str
+    shown: Collection[int]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Blocks of which the reader chooses some; the first choice is made already.
+
+    Single quotes stand side by side, other blocks below one another. It works without a script, by
+    radio buttons; a browser that does not know `:has()` shows all.
+
+    name: what is chosen from; unique on the page.
+    """
+
+    name: str
+    choices: Sequence[Choice]
+    blocks: Sequence["Block"]
+
+    def __post_init__(self) -> None:
+        if len(self.choices) > styles.CHOICES:
+            raise ValueError(f"{len(self.choices)} choices; expected at most {styles.CHOICES}")
+
+
 Block = (
-    Heading | Prose | Callout | KeyFigures | DataTable | Quotes | Code | Grid | Details | Chart
+    Heading | Prose | Callout | KeyFigures | DataTable | Quotes | Code | Links | Grid | Choices
+    | Details | Chart
 )  # fmt: skip
 
 
@@ -192,6 +237,10 @@ def _block(block: Block) -> str:
             return _block(lone)
         case Grid(blocks):
             return f'<div class="grid-of">{_all(blocks)}</div>'
+        case Links():
+            return _links(block)
+        case Choices():
+            return _choices(block)
         case Details(summary, blocks):
             head = f"<summary>{escaped(summary)}</summary>"
             return f"<details>{head}\n{_all(blocks)}</details>"
@@ -245,6 +294,41 @@ def _quote(quote: Quote) -> str:
         text = '<blockquote class="empty">an empty answer</blockquote>'
     facts = f'<p class="facts">{facts}</p>' if facts else ""
     return f"<article><h4>{escaped(quote.title)}</h4>{facts}{text}</article>"
+
+
+def _links(block: Links) -> str:
+    title = f"<h4>{escaped(block.title)}</h4>" if block.title else ""
+    # Behind "./", nothing in a name is read as a scheme or as a host.
+    entries = "".join(
+        f'<li><a href="./{quote(link.path, errors="replace")}">{escaped(link.path)}</a>'
+        f'<span class="note">{escaped(link.note)}</span></li>'
+        for link in block.links
+    )
+    return f'<div class="links">{title}<ul>{entries}</ul></div>'
+
+
+def _choices(block: Choices) -> str:
+    key = quote(block.name, errors="replace")
+    buttons = "".join(
+        f'<label><input type="radio" name="{key}" class="choice-{number}"'
+        f"{' checked' if not number else ''} />{escaped(one.name)}"
+        f"<span>{len(one.shown):,}</span></label>"
+        for number, one in enumerate(block.choices)
+    )
+    parts = "\n".join(
+        f'<div class="{_chosen_by(block, index)}">{_block(part)}</div>'
+        for index, part in enumerate(block.blocks)
+    )
+    small = all(isinstance(part, Quotes) and len(part.quotes) == 1 for part in block.blocks)
+    layout = "grid-of" if small else "stack"
+    return (
+        f'<section class="choices"><fieldset><legend>{escaped(block.name)}</legend>'
+        f'{buttons}</fieldset>\n<div class="{layout}">{parts}</div></section>'
+    )
+
+
+def _chosen_by(block: Choices, index: int) -> str:
+    return " ".join(f"in-{n}" for n, one in enumerate(block.choices) if index in one.shown)
 
 
 def _chart(chart: Chart) -> str:

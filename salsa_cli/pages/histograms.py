@@ -26,16 +26,16 @@ class Counts:
 
 
 def count(chart: Histogram) -> Counts:
-    """The bins of a histogram: round numbers, as many as the smaller sample can fill.
+    """The bins of a histogram: round numbers, as many as the smallest sample can fill.
 
-    The number of bins is about twice the cube root of the size of the smallest sample (Rice's
-    rule), and at most `MOST`.
+    The number of bins is at most twice the square root of the size of the smallest sample,
+    and at most `MOST`.
     """
     samples = [[v for v in one.values if v is not None and isfinite(v)] for one in chart.samples]
     every = [value for sample in samples for value in sample]
     low, high = scales.fit(chart.x, every)
     smallest = min((len(sample) for sample in samples if sample), default=1)
-    step = scales.step(low, high, chart.x.unit, min(MOST, ceil(2 * smallest ** (1 / 3))))
+    step = scales.step(low, high, chart.x.unit, min(MOST, ceil(2 * smallest**0.5)))
     first, last = scales.outer(low, high, step)
     edges = tuple(index * step for index in range(first, last + 1))
     counts = tuple(_counts(sample, edges) for sample in samples)

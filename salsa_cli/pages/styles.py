@@ -61,6 +61,14 @@ def _variables(colours: dict[str, str]) -> str:
 
 _SERIES = "\n".join(f".s{i} {{ --s: var(--c{i}); }}" for i in range(7))
 
+CHOICES = 8
+"""Choices of a `Choices` block at most."""
+
+_CHOICES = "\n".join(
+    f".choices:has(.choice-{i}:checked) > div > :not(.in-{i}) {{ display: none; }}"
+    for i in range(CHOICES)
+)
+
 CSS = f"""\
 :root {{ color-scheme: light dark; {_variables(LIGHT)} }}
 @media screen and (prefers-color-scheme: dark) {{ :root {{ {_variables(DARK)} }} }}
@@ -161,6 +169,23 @@ svg path {{ fill: none; }}
 .edge {{ stroke: var(--muted); stroke-width: 1.2; stroke-linejoin: round; }}
 .best {{ fill: none; stroke: var(--text); stroke-width: 1.6; }}
 .faint {{ fill: var(--s); fill-opacity: .22; }}
+.links ul {{ list-style: none; margin: 0 0 1rem; padding: 0; display: flex; flex-wrap: wrap;
+  gap: .3rem 1.8rem; }}
+.links .note {{ margin-left: .5em; }}
+a {{ color: var(--accent); overflow-wrap: anywhere; }}
+.choices fieldset {{ border: 0; margin: 0 0 1rem; padding: 0; display: flex; flex-wrap: wrap;
+  gap: .4rem .6rem; }}
+.choices legend {{ padding: 0; margin-bottom: .4rem; color: var(--muted); font-size: .85rem; }}
+.choices label {{ border: 1px solid var(--muted); border-radius: 999px; padding: .2rem .8rem;
+  font-size: .88rem; cursor: pointer; }}
+.choices label:has(:checked) {{ border-color: var(--accent); box-shadow: inset 0 0 0 1px
+  var(--accent); }}
+.choices label:has(:focus-visible) {{ outline: 2px solid var(--accent); outline-offset: 2px; }}
+.choices input {{ margin: 0 .45em 0 0; accent-color: var(--accent); }}
+.choices label span {{ color: var(--muted); margin-left: .45em; }}
+.choices .grid-of .quotes {{ margin: 0; }}
+.stack details {{ margin-bottom: .2rem; }}
+{_CHOICES}
 .quotes {{ margin: 0 0 1.6rem; padding: 1rem; border: 1px solid var(--line);
   border-radius: 8px; break-inside: avoid; }}
 .side-by-side {{ display: grid; gap: 1rem; margin-top: .9rem;

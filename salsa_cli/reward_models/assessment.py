@@ -105,13 +105,18 @@ def assess_ensemble(
     return _assess(pairs, members, scales)
 
 
-def _assess(
-    pairs: Sequence[EncodedPair], members: Sequence[PairScores], scales: Sequence[RewardScale]
-) -> Assessment:
-    mean = PairScores(
+def mean_scores(members: Sequence[PairScores], scales: Sequence[RewardScale]) -> PairScores:
+    """The mean of the members' normalised scores of each answer."""
+    return PairScores(
         np.mean([(m.chosen - s.mean) / s.std for m, s in zip(members, scales, strict=True)], 0),
         np.mean([(m.rejected - s.mean) / s.std for m, s in zip(members, scales, strict=True)], 0),
     )
+
+
+def _assess(
+    pairs: Sequence[EncodedPair], members: Sequence[PairScores], scales: Sequence[RewardScale]
+) -> Assessment:
+    mean = mean_scores(members, scales)
     better, worse = _decisive(pairs, mean)
     decisive = [
         replace(pairs[right], rejected=pairs[wrong].rejected)

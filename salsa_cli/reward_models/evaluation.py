@@ -15,8 +15,8 @@ from salsa_cli.errors import SalsaError, os_errors
 from salsa_cli.formatting import counted
 from salsa_cli.models import assembly, loading, shapes
 from salsa_cli.models.backbones import Placement
-from salsa_cli.records import JSON, read_json, write_json, write_text
-from salsa_cli.reward_models import fitting, held_out, pair_data, report_page, rewards
+from salsa_cli.records import JSON, read_json, write_json
+from salsa_cli.reward_models import fitting, held_out, pair_data, report_page, rewards, worst_pairs
 from salsa_cli.reward_models.assessment import PairScores
 from salsa_cli.reward_models.held_out import REFERENCE_PAIRS, SCORES, HeldOutAssessment
 from salsa_cli.reward_models.plan import EvaluationPlan
@@ -127,7 +127,9 @@ def write(
         {"measured": asdict(one), "stored": None if kept is None else asdict(kept)}
         for one, kept in zip(result.scales, stored, strict=True)
     ]
-    evaluated_report = EvaluationReport(config, plan.source, found, result.scales)
+    tokenizer = loading.load_tokenizer(plan.models[0])
+    looked = worst_pairs.look(plan.pairs, scores, found.scales, tokenizer)
+    evaluated_report = EvaluationReport(config, plan.source, found, looked, result.scales)
     made = run_folder.made_by(
         "train-rm",
         config,
@@ -143,8 +145,8 @@ def write(
             place.mkdir(exist_ok=True)
             held_out.write_scores(place / SCORES, plan.pairs, one)
         write_json(folder / EVALUATION, evaluation)
-        write_text(folder / "report.html", report_page.evaluation_report(evaluated_report))
         run_folder.write_record(folder, RECORD, made)
+        report_page.write(folder, evaluated_report)
 
 
 def store_scales(plan: EvaluationPlan, measured: Sequence[RewardScale], report: Report) -> None:

@@ -6,19 +6,40 @@ from pathlib import Path
 from typing import Any
 
 from salsa_cli import pages
-from salsa_cli.config.record import record
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.formatting import figure
 from salsa_cli.maths import statistics
 from salsa_cli.maths.calibration import ReliabilityBin
-from salsa_cli.pages.charts import Bin, Estimate, IntervalChart, Line, LineChart, ReliabilityChart
+from salsa_cli.pages.charts import (
+    Bin,
+    Estimate,
+    Histogram,
+    IntervalChart,
+    Line,
+    LineChart,
+    ReliabilityChart,
+    Sample,
+)
 from salsa_cli.pages.scales import Axis
-from salsa_cli.records import to_json
+from salsa_cli.records import write_text
 from salsa_cli.reward_models.assessment import Assessment, Group
 from salsa_cli.reward_models.held_out import HeldOutAssessment
 from salsa_cli.reward_models.pair_data import SourcePairs
 from salsa_cli.reward_models.results import proves_nothing
 from salsa_cli.reward_models.rewards import RewardScale
+from salsa_cli.reward_models.worst_pairs import ScoreReport, WorstPair
+from salsa_cli.runs import provenance
+
+FILE = "report.html"
+
+FILES = {
+    "evaluation.json": "accuracy, calibration and length bias on the held-out pairs",
+    "eval_scores.jsonl": "scores of the held-out pairs",
+    "*/eval_scores.jsonl": "scores of the held-out pairs by one member",
+    "metrics.jsonl": "one row per optimiser step",
+    **provenance.RECORD,
+}
+"""Data files next to the page."""
 
 _POINTS = 80
 """Maximum points of a curve; each is the mean of several steps."""
@@ -39,6 +60,7 @@ class TrainingReport:
     sources: Sequence[SourcePairs]
     warnings: Sequence[str]
     found: HeldOutAssessment
+    scores: ScoreReport
     metrics: Sequence[Mapping[str, Any]]
 
 
@@ -49,22 +71,31 @@ class EvaluationReport:
     config: TrainRMConfig
     source: SourcePairs
     found: HeldOutAssessment
+    scores: ScoreReport
     scales: Sequence[RewardScale]
 
 
-def training_report(trained: TrainingReport) -> str:
-    """The report of a training as one HTML page."""
+def write(folder: Path, report: TrainingReport | EvaluationReport) -> None:
+    """Write the page; it links to the data files that are in the folder."""
+    found = training_page(report) if isinstance(report, TrainingReport) else evaluation_page(report)
+    page = provenance.completed(found, "train-rm", report.config, folder, FILES)
+    write_text(folder / FILE, pages.render(page))
+
+
+def training_page(trained: TrainingReport) -> pages.Page:
+    """The page of a training, without how it was made."""
     found = trained.found
     pairs = pages.KeyFigure("training pairs", f"{trained.pairs:,}")
     blocks: list[pages.Block] = [_key_figures(found, [pairs]), *_callouts(found.together)]
     blocks += [pages.Heading("Training"), pages.Grid(_curves(trained))]
-    blocks += [pages.Heading("Held-out pairs"), pages.Grid(_charts(found))]
-    blocks += [*_sections(found.together), *_data(trained.sources, trained.warnings)]
+    blocks += [pages.Heading("Held-out pairs"), pages.Grid(_charts(found, trained.scores))]
+    blocks += [*_sections(found.together), *_worst(trained.scores.worst)]
+    blocks += _data(trained.sources, trained.warnings)
     return _page(trained.config, "a reward model of", found, blocks)
 
 
-def evaluation_report(evaluated: EvaluationReport) -> str:
-    """The report of an evaluation as one HTML page."""
+def evaluation_page(evaluated: EvaluationReport) -> pages.Page:
+    """The page of an evaluation, without how it was made."""
     found, scales = evaluated.found, evaluated.scales
     raw = [
         pages.KeyFigure(
@@ -75,19 +106,19 @@ def evaluation_report(evaluated: EvaluationReport) -> str:
         for number, scale in enumerate(scales)
     ]
     blocks: list[pages.Block] = [_key_figures(found, raw), *_callouts(found.together)]
-    blocks += [pages.Heading("Held-out pairs"), pages.Grid(_charts(found))]
+    blocks += [pages.Heading("Held-out pairs"), pages.Grid(_charts(found, evaluated.scores))]
     source = evaluated.source
-    blocks += [*_sections(found.together), *_data([source], source.warnings)]
+    blocks += [*_sections(found.together), *_worst(evaluated.scores.worst)]
+    blocks += _data([source], source.warnings)
     return _page(evaluated.config, "an evaluation of", found, blocks)
 
 
 def _page(
     config: TrainRMConfig, what: str, found: HeldOutAssessment, blocks: list[pages.Block]
-) -> str:
-    settings = pages.Details("Settings", [pages.Code(to_json(record(config), indent=2))])
+) -> pages.Page:
     many = f", an ensemble of {len(found.members)}" if len(found.members) > 1 else ""
-    subtitle = f"{what} {config.model}{many}, by salsa train-rm"
-    return pages.render(pages.Page(str(config.output), [*blocks, settings], subtitle))
+    title = f"salsa train-rm: {config.output.name}"
+    return pages.Page(title, blocks, f"{what[0].upper()}{what[1:]} {config.model}{many}")
 
 
 def _key_figures(given: HeldOutAssessment, more: Sequence[pages.KeyFigure]) -> pages.KeyFigures:
@@ -157,16 +188,19 @@ def _thinned(
     return steps, [sum(row[name] for row in part) / len(part) for part in parts]
 
 
-def _charts(given: HeldOutAssessment) -> list[pages.Block]:
+def _charts(given: HeldOutAssessment, scores: ScoreReport) -> list[pages.Block]:
     found = given.together
+    scale = "score" if len(given.members) == 1 else "normalised score, mean of the members"
+    sides = [Sample("chosen", scores.chosen), Sample("rejected", scores.rejected)]
     charts: list[pages.Block] = [
+        Histogram("Scores of chosen and rejected answers", Axis(scale), sides),
         ReliabilityChart(
             "Calibration",
             [_bin(one) for one in found.reliability],
             x_label="probability that the preferred answer is better",
             y_label="share in which it is",
             note=f"Expected calibration error {found.calibration_error:.1%}.",
-        )
+        ),
     ]
     if len(given.members) > 1:
         groups = [found.accuracy, *(member.accuracy for member in given.members)]
@@ -200,6 +234,32 @@ def _sections(found: Assessment) -> list[pages.Block]:
     rows = [(one.name, str(one.n), f"{one.score:.1%}") for one in found.sections]
     caption = "Scores by the rules of RewardBench"
     return [pages.DataTable(("section", "pairs", "score"), rows, caption=caption)]
+
+
+def _worst(worst: Sequence[WorstPair]) -> list[pages.Block]:
+    """The pairs that are ranked most wrongly; long texts scroll."""
+    if not worst:
+        return []
+    return [
+        pages.Heading("Worst pairs"),
+        pages.Prose(
+            "The held-out pairs whose rejected answer leads by most. Read them: some are labelled "
+            "wrongly, others show what the model rewards."
+        ),
+        pages.Grid([_pair(one) for one in worst]),
+    ]
+
+
+def _pair(one: WorstPair) -> pages.Quotes:
+    category = f", {one.category}" if one.category is not None else ""
+    return pages.Quotes(
+        one.prompt,
+        (
+            pages.Quote("chosen", one.chosen, (("score", figure(one.chosen_score)),)),
+            pages.Quote("rejected", one.rejected, (("score", figure(one.rejected_score)),)),
+        ),
+        f"Row {one.row}{category}: margin {figure(one.margin)}",
+    )
 
 
 def _data(sources: Sequence[SourcePairs], warnings: Sequence[str]) -> list[pages.Block]:

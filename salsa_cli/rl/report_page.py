@@ -1,11 +1,12 @@
 """`report.html` of a PPO run: its curves, its warnings and samples of its answers.
 
-Made from metrics.jsonl and samples.jsonl alone, so a run that was stopped has one too.
+Made from its settings and its log files alone, so a run that was stopped has one too.
 """
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from math import sqrt
 from pathlib import Path
@@ -13,7 +14,8 @@ from statistics import fmean
 from typing import Any
 
 from salsa_cli import pages
-from salsa_cli.pages.charts import Line, LineChart, Points, Rule, ScatterChart
+from salsa_cli.config.ppo import PPOConfig
+from salsa_cli.pages.charts import Histogram, Line, LineChart, Points, Rule, Sample, ScatterChart
 from salsa_cli.pages.scales import Axis, Unit, number
 from salsa_cli.records import write_text
 from salsa_cli.rl import monitors
@@ -21,15 +23,33 @@ from salsa_cli.rl.best import BestUpdate
 from salsa_cli.rl.held_out_metrics import HeldOutFigure, HeldOutMetrics
 from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.rl.monitors import Alarm, History
+from salsa_cli.runs import provenance
 
 FILE = "report.html"
+
+REWARDS = "rewards.jsonl"
+"""One row per update: the rewards of all its answers."""
+
+FILES = {
+    "metrics.jsonl": "one row per update",
+    "samples.jsonl": "sample answers",
+    REWARDS: "rewards of all answers",
+    **provenance.RECORD,
+}
+"""Data files next to the page."""
 
 _LAST = 5
 """Updates whose mean stands for the end of a run."""
 _PARTS = 5
-"""Places of a run from which answers are shown."""
-_EXTREMES = 3
-"""Answers shown at either end of the reward."""
+"""Places of a run from which answers are shown first."""
+_EXTREMES = 10
+"""Answers at either end of the reward."""
+_SAMPLES = 120
+"""Sample answers on the page, evenly over the run."""
+_POINTS = 300
+"""Points of a scatter chart."""
+_ENOUGH = 256
+"""Answers that a histogram is made of at least, if the run has them in a fifth of its updates."""
 
 _UPDATES = Axis("update", unit="count")
 
@@ -39,52 +59,67 @@ _Evaluated = tuple[int, HeldOutMetrics]
 """Updates that a policy had, and its figures on held-out prompts."""
 
 
-def write(folder: Path, name: str) -> None:
-    """Write the report of the run in `folder`, atomically; `name` stands in its title."""
-    history = [UpdateMetrics.of(row) for row in _whole_rows(folder / "metrics.jsonl")]
-    samples = list(_whole_rows(folder / "samples.jsonl"))
-    kept = BestUpdate.read(folder)
-    write_text(folder / FILE, pages.render(page(name, history, samples, kept)))
+@dataclass(frozen=True)
+class LoggedRun:
+    """What a run has logged so far, oldest first.
+
+    Attributes:
+        samples: rows of samples.jsonl: update, prompt, answer, finished, reward, kl.
+        rewards: rows of rewards.jsonl: update, rewards.
+        kept: the best update, if its policy is kept.
+    """
+
+    history: History
+    samples: Sequence[Mapping[str, Any]] = ()
+    rewards: Sequence[Mapping[str, Any]] = ()
+    kept: BestUpdate | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> "LoggedRun":
+        """The log files of a run; those that it does not have are empty."""
+        return cls(
+            [UpdateMetrics.of(row) for row in _whole_rows(folder / "metrics.jsonl")],
+            list(_whole_rows(folder / "samples.jsonl")),
+            list(_whole_rows(folder / REWARDS)),
+            BestUpdate.read(folder),
+        )
+
+
+def write(folder: Path, config: PPOConfig) -> None:
+    """Write the report of the run in `folder`, atomically."""
+    found = page(config.output.name, LoggedRun.read(folder))
+    whole = provenance.completed(found, "ppo", config, folder, FILES)
+    write_text(folder / FILE, pages.render(whole))
 
 
 @contextmanager
-def kept(folder: Path, name: str) -> Iterator[None]:
+def kept(folder: Path, config: PPOConfig) -> Iterator[None]:
     """Write the report when the block ends, however it ends; where it cannot, leave it."""
     try:
         yield
     finally:
         with suppress(OSError):  # what ends the run is to be told, not this
-            write(folder, name)
+            write(folder, config)
 
 
-def page(
-    name: str,
-    history: History,
-    samples: Sequence[Mapping[str, Any]],
-    kept: BestUpdate | None = None,
-) -> pages.Page:
-    """The page of a run of one update or more.
-
-    Args:
-        history: oldest first.
-        samples: rows of samples.jsonl: update, prompt, answer, finished, reward, kl.
-        kept: the best update, if its policy is kept.
-    """
+def page(name: str, log: LoggedRun) -> pages.Page:
+    """The page of a run, without how it was made."""
+    title, history = f"salsa ppo: {name}", log.history
     if not history:
-        return pages.Page(f"salsa ppo: {name}", (pages.Prose("No update is finished yet."),))
+        return pages.Page(title, (pages.Prose("No update is finished yet."),))
     alarms = monitors.alarms(history)
     return pages.Page(
-        f"salsa ppo: {name}",
+        title,
         (
             _figures(history),
             *_warnings(alarms),
             pages.Heading("What the policy does"),
-            pages.Grid(_behaviour(history, alarms)),
-            *_held_out(history, alarms, kept),
+            pages.Grid([*_behaviour(history, alarms), *_distribution(log.rewards)]),
+            *_held_out(history, alarms, log.kept),
             pages.Heading("How it learns"),
             pages.Grid(_optimisation(history, alarms)),
             pages.Heading("What it says"),
-            *_said(samples),
+            *_said(log.samples),
         ),
         subtitle=_subtitle(history),
     )
@@ -232,8 +267,28 @@ def _untempered(history: History) -> list[pages.Block]:
     return [LineChart(title, _UPDATES, Axis("nats an answer"), list(map(line, names)), note=note)]
 
 
+def _distribution(rows: Sequence[Mapping[str, Any]]) -> list[pages.Block]:
+    """The rewards of the answers at the start and at the end of the run."""
+    if len(rows) < 2:
+        return []
+    answers = max(1, len(rows[0]["rewards"]))
+    width = max(1, min(len(rows) // 5, -(-_ENOUGH // answers)))
+    samples = [
+        Sample(_updates(part), [reward for row in part for reward in row["rewards"]])
+        for part in (rows[:width], rows[-width:])
+    ]
+    return [Histogram("Rewards at the start and at the end", Axis("reward"), samples)]
+
+
+def _updates(rows: Sequence[Mapping[str, Any]]) -> str:
+    first, last = rows[0]["update"], rows[-1]["update"]
+    return f"update {first:,}" if first == last else f"updates {first:,} to {last:,}"
+
+
 def _reward_against_kl(history: History) -> ScatterChart:
     """One point an update, by the third of the run, with the updates that begin and end a third."""
+    every = -(-len(history) // _POINTS)
+    history = history[::every] if every > 1 else history
     size = -(-len(history) // 3)
     thirds = [history[first : first + size] for first in range(0, len(history), size)]
     names = ("first third", "second third", "last third")
@@ -246,7 +301,8 @@ def _reward_against_kl(history: History) -> ScatterChart:
         )
         for name, third in zip(names, thirds, strict=False)
     ]
-    note = "Each point is an update. Where the KL grows and the reward does not, it is wasted."
+    point = "Each point is an update" if every == 1 else f"One update in {every} is a point"
+    note = f"{point}. Where the KL grows and the reward does not, it is wasted."
     label = f"KL to the reference, nats an answer{_tempered(history)}"
     axes = Axis(label), Axis("reward")
     return ScatterChart("Reward against KL", *axes, points, note=note)
@@ -393,23 +449,32 @@ def _marks(alarms: Sequence[Alarm], *names: str) -> list[Rule]:
 
 
 def _said(samples: Sequence[Mapping[str, Any]]) -> list[pages.Block]:
-    """Answers from places all over the run, then the best and the worst of its last third."""
+    """Sample answers to choose from: all over the run at first, then the extremes of the reward."""
     if not samples:
         return [pages.Prose("No sample was written.")]
     updates = sorted({row["update"] for row in samples})
-    places = {updates[round(i * (len(updates) - 1) / (_PARTS - 1))] for i in range(_PARTS)}
-    over_time = [row for row in samples if row["update"] in places]
-    late = [row for row in samples if row["update"] >= updates[len(updates) * 2 // 3]]
-    ranked = sorted(late, key=lambda row: -row["reward"])
-    blocks: list[pages.Block] = [pages.Grid([_quotes(row) for row in over_time])]
-    if len(ranked) >= 2 * _EXTREMES:
-        blocks += [
-            pages.Heading("Highest reward in the last third", 3),
-            pages.Grid([_quotes(row) for row in ranked[:_EXTREMES]]),
-            pages.Heading("Lowest reward in the last third", 3),
-            pages.Grid([_quotes(row) for row in ranked[-_EXTREMES:]]),
-        ]
-    return blocks
+    late = {row["update"] for row in samples if row["update"] >= updates[len(updates) * 2 // 3]}
+    every = -(-len(samples) // _SAMPLES)
+    spread = {updates[round(i * (len(updates) - 1) / (_PARTS - 1))] for i in range(_PARTS)}
+    ranked = sorted(
+        (n for n, row in enumerate(samples) if row["update"] in late),
+        key=lambda n: (-samples[n]["reward"], n),
+    )
+    chosen = {
+        "over the run": [n for n, row in enumerate(samples) if row["update"] in spread],
+        "highest reward in the last third": ranked[:_EXTREMES],
+        "lowest reward in the last third": ranked[::-1][:_EXTREMES],
+        "cut at the length limit": [n for n, row in enumerate(samples) if not row["finished"]],
+        "all" if every == 1 else f"one in {every} of {len(samples):,}": list(
+            range(0, len(samples), every)
+        ),
+    }
+    chosen["cut at the length limit"] = chosen["cut at the length limit"][-_SAMPLES // 4 :]
+    shown = sorted({n for one in chosen.values() for n in one})
+    choices = [
+        pages.Choice(name, {shown.index(n) for n in one}) for name, one in chosen.items() if one
+    ]
+    return [pages.Choices("Sample answers", choices, [_quotes(samples[n]) for n in shown])]
 
 
 def _quotes(row: Mapping[str, Any]) -> pages.Quotes:

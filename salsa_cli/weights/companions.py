@@ -26,10 +26,10 @@ _WEIGHTS = (
 ).split()
 # How the ingredient was made; of the result other things are true.
 _RUN_RECORDS = (
-    "README.md soup.json salsa.json salsa_reward.json metrics.jsonl samples.jsonl report.html "
-    "evaluation.json trainer_state.json trainer_log.jsonl training_args.json all_results.json "
-    "train_results.json eval_results.json events.out.tfevents* journal.jsonl *.draft .lock "
-    ".DS_Store"
+    "README.md soup.json salsa.json salsa_reward.json metrics.jsonl samples.jsonl rewards.jsonl "
+    "report.html evaluation.json trainer_state.json trainer_log.jsonl training_args.json "
+    "all_results.json train_results.json eval_results.json events.out.tfevents* journal.jsonl "
+    "*.draft .lock .DS_Store"
 ).split()
 _SKIPPED_FOLDERS = {".git", ".cache", ".huggingface", "__pycache__", "runs", "wandb", "logs"}
 _TOKENIZER_FILES = (

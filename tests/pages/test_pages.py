@@ -34,6 +34,8 @@ def every_block(text: str) -> tuple[pages.Block, ...]:
         pages.DataTable((text, text), ((text, text),), caption=text),
         pages.Quotes(text, (pages.Quote(text, text, ((text, text),)),), text),
         pages.Code(text),
+        pages.Links((pages.Link(text, text),), text),
+        pages.Choices(text, (pages.Choice(text, {0}),), (pages.Prose(text),)),
         pages.Grid((chart, chart)),
         pages.Details(text, (pages.Prose(text),)),
         chart,
@@ -78,9 +80,47 @@ def test_a_page_needs_nothing_from_elsewhere() -> None:
     html = pages.render(pages.Page("t", every_block("x")))
     tree = Tree(html)
     assert not {"script", "link", "iframe", "object", "img"} & set(tree.tags)
-    assert not [value for name, value in tree.attributes if name in ("src", "href")]
+    links = [value for name, value in tree.attributes if name in ("src", "href")]
+    assert links == ["./x"]
     assert "url(" not in html and "@import" not in html
     assert "default-src 'none'" in html
+
+
+def test_a_link_stays_next_to_the_page() -> None:
+    names = ("answers/a b.jsonl", "javascript:alert(1)", "//host/x", '"><script>')
+    tree = render(pages.Links([pages.Link(name, "note") for name in names], "Data files"))
+    links = [value for name, value in tree.attributes if name == "href"]
+    assert links == [
+        "./answers/a%20b.jsonl",
+        "./javascript%3Aalert%281%29",
+        ".///host/x",
+        "./%22%3E%3Cscript%3E",
+    ]
+    assert tree.text["a"] == list(names) and tree.text["span"] == ["note"] * 4
+
+
+def test_blocks_are_chosen_without_a_script() -> None:
+    choices = (pages.Choice("best", [1]), pages.Choice("all", [0, 1]), pages.Choice("none", []))
+    html = pages.render(
+        pages.Page("t", (pages.Choices("Samples", choices, list(map(pages.Prose, "ab"))),))
+    )
+    tree = Tree(html)
+    assert tree.text["legend"] == ["Samples"] and tree.text["label"] == ["best", "all", "none"]
+    assert tree.text["span"] == ["1", "2", "0"]
+    body = html.split("</style>")[1]
+    assert body.count("<input") == 3 and body.count(" checked") == 1
+    assert 'class="choice-0" checked' in body
+    assert '<div class="in-1"><p>a</p>' in body and '<div class="in-0 in-1"><p>b</p>' in body
+    # What is not in the choice that is made is hidden; one rule for each number.
+    for number in range(3):
+        rule = f".choices:has(.choice-{number}:checked) > div > :not(.in-{number})"
+        assert f"{rule} {{ display: none; }}" in styles.CSS
+    assert '<div class="stack">' in body
+    quotes = [pages.Quotes(text, (pages.Quote("a", text),)) for text in "ab"]
+    quoted = pages.render(pages.Page("t", (pages.Choices("Quotes", choices, quotes),)))
+    assert '<div class="grid-of">' in quoted.split("</style>")[1]
+    with pytest.raises(ValueError, match="9 choices; expected at most 8"):
+        pages.Choices("", [pages.Choice("", [])] * 9, ())
 
 
 def test_what_utf8_cannot_hold_is_replaced() -> None:
@@ -112,7 +152,8 @@ def test_a_chart_is_drawn_for_narrow_and_wide_windows() -> None:
 def test_only_drawings_of_another_size_are_hidden() -> None:
     hidden = re.findall(r"([^{}]+)\{[^{}]*display: none", styles.CSS)
     names = {name.strip() for rule in hidden for name in rule.split(",")}
-    assert names and all("size-" in name for name in names)
+    sizes = {name for name in names if "size-" in name}
+    assert sizes and all(name.startswith(".choices:has(") for name in names - sizes)
     whole = pages.render(pages.Page("t", every_block("x")))
     body = whole.split("</style>")[1]
     assert body.count("<table") == 1 and not re.search(r'class="size-\w+"><table', body)

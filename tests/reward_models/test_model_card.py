@@ -21,6 +21,7 @@ from salsa_cli.reward_models.pair_data import SourcePairs
 from salsa_cli.reward_models.pairs import Dropped, EncodedPair
 from salsa_cli.reward_models.report_page import TrainingReport
 from salsa_cli.reward_models.rewards import RewardScale
+from salsa_cli.reward_models.worst_pairs import ScoreReport
 from tests.support import tiny
 from tests.support.worlds import World
 
@@ -30,13 +31,14 @@ PAIRS = tuple(
 )
 SCORES = PairScores(np.array([0.0, 1, 2, 3]), np.array([2.0, 1.5, 1, 0]))
 SCALE = RewardScale(0.5, 2.0)
+NOTHING = ScoreReport((), (), ())
 CHAT = "{{ bos_token }} {% for m in messages %}{{ m.content }} {% endfor %}"
 
 
 def card(name: str, template: str | None, pairs: int = 40) -> str:
     config = TrainRMConfig(model="sft", data="prefs.jsonl", output=Path("rm"))
     found = held_out.assess(PAIRS, [SCORES], [SCALE])
-    trained = TrainingReport(config, pairs, (), (), found, [])
+    trained = TrainingReport(config, pairs, (), (), found, NOTHING, [])
     return model_card.write(trained, found.together, SCALE, name, template)
 
 
@@ -56,7 +58,7 @@ def test_the_card_says_what_was_left_out_and_cut() -> None:
     config = TrainRMConfig(model="sft", data="p.jsonl", output=Path("rm"), max_length=9)
     source = SourcePairs("p.jsonl", PAIRS, (Dropped("equal scores", (3, 5)),), cut=(7,))
     found = held_out.assess(PAIRS, [SCORES], [SCALE])
-    trained = TrainingReport(config, 40, (source,), (), found, [])
+    trained = TrainingReport(config, 40, (source,), (), found, NOTHING, [])
     text = model_card.write(trained, found.together, RewardScale(-0.5, 2.0), "rm", None)
     assert "- p.jsonl: left out equal scores: 2 (rows 3, 5).\n" in text
     assert "- p.jsonl: 1 pair cut to 9 tokens; the code below cuts nothing.\n\n## How" in text

@@ -51,6 +51,7 @@ def trace(folder: Path) -> tuple[list[dict[str, object]], dict[str, bytes]]:
 
 def _kept(folder: Path) -> Iterator[Path]:
     yield folder / "samples.jsonl"
+    yield folder / "rewards.jsonl"
     yield folder / "best" / "best.json"
     yield from folder.rglob("*.safetensors")
 

@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from salsa_cli import pages
+from salsa_cli.config.eval import EvalConfig
 from salsa_cli.evaluation.results.curve_results import Curve, CurveResult
 from salsa_cli.evaluation.run_logs import Figure, RunLog
 from salsa_cli.pages.charts import Line, LineChart, Points, ScatterChart
 from salsa_cli.pages.scales import Axis
 from salsa_cli.records import to_json, write_text
+from salsa_cli.runs import provenance
 
 FILE = "report.html"
 
-_MOST_PROMPTS = 12
+_MOST_PROMPTS, _MOST_ARMS = 12, 6
 _LONGEST_TEXT = 3000
 _UPDATES = Axis("update", unit="count")
 
@@ -31,13 +33,20 @@ _AXES = {
 """Titles and axes by the key of a figure, in the order of the page."""
 
 
-def write(folder: Path, result: CurveResult, logs: Mapping[str, Sequence[RunLog]]) -> None:
+FILES = {"results.json": "all curves of this page", **provenance.RECORD}
+"""Data files next to the page."""
+
+
+def write(
+    folder: Path, config: EvalConfig, result: CurveResult, logs: Mapping[str, Sequence[RunLog]]
+) -> None:
     """Write the page into `folder`."""
-    write_text(folder / FILE, pages.render(build(result, logs)))
+    page = provenance.completed(build(result, logs), "eval", config, folder, FILES)
+    write_text(folder / FILE, pages.render(page))
 
 
 def build(result: CurveResult, logs: Mapping[str, Sequence[RunLog]]) -> pages.Page:
-    """The page: figures at the end, curves, differing settings, samples."""
+    """The page, without how it was made: figures at the end, curves, settings, samples."""
     figures = dict.fromkeys(f for runs in logs.values() for one in runs for f in one.series)
     held_out = [figure for figure in figures if figure.held_out]
     training = [figure for figure in figures if not figure.held_out]
@@ -172,10 +181,23 @@ def _samples(logs: Mapping[str, Sequence[RunLog]]) -> list[pages.Block]:
             "need not be the same."
         ),
     ]
-    for prompt in shared[:_MOST_PROMPTS]:
-        quotes = [_quote(arm, *one[prompt]) for arm, one in latest.items()]
-        blocks.append(pages.Quotes(_cut(_prompt_text(prompt, latest)), quotes))
-    return blocks
+    chosen = {"latest": list(range(len(shared)))[:_MOST_PROMPTS]}
+    for arm in list(latest)[:_MOST_ARMS]:
+        rewards = [latest[arm][prompt][1].get("reward") for prompt in shared]
+        known = [(reward, n) for n, reward in enumerate(rewards) if isinstance(reward, int | float)]
+        chosen[f"lowest reward of {arm}"] = [n for _, n in sorted(known)[: _MOST_PROMPTS // 2]]
+    shown = sorted({n for one in chosen.values() for n in one})
+    choices = [
+        pages.Choice(name, {shown.index(n) for n in one}) for name, one in chosen.items() if one
+    ]
+    quotes = [
+        pages.Quotes(
+            _cut(_prompt_text(shared[n], latest)),
+            [_quote(arm, *one[shared[n]]) for arm, one in latest.items()],
+        )
+        for n in shown
+    ]
+    return [*blocks, pages.Choices("Prompts", choices, quotes)]
 
 
 _Sample = tuple[str, Mapping[str, Any]]

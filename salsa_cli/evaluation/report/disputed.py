@@ -9,7 +9,7 @@ from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.evaluation.results.style_control import Answers
 from salsa_cli.evaluation.verdicts.verdict import Verdict, short_name
 
-_MOST_READ = 25
+_MOST_READ, _MOST_LOST, _MOST_MODELS = 25, 10, 5
 _LONGEST_TEXT = 6000
 
 Prompts = Mapping[str, Sequence[str]]
@@ -36,6 +36,12 @@ class Dispute:
         mean = sum(known) / len(known)
         return sum((value - mean) ** 2 for value in known) / len(known)
 
+    @property
+    def grade(self) -> float | None:
+        """The mean score of a single answer."""
+        scores = [v.score_a for v in self.verdicts if v.score_a is not None]
+        return sum(scores) / len(scores) if scores and self.b is None else None
+
 
 def disputes(verdicts: Iterable[Verdict]) -> list[Dispute]:
     """Verdicts grouped by what they judge, the most disputed first."""
@@ -55,22 +61,48 @@ def asked(questions: Iterable[Question]) -> dict[str, tuple[str, ...]]:
 
 
 def blocks(verdicts: Sequence[Verdict], answers: Answers, prompts: Prompts) -> list[pages.Block]:
-    """Those with any text to read, the most disputed first."""
+    """Those with any text to read: the most disputed first, and by who loses."""
     readable = [
         dispute
         for dispute in disputes(verdicts)
         if any(v.text for v in dispute.verdicts) or dispute.a in answers or dispute.b in answers
-    ][:_MOST_READ]
+    ]
     if not readable:
         return []
+    chosen = _chosen(readable)
+    shown = sorted({n for one in chosen.values() for n in one})
+    choices = [
+        pages.Choice(name, {shown.index(n) for n in one}) for name, one in chosen.items() if one
+    ]
     return [
         pages.Heading("To read"),
-        pages.Prose(
-            "What the verdicts disagree on most comes first. Each line says who a judge found "
-            "better: a is the model that is named first."
-        ),
-        *(_dispute(dispute, answers, prompts) for dispute in readable),
+        pages.Prose("Each line says who a judge found better: a is the model that is named first."),
+        pages.Choices("Answers", choices, [_dispute(readable[n], answers, prompts) for n in shown]),
     ]
+
+
+def _chosen(readable: Sequence[Dispute]) -> dict[str, list[int]]:
+    """Indices of the disputes to show, by the name of the choice."""
+    rates = [_rates(one) for one in readable]
+    models = dict.fromkeys(model for one in rates for model in one)
+    chosen = {"most disputed": list(range(len(readable)))[:_MOST_READ]}
+    for model in list(models)[:_MOST_MODELS]:
+        lost = [n for n, one in enumerate(rates) if one.get(model, 1.0) < 0.5]
+        chosen[f"{model} loses"] = sorted(lost, key=lambda n: rates[n][model])[:_MOST_LOST]
+    graded = [(grade, n) for n, one in enumerate(readable) if (grade := one.grade) is not None]
+    chosen["lowest score"] = [n for _, n in sorted(graded)[:_MOST_LOST]]
+    failed = [n for n, one in enumerate(readable) if any(v.invalid for v in one.verdicts)]
+    chosen["without a valid verdict"] = failed[:_MOST_LOST]
+    return chosen
+
+
+def _rates(dispute: Dispute) -> dict[str, float]:
+    """The mean outcome for each of two models: 1 where all judges prefer it."""
+    known = [v.outcome for v in dispute.verdicts if v.outcome is not None]
+    if dispute.b is None or not known:
+        return {}
+    mean = sum(known) / len(known)
+    return {dispute.a: mean, dispute.b: 1.0 - mean}
 
 
 def _dispute(dispute: Dispute, answers: Answers, prompts: Prompts) -> pages.Block:

@@ -4,23 +4,30 @@ from pathlib import Path
 from typing import Literal
 
 from salsa_cli import pages
+from salsa_cli.config.soup import SoupConfig
 from salsa_cli.evaluation.probe_result import COLUMNS, LinePoint, ProbeResult, line_rows
 from salsa_cli.formatting import figure
 from salsa_cli.pages.charts import Line, LineChart
 from salsa_cli.pages.scales import Axis
 from salsa_cli.records import write_text
+from salsa_cli.runs import provenance
 
 FILE = "report.html"
 _ALPHA = Axis("alpha", low=0, high=1)
 
 
-def write(folder: Path, result: ProbeResult) -> None:
+FILES = {"probe.json": "all figures of this page", **provenance.RECORD}
+"""Data files next to the page."""
+
+
+def write(folder: Path, config: SoupConfig, result: ProbeResult) -> None:
     """Write the page of a probe."""
-    write_text(folder / FILE, pages.render(page(result)))
+    found = provenance.completed(page(result), "soup", config, folder, FILES)
+    write_text(folder / FILE, pages.render(found))
 
 
 def page(result: ProbeResult) -> pages.Page:
-    """The page of a probe."""
+    """The page of a probe, without how it was made."""
     a, b = result.models
     kind: Literal["note", "warning"] = "note" if result.verdict == "good" else "warning"
     verdict, _, reason = result.sentence().partition(": ")

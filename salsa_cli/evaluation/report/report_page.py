@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from salsa_cli import pages
+from salsa_cli.config.eval import EvalConfig
 from salsa_cli.evaluation.report import (
     arm_blocks,
     best_of_charts,
@@ -24,20 +25,35 @@ from salsa_cli.evaluation.verdicts.verdict import Verdict, short_name
 from salsa_cli.pages.charts import Estimate, IntervalChart
 from salsa_cli.pages.scales import Axis
 from salsa_cli.records import write_text
+from salsa_cli.runs import provenance
 
 FILE = "report.html"
 
 
+FILES = {
+    "results.json": "all figures of this page",
+    "judgments.jsonl": "the verdicts",
+    "kl.jsonl": "KL to the anchors, by answer",
+    "soups.jsonl": "rewards of the soups",
+    "best_of.jsonl": "scores for the best of N",
+    "answers/*.jsonl": "answers",
+    **provenance.RECORD,
+}
+"""Data files next to the page."""
+
+
 def write(
     folder: Path,
+    config: EvalConfig,
     result: EvalResult,
     verdicts: Sequence[Verdict],
     answers: Answers,
     prompts: Prompts,
-    baseline: str | None = None,
 ) -> None:
     """Write the report into `folder`; `prompts` are the user turns by question."""
-    page = build(result, verdicts, answers, prompts, baseline)
+    page = provenance.completed(
+        build(result, verdicts, answers, prompts, config.baseline), "eval", config, folder, FILES
+    )
     write_text(folder / FILE, pages.render(page))
 
 
@@ -48,7 +64,10 @@ def build(
     prompts: Prompts,
     baseline: str | None = None,
 ) -> pages.Page:
-    """The page; `baseline` is the model whose pairs come first where there are many."""
+    """The page, without how it was made.
+
+    `baseline` is the model whose pairs come first where there are many.
+    """
     many = many_models.applies(result)
     overview = many_models.overview(result) if many else []
     of_models = [

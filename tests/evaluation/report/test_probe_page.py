@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from salsa_cli.config.soup import SoupConfig
 from salsa_cli.evaluation.probe_result import LayerGroup, LinePoint, ProbeResult, StoredDistance
 from salsa_cli.evaluation.report import probe_page
 
@@ -11,8 +12,11 @@ def test_the_page_says_what_was_found(tmp_path: Path) -> None:
     groups = (LayerGroup("head", 1234, 0.5, 0.25, 0.75), LayerGroup("all", 99, 0.5, 0.1, None))
     stored = StoredDistance("BF16", 0.5, 0.5, 1.0)
     result = ProbeResult(("x<y", "b"), 7, 70, line, 0.3, 0.25, 0.01, groups, stored, 1.0)
-    probe_page.write(tmp_path, result)
+    config = SoupConfig(models=("a", "b"), probe="p.jsonl", output=Path("out"))
+    (tmp_path / "probe.json").write_text("{}")
+    probe_page.write(tmp_path, config, result)
     text = (tmp_path / probe_page.FILE).read_text()
     assert "Not connected:" in text and "A staircase." in text
     assert "x&lt;y" in text and "x<y" not in text
+    assert "salsa soup a b --probe p.jsonl -o out" in text and 'href="./probe.json"' in text
     assert "1,234" in text and "0.7500" in text and "cosine of changes" in text

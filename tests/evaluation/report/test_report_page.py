@@ -35,7 +35,12 @@ def test_the_sections(tmp_path: Path) -> None:
     run(tmp_path, rows, [{**row, "judge": "human"} for row in rows])
     text = (tmp_path / "out" / "report.html").read_text()
     headings = re.findall(r"<h2>(.*?)</h2>", text)
-    assert headings == ["Who wins", "By category", "Both orders", "Judges against one another"]
+    assert headings == [
+        *("Who wins", "By category", "Both orders", "Judges against one another"),
+        "How it was made",
+    ]
+    assert "salsa eval --judgments " in text and 'href="./results.json"' in text
+    assert 'href="./answers' not in text  # none are there
     assert "No significant difference:" in text and "Bradley-Terry" in text
     assert "http" not in text.replace("http-equiv", "") and "<script" not in text
 
@@ -71,6 +76,38 @@ def test_the_most_disputed_comes_first() -> None:
     # A comparison told from the other side is of the same case.
     (case,) = disputed.disputes([verdicts("1", 1)[0], verdicts("1", 1)[0].swapped])
     assert len(case.verdicts) == 2 and case.disagreement == 0.0
+
+
+def test_answers_are_chosen_by_who_loses(tmp_path: Path) -> None:
+    result = run(tmp_path, pairs(1, 0, 1))
+    outcomes = {"split": (1, 0), "x wins": (1, 1), "y wins": (0, 0), "y rather": (0, 0.5)}
+    verdicts = [
+        Verdict(question, f"j{n}", "x", "y", outcome=outcome, text="because")
+        for question, given in outcomes.items()
+        for n, outcome in enumerate(given)
+    ]
+    verdicts += [Verdict("failed", "j0", "x", "y", invalid="no label", text="Hm.")]
+    (block,) = [
+        one
+        for one in report_page.build(result, verdicts, {}, {}).blocks
+        if isinstance(one, pages.Choices)
+    ]
+    titles = [one.summary.split(",")[0] for one in block.blocks if isinstance(one, pages.Details)]
+    found = {one.name: {titles[n] for n in one.shown} for one in block.choices}
+    assert found == {
+        "most disputed": {f"question {name}" for name in (*outcomes, "failed")},
+        "x loses": {"question y wins", "question y rather"},
+        "y loses": {"question x wins"},
+        "without a valid verdict": {"question failed"},
+    }
+    graded = [Verdict(str(n), "j", "x", score_a=float(n), text="t") for n in range(12)]
+    (block,) = [
+        one
+        for one in report_page.build(result, graded, {}, {}).blocks
+        if isinstance(one, pages.Choices)
+    ]
+    lowest = {one.name: one.shown for one in block.choices}["lowest score"]
+    assert set(lowest) == set(range(10))
 
 
 def test_answers_stand_side_by_side(tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""The command line that gives a configuration: for reports, model cards and records."""
+
+import shlex
+from collections.abc import Iterator, Mapping
+
+from salsa_cli.config.base import Config, Field, declared
+
+
+def command_line(command: str, config: Config, named: Mapping[str, str] | None = None) -> str:
+    """The command with every recorded setting that differs from its default, quoted for a shell.
+
+    Values from the environment and from salsa.toml are written out, so the line works alone.
+    `named` says what to write in place of some texts: another name for a local folder.
+    """
+    fields = [
+        one
+        for one in declared(type(config))
+        if one.setting.recorded and (one.required or getattr(config, one.name) != one.default)
+    ]
+    fields.sort(key=lambda one: (not one.setting.positional, one.name == "output"))
+    given = [part for one in fields for part in _parts(one, getattr(config, one.name))]
+    return shlex.join(["salsa", command, *((named or {}).get(part, part) for part in given)])
+
+
+def _parts(field: Field, value: object) -> Iterator[str]:
+    """The arguments of one setting; its short flag where it has one."""
+    if value is None:
+        return
+    if field.is_flag:
+        yield field.option if value else f"--no-{field.option[2:]}"
+    elif field.setting.positional:
+        yield from map(_text, value if isinstance(value, tuple) else (value,))
+    elif field.length is not None and isinstance(value, tuple):
+        yield from (field.flags[0], *map(_text, value))
+    elif isinstance(value, tuple) and field.item is not str:
+        yield from (field.flags[0], ",".join(map(_text, value)))
+    else:
+        for one in value if isinstance(value, tuple) else (value,):
+            yield from (field.flags[0], _text(one))
+
+
+def _text(value: object) -> str:
+    return repr(value) if isinstance(value, float) else str(value)
