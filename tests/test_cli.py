@@ -259,7 +259,7 @@ BAD = [
     (["soup", "A", "B", "-o", "empty"], "empty exists already; choose another -o, or replace", 1),
     (["soup", "A", "B", "--alpha", "1.5", "-o", "out"], "--alpha is 1.5, which is out of range", 2),
     (["soup", "A", "B", "--alpha", "x", "-o", "out"], "--alpha", 2),
-    (["soup", "A", "-o", "out"], "a soup needs two models or more", 2),
+    (["soup", "A", "-o", "out"], "a soup needs two or more models", 2),
     (["soup", "A", "B"], "--output is missing", 2),
     (["soup", "A", "B", "-o", "out", "--beta", "1"], "--beta", 2),
     (["soup", "A", "B", "-o", "out", "--memory", "much"], "'much' is not a size", 2),

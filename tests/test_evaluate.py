@@ -82,7 +82,7 @@ def test_a_complete_run_that_is_resumed_is_handed_back(world: World, tmp_path: P
         replace(config, resume=True, batch_size=3, max_invalid=0.0, concurrency=2), heard.append
     )
     assert again == result and again.summary() == result.summary()
-    assert heard == [Note(f"{config.output} is complete; nothing is left to do")]
+    assert heard == [Note(f"{config.output} is already complete; nothing to do")]
     with pytest.raises(SalsaError, match=r"is complete, but .* seed was 0, is 1"):
         run(replace(config, resume=True, seed=1))
     with pytest.raises(SalsaError, match="exists already"):
@@ -174,10 +174,10 @@ def test_functions_that_fail(world: World, tmp_path: Path) -> None:
         "def huge(p, a):\n    return [1e300] * len(a)\n"
     )
     for name, words in (
-        ("short", "gave 1 scores for"),
-        ("nan", "no finite number"),
+        ("short", "returned 1 scores for"),
+        ("nan", "not a finite float32 number"),
         ("crash", "failed: ZeroDivisionError"),
-        ("huge", "gave a score that is no finite number in float32"),
+        ("huge", "returned a score that is not a finite float32 number"),
         ("absent", "has no function 'absent'"),
     ):
         judge = f"python:{source}:{name}"

@@ -151,7 +151,7 @@ def test_a_checkpoint_whose_critic_is_not_on_the_measured_scale_is_refused(
     stored = torch.load(saved.file, weights_only=True)
     del stored["critic"]["model"]["score.bias"]
     torch.save(stored, saved.file)
-    with pytest.raises(SalsaError, match=r"not on the scale of --normalize-reward.*--force"):
+    with pytest.raises(SalsaError, match=r"did not use --normalize-reward.*--force"):
         ppo.run(replace(config, resume=True), silent)
     # Refused without harm: the run starts again as it is told.
     ppo.run(replace(config, force=True), silent)
@@ -270,7 +270,7 @@ def test_a_reference_that_is_no_soup_is_also_the_start(world: World, tmp_path: P
     notes: list[str] = []
     config = configure(world, tmp_path / "policy", ref=(str(world.a),), updates=1)
     ppo.run(config, lambda event: notes.append(event.text) if isinstance(event, Note) else None)
-    assert f"{world.a} is no soup: the policy starts from it too (plain PPO)" in notes
+    assert f"{world.a} is not a soup: the policy starts from it as well (plain PPO)" in notes
     assert read_rows(config.output / "metrics.jsonl")[0]["kl"] == 0.0
 
 
@@ -325,8 +325,7 @@ def test_prompts_that_do_not_fit_are_left_out_with_a_warning(world: World, tmp_p
     )
     assert plan.prompts == ("the cat",)
     assert warnings == [
-        "1 of 2 prompts are left out: longer than 58 tokens, which is the context less "
-        "--response-length"
+        "1 of 2 prompts are dropped: longer than 58 tokens, the context minus --response-length"
     ]
     with pytest.raises(SalsaError, match=r"no prompt of .* fits: .* a context of 64 tokens"):
         preflight.prepare(replace(config, response_length=63), silent)

@@ -134,12 +134,12 @@ def test_what_is_left_out_is_counted_and_named(world: World, tmp_path: Path) -> 
     path = tiny.write_rows(tmp_path / "p.jsonl", rows)
     config = configure(world, tmp_path / "rm", eval_data=str(path), max_length=5)
     assert warnings_of(config) == [
-        f"{path}: 2 of 3 pairs left out: longer than 5 tokens: 1 (row 2); equal scores: 1 (row 3). "
-        "--on-long truncate cuts those that are too long, and keeps them"
+        f"{path}: dropped 2 of 3 pairs: longer than 5 tokens: 1 (row 2); equal scores: 1 (row 3). "
+        "--on-long truncate keeps and truncates those that are too long"
     ]
     assert len(train_rm.prepare(config, silent).held_out) == 1
     with pytest.raises(
-        SalsaError, match=r"nothing is left of 40 pairs: longer than 4 tokens: 40 \(rows"
+        SalsaError, match=r"all of 40 pairs were dropped: longer than 4 tokens: 40 \(rows"
     ):
         train_rm.prepare(replace(config, max_length=4), silent)
 
@@ -169,13 +169,14 @@ def test_an_empty_answer_stops_the_run_unless_it_may_be_left_out(
     with pytest.raises(SalsaError) as caught:
         train_rm.run(config, silent)
     assert str(caught.value) == (
-        f"{path}, row 3: column 'rejected' holds an empty answer (as does 1 more row); expected "
-        "text. --on-empty drop leaves such pairs out"
+        f"{path}, row 3: column 'rejected' contains an empty answer (as does 1 more row); expected "
+        "text. --on-empty drop removes such pairs"
     )
     assert list(tmp_path.iterdir()) == [path]
     assert warnings_of(replace(config, on_empty="drop")) == [
-        f"{path}: 1 rejected answer without text, and scored by raters (first in row 7): the model "
-        "learns that saying nothing is worse",
+        f"{path}: 1 rejected answer without text, but with a score from raters (first in row 7): "
+        "the model "
+        "learns that an empty answer is worse",
         f"{path}: 2 of 20 pairs left out: an empty answer: 2 (rows 3, 5)",
     ]
 
@@ -239,7 +240,7 @@ def test_stored_weights_that_are_no_numbers_are_named_before_training(
 
 def test_one_pair_is_too_few(world: World, tmp_path: Path) -> None:
     path = tiny.preferences(tmp_path / "p.jsonl", 1)
-    with pytest.raises(SalsaError, match=r"the data have one prompt \(1 pair\)"):
+    with pytest.raises(SalsaError, match=r"the data has only one prompt \(1 pair\)"):
         train_rm.prepare(configure(world, tmp_path, data=str(path)), silent)
 
 

@@ -160,7 +160,7 @@ class SoupConfig(Config):
             self._check_probe()
         if count < 1 or (count == 1 and self.merge_into is None):
             raise UsageError(
-                f"a soup needs two models or more; found {count} (--merge-into BASE merges a "
+                f"a soup needs two or more models; found {count} (--merge-into BASE merges a "
                 "single LoRA adapter, too)"
             )
         if self.alpha is not None and self.weights is not None:

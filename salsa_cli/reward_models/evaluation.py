@@ -36,7 +36,7 @@ def run(config: TrainRMConfig, report: Report) -> Result:
     began = time.monotonic()
     resumed = config.resume and not config.force
     if resumed and (done := run_folder.finished(RECORD, config)) is not None:
-        report(Note(f"{config.output} is complete; nothing is left to do"))
+        report(Note(f"{config.output} is already complete; nothing to do"))
         return EvaluatedModelResult.restored(done)
     run_folder.check_output(config.output, config.force)
     plan = prepare(config, report)
@@ -67,8 +67,8 @@ def run(config: TrainRMConfig, report: Report) -> Result:
     elif None in stored:
         report(
             Note(
-                f"{config.model} holds no mean and deviation of its scores, so that ppo and eval "
-                "take them raw; --store-scale writes what was measured"
+                f"{config.model} stores no mean and standard deviation of its scores, so ppo and "
+                "eval use raw scores; --store-scale stores the measured ones"
             )
         )
     return result
@@ -84,12 +84,13 @@ def prepare(config: TrainRMConfig, report: Report) -> EvaluationPlan:
     for folder in found:
         if not assembly.has_score_head(folder):
             raise SalsaError(
-                f"{folder} is no reward model: its files hold no head of one score. "
-                "Expected one to evaluate, or --data with pairs to train one on"
+                f"{folder} is not a reward model: its files have no head with a single score. "
+                "Expected a reward model to evaluate, or --data with pairs to train one"
             )
     if config.store_scale and not Path(config.model).is_dir():
         raise SalsaError(
-            f"--store-scale writes into {config.model}, which is no folder here; copy it first"
+            f"--store-scale writes to {config.model}, which is not a local folder; download it "
+            "first"
         )
     for text in _trained_on(config):
         report(Warned(text))
@@ -154,15 +155,15 @@ def store_scales(plan: EvaluationPlan, measured: Sequence[RewardScale], report: 
     if len(plan.pairs) < REFERENCE_PAIRS:
         report(
             Warned(
-                f"the scale is that of {counted(len(plan.pairs), 'pair')}; "
-                f"{REFERENCE_PAIRS} or more make a steady one"
+                f"the scale was measured on {counted(len(plan.pairs), 'pair')}; {REFERENCE_PAIRS} "
+                "or more give a stable one"
             )
         )
     for folder, scale in zip(plan.models, measured, strict=True):
         path = folders.reward_scale_file(folder)
         with os_errors(path, "write"):
             folders.store_reward_scale(folder, asdict(scale))
-        report(Note(f"{path} has the measured scale now"))
+        report(Note(f"{path} now stores the measured scale"))
 
 
 def _inputs(config: TrainRMConfig, plan: EvaluationPlan) -> Mapping[str, JSON]:
@@ -186,8 +187,8 @@ def _trained_on(config: TrainRMConfig) -> Iterator[str]:
     for path in data.local_files(str(config.eval_data)):
         if weight_files.digest(path) in known.values():
             yield (
-                f"{path} is what {config.model} was trained on; its accuracy there says little of "
-                "other pairs"
+                f"{path} is the data that {config.model} was trained on; the accuracy says little "
+                "about other pairs"
             )
 
 

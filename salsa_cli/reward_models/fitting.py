@@ -228,7 +228,7 @@ def restore(run: TrainingRun, steps: int, report: Report) -> Progress:
     saved = checkpoints.latest_checkpoint(folder)
     if saved is None:
         if config.resume:
-            report(Note("there is no checkpoint to resume from: the run starts at the beginning"))
+            report(Note("no checkpoint to resume from; starting from the beginning"))
         return Progress()
     state = checkpoints.load_checkpoint(saved)
     checkpoints.check_same_settings(saved.file, json.loads(state["settings"]), config)
@@ -312,19 +312,19 @@ def _check_finite(
     rows = [pair.row for pair, fine in zip(batch, finite, strict=True) if not fine]
     if step is None:
         raise SalsaError(
-            f"the scores of {len(rows)} pairs are no finite numbers (rows "
-            f"{_first_rows(rows)}); the model is broken. Try a lower --learning-rate"
+            f"the scores of {len(rows)} pairs are NaN or infinite (rows {_first_rows(rows)}): the "
+            "training diverged. Try a lower --learning-rate"
         )
     where = (
-        f"{config.data}: the loss is no finite number at step {step + 1} (rows {_first_rows(rows)})"
+        f"{config.data}: the loss is NaN or infinite at step {step + 1} (rows {_first_rows(rows)})"
     )
     if step == 0:
         raise SalsaError(
-            f"{where}, before any weight was changed: {config.model} itself gives no finite "
-            "scores. Look for NaN in its weights; salsa soup names the tensor"
+            f"{where}, before any weight was changed: the scores of {config.model} itself are not "
+            "finite. Check its weights for NaN; `salsa soup` names the tensor"
         )
     raise SalsaError(
-        f"{where}, and the step was not taken. It is seldom the rows' fault: try a lower "
+        f"{where}, and the step was skipped. These rows are rarely the cause: try a lower "
         "--learning-rate"
     )
 

@@ -40,27 +40,27 @@ def write(
 # {"The adapter of a reward model" if _is_adapter(config) else "A reward model"}
 
 Trained from {cards.cell(config.model)} by `salsa train-rm` on {pairs} of
-{config.data}, with the likelihood of Bradley and Terry: the probability that one answer is
-preferred to another is sigmoid(score of the one - score of the other).
+{config.data}, with the Bradley-Terry loss: the probability that one answer is
+preferred to another is sigmoid(score of the first - score of the second).
 
-## What it is worth
+## Evaluation
 
-On held-out pairs ({held_out}); a tie counts as half, intervals are Wilson's at 95 %:
+On held-out pairs ({held_out}); ties count as half, with 95 % Wilson intervals:
 
 | pairs | n | accuracy | interval |
 |---|---|---|---|
 {categories}
-Mean lead of the better answer {figure(member.margin)}; expected calibration error
-{member.calibration_error:.1%}. It knows what its data prefer, and nothing else.
+Mean score difference of the chosen and the rejected answer: {figure(member.margin)}; expected
+calibration error: {member.calibration_error:.1%}. The model knows only the preferences in its data.
 {_caveats(trained, member)}
 ## How to use it
 
-A higher score is better. The end token belongs to a finished answer.
+A higher score is better. A finished answer ends with the end token.
 
 ```python
 {_recipe(trained.config, scale, name, template)}```
 
-`salsa ppo --reward` and `salsa eval --judge rm:` do the same.
+`salsa ppo --reward` and `salsa eval --judge rm:` compute the same scores.
 """
 
 
@@ -75,7 +75,7 @@ def _caveats(trained: TrainingReport, member: Assessment) -> str:
         if given.cut:
             lines.append(
                 f"{given.name}: {counted(len(given.cut), 'pair')} cut to "
-                f"{trained.config.max_length} tokens; the code below cuts nothing."
+                f"{trained.config.max_length} tokens; the code below does not truncate."
             )
     return "".join(f"\n- {line}" for line in lines) + ("\n" if lines else "")
 
@@ -99,7 +99,7 @@ def score(prompt, answer):
     if not isinstance(prompt, str):
 {_chat(template)}    ids = tokenizer.encode(prompt + answer, add_special_tokens=special)
     if special and ids[-1] == tokenizer.eos_token_id:
-        ids.pop()  # some tokenizers close every text
+        ids.pop()  # some tokenizers append it
     ids.append(tokenizer.eos_token_id)
     raw = float(model(torch.tensor([ids])).logits)
     return (raw {mean}) / {scale.std:.9g}  # mean 0, deviation 1 on its data
@@ -126,10 +126,10 @@ def _chat(template: str | None) -> str:
         prompt = tokenizer.apply_chat_template(
             prompt, tokenize=False, add_generation_prompt=True
         )
-        special = False  # the template has written them
+        special = False  # the template has added them
 """
     return f"""\
-        # The model has no chat template; this is what it was trained with.
+        # The model has no chat template; it was trained with this one.
         template = {PLAIN_TEMPLATE!r}
         prompt = tokenizer.apply_chat_template(
             prompt, tokenize=False, add_generation_prompt=True, chat_template=template

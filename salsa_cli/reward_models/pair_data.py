@@ -92,7 +92,10 @@ class PairReader:
         self._refuse_missing_answers(source, given)
         if config.margin is None and MARGIN in source.rows[0]:
             self._report(
-                Note(f"{source.name} has a column '{MARGIN}'; --margin {MARGIN} would use it")
+                Note(
+                    f"{source.name} has a column '{MARGIN}', which is not used; pass --margin "
+                    f"{MARGIN} to use it"
+                )
             )
         with during(source.name):
             encoded = pairs.encode(self._tokenizer, given, self._limit, config.on_long)
@@ -108,8 +111,8 @@ class PairReader:
         more = f" (as {'does' if len(missing) == 2 else 'do'} {others})" if len(missing) > 1 else ""
         raise source.error(
             missing[0].row - 1,
-            f"column '{missing[0].missing_answer}' holds an empty answer{more}; expected text. "
-            "--on-empty drop leaves such pairs out",
+            f"column '{missing[0].missing_answer}' contains an empty answer{more}; expected text. "
+            "--on-empty drop removes such pairs",
         )
 
     def _refuse_unknown_tokens(self, name: str, given: Sequence[EncodedPair]) -> None:
@@ -118,8 +121,8 @@ class PairReader:
             if (token := max(*pair.chosen, *pair.rejected)) >= size:
                 raise SalsaError(
                     f"{name}, row {pair.row}: the tokenizer writes token {token} "
-                    f"({self._tokenizer.decode([token])}), and {self._model} knows {size} tokens; "
-                    "expected a tokenizer and a model of one vocabulary"
+                    f"({self._tokenizer.decode([token])}), and {self._model} has {size} tokens; "
+                    "expected a tokenizer and a model with the same vocabulary"
                 )
 
     def _warnings(self, name: str, given: Sequence[Preference]) -> Iterator[str]:
@@ -129,22 +132,24 @@ class PairReader:
         if rows := [one.row for one in given if one.repeats_prompt]:
             yield (
                 f"{name}: in {counted(len(rows), 'pair')} both answers begin with the prompt "
-                f"(first in row {rows[0]}); it is read once"
+                f"(first in row {rows[0]}); it is used only once"
             )
         if rows := [p.row for p in given if p.scores is not None and p.scores[0] < p.scores[1]]:
             yield (
                 f"{name}: in {counted(len(rows), 'pair')} the rejected answer has the higher score "
-                f"(first in row {rows[0]}); they are used as they are labelled"
+                f"(first in row {rows[0]}); the labels are used"
             )
         if rows := [one.row for one in given if one.empty and not one.missing_answer]:
             yield (
-                f"{name}: {counted(len(rows), 'rejected answer')} without text, and scored by "
-                f"raters (first in row {rows[0]}): the model learns that saying nothing is worse"
+                f"{name}: {counted(len(rows), 'rejected answer')} without text, but with a score "
+                f"from raters (first in row {rows[0]}): the model learns that an empty answer is "
+                "worse"
             )
         if rows := [one.row for one in given if abs(one.margin) > WIDE_MARGIN]:
             yield (
                 f"{name}: {counted(len(rows), 'margin')} beyond {WIDE_MARGIN:g} (first in row "
-                f"{rows[0]}); a lead of 10 is a probability of 99.995 %. Scale the column down"
+                f"{rows[0]}); a score difference of 10 is a probability of 99.995 %. Scale the "
+                "column down"
             )
 
     def _kept(
@@ -154,18 +159,18 @@ class PairReader:
         name, all_of_them = source.name, counted(len(source.rows), unit)
         reasons = "; ".join(one.text() for one in encoded.dropped)
         long = TOO_LONG.format(limit=self._limit) in {one.reason for one in encoded.dropped}
-        hint = ". --on-long truncate cuts those that are too long, and keeps them" if long else ""
+        hint = ". --on-long truncate keeps and truncates those that are too long" if long else ""
         if not encoded.kept:
-            raise SalsaError(f"{name}: nothing is left of {all_of_them}: {reasons}{hint}")
+            raise SalsaError(f"{name}: all of {all_of_them} were dropped: {reasons}{hint}")
         self._refuse_unknown_tokens(name, encoded.kept)
         warnings = list(more_warnings)
         if reasons:
             left_out = sum(len(one.rows) for one in encoded.dropped)
-            warnings.append(f"{name}: {left_out} of {all_of_them} left out: {reasons}{hint}")
+            warnings.append(f"{name}: dropped {left_out} of {all_of_them}: {reasons}{hint}")
         if encoded.cut:
             warnings.append(
-                f"{name}: {len(encoded.cut)} of {all_of_them} cut to {self._limit} tokens "
-                f"(first in row {encoded.cut[0]}), so that their answers have no end"
+                f"{name}: {len(encoded.cut)} of {all_of_them} truncated to {self._limit} tokens "
+                f"(first in row {encoded.cut[0]}), so their answers have no end token"
             )
         _warn(warnings, self._report)
         return SourcePairs(name, encoded.kept, encoded.dropped, encoded.cut, tuple(warnings))
@@ -222,7 +227,7 @@ def _overlap(training: SourcePairs, held_out: SourcePairs) -> list[str]:
         return []
     return [
         f"{shared} of {counted(len(held_out.kept), 'pair')} of {held_out.name} have a prompt that "
-        f"is also in {training.name}; the accuracy will be too high for new prompts"
+        f"is also in {training.name}; the accuracy on new prompts will be lower"
     ]
 
 

@@ -19,7 +19,7 @@ OnLong = Literal["drop", "truncate"]
 EMPTY = "an empty answer"
 EQUAL_SCORES = "equal scores"
 IDENTICAL = "identical answers"
-ALIKE_ONCE_CUT = "identical answers once cut to {limit} tokens"
+ALIKE_ONCE_CUT = "identical answers after truncation to {limit} tokens"
 NO_ROOM = "no room for an answer in {limit} tokens"
 TOO_LONG = "longer than {limit} tokens"
 
@@ -189,8 +189,8 @@ def split_by_prompt(
     prompts = list(counts)
     if len(prompts) < 2:
         raise SalsaError(
-            f"the data have one prompt ({counted(len(pairs), 'pair')}); expected two or more, to "
-            "train on and to hold out, or --eval-data"
+            f"the data has only one prompt ({counted(len(pairs), 'pair')}); expected two or more, "
+            "so that some can be held out, or --eval-data"
         )
     held_out: set[Prompt] = set()
     wanted, taken = share * len(pairs), 0

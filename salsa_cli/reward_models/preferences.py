@@ -136,7 +136,9 @@ def answer_sets(source: Source) -> list[AnswerSet]:
 def _answers(source: Source, index: int, name: str) -> tuple[str, ...]:
     value = column(source, index, name)
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise source.error(index, f"column '{name}' holds {value!r:.40}; expected a list of texts")
+        raise source.error(
+            index, f"column '{name}' holds {value!r:.40}; expected a list of strings"
+        )
     return tuple(value)
 
 
@@ -152,7 +154,9 @@ def _preference(source: Source, index: int, margin: str | None) -> Preference:
         start, *texts = _from_messages(source, index, explicit, chosen, rejected)
         repeats = False
     else:
-        raise source.error(index, "one of 'chosen' and 'rejected' is text, the other messages")
+        raise source.error(
+            index, "one of 'chosen' and 'rejected' is a string, the other a list of messages"
+        )
     return Preference(
         start,
         Answer(texts[0], _finished(source, index, "chosen")),
@@ -177,8 +181,8 @@ def _require_pair(source: Source, index: int) -> None:
     if "label" in row and ("chosen" not in row or "rejected" not in row):
         raise source.error(
             index,
-            f"a 'label' column and no pair (columns: {', '.join(row)}); expected 'chosen' and "
-            "'rejected', the better and the worse answer to one prompt",
+            f"a 'label' column but no pair (columns: {', '.join(row)}); expected 'chosen' and "
+            "'rejected', the better and the worse answer to the same prompt",
         )
 
 
@@ -217,7 +221,7 @@ def _from_texts(
     shared = _common_beginning(chosen, rejected)
     if not shared:
         raise source.error(
-            index, "no 'prompt' column, and 'chosen' and 'rejected' begin differently"
+            index, "no 'prompt' column, and 'chosen' and 'rejected' do not start with the same text"
         )
     return shared, chosen[len(shared) :], rejected[len(shared) :]
 
@@ -313,8 +317,9 @@ def _margin(source: Source, index: int, name: str) -> float:
     if abs(number) > LARGEST_MARGIN:
         raise source.error(
             index,
-            f"column '{name}' holds {number:g}; expected the lead in score that the chosen answer "
-            f"should have, at most {LARGEST_MARGIN:g} (a lead of 10 is a probability of 99.995 %)",
+            f"column '{name}' holds {number:g}; expected the score difference that the chosen "
+            f"answer should have, at most {LARGEST_MARGIN:g} (a difference of 10 is a probability "
+            "of 99.995 %)",
         )
     return number
 

@@ -144,12 +144,12 @@ def _callouts(found: Assessment) -> list[pages.Block]:
     blocks: list[pages.Block] = []
     whole = found.accuracy
     if whole.low <= 0.5 <= whole.high:
-        blocks.append(pages.Callout("Nothing is proven.", f"{proves_nothing(whole.n)}."))
+        blocks.append(pages.Callout("Not significant.", f"{proves_nothing(whole.n)}."))
     bias = found.length.correlation
     if bias is not None and bias > BIASED and whole.n >= FEW:
         text = (
-            f"The lead in score and the lead in length correlate by {bias:.2f}. PPO will find that "
-            "out; look at the accuracy where the longer answer is the worse one."
+            f"The difference in score and the difference in length correlate by {bias:.2f}. PPO "
+            "may exploit this; check the accuracy where the longer answer is the worse one."
         )
         blocks.append(pages.Callout("Length bias.", text))
     return blocks

@@ -68,10 +68,10 @@ class RewardModelResult:
         return "\n".join([self._first_line(), *self._more_lines()]), table
 
     def _first_line(self) -> str:
-        what = f"mean of {len(self.members)} models orders" if len(self.members) > 1 else "orders"
+        what = f"mean of {len(self.members)} models, accuracy" if self.members[1:] else "accuracy"
         ties = f", {self.eval_ties} of them ties" if self.eval_ties else ""
         return (
-            f"{self.output}: {what} {self.eval_accuracy:.1%} of "
+            f"{self.output}: {what} {self.eval_accuracy:.1%} on "
             f"{counted(self.eval_pairs, 'held-out pair')}{ties} "
             f"(95 % interval {self.eval_low:.1%} to {self.eval_high:.1%})"
         )
@@ -121,8 +121,7 @@ class EvaluatedModelResult(RewardModelResult):
 
 def proves_nothing(pairs: int) -> str:
     """The sentence for an interval that contains one half."""
-    verb = "does" if pairs == 1 else "do"
-    return f"{counted(pairs, 'pair')} {verb} not tell this accuracy from guessing"
+    return f"The accuracy is not significantly different from chance ({counted(pairs, 'pair')})"
 
 
 def evaluated(found: Assessment, members: Sequence[Assessment]) -> dict[str, Any]:

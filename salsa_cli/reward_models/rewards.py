@@ -57,11 +57,13 @@ class FunctionScorer:
         except BaseException as error:  # SystemExit and GeneratorExit would end the run in silence
             raise SalsaError(f"{self.name} failed: {type(error).__name__}: {error}") from error
         if len(values) != len(answers):
-            raise SalsaError(f"{self.name} gave {len(values)} scores for {len(answers)} answers")
+            raise SalsaError(
+                f"{self.name} returned {len(values)} scores for {len(answers)} answers"
+            )
         scores = torch.tensor(values, dtype=torch.float32)
         if not bool(scores.isfinite().all()):
             raise SalsaError(
-                f"{self.name} gave a score that is no finite number in float32: {values}"
+                f"{self.name} returned a score that is not a finite float32 number: {values}"
             )
         return scores
 
@@ -82,7 +84,9 @@ class FunctionScorer:
             raise self._unexpected(f"{_named(given)}{items}") from error
 
     def _unexpected(self, found: str) -> SalsaError:
-        return SalsaError(f"{self.name} gave {found}; expected a list with one number per answer")
+        return SalsaError(
+            f"{self.name} returned {found}; expected a list with one number per answer"
+        )
 
 
 def _iterable(value: object) -> bool:
@@ -295,7 +299,7 @@ def _module(name: str, place: str) -> ModuleType:
                 return importlib.import_module(place)
             spec = importlib.util.spec_from_file_location(Path(place).stem, place)
             if spec is None or spec.loader is None:
-                raise ImportError(f"{place} is no Python file")
+                raise ImportError(f"{place} is not a Python file")
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
             return module

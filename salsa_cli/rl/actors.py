@@ -288,6 +288,6 @@ def _check_critic_scale(
     biased = getattr(getattr(critic.model, "score", None), "bias", None) is not None
     if config.normalize_reward and biased and "score.bias" not in weights:
         raise SalsaError(
-            f"{saved.file} is of a release whose critic was not on the scale of --normalize-reward;"
-            " it cannot be continued. Start again with --force"
+            f"{saved.file} was written by an older release whose critic did not use "
+            "--normalize-reward; it cannot be resumed. Start again with --force"
         )

@@ -352,10 +352,9 @@ def _check_finite(rollout: Rollout) -> None:
     for name, tensor in named.items():
         if bad := int((~torch.isfinite(tensor)).sum()):
             raise SalsaError(
-                f"{bad} of {tensor.numel()} of {name} are NaN or infinite; nothing was learned "
-                "from them. In the first update, the model itself overflows: its weights are too "
-                "large. In a later one, try a lower learning rate, and look at the last rows of "
-                "metrics.jsonl"
+                f"{bad} of {tensor.numel()} of {name} are NaN or infinite; the update was not "
+                "made. In the first update this means that the model itself overflows. In a later "
+                "one, try a lower learning rate, and check the last rows of metrics.jsonl"
             )
 
 
@@ -373,8 +372,8 @@ def _check_sampler(rollout: Rollout, config: PPOConfig) -> None:
         )
     )
     raise SalsaError(
-        f"the log-probabilities of --generator {config.generator} and those of the policy are "
-        f"{found.nats:.2f} nats a token apart on average, where {MISMATCH_LIMIT:g} are the most; "
-        f"nothing was learned from them. Likely causes: {hint}the server did not take the policy's "
-        "weights over, or took them over wrongly; it serves another model, or a quantised one"
+        f"the log-probabilities of --generator {config.generator} and those of the policy "
+        f"differ by {found.nats:.2f} nats per token on average, more than {MISMATCH_LIMIT:g}; the "
+        f"update was not made. Likely causes: {hint}the server did not load the policy's weights, "
+        "or loaded them incorrectly; it serves another model, or a quantised one"
     )

@@ -41,20 +41,20 @@ def check(config: PPOConfig, record: str) -> None:
     if differing := differences({**before, "updates": config.updates}, config):
         raise SalsaError(
             f"{output} is complete, but was made with other settings: {'; '.join(differing)}. "
-            "Extend it with the same ones, or choose another -o"
+            "Extend it with the same settings, or choose another -o"
         )
     with_more_updates(before, config)
     saved = checkpoints.latest_checkpoint(output)
     if saved is None:
         raise SalsaError(
-            f"{output} has no checkpoint, so that it cannot be extended to --updates "
-            f"{config.updates}; a finished run keeps some with --keep-checkpoints. To train its "
-            f"policy further, start a new run with --policy {output}"
+            f"{output} has no checkpoint, so it cannot be extended to --updates {config.updates}; "
+            "--keep-checkpoints keeps some when a run finishes. To train its policy further, "
+            f"start a new run with --policy {output}"
         )
     if run_folder.partial_folder(output).exists():
         raise SalsaError(
-            f"{run_folder.partial_folder(output)} is where {output} would be extended, and exists "
-            "already; move it away"
+            f"{run_folder.partial_folder(output)} already exists, and {output} would be extended "
+            "there; move it away"
         )
 
 
@@ -71,13 +71,13 @@ def with_more_updates(before: Mapping[str, JSON], config: PPOConfig) -> dict[str
         _share(step, made, config) != _share(step, config.updates, config) for step in range(made)
     ):
         cause = (
-            "--schedule linear decays to 0 at the last one"
+            "--schedule linear decays to 0 at the last update"
             if config.schedule == "linear"
-            else f"--warmup {config.warmup:g} is a share of them"
+            else f"--warmup {config.warmup:g} is a share of the updates"
         )
         raise SalsaError(
-            f"a run of {made} updates cannot become one of --updates {config.updates}: its "
-            f"learning rates depended on the number of updates ({cause}); expected a run with "
+            f"a run of {made} updates cannot be extended to --updates {config.updates}: its "
+            f"learning rates depend on the number of updates ({cause}); expected a run with "
             "--schedule constant and no --warmup. To train its policy further, start a new run "
             "with --policy"
         )

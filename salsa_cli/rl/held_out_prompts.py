@@ -44,13 +44,13 @@ class HeldOutPrompts:
         found = []
         if self.trained_rows:
             found.append(
-                f"{len(self.trained_rows)} of {total} prompts of --eval-prompts are in --prompts, "
-                f"too, and are left out of the evaluation: {_listed(self.trained_rows)}"
+                f"{len(self.trained_rows)} of {total} prompts of --eval-prompts are also in "
+                f"--prompts and are not used for evaluation: {_listed(self.trained_rows)}"
             )
         if self.long_rows:
             found.append(
                 f"{len(self.long_rows)} of {total} prompts of --eval-prompts leave no room for an "
-                f"answer of --response-length, and are left out: {_listed(self.long_rows)}"
+                f"answer of --response-length and are dropped: {_listed(self.long_rows)}"
             )
         return found
 
@@ -82,8 +82,8 @@ def choose(
     rows = [row for row, one in enumerate(ids) if len(one) <= room and one not in seen]
     if not rows and not long_rows:
         raise SalsaError(
-            f"all {len(given)} prompts of --eval-prompts {source} are in --prompts "
-            f"{config.prompts}, too; expected prompts that the policy is not trained on"
+            f"all {len(given)} prompts of --eval-prompts {source} are also in --prompts "
+            f"{config.prompts}; expected prompts that the policy is not trained on"
         )
     if not rows:
         raise SalsaError(

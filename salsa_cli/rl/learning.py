@@ -265,10 +265,10 @@ def check_first_ratio(ratio_error: float, device: torch.device) -> None:
     """
     if device.type == "cpu" and not ratio_error <= RATIO_STOP:
         raise SalsaError(
-            f"the probabilities of the sampled tokens differ by a factor of up to "
+            "the probabilities of the sampled tokens differ by a factor of up to "
             f"{1 + ratio_error:.3g} between rollout and training, before any weight was changed; "
-            f"expected at most {1 + RATIO_STOP:g}, so nothing was learned. The architecture "
-            "computes something else in training (dropout, routing noise): try without "
+            f"expected at most {1 + RATIO_STOP:g}, so the update was not made. The architecture "
+            "behaves differently in training (dropout, routing noise): try without "
             "--gradient-checkpointing and --compile"
         )
 

@@ -36,9 +36,10 @@ def write(config: PPOConfig, start: Path, updates: int, reward: tuple[float, flo
     ]
     table = "".join(f"| {what} | {cards.cell(str(name))} |\n" for what, name in rows)
     return (
-        f"{head}\n# A policy trained by {_ALGORITHMS[config.advantage]}\n\n"
+        f"{head}\n# A policy trained with {_ALGORITHMS[config.advantage]}\n\n"
         f"Trained by `salsa ppo` in {counted(updates, 'update')}; the mean reward went from "
-        f"{figure(reward[0])} in the first to {figure(reward[1])} in the last. `metrics.jsonl` has "
-        "every update, `report.html` the curves, `salsa.json` all settings.\n\n"
+        f"{figure(reward[0])} in the first to {figure(reward[1])} in the last. `metrics.jsonl` "
+        "contains the metrics of every update, `report.html` their curves, and `salsa.json` all "
+        "settings.\n\n"
         f"| | |\n|---|---|\n{table}"
     )

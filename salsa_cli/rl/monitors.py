@@ -132,9 +132,10 @@ def stopping_gain(kl: float, reference_end: float, kl_coef: float, spread: float
     if not (gain > 0 and gain >= STOPPING_GAIN * spread):
         return None
     return (
-        f"to say nothing saves {gain:.2f} of KL penalty an answer, where the rewards spread by "
-        f"{spread:.2f} (KL {kl:.1f} nats at the start, {-reference_end:.1f} for ending at once): "
-        "the answers are likely to shorten. Lower --kl-coef, or start at the reference (--policy)"
+        f"an empty answer saves {gain:.2f} in KL penalty, and the standard deviation of the "
+        f"rewards is {spread:.2f} (KL {kl:.1f} nats at the start, {-reference_end:.1f} for ending "
+        "at once): answers will probably get shorter. Lower --kl-coef, or start at the reference "
+        "(--policy)"
     )
 
 
@@ -152,8 +153,9 @@ def length_collapse(history: History) -> str | None:
     if len(history) < 2 or not now < SHORTENED * start:
         return None
     return (
-        f"{now:.1f} tokens an answer, {start:.1f} at the start. Lower --kl-coef (a high one with a "
-        "soup as reference drives the length to zero) or --learning-rate, and read samples.jsonl"
+        f"{now:.1f} tokens per answer, {start:.1f} at the start. Lower --kl-coef (with a soup as "
+        "reference, a high value drives the length to zero) or --learning-rate, and check "
+        "samples.jsonl"
     )
 
 
@@ -171,8 +173,8 @@ def objective_below_start(history: History) -> str | None:
         return None
     return (
         f"reward - beta * penalty is {fmean(now):.3f} over {OBJECTIVE_WINDOW} updates, and was "
-        f"{before:.3f} before any: the training makes the policy worse by its own measure. Lower "
-        "--learning-rate or --kl-coef, or warm the critic up with --critic-warmup"
+        f"{before:.3f} before any: training makes the policy worse by its own objective. Lower "
+        "--learning-rate or --kl-coef, or warm up the critic with --critic-warmup"
     )
 
 
@@ -182,8 +184,8 @@ def missing_end(history: History) -> str | None:
     if not now < max(UNFINISHED, start - UNFINISHED_DROP):
         return None
     return (
-        f"{now:.0%} of the answers come to an end token, {start:.0%} at the start; the others are "
-        "scored as fragments. Raise --response-length, or make them cost with --no-eos"
+        f"{now:.0%} of the answers reach an end token, {start:.0%} at the start; the others are "
+        "scored although they are cut off. Raise --response-length, or penalise them with --no-eos"
     )
 
 
@@ -193,8 +195,8 @@ def entropy_collapse(history: History) -> str | None:
     if len(history) < 2 or not now < ENTROPY_LEFT * start:
         return None
     return (
-        f"{now:.3f} nats per token, {start:.3f} at the start: the answers resemble one another. "
-        "Raise --kl-coef, or lower --learning-rate or --epochs"
+        f"{now:.3f} nats per token, {start:.3f} at the start: answers are becoming alike. Raise "
+        "--kl-coef, or lower --learning-rate or --epochs"
     )
 
 
@@ -211,8 +213,8 @@ def kl_acceleration(history: History) -> str | None:
         return None
     return (
         f"the KL to the reference rose by {rise:.1f} nats in {KL_WINDOW} updates, by {before:.1f} "
-        f"in the {KL_WINDOW} before: the policy may have found a hole in the reward. Read "
-        "samples.jsonl; raise --kl-coef or lower --learning-rate"
+        f"in the {KL_WINDOW} before: the policy may be exploiting the reward. Check samples.jsonl; "
+        "raise --kl-coef or lower --learning-rate"
     )
 
 
@@ -227,8 +229,8 @@ def kl_jump(history: History) -> str | None:
         return None
     return (
         f"the KL to the reference rose from {before:.1f} to {now:.1f} nats an answer within "
-        f"{len(recent) - 1} updates: the steps are too large. Lower --learning-rate "
-        f"({recent[-1].learning_rate:g} now) or --epochs, and read samples.jsonl"
+        f"{len(recent) - 1} updates: the updates are too large. Lower --learning-rate "
+        f"({recent[-1].learning_rate:g} now) or --epochs, and check samples.jsonl"
     )
 
 
@@ -250,7 +252,8 @@ def clipping(history: History) -> str | None:
     if not now > CLIPPED:
         return None
     return (
-        f"{now:.0%} of the tokens are clipped and teach nothing. Lower --learning-rate or --epochs"
+        f"{now:.0%} of the tokens are clipped and have no gradient. Lower --learning-rate or "
+        "--epochs"
     )
 
 
@@ -265,7 +268,8 @@ def reward_hacking(history: History) -> str | None:
             best, now, proxy = found
             return (
                 f"{name} fell from {best:.3f} to {now:.3f} while the trained reward rose by "
-                f"{proxy:.3f}: the policy exploits the reward. Stop at the best checkpoint; raise "
+                f"{proxy:.3f}: the policy is exploiting the reward. Stop at the best checkpoint; "
+                "raise "
                 "--kl-coef, or train with an ensemble (--ensemble min)"
             )
     return None
@@ -314,9 +318,9 @@ def length_bias(history: History) -> str | None:
         return None
     kind = "longer" if now > 0 else "shorter"
     return (
-        f"reward and length correlate by {now:.2f}: the policy can earn by {kind} answers alone "
-        f"({history[-1].length:.1f} tokens now, {history[0].length:.1f} at the start). Look at the "
-        "reward model's length bias, and compare at equal length"
+        f"reward and length correlate by {now:.2f}: {kind} answers alone earn reward "
+        f"({history[-1].length:.1f} tokens now, {history[0].length:.1f} at the start). Check the "
+        "reward model's length bias, and compare models at equal length"
     )
 
 
@@ -327,7 +331,7 @@ def weak_critic(history: History) -> str | None:
     if len(history) < CRITIC_UPDATES or not explained or not (now := fmean(explained)) < 0:
         return None
     return (
-        f"the critic's explained variance is {now:.2f}, less than a constant's: it adds noise to "
+        f"the critic's explained variance is {now:.2f}, worse than a constant: it adds noise to "
         "the advantages. Raise --critic-learning-rate, use --critic-warmup, or set --lambda 1"
     )
 
@@ -341,9 +345,9 @@ def equal_groups(history: History) -> str | None:
     if not equal > EQUAL_GROUPS * groups:
         return None
     return (
-        f"in {equal} of the last {groups} prompts all answers have the same reward, and teach "
-        "nothing about it. Raise --samples-per-prompt or --temperature, leave out prompts that are "
-        "too easy or too hard, or use a finer reward"
+        f"in {equal} of the last {groups} prompts all answers have the same reward, which gives no "
+        "gradient. Raise --samples-per-prompt or --temperature, remove prompts that are too easy "
+        "or too hard, or use a finer-grained reward"
     )
 
 

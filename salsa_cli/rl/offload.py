@@ -45,8 +45,8 @@ def check(names: tuple[str, ...], device: torch.device) -> None:
     """
     if names and device.type == "cpu":
         raise UsageError(
-            f"--offload {','.join(names)} has no effect on a CPU: the models lie in its memory "
-            "anyway. Leave it out, or compute on a GPU (--device cuda)"
+            f"--offload {','.join(names)} has no effect on a CPU, where the models are in CPU "
+            "memory anyway. Remove it, or use a GPU (--device cuda)"
         )
 
 

@@ -141,11 +141,14 @@ def check_processes(config: PPOConfig, runtime: Runtime) -> None:
     count = runtime.processes
     if config.server is not None and runtime.nearby < count:
         raise UsageError(
-            f"--generator vllm takes processes of one machine; {runtime.nearby} of the {count} are "
-            "on this one"
+            f"--generator vllm needs all processes on one machine; {runtime.nearby} of the {count} "
+            "are on this one"
         )
     if runtime.sharding is not None and config.compile:
-        raise UsageError("--compile and --shard: spread layers are not compiled; leave one out")
+        raise UsageError(
+            "--compile and --shard cannot be combined: sharded layers cannot be compiled; remove "
+            "one of them"
+        )
     for reason in config.undivided(count):
         raise UsageError(reason)
 
@@ -161,11 +164,11 @@ def check_sharing(plan: PPOPlan, config: PPOConfig, *, sharded: bool) -> None:
     """
     if not weight_sharing.shared_backbones(plan.roles(config)):
         return
-    why = "has no place in a run of adapters, whose models compute with one copy of their base"
+    why = "has no effect in a run with adapters, whose models share one copy of their base"
     if config.offloaded:
-        raise UsageError(f"--offload {why}: there is no more to move. Leave it out")
+        raise UsageError(f"--offload {why}. Remove it")
     if sharded:
-        raise UsageError(f"--shard (FSDP) {why}: each process holds it whole. Leave it out")
+        raise UsageError(f"--shard (FSDP) {why}: each process keeps a full copy. Remove it")
 
 
 def check_held_out(plan: PPOPlan, runtime: Runtime) -> None:
@@ -177,7 +180,7 @@ def check_held_out(plan: PPOPlan, runtime: Runtime) -> None:
     if plan.held_out is not None and len(plan.held_out.prompts) < runtime.processes:
         raise UsageError(
             f"{len(plan.held_out.prompts)} held-out prompts cannot be divided among "
-            f"{runtime.processes} processes; expected as many or more in --eval-prompts"
+            f"{runtime.processes} processes; expected at least one per process in --eval-prompts"
         )
 
 
@@ -261,7 +264,7 @@ def _other_tokens(policy: Path, reference: Reference) -> Iterator[str]:
         if ours.get_vocab() != theirs.get_vocab():
             yield (
                 f"the vocabularies of the policy {policy} and the reference {reference.first} "
-                "differ; a KL between them has no meaning. Expected two models of one base"
+                "differ; a KL between them is not defined. Expected two models of the same base"
             )
         sizes = [shapes.vocabulary_size(folder) for folder in (policy, reference.first)]
     except SalsaError as error:
@@ -270,7 +273,7 @@ def _other_tokens(policy: Path, reference: Reference) -> Iterator[str]:
     if sizes[0] != sizes[1]:
         yield (
             f"{policy} has logits for {sizes[0]} tokens and {reference.first} for {sizes[1]}; "
-            "expected two models of one base"
+            "expected two models of the same base"
         )
 
 
@@ -280,7 +283,7 @@ def _unmoving(policy: Path, held: Sequence[Reference], config: PPOConfig) -> Ite
     if config.ref_update != "none" and (adapters or config.lora_rank is not None):
         found = f"{adapters[0]} is an adapter" if adapters else "--lora-rank trains adapters"
         yield (
-            f"--ref-update {config.ref_update} moves whole weights, and {found}; expected whole "
+            f"--ref-update {config.ref_update} updates full weights, and {found}; expected full "
             "models without --lora-rank, or --ref-update none"
         )
 
@@ -291,10 +294,12 @@ def _idle_rank(policy: Path, critic: Path | None, config: PPOConfig) -> Iterator
         return
     if folders.is_adapter(policy) and (critic is None or folders.is_adapter(critic)):
         found = (
-            f"the policy {policy} is an adapter already, and keeps its"
+            f"the policy {policy} is already an adapter and keeps its"
             if critic is None
-            else f"the policy {policy} and the critic from {critic} are adapters already, and keep "
-            "their"
+            else (
+                f"the policy {policy} and the critic from {critic} are already adapters and keep "
+                "their"
+            )
         )
         yield f"--lora-rank {config.lora_rank} has no effect: {found} rank"
     elif (missing := _reason(lora.check)) is not None:
@@ -313,7 +318,7 @@ def _idle_weights(policy: Path, critic: Path | None, config: PPOConfig) -> Itera
     if config.lora_rank is not None or all(map(folders.is_adapter, learners)):
         yield (
             f"--weights {config.weights} has no effect on adapters, which are trained in float32 "
-            "on frozen weights; expected --weights float32"
+            "on top of frozen weights; expected --weights float32"
         )
 
 
@@ -334,8 +339,8 @@ def _other_shapes(policy: Path, reference: Reference) -> Iterator[str]:
         return
     if found := weight_files.differences(opened):
         yield (
-            f"--ref-update moves the weights of {reference.name} towards those of {policy}, and "
-            f"they have other shapes: {'; '.join(found)}"
+            f"--ref-update moves the weights of {reference.name} towards those of {policy}, but "
+            f"their shapes differ: {'; '.join(found)}"
         )
 
 
@@ -353,7 +358,7 @@ def _critic(config: PPOConfig, policy: Path, sources: Sequence[str]) -> Path:
     if config.critic == "reward" and not fitting and len(sources) == len(config.reward):
         why = f" ({unread[0]})" if unread else ""
         raise SalsaError(
-            f"--critic reward: no --reward is a model that reads the policy's tokens{why}; "
+            f"--critic reward: no --reward is a model with the policy's tokenizer{why}; "
             "expected --critic policy, or a model"
         )
     return fitting[0] if fitting else policy
@@ -437,9 +442,16 @@ def _explain(plan: PPOPlan, rows: Sequence[Prompt], config: PPOConfig, report: R
     """Report defaults that were chosen, and prompts that were dropped."""
     tokenizer = loading.load_tokenizer(plan.policy)
     if config.policy is None and not plan.references[0].ingredients:
-        report(Note(f"{config.ref[0]} is no soup: the policy starts from it too (plain PPO)"))
+        report(
+            Note(f"{config.ref[0]} is not a soup: the policy starts from it as well (plain PPO)")
+        )
     if tokenizer.pad_token_id is None:
-        report(Note(f"{plan.policy} has no pad token: padding uses its end token, and is masked"))
+        report(
+            Note(
+                f"{plan.policy} has no pad token: its end token is used for padding, which is "
+                "masked"
+            )
+        )
     if warning := template_warning(plan.policy, tokenizer, rows):
         report(Warned(warning))
     if ignored := loading.ignored_settings(plan.policy):
@@ -455,32 +467,32 @@ def _explain(plan: PPOPlan, rows: Sequence[Prompt], config: PPOConfig, report: R
         if set(ends[0]) != set(ends[1]):
             report(
                 Warned(
-                    f"{plan.policy} ends its answers by token {_listed(ends[0])}, the reference "
-                    f"{reference.name} by {_listed(ends[1])}, so that ending an answer costs much "
-                    "KL. Make eos_token_id in their generation_config.json the same"
+                    f"{plan.policy} ends answers with token {_listed(ends[0])}, the reference "
+                    f"{reference.name} with {_listed(ends[1])}, so ending an answer has a high KL. "
+                    "Set the same eos_token_id in both generation_config.json files"
                 )
             )
     if len(plan.prompts) < len(rows):
         room = (shapes.context_length(plan.policy) or 0) - config.response_length
         report(
             Warned(
-                f"{len(rows) - len(plan.prompts)} of {len(rows)} prompts are left out: longer than "
-                f"{room} tokens, which is the context less --response-length"
+                f"{len(rows) - len(plan.prompts)} of {len(rows)} prompts are dropped: longer than "
+                f"{room} tokens, the context minus --response-length"
             )
         )
     for text in plan.held_out.left_out() if plan.held_out is not None else ():
         report(Warned(text))
     if not config.normalize_reward and (raw := rewards.unscaled(plan.rewards)):
         named = ", ".join(map(str, raw))
-        text = f"no mean and deviation of its scores are stored in {named}: they are taken raw"
+        text = f"no mean and standard deviation of scores in {named}: raw scores are used"
         mixed = len(raw) < sum(len(rewards.models_of(name)) for name in plan.rewards)
-        more = ", and those of the others are not" if mixed else ""
+        more = ", unlike those of the other rewards" if mixed else ""
         event = Warned if mixed else Note
         report(event(f"{text}{more}; --normalize-reward measures them"))
     for base, users in weight_sharing.shared_backbones(plan.roles(config)).items():
         if len(users) > 1:
             parts = ", ".join(dict.fromkeys(role.part for role in users))
-            report(Note(f"loaded once, and shared by {parts}: {base}"))
+            report(Note(f"loaded once and shared by {parts}: {base}"))
     for text in _passed_over(plan, config):
         report(Note(text))
     named = ", ".join(reference.name for reference in plan.references)

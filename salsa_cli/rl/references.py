@@ -82,13 +82,13 @@ def parse(name: str) -> Recipe:
     match = _RECIPE.fullmatch(name)
     if match is None:
         if name.startswith("soup(") and not Path(name).exists():
-            raise UsageError(f"--ref {name}: the bracket is not closed; {_EXPECTED}")
+            raise UsageError(f"--ref {name}: missing closing parenthesis; {_EXPECTED}")
         return Recipe(name, (name,), (1.0,))
     parts = [part.strip() for part in match["inside"].split(",")]
     named = next((i for i, part in enumerate(parts) if "=" in part), len(parts))
     ingredients = tuple(parts[:named])
     if len(ingredients) < 2 or not all(ingredients):
-        raise UsageError(f"--ref {name}: a soup needs two models or more; {_EXPECTED}")
+        raise UsageError(f"--ref {name}: a soup needs two or more models; {_EXPECTED}")
     return Recipe(name, ingredients, _weights(name, parts[named:], len(ingredients)))
 
 
@@ -170,7 +170,7 @@ def _differences(found: Sequence[Path]) -> list[str]:
         opened = [weight_files.open_weight_files(folder) for folder in found]
         return [*compatibility.compare(found).fatal, *weight_files.differences(opened)]
     if len(adapted) < len(found):
-        return [f"{adapted[0]} is an adapter, and not all of them are"]
+        return [f"{adapted[0]} is an adapter, but not all of the models are"]
     tokens = [line for one in found[1:] for line in loading.token_differences(found[0], one)]
     return [*tokens, *disagreements(tuple(map(assembly.adapter, found)))]
 
@@ -182,9 +182,9 @@ def _weights(name: str, options: Sequence[str], count: int) -> tuple[float, ...]
     try:
         numbers = tuple(float(number) for number in (first, *options[1:]))
     except ValueError as error:
-        raise UsageError(f"--ref {name}: {','.join(options)} holds no numbers; {_EXPECTED}") from (
-            error
-        )
+        raise UsageError(
+            f"--ref {name}: {','.join(options)} is not a list of numbers; {_EXPECTED}"
+        ) from error
     match key.strip():
         case "alpha" if len(numbers) == 1 and count == 2 and 0 <= numbers[0] <= 1:
             return (1.0 - numbers[0], numbers[0])

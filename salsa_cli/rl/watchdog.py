@@ -49,7 +49,7 @@ class Watchdog:
             return
         alarm = Alarm(FOREWARNING, 1, found)
         if alarm.name in self._config.stop_on:
-            raise SalsaError(f"stopped before anything was learned, by --stop-on {alarm}")
+            raise SalsaError(f"stopped before the first update by --stop-on {alarm}")
         self._report(Warned(str(alarm)))
 
     def observe(self, metrics: UpdateMetrics) -> None:
@@ -59,7 +59,7 @@ class Watchdog:
             self._report(Warned(str(alarm)))
         fatal = [alarm for alarm in alarms if alarm.name in self._config.stop_on]
         if fatal and metrics.update < self._config.updates:
-            self._stop = f"stopped after update {metrics.update}, by --stop-on {fatal[0]}"
+            self._stop = f"stopped after update {metrics.update} by --stop-on {fatal[0]}"
 
     def report_sample(self, prompt: str, answer: str) -> None:
         """Report a sample of the policy's answers."""

@@ -298,7 +298,7 @@ def test_a_moving_reference_of_adapters_is_refused_and_says_why(
     way: str, adapted: AdapterWorld, tmp_path: Path
 ) -> None:
     config = configure_adapted(adapted, tmp_path / "policy", **WAYS[way], ref_update="ema")
-    with pytest.raises(SalsaError, match=r"--ref-update ema moves whole weights, and .* adapter"):
+    with pytest.raises(SalsaError, match=r"--ref-update ema updates full weights, and .* adapter"):
         preflight.prepare(config, silent)
 
 

@@ -160,7 +160,7 @@ def test_a_recipe_of_adapters_is_their_soup(
     recipe = f"soup({adapted.a},{adapted.b},alpha=0.5)"
     assert_same(together, run(configure(adapted, tmp_path / "policy", ref=(recipe,))), 1e-5)
     mixed = configure(adapted, tmp_path / "no", ref=(f"soup({adapted.a},{adapted.base})",))
-    with pytest.raises(SalsaError, match="is an adapter, and not all of them are"):
+    with pytest.raises(SalsaError, match="is an adapter, but not all of the models are"):
         ppo.run(mixed, silent)
 
 
@@ -256,7 +256,7 @@ def test_bases_that_differ_are_loaded_apart(adapted: AdapterWorld, tmp_path: Pat
     ("changes", "says"),
     [
         ({"lora_rank": 2}, r"--lora-rank 2 has no effect: the policy .* keep their rank"),
-        ({"ref_update": "ema"}, r"--ref-update ema moves whole weights, and .* is an adapter"),
+        ({"ref_update": "ema"}, r"--ref-update ema updates full weights, and .* is an adapter"),
         ({"reward": ("SOUP",)}, "neither the adapter nor its base has a score head"),
     ],
 )

@@ -118,8 +118,8 @@ def test_another_model_is_refused_before_anything_is_learned(world: World, tmp_p
             run(config)
     message = str(caught.value)
     assert message.startswith("update 1: the log-probabilities of --generator vllm and those of")
-    assert "where 0.2 are the most; nothing was learned from them" in message
-    assert "the server did not take the policy's weights over" in message
+    assert "more than 0.2; the update was not made" in message
+    assert "the server did not load the policy's weights" in message
     assert "processed_logprobs" not in message  # at temperature 1 it makes no difference
     assert not config.output.exists() and not run_folder.partial_folder(config.output).exists()
 
@@ -388,7 +388,9 @@ def test_processes_of_several_machines_are_refused(
     cpu = start_runtime("cpu")
     monkeypatch.setattr(type(cpu), "processes", 4)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="takes processes of one machine; 2 of the 4 are on this"):
+    with pytest.raises(
+        UsageError, match="needs all processes on one machine; 2 of the 4 are on this"
+    ):
         preflight.check_processes(configure(world, tmp_path / "p", generator="vllm"), cpu)
 
 

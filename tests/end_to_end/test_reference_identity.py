@@ -180,7 +180,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str, dict[str, Any], str]] = {
         ("soup({la},{b},alpha=0.5)",),
         "a",
         {},
-        r"is an adapter, and not all of them are",
+        r"is an adapter, but not all of the models are",
     ),
     "adapters of two bases in one soup": (
         ("soup({la},{lc},alpha=0.5)",),
@@ -188,7 +188,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str, dict[str, Any], str]] = {
         {},
         r"cannot be averaged: .*base_model_name_or_path",
     ),
-    "a moving adapter": (("{la}",), "", {"ref_update": "ema"}, r"moves whole weights"),
+    "a moving adapter": (("{la}",), "", {"ref_update": "ema"}, r"updates full weights"),
     "two references for one KL": (
         ("{a}", "{b}"),
         "a",

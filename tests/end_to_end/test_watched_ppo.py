@@ -58,7 +58,7 @@ def test_a_warning_stops_the_run_which_then_resumes_to_the_same_bits(
         run(config)
     partial = run_folder.partial_folder(config.output)
     text = str(stopped.value)
-    assert text.startswith("stopped after update 1, by --stop-on missing-end: 12% of the answers")
+    assert text.startswith("stopped after update 1 by --stop-on missing-end: 12% of the answers")
     assert text.endswith(f"{partial} keeps the run up to step 1; continue it with --resume")
     assert (partial / "report.html").exists() and not config.output.exists()
     events: list[Event] = []
@@ -84,7 +84,7 @@ def test_the_forewarning_stops_before_the_first_step(world: World, tmp_path: Pat
     assert warnings(events).count("cheap-stopping") == 1
     at = [type(event).__name__ for event in events]
     assert at.index("Warned") < at.index("Measured")
-    with pytest.raises(SalsaError, match="stopped before anything was learned, by --stop-on cheap"):
+    with pytest.raises(SalsaError, match="stopped before the first update by --stop-on cheap"):
         run(replace(config, output=tmp_path / "other", stop_on=("cheap-stopping",)))
     assert not run_folder.partial_folder(tmp_path / "other").exists()
 
@@ -172,7 +172,7 @@ def test_a_reward_that_fails_later_keeps_the_last_checkpoint(world: World, tmp_p
     config = configure(world, tmp_path / "policy", reward=(f"{function}:score",))
     with pytest.raises(SalsaError) as stopped:
         run(config)
-    assert "update 4" in str(stopped.value) and "no finite" in str(stopped.value)
+    assert "update 4" in str(stopped.value) and "not a finite" in str(stopped.value)
     assert "keeps the run up to step 2" in str(stopped.value)
     partial = run_folder.partial_folder(config.output)
     assert checkpoints.latest_checkpoint(partial) == checkpoints.Saved(

@@ -356,7 +356,7 @@ def test_a_complete_result_is_handed_back(tmp_path: Path) -> None:
         assert isinstance(result, EvalResult) and isinstance(again, EvalResult)
         assert to_json(again.record()) == to_json(result.record())
         assert again.summary() == result.summary()
-        assert heard == [Note(f"{one.output} is complete; nothing is left to do")]
+        assert heard == [Note(f"{one.output} is already complete; nothing to do")]
     with pytest.raises(SalsaError, match="was made with other settings: draws was 200, is 300"):
         verdict_files.run(replace(one, force=False, resume=True, draws=300), silent)
 

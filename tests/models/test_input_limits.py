@@ -245,7 +245,7 @@ def test_prompts_that_the_policy_leaves_out_do_not_count(world: World, tmp_path:
         dry_run=True,
     )
     ppo.run(run, told.append)
-    assert any("1 of 3 prompts are left out" in getattr(one, "text", "") for one in told)
+    assert any("1 of 3 prompts are dropped" in getattr(one, "text", "") for one in told)
     with pytest.raises(SalsaError, match="first in row 2; the longest has 9 tokens"):
         input_limits.check_prompts(
             folder, loading.load_tokenizer(folder), [row["prompt"] for row in rows], "p", 8
@@ -345,7 +345,7 @@ def test_ppo_reads_a_dynamic_policy_within_its_context_alone(world: World, tmp_p
         ),
         told.append,
     )
-    words = "longer than 4 tokens, which is the context less --response-length"
+    words = "longer than 4 tokens, the context minus --response-length"
     assert any(words in getattr(one, "text", "") for one in told)
     other = rotary(tmp_path / "rm", "dynamic", reward=True)
     config = configure(world, tmp_path / "q", reward=(str(other),), response_length=4, dry_run=True)

@@ -94,7 +94,7 @@ def test_accuracy_and_scale_are_what_transformers_and_numpy_find(model: Path) ->
     evaluation = read_json(config.output / "evaluation.json")
     assert evaluation["scales"][0]["stored"] is None
     assert (model / "config.json").read_bytes() == before
-    assert any("so that ppo and eval take them raw" in text for text in said)
+    assert any("so ppo and eval use raw scores" in text for text in said)
     assert sorted(path.name for path in config.output.iterdir()) == [
         *("eval_scores.jsonl", "evaluation.json", "report.html", "salsa.json")
     ]
@@ -106,7 +106,7 @@ def test_accuracy_and_scale_are_what_transformers_and_numpy_find(model: Path) ->
 def test_the_scale_is_stored_where_that_is_asked_for(model: Path) -> None:
     result, said = run(configure(model, store_scale=True))
     assert rewards.stored_scale(model) == result.scales[0]
-    assert any("the scale is that of 20 pairs; 256 or more" in text for text in said)
+    assert any("the scale was measured on 20 pairs; 256 or more" in text for text in said)
     assert rewards.unscaled([str(model)]) == []
     again, said = run(configure(model, output=model.parent / "again"))
     assert again.scales == result.scales and said == []
@@ -138,7 +138,7 @@ def test_files_that_the_model_was_trained_on_are_no_held_out_ones(model: Path) -
         inputs = {"data": {"source": "elsewhere.jsonl", "sha256": {"elsewhere.jsonl": known}}}
         (model / "salsa.json").write_text(json.dumps({"inputs": inputs}))
         _, said = run(replace(config, force=True))
-        text = f"{path} is what {model} was trained on; its accuracy there says little"
+        text = f"{path} is the data that {model} was trained on; the accuracy says little"
         assert any(one.startswith(text) for one in said) == warned
 
 
@@ -155,7 +155,13 @@ def test_a_dry_run_writes_nothing(model: Path) -> None:
 
 
 def test_what_is_no_reward_model_is_refused(world: World, model: Path) -> None:
-    with pytest.raises(SalsaError, match=r"is no reward model: .* or --data with pairs to train"):
+    with pytest.raises(
+        SalsaError,
+        match=(
+            r"is not a reward model: .* or --data with pairs to "
+            r"train"
+        ),
+    ):
         evaluation.run(replace(configure(model), model=str(world.a)), silent)
     broken = Path(shutil.copytree(model, model.parent / "broken"))
     (broken / "config.json").unlink()

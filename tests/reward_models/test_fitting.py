@@ -134,12 +134,12 @@ def test_a_loss_that_is_no_number_names_the_rows_and_changes_nothing(world: Worl
     before = reward.model.score.weight.clone()
     with pytest.raises(SalsaError) as caught:
         fitting.accumulate_gradients(reward, plain(reward), PAIRS, 6, configure(world), DEVICE)
-    assert "prefs.jsonl: the loss is no finite number at step 7" in str(caught.value)
-    assert "(rows 2, 3), and the step was not taken" in str(caught.value)
+    assert "prefs.jsonl: the loss is NaN or infinite at step 7" in str(caught.value)
+    assert "(rows 2, 3), and the step was skipped" in str(caught.value)
     with pytest.raises(SalsaError, match=r"at step 1 \(rows 2, 3\), before any weight was changed"):
         fitting.accumulate_gradients(reward, plain(reward), PAIRS, 0, configure(world), DEVICE)
     assert torch.equal(reward.model.score.weight, before)
-    with pytest.raises(SalsaError, match="scores of 2 pairs are no finite numbers"):
+    with pytest.raises(SalsaError, match="scores of 2 pairs are NaN or infinite"):
         fitting.score_pairs(reward, PAIRS, "evaluation", configure(world), DEVICE, silent)
 
 

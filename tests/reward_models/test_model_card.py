@@ -51,7 +51,7 @@ def test_the_card_names_base_data_metrics_and_use() -> None:
     assert "| all | 4 | 50.0% | 15.0% to 85.0% |" in text
     assert "| easy | 2 |" in text
     assert "from_pretrained('rm')" in text and "return (raw - 0.5) / 2  #" in text
-    assert "4 pairs do not tell this accuracy from guessing." in text
+    assert "The accuracy is not significantly different from chance (4 pairs)." in text
 
 
 def test_the_card_says_what_was_left_out_and_cut() -> None:
@@ -61,7 +61,7 @@ def test_the_card_says_what_was_left_out_and_cut() -> None:
     trained = TrainingReport(config, 40, (source,), (), found, NOTHING, [])
     text = model_card.write(trained, found.together, RewardScale(-0.5, 2.0), "rm", None)
     assert "- p.jsonl: left out equal scores: 2 (rows 3, 5).\n" in text
-    assert "- p.jsonl: 1 pair cut to 9 tokens; the code below cuts nothing.\n\n## How" in text
+    assert "- p.jsonl: 1 pair cut to 9 tokens; the code below does not truncate.\n\n## How" in text
     assert "return (raw + 0.5) / 2  #" in text
 
 

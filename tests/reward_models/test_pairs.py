@@ -85,7 +85,7 @@ def test_long_answers_may_be_cut_where_something_of_them_is_left() -> None:
         (ids("the cat sat and ran"), (*ids("the cat sad"), EOS))
     ]
     assert {one.reason: one.rows for one in found.dropped} == {
-        "identical answers once cut to 5 tokens": (2,),
+        "identical answers after truncation to 5 tokens": (2,),
         "no room for an answer in 5 tokens": (3,),
     }
     assert found.cut == (1,)
@@ -114,7 +114,7 @@ def test_a_split_of_single_pairs_takes_the_share_exactly_and_depends_on_the_seed
 
 
 def test_one_prompt_cannot_be_split() -> None:
-    with pytest.raises(SalsaError, match=r"the data have one prompt \(3 pairs\)"):
+    with pytest.raises(SalsaError, match=r"the data has only one prompt \(3 pairs\)"):
         pairs.split_by_prompt([pair("p")] * 3, 0.1, 0)
 
 

@@ -119,8 +119,11 @@ def test_what_else_a_row_may_say() -> None:
             {"prompt": "p", "chosen": [USER], "rejected": [BAD]},
             "'chosen' does not end with the assistant",
         ),
-        ({"prompt": "p", "chosen": "c", "rejected": [BAD]}, "is text, the other messages"),
-        ({"chosen": "abc", "rejected": "xyz"}, "begin differently"),
+        (
+            {"prompt": "p", "chosen": "c", "rejected": [BAD]},
+            "is a string, the other a list of messages",
+        ),
+        ({"chosen": "abc", "rejected": "xyz"}, "do not start with the same text"),
         ({"chosen": [GOOD], "rejected": [BAD]}, "no 'prompt' column"),
         (
             {"chosen": [USER, GOOD], "rejected": [{"role": "user", "content": "How?"}, BAD]},
@@ -128,7 +131,7 @@ def test_what_else_a_row_may_say() -> None:
         ),
         (
             {"prompt": "p", "completion": "c", "label": True},
-            "a 'label' column and no pair (columns: prompt, completion, label); expected 'chosen'",
+            "a 'label' column but no pair (columns: prompt, completion, label); expected 'chosen'",
         ),
         (
             {"prompt": "p", "chosen": "c", "rejected": "r", "chosen_finished": "yes"},
@@ -159,7 +162,7 @@ def test_bad_rows_are_named_with_their_column(row: dict[str, Any], words: str) -
         ("far", "column 'margin' holds 'far'; expected a number"),
         (float("nan"), "column 'margin' holds nan; expected a number"),
         (True, "column 'margin' holds True; expected a number"),
-        (-101, "column 'margin' holds -101; expected the lead in score that the chosen answer"),
+        (-101, "column 'margin' holds -101; expected the score difference that the chosen answer"),
         (None, "column 'margin' is empty"),
     ],
 )
@@ -207,7 +210,7 @@ def test_rows_of_rewardbench_2_are_contests() -> None:
     ]
     assert holes == [None, "chosen"]
     with pytest.raises(
-        SalsaError, match="row 1: column 'chosen' holds 'a'; expected a list of texts"
+        SalsaError, match="row 1: column 'chosen' holds 'a'; expected a list of strings"
     ):
         answer_sets(Source("x", [{**row, "chosen": "a"}]))
 

@@ -64,7 +64,7 @@ def test_the_report_says_everything_that_was_found(trained: TrainingReport) -> N
     for words in ("held-out accuracy", "Calibration", "Accuracy by length", "equal scores", "cut"):
         assert words in page
     assert "2 of 42 pairs left out" in page and "training pairs" in page
-    assert "4 pairs do not tell this accuracy from guessing." in page
+    assert "The accuracy is not significantly different from chance (4 pairs)." in page
     assert "Length bias." not in page  # of four pairs nobody can tell
     assert "&lt;hard&gt;" in page and "<hard>" not in page
     assert ("members agree" in page) == (len(trained.found.members) > 1)

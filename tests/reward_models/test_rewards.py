@@ -134,7 +134,7 @@ def test_a_reward_model_reads_the_text_with_its_own_tokens(world: World, tmp_pat
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ("float('nan')", "gave a score that is no finite number"),
+        ("float('nan')", "returned a score that is not a finite"),
         ("1 / 0", "failed: ZeroDivisionError: division by zero"),
     ],
 )
@@ -148,21 +148,27 @@ def test_a_function_that_fails_is_named(tmp_path: Path, body: str, words: str) -
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ("return '1234'[: len(a)]", "gave str; expected a list with one number per answer"),
-        ("return {0: 1.0, 1: 2.0}", "gave dict; expected a list with one number per answer"),
-        ("return {1.0, 2.0}", "gave set; expected"),
-        ("return ['1.0', '2.0']", "gave texts; expected a list with one number per answer"),
-        ("return [1e300, 1.0]", "no finite number in float32"),
-        ("return None", "gave None; expected a list with one number per answer"),
-        ("return 1.0", "gave float; expected a list with one number per answer"),
-        ("import torch; return torch.ones(2, 2)", "gave Tensor of shape [2, 2]; expected a list"),
-        ("import torch; return torch.tensor(1.0)", "gave Tensor of shape []; expected a list"),
-        ("import numpy; return numpy.ones((2, 3))", "gave ndarray of shape [2, 3]; expected"),
-        ("return [[1.0, 2.0], [3.0, 4.0]]", "gave list of list; expected a list with one number"),
-        ("return [None, 1.0]", "gave list of None, float; expected a list with one number"),
+        ("return '1234'[: len(a)]", "returned str; expected a list with one number per answer"),
+        ("return {0: 1.0, 1: 2.0}", "returned dict; expected a list with one number per answer"),
+        ("return {1.0, 2.0}", "returned set; expected"),
+        ("return ['1.0', '2.0']", "returned texts; expected a list with one number per answer"),
+        ("return [1e300, 1.0]", "not a finite float32 number"),
+        ("return None", "returned None; expected a list with one number per answer"),
+        ("return 1.0", "returned float; expected a list with one number per answer"),
+        (
+            "import torch; return torch.ones(2, 2)",
+            ("returned Tensor of shape [2, 2]; expected a list"),
+        ),
+        ("import torch; return torch.tensor(1.0)", "returned Tensor of shape []; expected a list"),
+        ("import numpy; return numpy.ones((2, 3))", "returned ndarray of shape [2, 3]; expected"),
+        (
+            "return [[1.0, 2.0], [3.0, 4.0]]",
+            ("returned list of list; expected a list with one number"),
+        ),
+        ("return [None, 1.0]", "returned list of None, float; expected a list with one number"),
         ("return (float(x) for x in ['1', 'one'])", "failed: ValueError: could not convert"),
-        ("return [1.0]", "gave 1 scores for 2 answers"),
-        ("a.clear(); return []", "gave 0 scores for 2 answers"),
+        ("return [1.0]", "returned 1 scores for 2 answers"),
+        ("a.clear(); return []", "returned 0 scores for 2 answers"),
         ("raise SystemExit(3)", "failed: SystemExit: 3"),
         ("raise GeneratorExit", "failed: GeneratorExit"),
     ],
@@ -180,7 +186,9 @@ def test_what_is_no_list_of_scores_is_refused(tmp_path: Path, body: str, words: 
 def test_a_coroutine_is_refused_without_a_warning_of_python(tmp_path: Path) -> None:
     (tmp_path / "odd.py").write_text("async def score(p, a):\n    return [1.0]\n")
     scorer = rewards.load(f"{tmp_path / 'odd.py'}:score", start_runtime("cpu"))
-    with pytest.raises(SalsaError, match="gave coroutine; expected a list with one number per a"):
+    with pytest.raises(
+        SalsaError, match=("returned coroutine; expected a list with one number per a")
+    ):
         scorer.score(["p"], [Answer("a")])
 
 

@@ -178,7 +178,7 @@ def test_a_held_out_fall_stops_the_run_with_the_best_kept(
     """Standard errors are 0.1: 1 below the best is seven of them and more, twice in a row."""
     figures([0, 2, 1, 1, 1, 1], monkeypatch)
     config = replace(config, output=tmp_path / "policy", stop_on=("heldout-fall",))
-    with pytest.raises(SalsaError, match="stopped after update 3, by --stop-on heldout-fall"):
+    with pytest.raises(SalsaError, match="stopped after update 3 by --stop-on heldout-fall"):
         ppo.run(config, silent)
     partial = tmp_path / "policy.partial"
     assert json.loads((partial / "best" / "best.json").read_text())["update"] == 1

@@ -111,7 +111,13 @@ def test_another_sampler_is_refused_where_it_is_too_far_away() -> None:
     found = experience.mismatch(near)
     assert found is not None and found.nats == pytest.approx(0.2, abs=1e-6)
     far = rollout(sampler=ours + torch.tensor([[0.4, -0.4, 0.0], [0.1, 0.0, 0.0]]))
-    with pytest.raises(SalsaError, match=r"0\.23 nats a token apart on average, where 0\.2 are"):
+    with pytest.raises(
+        SalsaError,
+        match=(
+            r"differ by 0\.23 nats per token on average, more than "
+            r"0\.2"
+        ),
+    ):
         experience._check_sampler(far, settings())
 
 

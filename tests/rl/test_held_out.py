@@ -279,8 +279,14 @@ def test_prompts_that_are_trained_on_are_left_out_and_named(
     assert dry["held_out_prompts_that_overlap"] == 2
     assert dry["held_out_evaluations"] == 2 and dry["held_out_answers"] == 4
     (text,) = (one.text for one in events if isinstance(one, Warned) and "--eval-pro" in one.text)
-    assert "2 of 4 prompts of --eval-prompts are in --prompts" in text and "rows 2, 4" in text
-    with pytest.raises(SalsaError, match=r"all 12 prompts of --eval-prompts .* are in --prompts"):
+    assert "2 of 4 prompts of --eval-prompts are also in --prompts" in text and "rows 2, 4" in text
+    with pytest.raises(
+        SalsaError,
+        match=(
+            r"all 12 prompts of --eval-prompts .* are also in "
+            r"--prompts"
+        ),
+    ):
         ppo.run(replace(config, eval_prompts=str(world.prompts)), silent)
 
 

@@ -40,7 +40,7 @@ def test_a_local_start_stands_in_the_text_alone(tmp_path: Path) -> None:
 
 
 def test_the_algorithm_is_named(tmp_path: Path) -> None:
-    assert "# A policy trained by PPO\n" in card(tmp_path)
+    assert "# A policy trained with PPO\n" in card(tmp_path)
     text = card(tmp_path, advantage="rloo")
-    assert "# A policy trained by RLOO\n" in text
+    assert "# A policy trained with RLOO\n" in text
     assert head(text)["tags"] == ["rlhf", "rloo", "salsa"]

@@ -34,7 +34,7 @@ def test_stopping_is_cheap_before_the_first_step() -> None:
     assert named(history(1, kl_coef=0.1, **costs)) == {}
     (alarm,) = monitors.alarms(history(1, kl_coef=0.4, **costs))
     assert alarm.name == "cheap-stopping" and alarm.update == 1
-    assert "saves 0.96" in alarm.text and "spread by 1.00" in alarm.text
+    assert "saves 0.96" in alarm.text and "rewards is 1.00" in alarm.text
     assert "7.0 nats" in alarm.text and "4.6 for ending" in alarm.text
     # A reward that spreads more outweighs it; a reference that never ends makes it dear.
     assert named(history(1, kl_coef=0.4, reward_std=3.0, **costs)) == {}
@@ -203,7 +203,7 @@ def test_every_monitor_says_what_to_try() -> None:
     assert {alarm.name for alarm in found} == set(monitors.MONITORS)
     for alarm in found:
         assert any(ch.isdigit() for ch in alarm.text), alarm
-        assert any(word in alarm.text for word in ("--", "Look at")), alarm
+        assert any(word in alarm.text for word in ("--", "Check the")), alarm
 
 
 def evaluated(rewards: Sequence[float], watch: Sequence[float] = ()) -> list[UpdateMetrics]:

@@ -82,7 +82,7 @@ def test_a_reference_of_another_shape_may_stand_but_not_move(world: World, tmp_p
     wide = tiny.save_language_model(tmp_path / "wide", seed=3, intermediate_size=48)
     changes: dict[str, Any] = {"ref": (str(wide),), "policy": str(world.a), "updates": 1}
     message = refused(configure(world, tmp_path / "policy", ref_update="ema", **changes))
-    assert "they have other shapes: model.layers.0.mlp.down_proj.weight" in message
+    assert "but their shapes differ: model.layers.0.mlp.down_proj.weight" in message
     ppo.run(configure(world, tmp_path / "policy", **changes), silent)
     assert (tmp_path / "policy" / "config.json").exists()
 
@@ -110,7 +110,7 @@ def test_a_missing_pad_token_is_no_obstacle_and_is_said(world: World, tmp_path: 
     notes: list[str] = []
     config = configure(world, tmp_path / "policy", ref=(str(bare),), updates=1)
     ppo.run(config, lambda event: notes.append(event.text) if isinstance(event, Note) else None)
-    assert f"{bare} has no pad token: padding uses its end token, and is masked" in notes
+    assert f"{bare} has no pad token: its end token is used for padding, which is masked" in notes
 
 
 def test_a_reward_whose_scores_are_raw_is_said(world: World, tmp_path: Path) -> None:
@@ -122,13 +122,13 @@ def test_a_reward_whose_scores_are_raw_is_said(world: World, tmp_path: Path) -> 
         events: list[Event] = []
         config = configure(world, tmp_path / "policy", reward=names, **changes)
         preflight.prepare(config, events.append)
-        return [one for one in events if "stored in" in str(one)]
+        return [one for one in events if "raw scores" in str(one)]
 
-    raw = f"no mean and deviation of its scores are stored in {world.rm}: they are taken raw"
+    raw = f"no mean and standard deviation of scores in {world.rm}: raw scores are used"
     advice = "; --normalize-reward measures them"
     assert said(scaled) == said(world.rm, normalize_reward=True) == []
     assert said(world.rm) == [Note(f"{raw}{advice}")]
-    mixed = Warned(f"{raw}, and those of the others are not{advice}")
+    mixed = Warned(f"{raw}, unlike those of the other rewards{advice}")
     assert said(scaled, world.rm) == [mixed]
 
 
@@ -172,7 +172,7 @@ def test_prompts_at_the_limit_stay_and_longer_ones_go(world: World, tmp_path: Pa
     warned: list[str] = []
     config = configure(world, tmp_path / "policy", prompts=str(prompts), updates=1)
     ppo.run(config, lambda event: warned.append(event.text) if isinstance(event, Warned) else None)
-    assert warned[0].startswith("1 of 3 prompts are left out: longer than 58 tokens")
+    assert warned[0].startswith("1 of 3 prompts are dropped: longer than 58 tokens")
 
 
 @pytest.mark.parametrize(
@@ -232,8 +232,8 @@ def test_another_end_of_answers_is_worth_a_warning(world: World, tmp_path: Path)
     )
     told: list[str] = []
     ppo.run(config, lambda event: told.append(event.text) if isinstance(event, Warned) else None)
-    assert any(f"{world.a} ends its answers by token 2, the reference" in text for text in told)
-    assert any("by 2, 5, so that ending an answer costs much KL" in text for text in told)
+    assert any(f"{world.a} ends answers with token 2, the reference" in text for text in told)
+    assert any("with 2, 5, so ending an answer has a high KL" in text for text in told)
 
 
 def with_more_logits(folder: Path, size: int = 30) -> Path:

@@ -54,14 +54,14 @@ def test_recipes(text: str, models: tuple[str, ...], weights: tuple[float, ...])
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("soup(a)", "needs two models or more"),
-        ("soup(a,,alpha=0.5)", "needs two models or more"),
-        ("soup(a,b,alpha=x)", "alpha=x holds no numbers"),
+        ("soup(a)", "needs two or more models"),
+        ("soup(a,,alpha=0.5)", "needs two or more models"),
+        ("soup(a,b,alpha=x)", "alpha=x is not a list of numbers"),
         ("soup(a,b,alpha=1.5)", "alpha=1.5 does not fit 2 models"),
         ("soup(a,b,c,alpha=0.5)", "does not fit 3 models"),
         ("soup(a,b,weights=0.5,0.6)", "weights=0.5,0.6 does not fit"),
         ("soup(a,b,beta=0.5)", "beta=0.5 does not fit"),
-        ("soup(a,b", "the bracket is not closed"),
+        ("soup(a,b", "missing closing parenthesis"),
     ],
 )
 def test_recipes_that_are_none(text: str, words: str) -> None:

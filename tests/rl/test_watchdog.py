@@ -68,7 +68,7 @@ def test_a_warning_that_stop_on_names_stops_the_run_but_not_its_last_update(
             with pytest.raises(SalsaError) as found:
                 one.raise_if_stopped()
             assert str(found.value).startswith(
-                f"stopped after update {alarm.update}, by --stop-on {alarm.name}"
+                f"stopped after update {alarm.update} by --stop-on {alarm.name}"
             )
 
 
@@ -80,7 +80,7 @@ def test_the_forewarning_comes_before_the_first_step(tmp_path: Path) -> None:
     one.check_start(*CHEAP)
     (warned,) = said
     assert isinstance(warned, Warned) and warned.text.startswith(FOREWARNING)
-    with pytest.raises(SalsaError, match="stopped before anything was learned, by --stop-on"):
+    with pytest.raises(SalsaError, match="stopped before the first update by --stop-on"):
         dog(tmp_path, [], stop_on=(FOREWARNING,)).check_start(*CHEAP)
 
 

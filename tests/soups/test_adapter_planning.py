@@ -148,5 +148,5 @@ def test_one_adapter_is_merged_by_itself(
     left, right = (factors[f"base_model.model.{Q}.lora_{one}.weight"].double() for one in "BA")
     expected = base[f"{Q}.weight"].double() + 2 * left @ right
     assert torch.equal(ours[f"{Q}.weight"], expected.to(ours[f"{Q}.weight"].dtype))
-    with pytest.raises(UsageError, match=r"needs two models or more; found 1 \(--merge-into BASE"):
+    with pytest.raises(UsageError, match=r"needs two or more models; found 1 \(--merge-into BASE"):
         configure(tmp_path / "none", pair[0])
