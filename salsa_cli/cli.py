@@ -64,7 +64,7 @@ def _explain(error: Exception) -> str:
         return f"out of memory ({error}); try a smaller --batch-size or a shorter length"
     return (
         f"{type(error).__name__}: {error}\n"
-        "This is a defect of salsa, not of your input. SALSA_DEBUG=1 shows where it happened."
+        "This is a bug in salsa. Set SALSA_DEBUG=1 to see the traceback."
     )
 
 

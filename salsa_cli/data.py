@@ -73,7 +73,7 @@ def read(name: str) -> Source:
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if _kind(p) is not None)
         if not files:
-            raise SalsaError(f"{name} holds no data file; expected {', '.join(_SUFFIXES)}")
+            raise SalsaError(f"{name} contains no data file; expected {', '.join(_SUFFIXES)}")
         rows = [row for file in files for row in _read_file(file)]
     elif path.exists():
         rows = _read_file(path)
@@ -115,7 +115,7 @@ def read_hub_file(repository: str, file: str) -> Source:
     except Exception as error:
         reason = str(error).split("\n")[0]
         raise SalsaError(
-            f"{name}: the hub does not give it ({reason}); give a local file of it instead"
+            f"{name}: it could not be loaded from the hub ({reason}); pass a local file instead"
         ) from error
     return Source(name, rows)
 
@@ -271,7 +271,7 @@ def with_context(
         SalsaError: the two contradict each other, or both are empty.
     """
     if explicit is None and not context:
-        raise source.error(index, "no 'prompt' column, and the conversations hold no user turn")
+        raise source.error(index, "no 'prompt' column, and the conversations have no user turn")
     if explicit is None:
         return context
     if isinstance(explicit, str):
@@ -301,8 +301,8 @@ def require_whole_text(source: Source, index: int) -> None:
         half = f"\\u{ord(error.object[error.start]):04x}"
         raise source.error(
             index,
-            f"its text holds half of a surrogate pair ({half}), which is no character; repair or "
-            "remove it",
+            f"its text contains half of a surrogate pair ({half}), which is not a valid character; "
+            "fix or remove it",
         ) from error
 
 
@@ -316,8 +316,8 @@ def _same_turns(first: Sequence[Message], other: Sequence[Message]) -> bool:
 def _contradiction(source: Source, index: int, text: str) -> SalsaError:
     return source.error(
         index,
-        f"the 'prompt' ({text.strip()!r:.60}) is no turn of the conversation that the answer "
-        "belongs to; expected the same conversation in both, or no 'prompt' column",
+        f"the 'prompt' ({text.strip()!r:.60}) is not a turn of the conversation with the answer; "
+        "expected the same conversation in both, or no 'prompt' column",
     )
 
 
@@ -367,9 +367,7 @@ def _read_file(path: Path) -> list[Row]:
     }
     kind = _kind(path)
     if kind is None:
-        raise SalsaError(
-            f"{path} is no data file that salsa reads; expected {', '.join(_SUFFIXES)}"
-        )
+        raise SalsaError(f"{path} is not a supported data file; expected {', '.join(_SUFFIXES)}")
     try:
         return list(readers[kind](path))
     except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, csv.Error) as error:
@@ -410,7 +408,9 @@ def _read_json(path: Path) -> Iterator[Row]:
         ) from error
     rows = value.get("data", _rows_of_columns(value)) if isinstance(value, dict) else value
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise SalsaError(f"{path}: expected a JSON list of objects (one object a line is .jsonl)")
+        raise SalsaError(
+            f"{path}: expected a JSON list of objects (for one object per line, use .jsonl)"
+        )
     yield from rows
 
 
@@ -466,6 +466,6 @@ def _read_hub(name: str, path: str, config: str | None, split: str) -> list[Row]
     except Exception as error:
         reason = str(error).split("\n")[0]
         raise SalsaError(
-            f"{name}: no such file or folder, and the hub does not give it as "
+            f"{name}: no such file or folder, and it could not be loaded from the hub as "
             f"org/name[:config][@split] ({reason})"
         ) from error

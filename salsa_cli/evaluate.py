@@ -66,7 +66,7 @@ def run(config: EvalConfig, report: Report) -> Result:
             gradings=gradings,
             style_baseline=plan.style_baseline(config.baseline),
             max_invalid=MAX_INVALID if config.max_invalid is None else config.max_invalid,
-            remedy="--resume asks for the missing ones again",
+            remedy="--resume requests the missing ones again",
         )
         kls = distances.measure(
             plan.models,
@@ -260,11 +260,7 @@ def _wording(plan: EvalPlan) -> tuple[str, ...]:
     """Which wording LLM judges were asked in, if it is not salsa's own."""
     writes = any(not judge.scores for judge in plan.judges)
     own = plan.judge_prompt.name == prompts.OWN
-    return (
-        (f"LLM judges were asked in this wording: {plan.judge_prompt.name}.",)
-        if writes and not own
-        else ()
-    )
+    return (f"Prompt of the LLM judges: {plan.judge_prompt.name}.",) if writes and not own else ()
 
 
 def _gradings(scored: Sequence[Scored]) -> list[Verdict]:
@@ -334,7 +330,7 @@ def _kept(folder: Path) -> str | None:
         return None
     kept = f"{made:,} answers and {judged:,} judgements"
     kept += f", and the rewards of {soups:,} soups" if soups else ""
-    return f"{kept}, and {samples:,} passes for the best of N" if samples else kept
+    return f"{kept}, and {samples:,} samples for best of N" if samples else kept
 
 
 def _lines(path: Path) -> int:

@@ -161,7 +161,7 @@ def run(config: PPOConfig, report: Report) -> Result:
     if extends:
         extension.check(config, RECORD)
     elif resumed and (done := run_folder.finished(RECORD, config)) is not None:
-        report(Note(f"{config.output} is complete; nothing is left to do"))
+        report(Note(f"{config.output} is already complete; nothing to do"))
         return PPOResult(**done)
     tracking.check(config.track)
     if not extends:
@@ -187,7 +187,7 @@ def run(config: PPOConfig, report: Report) -> Result:
         return _dry_run(config, plan, needed, runtime)
     memory.check(needed, config, runtime.memory, on_cpu=runtime.device.type == "cpu")
     if config.compile:
-        report(Note("the first update compiles layers, which takes half a minute or more"))
+        report(Note("the first update compiles the layers, which takes half a minute or more"))
     with (
         runtime.held_by_main(
             lambda: _begin(config, report, extends=extends),
@@ -209,7 +209,7 @@ def _begin(config: PPOConfig, report: Report, *, extends: bool) -> AbstractConte
         place = run_folder.partial_folder(config.output)
         report(
             Note(
-                f"{config.output} is called {place} until its {config.updates} updates are finished"
+                f"{config.output} is named {place} until all {config.updates} updates are finished"
             )
         )
         run_folder.reopen(config.output)
@@ -282,8 +282,8 @@ def choose_micro_batch(
     if fitting != config:
         report(
             Note(
-                f"{fitting.micro_batch_size} answers a forward pass (--micro-batch-size): a "
-                f"minibatch of {config.minibatch_size} would not fit into "
+                f"{fitting.micro_batch_size} answers per forward pass (--micro-batch-size): a "
+                f"minibatch of {config.minibatch_size} would not fit in "
                 f"{amount(runtime.memory, 'B')}"
             )
         )
@@ -340,7 +340,7 @@ def restore_or_begin(fresh: Actors, run: Run, report: Report) -> tuple[Actors, T
         report(Note(f"resumed after update {saved.step}"))
         return restored
     if config.resume:
-        report(Note("there is no checkpoint to resume from: the run starts at the beginning"))
+        report(Note("no checkpoint to resume from; starting from the beginning"))
     if config.normalize_reward:
         fresh = sampling_server.sync_weights(fresh, run)
         fresh = replace(fresh, reward=experience.measure_reward_scale(fresh, run))
@@ -361,8 +361,8 @@ def evaluate_start(
         report(
             Note(
                 f"evaluation on {found.metrics.prompts} held-out prompts took "
-                f"{duration(found.seconds)}: about {duration(times * found.seconds)} for the "
-                f"{times} of this run"
+                f"{duration(found.seconds)}: about {duration(times * found.seconds)} for all "
+                f"{times} evaluations of this run"
             )
         )
     return found
@@ -420,14 +420,18 @@ def _explain_anchors(plan: PPOPlan, metrics: UpdateMetrics, report: Report) -> N
     if not metrics.kl_anchors:
         return
     for name in references.anchors(plan.policy, plan.references).lost:
-        report(Warned(f"{name}, an ingredient of the reference, is not here: no KL to it"))
+        report(
+            Warned(
+                f"{name}, an ingredient of the reference, was not found: no KL to it is measured"
+            )
+        )
     tempered = metrics.kl_at_temperature_1 is not None
     at = f" at --temperature {metrics.temperature:g}" if tempered else ""
-    text = f"KL at the start, nats an answer{at}: {_listed(metrics.kl_anchors)}"
+    text = f"KL at the start, nats per answer{at}: {_listed(metrics.kl_anchors)}"
     if any(map(_nats, metrics.kl_anchors.values())):
         text += (
-            "   (not zero is normal where the policy does not start at that model; compare later "
-            "figures with these)"
+            "   (a value other than zero is normal if the policy does not start from that model; "
+            "compare later values with these)"
         )
     report(Note(text))
     if metrics.kl_at_temperature_1 is not None:
@@ -486,7 +490,7 @@ def _dry_run(config: PPOConfig, plan: PPOPlan, needed: MemoryPlan, runtime: Runt
         **_held_out_facts(plan, config),
         "answers": config.updates * config.batch_size,
         "answers per prompt and update": config.group_size,
-        "answers in a forward pass": config.forward_size,
+        "answers per forward pass": config.forward_size,
         "optimiser steps": config.updates * config.epochs * config.minibatches,
         f"memory at the peak{each}": f"{amount(needed.peak, 'B')} ({needed.busiest})",
         f"memory of the device{each}": amount(runtime.memory, "B"),
@@ -505,7 +509,7 @@ def _held_out_facts(plan: PPOPlan, config: PPOConfig) -> dict[str, int]:
     prompts, times = len(plan.held_out.prompts), held_out.count(config)
     return {
         "held-out prompts": prompts,
-        "held-out prompts that overlap": len(plan.held_out.trained_rows),
+        "held-out prompts that are also in --prompts": len(plan.held_out.trained_rows),
         "held-out evaluations": times,
         "held-out answers": prompts * times,
     }

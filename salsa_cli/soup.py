@@ -102,7 +102,7 @@ def run(config: SoupConfig, report: Report) -> Result:
     report(Note(f"{named} into {len(plan.tensors)} tensors"))
     left_out = tuple(name for one in plan.companions for name in one.left_out)
     if left_out:
-        report(Note(f"left out of {plan.template}: {', '.join(map(one_line, left_out))}"))
+        report(Note(f"not copied from {plan.template}: {', '.join(map(one_line, left_out))}"))
     with run_folder.resumable(
         config.output, force=config.force, resume=config.resume, kept=journal.progress
     ) as folder:
@@ -136,8 +136,8 @@ def warn_of_modules(plan: SoupPlan, report: Report) -> None:
             report(
                 Warned(
                     f"modules.json of {found.folder} names {', '.join(map(one_line, missing))}, "
-                    "whose weights are not averaged and which is left out: sentence-transformers "
-                    "may not load the result. Copy it there from one of the models"
+                    "whose weights are not averaged and which is not copied: sentence-transformers "
+                    "may fail to load the result. Copy it from one of the models"
                 )
             )
 
@@ -154,8 +154,8 @@ def check_names(config: SoupConfig) -> None:
             (name or "").encode()
         except UnicodeEncodeError as error:
             raise UsageError(
-                f"{name!a}: its name is no UTF-8 text, which {folders.SOUP_RECORD} cannot "
-                "hold; rename it, or give a link to it with another name"
+                f"{name!a}: its name is not valid UTF-8 and cannot be written to "
+                f"{folders.SOUP_RECORD}; rename it, or pass a link with another name"
             ) from error
 
 
@@ -168,7 +168,7 @@ def finished(config: SoupConfig, report: Report) -> SoupResult | None:
     path = config.output / folders.SOUP_RECORD
     if not path.is_file():
         return None
-    advice = "choose another -o, or make it again with --force"
+    advice = "choose another -o, or replace it with --force"
     try:
         made = read_json(path)
     except SalsaError as error:
@@ -182,13 +182,15 @@ def finished(config: SoupConfig, report: Report) -> SoupResult | None:
     for name, expected in written.items():
         file = config.output / name
         if not file.is_file():
-            raise SalsaError(f"{config.output} was complete, but {name} is gone; {advice}")
+            raise SalsaError(f"{config.output} was complete, but {name} is missing; {advice}")
         if weight_files.file_hash(file) != expected:
             raise SalsaError(f"{config.output} was complete, but {name} has changed; {advice}")
     is_model = any((config.output / one).is_file() for one in ("config.json", ADAPTER_CONFIG))
     if not is_model:
-        raise SalsaError(f"{config.output} was complete, but its configuration is gone; {advice}")
-    report(Note(f"{config.output} is complete already"))
+        raise SalsaError(
+            f"{config.output} was complete, but its configuration is missing; {advice}"
+        )
+    report(Note(f"{config.output} is already complete"))
     return result
 
 
@@ -219,7 +221,7 @@ def dry_run(plan: SoupPlan, config: SoupConfig) -> DryRun:
             "bytes to read": plan.bytes_to_read,
             "bytes to write": plan.nbytes,
             "bytes free": folders.free_space(config.output),
-            "bytes of memory for pieces": THREADS * needed,
+            "bytes of memory for tensors": THREADS * needed,
             "seconds about": round(seconds, 1),
         }
     )
@@ -293,14 +295,14 @@ def keep_finished(
         files[block.shard] = digest
         writer.keep(block)
         kept.append(entry)
-        report(Advanced("checking what is there", len(kept), len(earlier), "blocks"))
+        report(Advanced("checking finished blocks", len(kept), len(earlier), "blocks"))
     if earlier:
-        report(Note(f"{len(kept)} of {len(writer.blocks)} blocks are finished already"))
+        report(Note(f"{len(kept)} of {len(writer.blocks)} blocks are already finished"))
     if len(kept) < len(earlier):
         report(
             Warned(
-                f"{len(earlier) - len(kept)} more are not on the disk as they were written "
-                "(a power cut, or somebody changed them); they are made again"
+                f"{len(earlier) - len(kept)} more differ from what was written (a power failure, "
+                "or the files were changed) and are computed again"
             )
         )
     return kept
@@ -319,7 +321,7 @@ def verify(plan: SoupPlan, config: SoupConfig, folder: Path, report: Report) -> 
             if not np.array_equal(found, output[: block.nbytes]):
                 names = ", ".join(span.tensor.name for span in block.spans)
                 raise SalsaError(
-                    f"{names} was not stored as it was computed; the disk may be failing"
+                    f"{names} differs on disk from what was computed; the disk may be failing"
                 )
 
         stream(plan, config, sources, blocks, compare, lambda *_: None, report, "verifying")
@@ -428,7 +430,7 @@ def _without_files(config: SoupConfig, report: Report) -> SoupConfig:
     extra = [m for m in config.models if Path(m).is_file() and Path(m).parent in parents]
     if not extra:
         return config
-    report(Note(f"left out, because they are files and no models: {', '.join(extra)}"))
+    report(Note(f"ignored, because they are files, not models: {', '.join(extra)}"))
     return replace(config, models=tuple(model for model in config.models if model not in extra))
 
 
@@ -469,8 +471,8 @@ def _model_card(plan: SoupPlan, config: SoupConfig) -> str:
     )
     return (
         f"{head}\n# A model soup\n\n"
-        "The weighted average of the weights of these models, made by `salsa soup`; "
-        "`soup.json` has the digests.\n\n"
+        "The weighted average of the weights of these models, made with `salsa soup`; `soup.json` "
+        "contains their digests.\n\n"
         f"{base}| model | weight |\n|---|---|\n{rows}\n"
         f"    {plain(_command(config), 10_000)}\n"
     )

@@ -48,7 +48,7 @@ def run(config: TrainRMConfig, report: Report) -> Result:
     began = time.monotonic()
     resumed = config.resume and not config.force
     if resumed and (done := run_folder.finished(RECORD, config)) is not None:
-        report(Note(f"{config.output} is complete; nothing is left to do"))
+        report(Note(f"{config.output} is already complete; nothing to do"))
         return TrainRMResult.restored(done)
     tracking.check(config.track)
     run_folder.check_output(config.output, config.force)
@@ -93,7 +93,7 @@ def prepare(config: TrainRMConfig, report: Report) -> TrainingPlan:
     pad = tokenizer.get_vocab()[padding_token(model, tokenizer, config.pad_token)]
     if pad >= (size := shapes.vocabulary_size(model)):
         raise SalsaError(
-            f"{model} pads with token {pad} and knows {size} tokens; name another with --pad-token"
+            f"{model} has pad token {pad} but only {size} tokens; choose another with --pad-token"
         )
     if note := shapes.dtype_note(model):
         report(Note(note))
@@ -101,7 +101,7 @@ def prepare(config: TrainRMConfig, report: Report) -> TrainingPlan:
         lora.check_rank(config.lora_rank, shapes.shape(model).hidden)
     limit = min(config.max_length, shapes.context_length(model) or config.max_length)
     if limit < config.max_length:
-        report(Note(f"{model} reads {limit} tokens; longer pairs count as too long"))
+        report(Note(f"{model} has a context of {limit} tokens; longer pairs count as too long"))
     given = pair_data.load(model, tokenizer, limit, config, report)
     pair_data.check_lengths(model, tokenizer, (*given.training, *given.held_out))
     return TrainingPlan(model, given.training, given.held_out, given.sources, given.warnings)
@@ -276,7 +276,7 @@ def _dry_run(
 ) -> DryRun:
     """What a run would do and take; its time is measured on the model where that fits."""
     steps = fitting.step_count(plan.training, config)
-    took = "unknown, since it does not fit into memory"
+    took = "unknown, because it does not fit in memory"
     if sum(parts.values()) <= runtime.memory:
         reward = loading.new_reward_model(plan.model, runtime.device, config.seed, config.pad_token)
         _prepare_training(reward, fitting.members(config)[0], config)
@@ -291,9 +291,9 @@ def _dry_run(
             "dropped pairs": sum(given.left_out for given in plan.sources),
             "longest pair, tokens": max(pair.length for pair in plan.training),
             "steps": steps * config.ensemble,
-            "time of training, about": took,
+            "training time, about": took,
             **{f"memory of {name}": amount(size, "B") for name, size in parts.items()},
-            "memory in all": amount(sum(parts.values()), "B"),
+            "memory in total": amount(sum(parts.values()), "B"),
             "memory of the device": amount(runtime.memory, "B"),
             "disk": amount(forecast.disk(plan.model, config), "B"),
             "disk free": amount(folders.free_space(config.output), "B"),

@@ -82,7 +82,7 @@ def test_a_folder_is_all_its_files_in_order(tmp_path: Path) -> None:
         ("p.jsonl", '{"prompt": "a"}\n{"prompt": \n', "line 2, column 12: not JSON"),
         ("p.jsonl", "[1]\n", "line 1: a JSON list; expected an object"),
         ("p.json", '{"a": 1}', "expected a JSON list of objects"),
-        ("p.txt", "hello", "is no data file that salsa reads"),
+        ("p.txt", "hello", "is not a supported data file"),
         ("p.jsonl", b"\xff\xfe", "cannot be read"),
         ("p.jsonl.gz", "plain", "cannot be read"),
         ("p.parquet", "plain", "cannot be read as Parquet"),
@@ -146,8 +146,10 @@ def test_half_of_a_surrogate_pair_is_named_with_its_row(
     (tmp_path / name).write_text(text)
     with pytest.raises(SalsaError) as caught:
         data.prompts(data.read(str(tmp_path / name)))
-    assert f"{name}, row 2: its text holds half of a surrogate pair ({half})" in str(caught.value)
-    with pytest.raises(SalsaError, match="row 1: its text holds half"):
+    assert (f"{name}, row 2: its text contains half of a surrogate pair ({half})") in str(
+        caught.value
+    )
+    with pytest.raises(SalsaError, match="row 1: its text contains half"):
         data.require_whole_text(Source("x", [{"chosen": [{"content": "a \ud800"}]}]), 0)
     (tmp_path / name).write_text(
         text.replace(f'"content": "b {half}"', '"role": "user", "content": "b"')

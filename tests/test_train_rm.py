@@ -262,7 +262,7 @@ def test_a_training_that_does_not_fit_is_refused_before_it_begins(
         train_rm.run(config, silent)
     assert list(tmp_path.iterdir()) == []
     dry = train_rm.run(replace(config, dry_run=True), silent).record()
-    assert dry["time_of_training_about"] == "unknown, since it does not fit into memory"
+    assert dry["time_of_training_about"] == "unknown, because it does not fit in memory"
 
 
 def test_a_token_that_the_model_does_not_know_is_named(world: World, tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_a_token_that_the_model_does_not_know_is_named(world: World, tmp_path: P
     ):
         train_rm.prepare(config, silent)
     tiny.tokenizer([*tiny.WORDS, "<new>"], pad_token="<new>").save_pretrained(folder)
-    with pytest.raises(SalsaError, match="pads with token 24 and knows 24 tokens; name another"):
+    with pytest.raises(SalsaError, match="has pad token 24 but only 24 tokens; choose another"):
         train_rm.prepare(replace(config, data=str(world.preferences)), silent)
 
 

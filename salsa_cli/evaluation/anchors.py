@@ -88,8 +88,8 @@ def _recorded(which: str, run: ArmRun) -> Path:
     stored = arms.setting(run.source, "inputs", _KEYS[which])
     if arms.setting(run.source, "command") != "ppo" or stored is None:
         raise SalsaError(
-            f"--anchors {which}: {run.source} has no salsa.json of salsa ppo; name the "
-            "model instead"
+            f"--anchors {which}: {run.source} has no salsa.json from salsa ppo; name the model "
+            "instead"
         )
     folders = _paths(stored)
     if len(folders) > 1:

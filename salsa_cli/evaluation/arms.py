@@ -85,16 +85,14 @@ def parse(given: Sequence[str]) -> tuple[Arm, ...]:
     for argument, arm in zip(given, parsed, strict=True):
         sources = list(dict.fromkeys(run.source for run in arm.runs))
         if arm.name is None and len(sources) > 1:
-            raise UsageError(
-                f"{argument} names {len(sources)} runs; give them a name: NAME={argument}"
-            )
+            raise UsageError(f"{argument} matches {len(sources)} runs; name them: NAME={argument}")
         name = arm.name or _default_name(arm.runs[0])
         if name in (one.name for one in arms):
             taken = [other.name or _default_name(other.runs[0]) for other in parsed]
             free = names.free_name(name, taken)
             rest = run_names.split(argument)[1]
             raise UsageError(
-                f"two models are called '{name}'; tell them apart as NAME=MODEL, for example "
+                f"two models are called '{name}'; name them with NAME=MODEL, for example "
                 f"{free}={rest}"
             )
         arms.append(_arm(name, sources, arm.runs))
@@ -181,7 +179,7 @@ def _policies(source: str, point: str | None) -> list[tuple[str, str]]:
         return [("", source)]
     folder = Path(source)
     if not folder.is_dir():
-        raise SalsaError(f"{source}@{point}: there is no folder {source}")
+        raise SalsaError(f"{source}@{point}: no such folder: {source}")
     snapshots = sorted(path for path in (folder / SNAPSHOTS).glob("[0-9]*") if path.is_dir())
     if point == BEST:
         if not (folder / BEST_FOLDER).is_dir():

@@ -50,11 +50,10 @@ def check(
     if config.best_of is None:
         return
     if not any(judge.scores for judge in judges):
-        raise UsageError("--best-of needs a judge that scores: rm:MODEL or python:...")
+        raise UsageError("--best-of needs a judge that returns scores: rm:MODEL or python:...")
     if unknown := [name for name in config.best_of_models if name not in models]:
         raise UsageError(
-            f"--best-of-models {unknown[0]}: no such model; those that are run here are "
-            f"{', '.join(models)}"
+            f"--best-of-models {unknown[0]}: no such model; expected one of {', '.join(models)}"
         )
     if greedy := [one.id for one in questions if how.temperature_of(one) == 0]:
         raise UsageError(
@@ -136,7 +135,7 @@ def sample(
                 found[k, judge] = given
                 rows.append({"model": name, "sample": k, "judge": judge, "rewards": given})
             answer_files.append(file, rows)
-            report(Advanced(f"samples of {name}", done, samples, "answers a prompt"))
+            report(Advanced(f"samples of {name}", done, samples, "answers per prompt"))
     return {judge: np.column_stack([found[k, judge] for k in range(samples)]) for judge in names}
 
 

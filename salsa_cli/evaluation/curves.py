@@ -114,15 +114,15 @@ def _remarks(logs: Logs) -> list[str]:
         lengths = {one.updates for one in runs}
         if len(lengths) > 1:
             found.append(
-                f"{arm}: its runs have {min(lengths)} to {max(lengths)} updates; its curves end "
-                "where the shortest does."
+                f"{arm}: its runs have {min(lengths)} to {max(lengths)} updates; its curves end at "
+                "the shortest run."
             )
         seeds = [one.seed for one in runs if one.seed is not None]
         if len(set(seeds)) < len(seeds):
             found.append(f"{arm}: two of its runs have the same seed.")
     found.append(
-        "Rewards in training are those of the policy's own answers by the reward that trains it; "
-        "--prompts and --judge compare the policies."
+        "Training rewards are measured on each policy's own answers with the reward it was trained "
+        "on; use --prompts and --judge to compare the policies."
     )
     return found
 
@@ -135,8 +135,8 @@ def _refuse_useless(config: EvalConfig) -> None:
     ]
     if useless:
         raise UsageError(
-            f"{', '.join(useless)} has no effect without --prompts and --judge, where only the "
-            "logs of runs are compared"
+            f"{', '.join(useless)} has no effect without --prompts and --judge, since only logged "
+            "metrics are compared"
         )
 
 
@@ -147,5 +147,5 @@ def _finished(config: EvalConfig, report: Report) -> CurveResult | None:
     recorded = run_folder.finished(eval_result.RECORD, config)
     if recorded is None:
         return None
-    report(Note(f"{config.output} is complete; nothing is left to do"))
+    report(Note(f"{config.output} is already complete; nothing to do"))
     return CurveResult.of(read_json(config.output / recorded["file"]))

@@ -36,11 +36,11 @@ def facts(plan: EvalPlan, config: EvalConfig) -> dict[str, Value]:
     forecasts = _forecasts(plan, config)
     if not forecasts:
         return found
-    found["judgements to ask for"] = sum(one.calls for one in forecasts)
+    found["judgements to request"] = sum(one.calls for one in forecasts)
     found["judgements stored"] = sum(one.stored for one in forecasts)
     paid = [one for one in forecasts if one.judge in plan.apis]
     if paid:
-        found["calls of the API"] = sum(one.calls for one in paid)
+        found["API calls"] = sum(one.calls for one in paid)
         found["tokens in, about"] = sum(one.tokens_in for one in paid)
         found["tokens out, at most"] = sum(one.tokens_out for one in paid)
         costs = [one.cost for one in paid if one.cost is not None]
@@ -76,7 +76,7 @@ def _too_long(plan: EvalPlan, config: EvalConfig) -> dict[str, Value]:
         requests = [task.request for task in tasks if task.request is not None]
         long = sum(len(f"{one.system or ''}{one.text}".encode()) > room for one in requests)
         if long:
-            found[f"too long for the {api.context:,} tokens of {name}, about"] = long
+            found[f"too long for {name} (context {api.context:,} tokens), about"] = long
     return found
 
 
@@ -99,7 +99,7 @@ def _longest(name: str, plan: EvalPlan, config: EvalConfig) -> Replies:
 def _words(plan: EvalPlan, config: EvalConfig) -> str:
     parts = [f"{BYTES_A_TOKEN} bytes a token", f"judgements of {config.judge_tokens} tokens each"]
     if plan.models:
-        parts.append("answers yet to be generated as long as they may be")
+        parts.append("answers still to be generated at their maximum length")
     return ", ".join(parts)
 
 

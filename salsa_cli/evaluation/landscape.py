@@ -75,7 +75,7 @@ def check(folders: Sequence[Path]) -> None:
     if reasons:
         listed = "\n".join(f"  - {reason}" for reason in reasons)
         raise SalsaError(
-            "no line or plane leads through these models; expected fine-tunes of one base:\n"
+            "these models cannot be averaged; expected fine-tuned models of the same base:\n"
             f"{listed}"
         )
 

@@ -212,7 +212,7 @@ def _check_baseline(baseline: str | None, compared: Sequence[Arm]) -> None:
     known = [arm.name for arm in compared]
     if baseline is not None and baseline not in known:
         raise UsageError(
-            f"--baseline {baseline}: no such model; those compared are {', '.join(known)}"
+            f"--baseline {baseline}: no such model; expected one of {', '.join(known)}"
         )
 
 
@@ -227,8 +227,8 @@ def _given(
         if name in taken or name in found:
             other = names.free_name(name, [*taken, *found])
             raise UsageError(
-                f"two models are called '{name}'; give one another NAME, "
-                f"for example --answers {other}={file}"
+                f"two models are called '{name}'; give one of them another NAME, for example "
+                f"--answers {other}={file}"
             )
         found[name] = answer_files.read(file, questions, f"--answers {name}={file}")
     return found
@@ -238,10 +238,12 @@ def _judges(config: EvalConfig, models: int) -> tuple[JudgeSpec, ...]:
     """Parse the judges, and check that they fit the other settings."""
     specs = tuple(judges.parse(name) for name in config.judge)
     if twice := [spec.name for spec in specs if specs.count(spec) > 1]:
-        raise UsageError(f"--judge {twice[0]} is named twice")
+        raise UsageError(f"--judge {twice[0]} is given twice")
     writing = [spec for spec in specs if not spec.scores]
     if (config.line or config.plane) and len(writing) == len(specs):
-        raise UsageError("--line and --plane need a judge that scores: rm:MODEL or python:...")
+        raise UsageError(
+            "--line and --plane need a judge that returns scores: rm:MODEL or python:..."
+        )
     if writing and config.grading == "pairwise" and models < 2:
         raise UsageError(
             f"--judge {writing[0].name} compares two models; found {models}. "
@@ -254,9 +256,7 @@ def _judges(config: EvalConfig, models: int) -> tuple[JudgeSpec, ...]:
 def _refuse_useless(config: EvalConfig, specs: Sequence[JudgeSpec]) -> None:
     """Refuse options that would have no effect, or that a judge cannot follow."""
     if config.judge_temperature == "none" and any(spec.kind == "hf" for spec in specs):
-        raise UsageError(
-            "--judge-temperature none leaves it to a server; an hf: judge needs a number"
-        )
+        raise UsageError("--judge-temperature none is for API servers; an hf: judge needs a number")
     of_api = {
         "--base-url": config.base_url,
         "--max-calls": config.max_calls,
@@ -281,7 +281,7 @@ def _check_cache(file: Path) -> None:
     if file.is_dir():
         raise UsageError(f"--cache {file} is a folder; expected a file of judgements")
     if not file.absolute().parent.is_dir():
-        raise UsageError(f"--cache {file}: {file.parent} is no folder; make it first")
+        raise UsageError(f"--cache {file}: {file.parent} is not a folder; create it first")
     writing.read_store(file)
 
 

@@ -110,37 +110,42 @@ class ProbeResult:
 
     def sentence(self) -> str:
         """The verdict in words."""
-        middle, kl = self.middle, f"{figure(max(self.middle.kl_a, self.middle.kl_b))} nats a token"
+        middle, kl = (
+            self.middle,
+            f"{figure(max(self.middle.kl_a, self.middle.kl_b))} nats per token",
+        )
         match self.verdict:
             case "not-connected":
                 return (
                     f"not connected: at alpha {self.barrier_alpha:g} the soup loses "
-                    f"{figure(self.barrier)} nats a token against the straight line between the "
-                    "models; it is worse than both would suggest. Average models of one base"
+                    f"{figure(self.barrier)} nats per token compared with the straight line "
+                    "between the models. Average models of the same base"
                 )
             case None:
                 return f"too little data: {self._too_little()}"
             case "too-close":
                 return (
-                    f"too close: the soup is the model (KL at most {kl}); averaging changes "
-                    "nothing that an answer would show. Take ingredients that differ more"
+                    f"too close: the soup is the model (KL at most {kl}); averaging has no visible "
+                    "effect on answers. Use models that differ more"
                 )
             case _:
                 return (
-                    f"good: no barrier ({figure(self.barrier)} nats a token), and a soup at alpha "
+                    f"good: no barrier ({figure(self.barrier)} nats per token), and a soup at "
+                    "alpha "
                     f"0.5 that differs from both (KL {figure(middle.kl_a)} from A, "
-                    f"{figure(middle.kl_b)} from B a token)"
+                    f"{figure(middle.kl_b)} from B per token)"
                 )
 
     def _too_little(self) -> str:
         if self.texts < FEWEST_TEXTS:
             return (
-                f"{_texts(self.texts)}, from which no standard "
-                f"error can be told; give at least {FEWEST_TEXTS}, better 100 or more"
+                f"{_texts(self.texts)}, too few for a standard error; use at least {FEWEST_TEXTS}, "
+                "better 100 or more"
             )
         return (
-            f"the standard error of the barrier is {figure(self.barrier_error or 0)} nats a token, "
-            f"and a verdict needs at most {figure(BARRIER / 2)}; give more or longer texts"
+            f"the standard error of the barrier is {figure(self.barrier_error or 0)} nats per "
+            "token, "
+            f"and a verdict needs at most {figure(BARRIER / 2)}; use more or longer texts"
         )
 
     @property
@@ -151,8 +156,8 @@ class ProbeResult:
     def cutoff(self) -> str:
         """What the verdict is decided by."""
         return (
-            f"not connected: a barrier above {BARRIER:g} nats a token and above two standard "
-            f"errors; too close: KL below {TOO_CLOSE:g} nats a token at alpha 0.5; no verdict on "
+            f"not connected: a barrier above {BARRIER:g} nats per token and above two standard "
+            f"errors; too close: KL below {TOO_CLOSE:g} nats per token at alpha 0.5; no verdict on "
             f"fewer than {FEWEST_TEXTS} texts, or where twice the standard error exceeds "
             f"{BARRIER:g} and could hide a barrier"
         )
@@ -162,8 +167,8 @@ class ProbeResult:
         if not (self.texts_cut or self.texts_left_out):
             return None
         counts = (
-            (self.texts_cut, "longer than {} tokens: cut there"),
-            (self.texts_left_out, "left out: no token to measure within {} tokens"),
+            (self.texts_cut, "truncated to {} tokens"),
+            (self.texts_left_out, "dropped: no token to measure within {} tokens"),
         )
         return "; ".join(
             f"{_texts(count)} {what.format(self.longest)}" for count, what in counts if count
@@ -177,8 +182,8 @@ class ProbeResult:
         return (
             f"the weights are stored as {stored.dtype}, and {stored.equal:.0%} of them are equal, "
             f"{stored.one_unit:.0%} one unit in the last place apart (median of those that differ: "
-            f"{stored.median_units:g}): the line is a staircase. One unit apart, every alpha below "
-            "0.5 is A and every one above it is B"
+            f"{stored.median_units:g}), so the soup changes in steps: for weights one unit apart, "
+            "every alpha below 0.5 gives A and every alpha above 0.5 gives B"
         )
 
     def record(self) -> Mapping[str, object]:
@@ -205,8 +210,8 @@ class ProbeResult:
         ]
         lines = [
             ", ".join(names),
-            f"{_texts(self.texts)}, {self.tokens:,} tokens; barrier {figure(self.barrier)} nats a "
-            f"token at alpha {self.barrier_alpha:g} (standard error {self.error_text})",
+            f"{_texts(self.texts)}, {self.tokens:,} tokens; barrier {figure(self.barrier)} nats "
+            f"per token at alpha {self.barrier_alpha:g} (standard error {self.error_text})",
             *([cut] if (cut := self.shortened()) else []),
             "weights by group of layers:",
             *groups,

@@ -51,7 +51,7 @@ def read(source: Source, tokenizer: Tokenizer, longest: int) -> ProbeTexts:
     cut = [ProbeText(one.ids[:longest], one.start) for one in found]
     kept = tuple(one for one in cut if one.count > 0)
     if not kept:
-        raise SalsaError(f"{source.name}: no text in it has a token to predict")
+        raise SalsaError(f"{source.name}: none of its texts has a token to predict")
     shortened = sum(len(one.ids) > longest > one.start for one in found)
     return ProbeTexts(kept, shortened, len(found) - len(kept), longest)
 

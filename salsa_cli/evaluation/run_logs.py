@@ -79,8 +79,8 @@ def read(arm: Arm) -> list[RunLog]:
     for run in arm.runs:
         if any(point.label for point in run.points):
             raise UsageError(
-                f"{run.points[0].source}: a snapshot has no curves of its own; give the run, or "
-                "--prompts and --judge to compare policies"
+                f"{run.points[0].source}: a snapshot has no curves; pass the run, or --prompts and "
+                "--judge to compare policies"
             )
     return [_read(run) for run in arm.runs]
 
@@ -89,8 +89,8 @@ def _read(run: ArmRun) -> RunLog:
     folder = Path(run.source)
     if not (folder / METRICS).is_file():
         raise SalsaError(
-            f"{run.source} has no {METRICS}: it is no run of salsa ppo, so it has no curves to "
-            "compare. To compare models, give --prompts and --judge:\n"
+            f"{run.source} has no {METRICS}: it is not a run of salsa ppo, so it has no curves to "
+            "compare. To compare models, add --prompts and --judge:\n"
             "  salsa eval MODEL... --prompts DATA --judge JUDGE -o FOLDER"
         )
     rows = finished_rows(folder / METRICS)

@@ -38,7 +38,9 @@ def run(config: EvalConfig, report: Report) -> Result:
     for line in odd:
         report(Warned(line))
     if config.baseline is None and (assumed := _assumed_baselines(files)):
-        report(Warned(f"{assumed} is taken to be the baseline; --baseline NAME names another"))
+        report(
+            Warned(f"{assumed} is assumed to be the baseline; choose another with --baseline NAME")
+        )
     if config.dry_run:
         return DryRun(
             {
@@ -54,7 +56,7 @@ def run(config: EvalConfig, report: Report) -> Result:
         config,
         style_baseline=config.baseline,
         max_invalid=config.max_invalid,
-        remedy="Give a larger one to count the others",
+        remedy="Increase it to count the others",
     )
     for line in counted.remarks:
         report(Note(line))
@@ -105,8 +107,8 @@ def check_baseline(files: Sequence[Stored], config: EvalConfig) -> None:
         for name in (verdict.a, verdict.b)
     }
     if config.baseline is not None and config.baseline not in names:
-        found = ", ".join(names) or "none: answers were graded alone"
-        raise UsageError(f"--baseline {config.baseline}: no such model; those compared are {found}")
+        found = ", ".join(names) or "none: answers were graded individually"
+        raise UsageError(f"--baseline {config.baseline}: no such model; expected one of {found}")
 
 
 def write(folder: Path, config: EvalConfig, result: EvalResult) -> None:

@@ -81,7 +81,7 @@ def fine_tune(model: Path, data: Path, seed: int, output: Path) -> Path:
 
 
 def label(sft: Path, prompts: list[str], output: Path) -> Path:
-    """Two sampled answers a prompt, in the order that the gold reward gives them."""
+    """Two sampled answers per prompt, in the order that the gold reward gives them."""
     gold = example("gold")
     cpu = start_runtime("cpu")
     policy = loading.load_language_model(sft, Placement(torch.float32, cpu.device))

@@ -124,7 +124,7 @@ def test_what_reached_the_disk_otherwise_is_made_again(
     assert contents(output) == undisturbed
     (told,) = [e.text for e in notes if isinstance(e, Note) and "blocks are finished" in e.text]
     assert 50 < int(told.split()[0]) < 150
-    assert any(isinstance(e, Warned) and "they are made again" in e.text for e in notes)
+    assert any(isinstance(e, Warned) and "are computed again" in e.text for e in notes)
 
 
 def test_another_soup_is_not_continued(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_a_broken_record_is_not_complete(
 ) -> None:
     soup.run(configure(tmp_path / "ref", *pair), silent)
     (tmp_path / "ref" / "soup.json").write_text(damage)
-    with pytest.raises(SalsaError, match=r"soup\.json.*make it again with --force"):
+    with pytest.raises(SalsaError, match=r"soup\.json.*replace it with --force"):
         soup.run(configure(tmp_path / "ref", *pair, resume=True), silent)
     soup.run(configure(tmp_path / "ref", *pair, resume=True, force=True), silent)
 
@@ -284,7 +284,7 @@ def test_a_complete_soup_whose_weights_changed_is_not_complete(
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
-    with pytest.raises(SalsaError, match=f"{file.name} has changed; choose another -o, or make it"):
+    with pytest.raises(SalsaError, match=f"{file.name} has changed; choose another -o, or replace"):
         soup.run(config, silent)
     file.unlink()
     with pytest.raises(SalsaError, match=f"{file.name} is gone"):
@@ -312,6 +312,6 @@ def test_a_disk_that_fills_up_while_companions_are_copied_keeps_the_draft(
 def test_a_path_that_is_no_utf8_is_refused_first(pair: tuple[Path, Path], tmp_path: Path) -> None:
     odd = os.fsencode(tmp_path) + b"/mod\xffel"
     Path(shutil.copytree(pair[0], tmp_path / "copy")).rename(os.fsdecode(odd))
-    with pytest.raises(UsageError, match="its name is no UTF-8 text"):
+    with pytest.raises(UsageError, match="its name is not valid UTF-8"):
         soup.run(configure(tmp_path / "ref", Path(os.fsdecode(odd)), pair[1]), silent)
     assert not (tmp_path / "ref.partial").exists()

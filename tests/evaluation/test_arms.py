@@ -110,14 +110,14 @@ def test_pairs_and_the_baseline() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["s1,s2"], "names 2 runs; give them a name: NAME=s1,s2"),
+        (["s1,s2"], "matches 2 runs; name them: NAME=s1,s2"),
         (["s*"], "names 3 runs"),
         (["s1", "x=s2", "x=s3"], "two models are called 'x'.* for example x-2=s3"),
         (["s1", "./s1"], "for example s1-2=./s1"),
         (["x=s1@30"], "s1@30: no such snapshot; s1/snapshots has 10, 20"),
         (["x=p1@20"], "p1 has no snapshots/; salsa ppo --snapshot-every writes it"),
         (["p1@best"], "p1 has no best/; salsa ppo --keep-best writes it"),
-        (["x=nowhere@all"], "there is no folder nowhere"),
+        (["x=nowhere@all"], "no such folder: nowhere"),
     ],
 )
 def test_what_cannot_be_is_refused(given: list[str], words: str) -> None:

@@ -152,7 +152,7 @@ def test_all_models_and_four_times_as_many_samples_by_default(world: World, tmp_
         ({"models": (), "answers": ("x=FILE",)}, "--best-of needs a MODEL"),
         (
             {"judge": ("openai:m",), "grading": "single", "base_url": "http://localhost:1"},
-            "--best-of needs a judge that scores",
+            "--best-of needs a judge that returns scores",
         ),
     ],
 )

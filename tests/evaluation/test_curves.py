@@ -100,7 +100,7 @@ def test_runs_of_different_lengths_and_equal_seeds_are_remarked(runs: Path, tmp_
     (short / "salsa.json").write_text((runs / "salsa-0" / "salsa.json").read_text())
     result = run(configure(runs, tmp_path / "r", f"x={runs}/salsa-0,{short}"))
     assert result.remarks[:2] == (
-        "x: its runs have 2 to 4 updates; its curves end where the shortest does.",
+        "x: its runs have 2 to 4 updates; its curves end at the shortest run.",
         "x: two of its runs have the same seed.",
     )
     assert {curve.update for curve in result.curves if curve.figure == "reward"} == {(1, 2)}
@@ -109,7 +109,7 @@ def test_runs_of_different_lengths_and_equal_seeds_are_remarked(runs: Path, tmp_
 def test_what_is_refused(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--max-prompts, --fail-under has no effect without"):
         run(configure(runs, tmp_path / "r", fail_under=0.5, max_prompts=3))
-    with pytest.raises(SalsaError, match="is no run of salsa ppo"):
+    with pytest.raises(SalsaError, match="is not a run of salsa ppo"):
         run(configure(runs, tmp_path / "r", str(runs / "world" / "a")))
     assert not (tmp_path / "r").exists()
     plan = curves.run(configure(runs, tmp_path / "r", dry_run=True), silent)
@@ -132,6 +132,6 @@ def test_the_command_line(runs: Path, tmp_path: Path) -> None:
     assert "loading PyTorch" not in done.stderr
     alone = commands.run("eval", runs / "world" / "a", "-o", tmp_path / "s")
     assert alone.returncode == 1
-    assert "To compare models, give --prompts and --judge" in alone.stderr
+    assert "To compare models, add --prompts and --judge" in alone.stderr
     half = commands.run("eval", runs / "ppo-0", "--prompts", "x.jsonl", "-o", tmp_path / "s")
     assert half.returncode == 2 and "missing --judge" in half.stderr

@@ -138,8 +138,8 @@ def test_what_was_measured_is_not_measured_again(
 @pytest.mark.parametrize(
     ("record", "words"),
     [
-        (None, "has no salsa.json of salsa ppo; name the model instead"),
-        ({"command": "soup"}, "has no salsa.json of salsa ppo"),
+        (None, "has no salsa.json from salsa ppo; name the model instead"),
+        ({"command": "soup"}, "has no salsa.json from salsa ppo"),
         (
             {"command": "ppo", "inputs": {"reference": [{"path": "p"}, {"path": "q"}]}},
             r"has 2 references or ingredients \(p, q\); name one of them",

@@ -248,7 +248,7 @@ def test_a_stored_kl_of_before_was_at_the_temperatures_of_the_answers() -> None:
     [
         ({"models": ("A",), "points": 3}, "--points has no effect without --line or --plane"),
         ({"line": ("A", "B"), "anchors": ("A",)}, "--anchors needs a MODEL"),
-        ({"line": ("A", "B"), "judge": ("openai:m",)}, "need a judge that scores"),
+        ({"line": ("A", "B"), "judge": ("openai:m",)}, "need a judge that returns scores"),
     ],
 )
 def test_options_that_would_do_nothing(
@@ -260,7 +260,7 @@ def test_options_that_would_do_nothing(
 
 def test_models_of_two_bases(world: World, tmp_path: Path) -> None:
     other = tiny.save_language_model(tmp_path / "other", seed=1, intermediate_size=48)
-    with pytest.raises(SalsaError, match="no line or plane leads through these models"):
+    with pytest.raises(SalsaError, match="these models cannot be averaged"):
         run(configure(world, tmp_path / "r", line=(str(world.a), str(other))))
     wide = tiny.save_language_model(tmp_path / "wide", seed=1, vocab_size=40)
     with pytest.raises(SalsaError, match=r"--anchors .*wide has another vocabulary: 24 logits"):

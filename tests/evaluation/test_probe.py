@@ -153,7 +153,7 @@ def test_sixteen_bits_that_differ_by_one_unit_are_a_staircase(
     found = run(texts, a, b)
     assert found.stored.is_staircase and found.stored.median_units == 1
     assert found.stored.equal == pytest.approx(0.5) == found.stored.one_unit
-    assert "the line is a staircase" in found.summary()[0]
+    assert "so the soup changes in steps" in found.summary()[0]
     # At a quarter the soup of stored numbers is A to the bit.
     assert found.line[1].nll == found.line[0].nll and found.line[1].kl_a == 0
     assert not run(texts, base, base).stored.is_staircase

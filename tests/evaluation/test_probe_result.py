@@ -60,7 +60,7 @@ def test_verdicts(kl: float, height: float, error: float, verdict: str) -> None:
 @pytest.mark.parametrize(
     ("height", "error", "texts", "says"),
     [
-        (0.06, 0.05, 9, "the standard error of the barrier is 0.050 nats a token"),
+        (0.06, 0.05, 9, "the standard error of the barrier is 0.050 nats per token"),
         (0.0, 0.03, 9, "a verdict needs at most 0.025"),
         (9.0, None, 1, "1 text, from which"),
         (9.0, 0.0, 4, "4 texts, from which"),
@@ -72,7 +72,7 @@ def test_too_little_data_gets_no_verdict(
     found = result(0.1, height, error, texts)
     assert found.verdict is None and found.record()["verdict"] is None
     assert found.sentence().startswith("too little data: ") and says in found.sentence()
-    assert "a barrier above 0.05 nats a token" in found.summary()[0]
+    assert "a barrier above 0.05 nats per token" in found.summary()[0]
     assert ("standard error unknown" in found.summary()[0]) == (error is None)
 
 

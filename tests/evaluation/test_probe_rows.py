@@ -25,7 +25,7 @@ def test_wrong_data_is_told_without_torch(tmp_path: Path, name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
     )
-    expected = "no data file that salsa reads" if name.endswith("txt") else "its columns are 'txt'"
+    expected = "not a supported data file" if name.endswith("txt") else "its columns are 'txt'"
     assert expected in done.stdout
 
 

@@ -43,5 +43,5 @@ def test_what_is_cut_is_counted() -> None:
 def test_text_without_an_answer_is_refused() -> None:
     with pytest.raises(SalsaError, match=r"row 1: no text and no answer; expected a column 'text'"):
         texts({"prompt": "the cat"})
-    with pytest.raises(SalsaError, match="no text in it has a token to predict"):
+    with pytest.raises(SalsaError, match="none of its texts has a token to predict"):
         texts({"text": "the"})

@@ -89,7 +89,7 @@ def test_settings_and_digests(tmp_path: Path) -> None:
 
 def test_what_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    with pytest.raises(SalsaError, match=r"model has no metrics.jsonl.*give --prompts and --judge"):
+    with pytest.raises(SalsaError, match=r"model has no metrics.jsonl.*add --prompts and --judge"):
         read(tmp_path / "model")
     with pytest.raises(SalsaError, match="no update is finished yet"):
         read(write(tmp_path / "new", []))
@@ -98,5 +98,5 @@ def test_what_is_refused(tmp_path: Path) -> None:
     run = write(tmp_path / "run", [row(1)])
     (run / "snapshots" / "000001").mkdir(parents=True)
     (arm,) = arms.parse([f"{run}@1"])
-    with pytest.raises(UsageError, match="a snapshot has no curves of its own"):
+    with pytest.raises(UsageError, match="a snapshot has no curves; pass the run"):
         run_logs.read(arm)

@@ -32,7 +32,7 @@ def test_54_percent_of_80_prompts_prove_nothing(tmp_path: Path) -> None:
     # (1.96 + 0.84) sqrt(0.5375 * 0.4625 / 79) = 0.157.
     assert (
         "By gpt-4, no significant difference between x and y (53.8%, 80 prompts). With 80 % "
-        "power, so many prompts show a difference of 15.7 points or more."
+        "power, this many prompts show a difference of 15.7 points or more."
     ) in text
 
 
@@ -84,11 +84,11 @@ def test_failures_are_told_with_bounds(tmp_path: Path) -> None:
     assert (row.worst, row.best) == (pytest.approx(6.5 / 9), pytest.approx(7 / 9))
     text, _ = result.summary()
     assert (
-        "1 comparison of x and y without a valid verdict (once: the judge's text holds no verdict)"
-        in text
+        "1 comparison of x and y without a valid verdict (once: the judge's text contains no "
+        "verdict)" in text
     )
     assert "x would win 72.2% to 77.8%" in text
-    assert "(once: the judge&#x27;s text holds no verdict)" in page_of(tmp_path)
+    assert "(once: the judge&#x27;s text contains no verdict)" in page_of(tmp_path)
 
 
 def page_of(tmp_path: Path) -> str:
@@ -112,9 +112,9 @@ def test_too_many_stored_failures_are_refused_if_that_is_asked_for(tmp_path: Pat
     with pytest.raises(SalsaError) as caught:
         run(tmp_path, rows, max_invalid=0.05)
     assert str(caught.value) == (
-        "gpt-4: 1 of 18 judgements of x against y are invalid (once: the judge's text holds no "
-        "verdict); the win rate lies between 72.2% and 77.8%\n"
-        "That is more than --max-invalid 0.05. Give a larger one to count the others"
+        "gpt-4: 1 of 18 judgements of x against y are invalid (once: the judge's text contains no "
+        "verdict); the win rate is between 72.2% and 77.8%\n"
+        "That is more than --max-invalid 0.05. Increase it to count the others"
     )
     assert not (tmp_path / "out").exists()
     assert run(tmp_path, rows, max_invalid=1 / 18).pairs[0].invalid == 1
@@ -175,7 +175,7 @@ def test_a_model_against_itself_changes_nothing_else(tmp_path: Path) -> None:
     assert result.ratings == without.ratings and result.categories == without.categories
     assert result.agreements == without.agreements
     text, _ = result.summary()
-    assert "By gpt-4, x met itself, which is even; the answer shown first won 75.0%." in text
+    assert "By gpt-4, x was compared with itself: a tie; the answer shown first won 75.0%." in text
     assert "between x and x" not in text
 
 
@@ -252,7 +252,7 @@ def test_equal_length(tmp_path: Path) -> None:
     assert 15 < parts["about as long"].n < 60 and parts["longer"].win_rate == 1.0
     assert set(style.coefficients) == {"token_len", "header_count", "list_count", "bold_count"}
     with pytest.raises(
-        SalsaError, match="the answer to question 300 of y is missing; give it with"
+        SalsaError, match="the answer to question 300 of y is missing; pass it with"
     ):
         run(tmp_path, [*rows, {**PAIR, "question_id": 300}], answers=(str(file),))
 
@@ -277,7 +277,7 @@ def test_where_length_tells_all_there_is_no_rate_at_equal_length(tmp_path: Path)
     assert [one.rows for one in result.controlled] == [(), ()]
     assert [one.coefficients for one in result.controlled] == [{}, {}]
     text, _ = result.summary()
-    assert "By gpt-4, at equal length, against y: no rate to be had, since wins and losses" in text
+    assert "By gpt-4, at equal length, against y: no win rate: length alone separates wins" in text
     assert "No rate:" in page_of(tmp_path)
 
 
@@ -296,7 +296,7 @@ def test_a_model_that_won_all_has_no_rate_at_equal_length(tmp_path: Path) -> Non
     for one in (length, style_):
         (row,) = one.rows
         assert row.model == "x" and row.low < row.win_rate < row.high
-        assert one.separated is not None and "no rate of z to be had" in one.separated
+        assert one.separated is not None and "no win rate for z" in one.separated
 
 
 def counts(n: int, name: str) -> dict[str, int]:
@@ -324,7 +324,7 @@ def test_what_is_said_on_the_way(tmp_path: Path) -> None:
     verdict_files.run(config, heard.append)
     assert heard == [
         Note("Arena-Hard v0.1: 2 verdicts in 1 file"),
-        Warned("gpt-4-0314 is taken to be the baseline; --baseline NAME names another"),
+        Warned("gpt-4-0314 is assumed to be the baseline; choose another with --baseline NAME"),
     ]
 
 
@@ -383,7 +383,7 @@ def test_what_is_odd_is_said_and_kept(tmp_path: Path) -> None:
     )
     assert isinstance(result, EvalResult)
     (remark,) = result.remarks
-    assert "2 verdicts have an earlier one like that, 2 of them a copy" in remark
+    assert "2 verdicts have an earlier one, 2 of them an exact copy" in remark
     assert heard == [Note("FastChat pairwise: 4 verdicts in 1 file"), Warned(remark)]
     assert "row 2: the same question" in page_of(tmp_path)
 
@@ -397,9 +397,9 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_baseline_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--baseline w: no such model; those compared are x, y"):
+    with pytest.raises(UsageError, match="--baseline w: no such model; expected one of x, y"):
         run(tmp_path, [PAIR], baseline="w")
-    with pytest.raises(UsageError, match="none: answers were graded alone"):
+    with pytest.raises(UsageError, match="none: answers were graded individually"):
         run(tmp_path, [SINGLE], baseline="w")
 
 

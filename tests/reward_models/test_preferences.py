@@ -249,7 +249,7 @@ def test_a_prompt_column_and_the_conversations_become_one_prompt(
 def test_a_prompt_that_contradicts_the_conversations_is_refused(prompt: Any) -> None:
     row = {"prompt": prompt, "chosen": [USER, GOOD], "rejected": [USER, BAD]}
     for read in (preferences, data.prompts):
-        with pytest.raises(SalsaError, match=r"x, row 1: the 'prompt' .* is no turn of"):
+        with pytest.raises(SalsaError, match=r"x, row 1: the 'prompt' .* is not a turn of"):
             read(Source("x", [row]))
 
 

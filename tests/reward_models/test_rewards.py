@@ -157,13 +157,13 @@ def test_a_function_that_fails_is_named(tmp_path: Path, body: str, words: str) -
         ("return 1.0", "returned float; expected a list with one number per answer"),
         (
             "import torch; return torch.ones(2, 2)",
-            ("returned Tensor of shape [2, 2]; expected a list"),
+            "returned Tensor of shape [2, 2]; expected a list",
         ),
         ("import torch; return torch.tensor(1.0)", "returned Tensor of shape []; expected a list"),
         ("import numpy; return numpy.ones((2, 3))", "returned ndarray of shape [2, 3]; expected"),
         (
             "return [[1.0, 2.0], [3.0, 4.0]]",
-            ("returned list of list; expected a list with one number"),
+            "returned list of list; expected a list with one number",
         ),
         ("return [None, 1.0]", "returned list of None, float; expected a list with one number"),
         ("return (float(x) for x in ['1', 'one'])", "failed: ValueError: could not convert"),
@@ -187,7 +187,7 @@ def test_a_coroutine_is_refused_without_a_warning_of_python(tmp_path: Path) -> N
     (tmp_path / "odd.py").write_text("async def score(p, a):\n    return [1.0]\n")
     scorer = rewards.load(f"{tmp_path / 'odd.py'}:score", start_runtime("cpu"))
     with pytest.raises(
-        SalsaError, match=("returned coroutine; expected a list with one number per a")
+        SalsaError, match="returned coroutine; expected a list with one number per a"
     ):
         scorer.score(["p"], [Answer("a")])
 

@@ -73,7 +73,7 @@ def test_the_kl_is_the_sum_over_an_answer_and_the_mean_of_the_references() -> No
     assert experience.kl_sums(rollout()).tolist() == [-1.0, 1.0]
     first = rollout().ref_logprobs[0]
     both = rollout(ref_logprobs=(first, first - 2.0))
-    # The second reference adds 2 nats a token: -1 + 6 and 1 + 2; the mean of both.
+    # The second reference adds 2 nats per token: -1 + 6 and 1 + 2; the mean of both.
     assert experience.kl_sums(both).tolist() == [2.0, 2.0]
 
 

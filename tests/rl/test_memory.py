@@ -288,8 +288,8 @@ def test_a_run_picks_its_micro_batch_says_so_and_keeps_to_it(
             notes.append(event.text)
 
     dry = ppo.run(replace(config, dry_run=True), listen)
-    assert isinstance(dry, DryRun) and dry.facts["answers in a forward pass"] == 2
-    assert "2 answers a forward pass (--micro-batch-size): a minibatch of 8" in notes[-1]
+    assert isinstance(dry, DryRun) and dry.facts["answers per forward pass"] == 2
+    assert "2 answers per forward pass (--micro-batch-size): a minibatch of 8" in notes[-1]
     ppo.run(replace(config, output=tmp_path / "explicit", micro_batch_size=2), silent)
     with pytest.raises(KeyboardInterrupt):
         ppo.run(config, stopping_at(3))

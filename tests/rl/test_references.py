@@ -122,8 +122,11 @@ def test_the_kl_to_every_anchor_starts_from_its_baseline(world: World, tmp_path:
     assert first["start"] == first[str(world.a)] == 0.0
     assert first["reference"] == rows[0]["kl"] > 0 and first[str(world.b)] > 0
     assert last["start"] != 0.0  # of either sign: k1 of eight answers
-    said = [note for note in notes if "KL at the start, nats an answer: reference 8.144" in note]
-    assert len(said) == 1 and "(not zero is normal where the policy does not start" in said[0]
+    said = [note for note in notes if "KL at the start, nats per answer: reference 8.144" in note]
+    assert (
+        len(said) == 1
+        and ("(a value other than zero is normal if the policy does not start") in said[0]
+    )
 
 
 def test_a_kl_of_zero_at_the_start_is_not_explained(world: World, tmp_path: Path) -> None:
@@ -131,7 +134,7 @@ def test_a_kl_of_zero_at_the_start_is_not_explained(world: World, tmp_path: Path
     notes: list[Event] = []
     ppo.run(configure(world, tmp_path / "p", ref=(str(world.a),), updates=1), notes.append)
     said = [one.text for one in notes if isinstance(one, Note) and "KL at the" in one.text]
-    assert said == ["KL at the start, nats an answer: reference 0.000   start 0.000"]
+    assert said == ["KL at the start, nats per answer: reference 0.000   start 0.000"]
 
 
 @pytest.mark.parametrize("sharing", [{}, {"lora_rank": 2}], ids=["whole", "lora"])
@@ -169,7 +172,9 @@ def test_kls_are_said_at_the_sampling_temperature_and_at_1(
         assert measured[0][name] == pytest.approx(expected, abs=1e-5), name
     assert {row["temperature"] for row in rows} == {0.5}
     assert rows[0]["kl"] > 1.5 * measured[0]["reference"]
-    assert any("KL at the start, nats an answer at --temperature 0.5: reference" in s for s in said)
+    assert any(
+        ("KL at the start, nats per answer at --temperature 0.5: reference") in s for s in said
+    )
     reference = figure(round(measured[0]["reference"], 4))
     assert any(
         f"at temperature 1, over the whole vocabulary: reference {reference}" in s for s in said
@@ -251,7 +256,9 @@ def test_an_ingredient_that_has_gone_is_said_and_left_out(world: World, tmp_path
         lambda event: warnings.append(event.text) if isinstance(event, Warned) else None,
     )
     assert set(rows[0]["kl_anchors"]) == {"reference", "start", str(world.a)}
-    assert "gone/, an ingredient of the reference, is not here: no KL to it" in warnings
+    assert (
+        "gone/, an ingredient of the reference, was not found: no KL to it is measured"
+    ) in warnings
 
 
 # ----------------------------------------------------------------------------- penalties

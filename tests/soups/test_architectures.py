@@ -143,6 +143,6 @@ def test_what_is_left_out_is_named(tmp_path: Path) -> None:
     config = SoupConfig(models=(str(tmp_path / "a"), str(tmp_path / "b")), output=tmp_path / "ref")
     left_out = soup.run(config, notes.append).record()["left_out"]
     assert left_out == ("model.gguf", "onnx/", "trainer_state.json")
-    assert Note(f"left out of {tmp_path / 'a'}: {', '.join(left_out)}") in notes
+    assert Note(f"not copied from {tmp_path / 'a'}: {', '.join(left_out)}") in notes
     assert not {"model.gguf", "onnx/config.json"} & files(tmp_path / "ref")
     assert json.loads((tmp_path / "ref" / "soup.json").read_text())["result"]["left_out"]

@@ -56,7 +56,7 @@ PANDALM = {"idx": 0, "cmp_key": "x_y", "annotator1": 1, "annotator2": 0, "annota
 OWN = {"question": "7", "judge": "rm:r", "a": "x", "b": "y", "outcome": 0.5}
 
 
-UNREAD = {"question": "7", "judge": "rm:r", "a": "x", "b": "y", "invalid": "no verdict in it"}
+UNREAD = {"question": "7", "judge": "rm:r", "a": "x", "b": "y", "invalid": "no verdict found"}
 
 
 def count_files(tmp_path: Path, *files: list[dict[str, Any]], **changes: Any) -> EvalResult:

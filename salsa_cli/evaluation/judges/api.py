@@ -66,9 +66,7 @@ class Budget:
         """
         with self._lock:
             if self.most is not None and self.made >= self.most:
-                raise SalsaError(
-                    f"--max-calls {self.most} is used up, retries included; give a larger one"
-                )
+                raise SalsaError(f"--max-calls {self.most} is used up (retries count); increase it")
             self.made += 1
 
 
@@ -131,8 +129,8 @@ class ApiWriter:
         bare = self.base_url.rstrip("/")
         if bare.endswith(_ENDPOINT):
             raise SalsaError(
-                f"--judge {self.name}: the address {self.base_url} names an endpoint; "
-                f"give --base-url {bare.removesuffix(_ENDPOINT)}"
+                f"--judge {self.name}: {self.base_url} is an endpoint, not a base URL; use "
+                f"--base-url {bare.removesuffix(_ENDPOINT)}"
             )
         hurried = self._client.with_options(timeout=min(self._patience.timeout, 10.0))
         headers: dict[str, Any] = {"extra_headers": self._headers}
@@ -143,7 +141,7 @@ class ApiWriter:
         except openai.APIConnectionError as error:
             raise SalsaError(
                 f"--judge {self.name}: {self.base_url} cannot be reached ({_cause(error)}); "
-                "start the server, or correct --base-url"
+                "start the server, or fix --base-url"
             ) from error
         except openai.APIStatusError as error:
             if error.status_code in (401, 403):
@@ -158,8 +156,8 @@ class ApiWriter:
                 return
             if found:
                 raise SalsaError(
-                    f"--judge {self.name}: there is no API at {self.base_url}, but there is one "
-                    f"at {better}; give --base-url {better}"
+                    f"--judge {self.name}: no API found at {self.base_url}, but at {better}; use "
+                    f"--base-url {better}"
                 )
 
     def _with_version(self) -> str | None:
@@ -173,7 +171,7 @@ class ApiWriter:
         if left is not None and calls > left:
             raise SalsaError(
                 f"{self.name} needs {calls:,} calls, and --max-calls {self._budget.most} leaves "
-                f"{left:,}; give at least {self._budget.made + calls}, and some more for retries"
+                f"{left:,}; use at least {self._budget.made + calls}, plus some for retries"
             )
 
     def write(self, requests: Sequence[Request], sampling: JudgeSampling) -> Iterator[Completion]:
@@ -226,7 +224,7 @@ class ApiWriter:
             if stop.wait(min(wait, _LONGEST_PAUSE)):
                 break
             pause *= 2
-        times = "" if number == 1 else f" ({number} tries)"
+        times = "" if number == 1 else f" ({number} attempts)"
         return Completion(request, failure=f"{reason}{times}")
 
     def _call(self, request: Request, sampling: JudgeSampling) -> _Reply | _Failed:
@@ -250,8 +248,8 @@ class ApiWriter:
                 raise self._refusal(error) from error
             if sampling.temperature is not None and _is_about(error, "temperature"):
                 raise SalsaError(
-                    f"--judge {self.name}: {_said(error)}; give the --judge-temperature it takes, "
-                    "or none to send none"
+                    f"--judge {self.name}: {_said(error)}; set a --judge-temperature that it "
+                    "accepts, or none to send none"
                 ) from error
             if limit == "max_tokens" and _is_about(error, "max_tokens", "max_completion_tokens"):
                 self._limit = "max_completion_tokens"
@@ -259,15 +257,15 @@ class ApiWriter:
             again = error.status_code in _RETRIED or error.status_code >= 500
             return _Failed(_said(error), again, _retry_after(error))
         except (openai.APIError, ValueError) as error:  # JSON that breaks off is a ValueError
-            return _Failed(f"broken reply: {one_line(str(error))}", again=True)
+            return _Failed(f"malformed reply: {one_line(str(error))}", again=True)
         return _reply(completion, sampling.max_tokens)
 
     def _refusal(self, error: Any) -> SalsaError:
         better = self._with_version() if error.status_code == 404 else None
         perhaps = f" (perhaps {better})" if better else ""
         return SalsaError(
-            f"--judge {self.name}: {self.base_url} refuses: {_said(error)}; "
-            f"check the model's name, --base-url{perhaps} and {KEY}"
+            f"--judge {self.name}: {self.base_url} rejects the request: {_said(error)}; check the "
+            f"model's name, --base-url{perhaps} and {KEY}"
         )
 
 
@@ -275,12 +273,14 @@ def _client(name: str, base_url: str, own_server: bool, timeout: float) -> Any:
     try:
         import openai
     except ImportError as error:
-        raise SalsaError(f"--judge {name}: needs the openai package; pip install openai") from error
+        raise SalsaError(
+            f"--judge {name}: needs the openai package; run `pip install openai`"
+        ) from error
     key = os.environ.get(KEY)
     if not key and not own_server:
         raise SalsaError(
-            f"--judge {name}: {KEY} is not set; set it, or name a server that needs no key "
-            "with --base-url"
+            f"--judge {name}: {KEY} is not set; set it, or use --base-url with a server that needs "
+            "no key"
         )
     try:
         return openai.OpenAI(
@@ -300,7 +300,7 @@ def _headers() -> dict[str, Any]:
 def _gave_up(name: str, last: Completion) -> SalsaError:
     return SalsaError(
         f"{name}: {_FAILURES_IN_A_ROW} judgements in a row failed, the last one with: "
-        f"{last.failure}; see to the server"
+        f"{last.failure}; check the server"
     )
 
 
@@ -335,7 +335,7 @@ def _reply(completion: object, max_tokens: int) -> _Reply | _Failed:
         what = "a web page" if "<html" in completion[:1000].lower() else "a text"
         if completion.lstrip().startswith("data:"):
             what = "a stream of events"
-        return _Failed(f"broken reply: {what}, but no chat completion", again=True)
+        return _Failed(f"malformed reply: {what}, not a chat completion", again=True)
     choices = getattr(completion, "choices", None)
     choice = choices[0] if isinstance(choices, list) and choices else None
     if error := _error(completion) or getattr(choice, "error", None):
@@ -343,11 +343,11 @@ def _reply(completion: object, max_tokens: int) -> _Reply | _Failed:
     message = getattr(choice, "message", None)
     text = _text(getattr(message, "content", None)) if message is not None else None
     if text is None:
-        return _Failed("broken reply: JSON, but no chat completion", again=True)
+        return _Failed("malformed reply: JSON, but not a chat completion", again=True)
     finish = str(getattr(choice, "finish_reason", None)).lower()
     cut = finish in _CUT
     if refusal := getattr(message, "refusal", None):
-        return _Failed(f"the judge refuses: {one_line(_whole(str(refusal)))}", again=False)
+        return _Failed(f"the judge refused: {one_line(_whole(str(refusal)))}", again=False)
     if finish in _WITHHELD:
         return _Failed("withheld by the provider's content filter", again=False)
     if not text and not cut and _has_reasoning(message):

@@ -42,7 +42,8 @@ class LocalWriter:
             if room is not None and len(ids[request]) + sampling.max_tokens > room:
                 # The prompt's own length is left out, so that equal failures are counted together.
                 failure = (
-                    f"too long with --judge-tokens {sampling.max_tokens} for its {room} tokens"
+                    f"too long: with --judge-tokens {sampling.max_tokens} it exceeds the context "
+                    f"of {room} tokens"
                 )
                 yield Completion(request, failure=failure)
             else:

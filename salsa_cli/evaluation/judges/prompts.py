@@ -81,14 +81,14 @@ class FastChatPrompts:
         """See `JudgePrompt`."""
         if turn > 2:
             raise UsageError(
-                f"--judge-prompt {FASTCHAT} has no wording for turn {turn} of question "
-                f"{question.id}; it knows two turns"
+                f"--judge-prompt {FASTCHAT} has no prompt for turn {turn} of question "
+                f"{question.id}; it supports two turns"
             )
         referenced = question.category in REFERENCED
         if referenced and len(question.references) < turn:
             raise UsageError(
-                f"--judge-prompt {FASTCHAT} shows a reference answer to question {question.id} "
-                f"({question.category}); give them with --references"
+                f"--judge-prompt {FASTCHAT} needs a reference answer to question {question.id} "
+                f"({question.category}); pass them with --references"
             )
         kind = "pair" if self.grading == "pairwise" else "single"
         name = f"{kind}-math-v1" if referenced else "pair-v2" if kind == "pair" else "single-v1"
@@ -118,7 +118,7 @@ class ArenaHardPrompts:
     def render(self, question: Question, turn: int, answers: Answers) -> Rendered:
         """See `JudgePrompt`."""
         if "answer_a" not in answers or turn > 1:
-            raise UsageError(f"--judge-prompt {self.name} compares answers to one turn")
+            raise UsageError(f"--judge-prompt {self.name} only compares answers to a single turn")
         a, b = answers["answer_a"][0], answers["answer_b"][0]
         values = {"question_1": wording.opening(question), "answer_1": a, "answer_2": b}
         values |= {"QUESTION": values["question_1"], "ANSWER_A": a, "ANSWER_B": b}
@@ -140,7 +140,9 @@ def load(grading: str, given: str | None) -> JudgePrompt:
         return FastChatPrompts(_fastchat(Path(path) if path else _FASTCHAT_FILE), grading)
     if name in ARENA_HARD and not Path(given).exists():
         if grading != "pairwise":
-            raise UsageError(f"--judge-prompt {name} compares; it has no --grading {grading}")
+            raise UsageError(
+                f"--judge-prompt {name} compares pairs; it does not support --grading {grading}"
+            )
         return _arena_hard(name, Path(path) if path else Path("arena-hard-auto"))
     return Template(given, wording.template(grading, Path(given)))
 
@@ -165,9 +167,9 @@ def _arena_hard(name: str, place: Path) -> ArenaHardPrompts:
     file = next((one for one in options if one.is_file()), None)
     if file is None:
         raise UsageError(
-            f"{what}: no such file or folder; this wording is in the repository "
-            "lmarena/arena-hard-auto: clone it, and give --judge-prompt "
-            f"{name}:PATH with the path of the clone"
+            f"{what}: no such file or folder; this prompt is in the repository "
+            f"lmarena/arena-hard-auto: clone it, and pass --judge-prompt {name}:PATH with the path "
+            "of the clone"
         )
     content = files.read(file, what)
     template = content.get("prompt_template")

@@ -94,18 +94,18 @@ def template(grading: str, file: Path | None) -> str:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--judge-prompt {file}: cannot read it as text ({error})") from error
+        raise UsageError(f"--judge-prompt {file}: cannot be read as text ({error})") from error
     needed = _PLACEHOLDERS[grading]
     found = set(_PLACEHOLDER.findall(text))
-    expected = f"{_braced(needed)}, and {{{_OPTIONAL}}} if it is to see reference answers"
+    expected = f"{_braced(needed)}, and {{{_OPTIONAL}}} to include reference answers"
     if missing := [name for name in needed if name not in found]:
         raise UsageError(
             f"--judge-prompt {file} has no {_braced(missing)}; {grading} grading expects {expected}"
         )
     if unknown := sorted(found - {*needed, _OPTIONAL}):
         raise UsageError(
-            f"--judge-prompt {file} has {_braced(unknown)}, which means nothing in {grading} "
-            f"grading; expected {expected}"
+            f"--judge-prompt {file} has {_braced(unknown)}, which is unknown in {grading} grading; "
+            f"expected {expected}"
         )
     return text
 

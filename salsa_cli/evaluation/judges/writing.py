@@ -237,8 +237,8 @@ def read_store(store: Path, max_tokens: int | None = None) -> dict[str, str]:
     for number, row in enumerate(rows, start=1):
         if not isinstance(row.get("key"), str) or not isinstance(row.get("text"), str):
             raise SalsaError(
-                f"{store}, line {number}: no stored judgement; its columns are "
-                f"{', '.join(row) or 'none'}; expected texts in 'key' and 'text'"
+                f"{store}, line {number}: not a stored judgement; its columns are "
+                f"{', '.join(row) or 'none'}; expected strings in 'key' and 'text'"
             )
     return {row["key"]: row["text"] for row in rows if _within(row.get("max_tokens"), max_tokens)}
 
@@ -281,7 +281,7 @@ def _ask(
             judgements[request.key] = judgement
         report(Advanced(f"judging by {writer.name}", len(judgements), len(requests), "judgements"))
     if again:
-        report(Note(f"{writer.name}: asking once more for {len(again)} judgements without verdict"))
+        report(Note(f"{writer.name}: retrying {len(again)} judgements without a verdict"))
     for completion in writer.write(again, sampling):
         judgements[completion.request.key] = _accept(completion, sampling, grading, writer, store)
         report(Advanced(f"judging by {writer.name}", len(judgements), len(requests), "judgements"))
@@ -311,13 +311,13 @@ def _accept(
 def _read(text: str, grading: Grading) -> Judgement:
     if grading == "pairwise":
         label = labels.read_label(text)
-        return Judgement(text, label, invalid=None if label else "no verdict in it")
+        return Judgement(text, label, invalid=None if label else "no verdict found")
     grade = labels.read_grade(text)
     if grade is None:
-        return Judgement(text, invalid="no grade in it")
+        return Judgement(text, invalid="no grade found")
     low, high = labels.LOWEST_GRADE, labels.HIGHEST_GRADE
     if not low <= grade <= high:
-        return Judgement(text, invalid=f"grade {grade:g} is not from {low:g} to {high:g}")
+        return Judgement(text, invalid=f"grade {grade:g} is not between {low:g} and {high:g}")
     return Judgement(text, grade=grade)
 
 

@@ -125,7 +125,7 @@ def read(name: str, questions: Sequence[Question], option: str) -> dict[str, tup
         if key is None:
             continue
         if key in found:
-            raise source.error(index, f"a second answer to {key}; expected one a question")
+            raise source.error(index, f"a second answer to {key}; expected one per question")
         found[key] = _replies(source, index)
     _check_complete(option, questions, found)
     return found
@@ -179,12 +179,15 @@ def _replies(source: Source, index: int) -> tuple[Reply, ...]:
     if not known or len(known) < len(replies):
         raise source.error(
             index,
-            f"no answer in it; its columns are {', '.join(one)}; expected 'answer', 'turns', "
+            f"no answer found; its columns are {', '.join(one)}; expected 'answer', 'turns', "
             "FastChat's 'choices' or Arena-Hard's 'messages'",
         )
     for reply in known:
         if not is_whole(reply.text):
-            raise source.error(index, "its answer holds half of a surrogate pair, no whole letter")
+            raise source.error(
+                index,
+                "its answer contains half of a surrogate pair, which is not a valid character",
+            )
         if reply.tokens is not None and (type(reply.tokens) is not int or reply.tokens < 0):
             raise source.error(
                 index, f"'tokens' is {reply.tokens!r:.20}; expected a whole number, 0 or more"
@@ -221,8 +224,8 @@ def _check_complete(where: str, questions: Sequence[Question], found: Replies) -
     missing = [question.id for question in questions if question.id not in found]
     if missing:
         raise SalsaError(
-            f"{where} lacks answers to {len(missing)} of {len(questions)} prompts: "
-            f"{_listed(missing)}; add them, or leave these prompts out"
+            f"{where} has no answers to {len(missing)} of {len(questions)} prompts: "
+            f"{_listed(missing)}; add them, or remove these prompts"
         )
     short = [q.id for q in questions if len(found[q.id]) < q.turns]
     if short:

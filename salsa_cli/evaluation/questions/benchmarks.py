@@ -105,7 +105,10 @@ def load(name: str, count: int | None = None) -> list[Question]:
     found = [_question(source, index) for index in range(len(source.rows))][:count]
     for index, question in enumerate(found):
         if not is_whole("".join((question.id, question.category or "", question.words))):
-            raise source.error(index, "its text holds half of a surrogate pair, no whole letter")
+            raise source.error(
+                index,
+                "its text contains half of a surrogate pair, which is not a valid character",
+            )
     return _told_apart(found)
 
 
@@ -119,7 +122,7 @@ def _question(source: Source, index: int) -> Question:
     row = source.rows[index]
     known = next((row[key] for key in _IDS if row.get(key) not in (None, "")), index + 1)
     if isinstance(known, bool) or not isinstance(known, str | int | float):
-        raise source.error(index, f"its id is {known!r:.40}; expected a text or a number")
+        raise source.error(index, f"its id is {known!r:.40}; expected a string or a number")
     common: dict[str, Any] = {
         "id": str(known),
         "category": str(row["category"]) if row.get("category") else None,
@@ -142,7 +145,7 @@ def _benchmark_question(
     said = [turn.get("content") for turn in given] if of_arena else given
     if not _texts(said):
         raise source.error(
-            index, "column 'turns' holds no list of texts; expected the user's turns"
+            index, "column 'turns' is not a list of strings; expected the user's turns"
         )
     temperature = 0.0 if of_arena else MT_BENCH_TEMPERATURES.get(common["category"], 0.7)
     return Question(
@@ -160,7 +163,7 @@ def _references(source: Source, index: int) -> tuple[str, ...]:
         return ()
     given = [value] if isinstance(value, str) else value
     if not isinstance(given, Sequence) or not all(isinstance(g, str | None) for g in given):
-        raise source.error(index, "column 'reference' holds neither a text nor a list of texts")
+        raise source.error(index, "column 'reference' is neither a string nor a list of strings")
     return tuple(one or "" for one in given) if any(given) else ()
 
 

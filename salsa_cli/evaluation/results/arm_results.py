@@ -301,8 +301,8 @@ def adjusted(rows: Sequence[ArmPairRow]) -> list[ArmPairRow]:
 def remarks(compared: Sequence[Arm]) -> tuple[str, ...]:
     """For what the intervals stand: arms of a single run, and runs whose seeds are not known."""
     lines = [
-        f"{arm.name} has {len(arm.runs)} runs without seeds of their own in salsa.json; they are "
-        "compared in the given order."
+        f"{arm.name} has {len(arm.runs)} runs without distinct seeds in salsa.json; they are "
+        "paired in the given order."
         for arm in compared
         if len(arm.runs) > 1 and arm.seeds is None
     ]
@@ -310,8 +310,8 @@ def remarks(compared: Sequence[Arm]) -> tuple[str, ...]:
     if single:
         them = "is one run" if len(single) == 1 else "are one run each"
         lines.append(
-            f"{_listed(single)} {them}: these intervals are about these models only, and say "
-            "nothing about other seeds."
+            f"{_listed(single)} {them}: these intervals are about these models only, not about "
+            "other seeds."
         )
     return tuple(lines)
 
@@ -338,10 +338,12 @@ def _needed(row: ArmPairRow) -> str:
     if row.runs_needed is None:
         return "No number of runs would show a difference of this size with so few prompts."
     if row.runs_needed <= min(row.runs_a, row.runs_b):
-        return "It would be significant alone, but not after the correction for all pairs (Holm)."
+        return (
+            "It would be significant on its own, but not after the correction for all pairs (Holm)."
+        )
     return (
-        f"To show a difference of this size would take about {row.runs_needed} runs an arm "
-        "(80 % power)."
+        f"Showing a difference of this size would need about {row.runs_needed} runs per arm (80 % "
+        "power)."
     )
 
 

@@ -111,8 +111,8 @@ def sentences(rows: Sequence[BestOfRow], gaps: Sequence[AgainstBestOf]) -> list[
     largest = max((row.n for row in rows), default=0)
     lines = [
         f"By {short_name(row.judge)}, the best of {row.n} of {row.model}{_chosen(row)} scores "
-        f"{figure(row.score)} ({figure(row.low)} to {figure(row.high)}), at most "
-        f"{row.kl:.2f} nats an answer from it."
+        f"{figure(row.score)} ({figure(row.low)} to {figure(row.high)}), with a KL of at most "
+        f"{row.kl:.2f} nats per answer."
         for row in rows
         if row.n == largest
     ]

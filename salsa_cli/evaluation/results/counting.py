@@ -58,7 +58,7 @@ def count(
         remarks = (
             *remarks,
             f"{len(pooling.judges_of(judged)):,} judges are counted together; --by-judge counts "
-            "each alone",
+            "each separately",
         )
     rules = Rules(config.rule, config.failed, config.baseline)
     verdicts = [verdict for one in stored for verdict in one.verdicts]

@@ -194,7 +194,7 @@ class EvalResult:
             if score.model == row.model
         ]
         facts = [f"mean score {', '.join(means)}"] if means else []
-        facts += [f"{row.length:.1f} tokens an answer"] if row.length is not None else []
+        facts += [f"{row.length:.1f} tokens per answer"] if row.length is not None else []
         if not facts:
             return None
         return f"{row.model}: {'; '.join([*facts, f'{row.finished:.0%} finished'])}"
@@ -226,9 +226,9 @@ def finished(config: EvalConfig, report: Report) -> EvalResult | None:
     result = EvalResult.of(read_json(config.output / recorded["file"]))
     if config.max_invalid is not None:
         invalid_verdicts.refuse(
-            result.pairs, result.scores, config.max_invalid, "Give a larger one to accept them"
+            result.pairs, result.scores, config.max_invalid, "Increase it to accept them"
         )
-    report(Note(f"{config.output} is complete; nothing is left to do"))
+    report(Note(f"{config.output} is already complete; nothing to do"))
     return result
 
 
@@ -308,18 +308,18 @@ def judges(row: AgreementRow) -> str:
 def _undecided(row: PairRow) -> str:
     none = f"By {short_name(row.judge)}, no significant difference between {row.a} and {row.b}"
     if row.n == 1:
-        return f"{none}: there is one prompt."
+        return f"{none}: there is only one prompt."
     if not row.low <= 0.5 <= row.high:
         losses = "1 loss" if row.losses == 1 else f"{row.losses} losses"
         wins = "1 win" if row.wins == 1 else f"{row.wins} wins"
         return (
-            f"{none}: {wins} and {losses} in {row.n} prompts have p = {row.p_holm:.3f} (exact "
+            f"{none}: {wins} and {losses} on {row.n} prompts give p = {row.p_holm:.3f} (exact "
             "sign test, corrected for all pairs of the judge)."
         )
     if not row.detectable:
         return f"{none}: all {row.n} prompts have the same result."
     return (
-        f"{none} ({row.win_rate:.1%}, {row.n} prompts). With 80 % power, so many prompts show a "
+        f"{none} ({row.win_rate:.1%}, {row.n} prompts). With 80 % power, this many prompts show a "
         f"difference of {100 * row.detectable:.1f} points or more."
     )
 
@@ -330,14 +330,14 @@ def _even(row: PairRow) -> str:
         if row.first_position is None
         else f"; the answer shown first won {row.first_position:.1%}"
     )
-    return f"By {short_name(row.judge)}, {row.a} met itself, which is even{seen}."
+    return f"By {short_name(row.judge)}, {row.a} was compared with itself: a tie{seen}."
 
 
 def _failures(row: PairRow) -> str:
     assert row.worst is not None and row.best is not None
     return (
         f"By {short_name(row.judge)}, {_comparisons(row.invalid)} of {row.a} and {row.b} without "
-        f"a valid verdict ({invalid_verdicts.counted(row.reasons)}); whatever they were, "
+        f"a valid verdict ({invalid_verdicts.counted(row.reasons)}); depending on their outcome, "
         f"{row.a} would win {row.worst:.1%} to {row.best:.1%}."
     )
 
@@ -379,12 +379,12 @@ def _few(lines: Sequence[str]) -> list[str]:
     if len(lines) <= _MOST_LINES:
         return list(lines)
     rest = len(lines) - _MOST_LINES
-    return [*lines[:_MOST_LINES], f"... and {rest} more of the kind in results.json."]
+    return [*lines[:_MOST_LINES], f"... and {rest} more like this in results.json."]
 
 
 def _accuracy(row: AccuracyRow) -> str:
     return (
-        f"{short_name(row.judge)} agrees with the labels in {row.accuracy:.1%} of its verdicts "
+        f"{short_name(row.judge)} agrees with the labels on {row.accuracy:.1%} of its verdicts "
         f"({row.low:.1%} to {row.high:.1%}), and with itself in both orders on {row.alike} of "
         f"{row.n} questions."
     )
@@ -401,7 +401,7 @@ def _agreement(row: AgreementRow) -> str:
 
 def _distance(row: KLRow) -> str:
     return (
-        f"KL of {row.model} to {row.anchor}: {figure(row.kl)} nats an answer {row.at} "
+        f"KL of {row.model} to {row.anchor}: {figure(row.kl)} nats per answer {row.at} "
         f"({figure(row.low)} to {figure(row.high)})"
     )
 
@@ -425,7 +425,7 @@ def _peaks(name: str, rows: Sequence[SoupRow]) -> list[str]:
                 f"By {short_name(judge)}, the best of {counted(len(soups), 'soup')} of the {name} "
                 f"is {_weights(peak)} with {figure(peak.score)}: {peak.over_best:+.3f} compared "
                 f"with the best of its models ({peak.over_best_low:+.3f} to "
-                f"{peak.over_best_high:+.3f}, which allows for the choice among the soups)."
+                f"{peak.over_best_high:+.3f}, corrected for choosing the best soup)."
             )
     return lines
 

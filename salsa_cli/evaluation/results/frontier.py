@@ -240,8 +240,8 @@ def _compare(
     )
     at = ", ".join(f"{level:g}" for level in outside)
     return rows, [
-        f"By {short_name(judge)}, nothing can be said at {at} nats from {anchor}: not all runs "
-        f"pass there ({reached} nats)."
+        f"By {short_name(judge)}, no comparison at {at} nats from {anchor}: not all runs reach it "
+        f"({reached} nats)."
     ]
 
 
@@ -310,7 +310,7 @@ def _axes(rows: Sequence[FrontierRow]) -> list[str]:
             of_anchor = of_pair.setdefault(row.anchor, {})
             of_anchor.setdefault(winner if pair.decided else "neither", []).append(row.level)
     return [
-        f"By {short_name(judge)}, the axis decides who is ahead of {a} and {b} at equal KL: "
+        f"By {short_name(judge)}, which of {a} and {b} is ahead at equal KL depends on the axis: "
         + "; ".join(f"by KL to {anchor} {_ahead(where)}" for anchor, where in by.items())
         + "."
         for (judge, a, b), by in found.items()

@@ -39,7 +39,7 @@ def check(models: Sequence[str], scoring: Sequence[bool], config: EvalConfig) ->
             f"--fail-under needs two models to compare; found {', '.join(models) or 'none'}"
         )
     if config.grading == "single" and not any(scoring):
-        raise UsageError("--fail-under needs win rates; --grading single compares no models")
+        raise UsageError("--fail-under needs win rates; --grading single does not compare models")
 
 
 def gated(result: EvalResult, config: EvalConfig) -> Result:

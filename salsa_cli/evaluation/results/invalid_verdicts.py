@@ -27,7 +27,7 @@ def refuse(pairs: Sequence[PairRow], scores: Sequence[ScoreRow], most: float, re
         reasons = [reason for row in pairs for reason in row.reasons]
         reasons += [reason for row in scores for reason in row.reasons]
         cut = any(reason.startswith((CUT, NO_ANSWER)) for reason in reasons)
-        larger = ", with a larger --judge-tokens where they were cut" if cut else ""
+        larger = ", with a larger --judge-tokens for those that were cut off" if cut else ""
         ending = f"That is more than --max-invalid {most:g}. {remedy}{larger}"
         raise SalsaError("\n".join([*lines, ending]))
 
@@ -44,7 +44,7 @@ def _pair(row: PairRow) -> str:
     assert row.worst is not None and row.best is not None
     return (
         f"{row.judge}: {_failed(row.reasons)} of {row.judgements} judgements of {row.a} against "
-        f"{row.b} are invalid ({counted(row.reasons)}); the win rate lies between "
+        f"{row.b} are invalid ({counted(row.reasons)}); the win rate is between "
         f"{row.worst:.1%} and {row.best:.1%}"
     )
 
@@ -57,7 +57,7 @@ def _grades(row: ScoreRow) -> str:
     )
     return (
         f"{row.judge}: {row.invalid} of {row.n + row.invalid} judgements of {row.model} are "
-        f"invalid ({counted(row.reasons)}); the mean grade lies between {low:.2f} and {high:.2f}"
+        f"invalid ({counted(row.reasons)}); the mean grade is between {low:.2f} and {high:.2f}"
     )
 
 

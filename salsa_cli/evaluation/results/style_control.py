@@ -36,7 +36,7 @@ UNBOUNDED = 1.0
 # annotations of gamed answers, a file of its authors'.
 NOT_ALPACA_EVAL = (
     "The win rates at equal length and style are salsa's own. They are not AlpacaEval's "
-    "length-controlled win rate, and cannot be compared with its leaderboard."
+    "length-controlled win rates and cannot be compared with its leaderboard."
 )
 
 _CODE = re.compile(r"```[^`]*```")
@@ -220,17 +220,17 @@ def controlled_rates(
 
 def _told_by_style(judge: str, control: Control, baseline: str) -> str:
     return (
-        f"By {short_name(judge)}, at equal {control}, against {baseline}: no rate to be had, "
-        f"since wins and losses can be told apart by {control} without a mistake (perfect "
-        "separation). More prompts, or answers that differ less in it, would help."
+        f"By {short_name(judge)}, at equal {control}, against {baseline}: no win rate: {control} "
+        "alone separates wins from losses perfectly. Use more prompts, or answers that differ less "
+        "in it."
     )
 
 
 def _told_by_model(judge: str, control: Control, baseline: str, apart: Sequence[str]) -> str:
     return (
-        f"By {short_name(judge)}, at equal {control}, against {baseline}: no rate of "
-        f"{', '.join(apart)} to be had, since all that tells it from the others was won, or lost "
-        "(perfect separation)."
+        f"By {short_name(judge)}, at equal {control}, against {baseline}: no win rate for "
+        f"{', '.join(apart)}: all comparisons that separate it from the others were won, or all "
+        "were lost (perfect separation)."
     )
 
 
@@ -266,9 +266,9 @@ def _difference(verdict: Verdict, answers: Answers, control: Control) -> NDArray
         if answer is None:
             whole = name not in answers
             what = (
-                f"the answers of {name} are missing; give them"
+                f"the answers of {name} are missing; pass them"
                 if whole
-                else f"the answer to question {verdict.question} of {name} is missing; give it"
+                else f"the answer to question {verdict.question} of {name} is missing; pass it"
             )
             raise SalsaError(f"{what} with --answers {name}=FILE")
         pair.append(
@@ -312,7 +312,9 @@ def _texts(row: StoredRow, turns: Sequence[Any]) -> tuple[tuple[str, ...], int |
         fields = turn if isinstance(turn, Mapping) else {"content": turn}
         text = fields.get("content", fields.get("answer"))
         if not isinstance(text, str):
-            raise row.error(f"turn {len(texts) + 1} of the answer is {text!r:.40}; expected a text")
+            raise row.error(
+                f"turn {len(texts) + 1} of the answer is {text!r:.40}; expected a string"
+            )
         texts.append(text)
         tokens.append(fields.get("token_len", fields.get("tokens")))
     known = [count for count in tokens if isinstance(count, int)]

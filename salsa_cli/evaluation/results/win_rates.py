@@ -166,8 +166,8 @@ def ratings(found: Sequence[Comparison], rules: Rules, drawn: Resampling) -> Rat
                 rows += fitted
             else:
                 gaps.append(
-                    f"By {short_name(judge)}, no Bradley-Terry fit: all prompts say the same, "
-                    "which gives no interval."
+                    f"By {short_name(judge)}, no Bradley-Terry fit: all prompts have the same "
+                    "outcome, so there is no interval."
                 )
     return Ratings(tuple(rows), tuple(gaps))
 
@@ -186,21 +186,23 @@ def _rated(
     met = [[models[n] for n in part] for part in bradley_terry.connected(won + won.T)]
     name = short_name(judge)
     if len({question for counted in tallies for question in counted.questions}) < 2:
-        return set(), [f"By {name}, no Bradley-Terry fit: one prompt gives no interval."]
+        return set(), [f"By {name}, no Bradley-Terry fit: there is no interval with one prompt."]
     if len(parts) == 1:
         return set(models), []
     largest = max(parts, key=len)
     rest = [part for part in parts if part is not largest]
     if len(met) > 1:
         groups = " | ".join(", ".join(part) for part in met)
-        why = f"these groups of models never met: {groups}"
+        why = f"these groups of models were never compared: {groups}"
     else:
         names = "; ".join(", ".join(part) for part in rest)
-        why = f"{names} won all games against the other models, or lost all: no bound to that"
+        why = (
+            f"{names} won or lost all comparisons with the other models, so the fit has no maximum"
+        )
     if len(largest) < 3:
         return set(), [f"By {name}, no Bradley-Terry fit of all pairs: {why}."]
     ranked = ", ".join(largest)
-    return set(largest), [f"By {name}, a Bradley-Terry fit of {ranked} alone: {why}."]
+    return set(largest), [f"By {name}, a Bradley-Terry fit of only {ranked}: {why}."]
 
 
 def _ratings(

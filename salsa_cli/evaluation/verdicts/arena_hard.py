@@ -17,7 +17,7 @@ from salsa_cli.evaluation.verdicts.verdict import Verdict
 V01 = frozenset({"question_id", "model", "judge", "games"})
 V20 = frozenset({"uid", "category", "model", "judge", "games"})
 
-UNKNOWN = "a label that the benchmark does not know"
+UNKNOWN = "a label unknown to the benchmark"
 
 V01_BASELINE = "gpt-4-0314"
 V20_BASELINES = {
@@ -56,7 +56,7 @@ def v20(row: StoredRow, baseline: str | None) -> list[Verdict]:
     category = row.text("category")
     named = row.optional_text("baseline") or baseline or V20_BASELINES.get(category)
     if named is None:
-        raise row.error(f"no baseline for category '{category}'; name it with --baseline")
+        raise row.error(f"no baseline for category '{category}'; set it with --baseline")
     return _games(row, "uid", named, _LABELS_V20)
 
 
@@ -87,7 +87,7 @@ def _game(
     if score is not None and not (isinstance(score, str) and _WRITTEN.fullmatch(score)):
         raise row.error(
             f"column 'games', game {index + 1}: the score is {score!r:.40}; expected one of "
-            f"{', '.join(labels)}, or null where the judge gave none"
+            f"{', '.join(labels)}, or null if the judge gave none"
         )
     label = labels.get(score) if score is not None else None
     model_first = index % 2 == 1

@@ -76,6 +76,6 @@ def _game(row: StoredRow, name: str, order: Order) -> Verdict:
         order=order,
         outcome=outcome,
         category=row.optional_text("category"),
-        invalid="the judge's text holds no verdict" if outcome is None else None,
+        invalid="the judge's text contains no verdict" if outcome is None else None,
         text=row.optional_text(f"{name}_judgment"),
     )

@@ -183,7 +183,7 @@ def read(
     files = [str(file) for name in names for file in data.local_files(name) or (name,)]
     places = Counter(str(Path(file).resolve()) for file in files)
     if twice := [file for file, times in places.items() if times > 1]:
-        raise UsageError(f"{twice[0]} is named {places[twice[0]]} times; name it once")
+        raise UsageError(f"{twice[0]} is given {places[twice[0]]} times; expected once")
     sources = [data.read(file) for file in files]
     given = mapped.columns(columns)
     known = [(source, _format(source, given)) for source in sources]
@@ -207,10 +207,10 @@ def _format(source: Source, columns: Columns | None) -> _Format:
             )
         return _Format(_MAPPED, needed, lambda row, _: columns.read(row))
     raise SalsaError(
-        f"{source.name}: no stored verdicts that salsa knows; the first row has the columns "
+        f"{source.name}: unknown format of stored verdicts; the first row has the columns "
         f"{', '.join(row) or 'none'}; expected a file of "
         f"{', '.join(dict.fromkeys(kind.name for kind in _FORMATS))}{_nearest(row)}. "
-        "--columns a=COLUMN,b=COLUMN,outcome=COLUMN says what the columns of another file are"
+        "--columns a=COLUMN,b=COLUMN,outcome=COLUMN maps the columns of other formats"
     )
 
 
@@ -224,7 +224,7 @@ def _nearest(row: Mapping[str, object]) -> str:
     for name in kind.lacks(row):
         alike = get_close_matches(name, [one for one in row if one not in kind.columns], n=1)
         missing.append(f"{name} (is it {alike[0]}?)" if alike else name)
-    return f"; it comes nearest to {kind.name}, and lacks {', '.join(missing)}"
+    return f"; the closest format is {kind.name}, which also needs {', '.join(missing)}"
 
 
 def _sides(known: Sequence[tuple[Source, _Format]]) -> Mapping[str, tuple[str, str]]:

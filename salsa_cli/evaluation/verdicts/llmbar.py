@@ -75,7 +75,7 @@ def _verdict(
 ) -> Verdict:
     known = isinstance(game, dict) and not isinstance(game.get("winner", ""), dict | list | bool)
     if not isinstance(game, dict) or not known or game.get("winner") not in _OUTCOMES:
-        raise row.error(f"column '{name}' is {game!r:.40}; expected a 'winner' of 1, 2 or nothing")
+        raise row.error(f"column '{name}' is {game!r:.40}; expected a 'winner' of 1, 2 or none")
     outcome = _OUTCOMES[game.get("winner")]
     written = game.get("completion")
     text = written[0] if isinstance(written, list) and written else written
@@ -87,7 +87,7 @@ def _verdict(
         order=order,
         outcome=outcome,
         category=subset,
-        invalid="the judge's text holds no verdict" if outcome is None else None,
+        invalid="the judge's text contains no verdict" if outcome is None else None,
         text=text if isinstance(text, str) else None,
     )
 

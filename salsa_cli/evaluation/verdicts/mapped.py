@@ -88,7 +88,7 @@ def columns(given: Sequence[str]) -> Columns | None:
     needed = ("a", "score_a") if "b" not in found else ("a", "b", "outcome")
     if missing := [name for name in needed if name not in found]:
         raise UsageError(
-            f"--columns lacks {', '.join(missing)}; expected a, b and outcome for comparisons, or "
+            f"--columns has no {', '.join(missing)}; expected a, b and outcome for comparisons, or "
             "a and score_a for grades"
         )
     return Columns(found)

@@ -18,8 +18,8 @@ def remarks(files: Sequence[Stored]) -> list[str]:
 def _counted_from_nought(files: Sequence[Stored]) -> list[str]:
     """A remark on AlpacaEval's files with 0 and 1 alone, which may mean output_1 and output_2."""
     return [
-        f"{one.source}: every preference is 0, a draw, or 1, for output_1; none is for output_2. "
-        "If they are counted from 0, add 1 to each"
+        f"{one.source}: every preference is 0 (a draw) or 1 (for output_1); none is for output_2. "
+        "If they are zero-based, add 1 to each"
         for one in files
         if one.format == "AlpacaEval"
         and {v.outcome for v in one.verdicts if v.invalid is None} == {0.0, 0.5}
@@ -56,7 +56,7 @@ def _repetitions(files: Sequence[Stored]) -> list[str]:
     count = "1 verdict has" if len(repeated) == 1 else f"{len(repeated):,} verdicts have"
     return [
         f"{_at(place)}: the same question, models, order and judge as {_at(earlier)}. {count} an "
-        f"earlier one like that, {copies:,} of them a copy of it; each is counted"
+        f"earlier one, {copies:,} of them an exact copy; all are counted"
     ]
 
 

@@ -38,14 +38,16 @@ class StoredRow:
         """A question's id as text; numbers are converted."""
         value = self.get(name)
         if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-            raise self.error(f"column '{name}' is {value!r:.40}; expected an id, text or number")
+            raise self.error(
+                f"column '{name}' is {value!r:.40}; expected an id, a string or a number"
+            )
         return self._whole(name, str(value))
 
     def text(self, name: str) -> str:
         """A text that is not empty."""
         value = self.get(name)
         if not isinstance(value, str) or not value:
-            raise self.error(f"column '{name}' is {value!r:.40}; expected a text")
+            raise self.error(f"column '{name}' is {value!r:.40}; expected a string")
         return self._whole(name, value)
 
     def optional_text(self, name: str) -> str | None:
@@ -99,7 +101,9 @@ class StoredRow:
     def _whole(self, name: str, text: str) -> str:
         """A text without lone surrogates, which JSON can escape but UTF-8 cannot encode."""
         if not is_whole(text):
-            raise self.error(f"column '{name}' is {text!a:.40}; it holds half of a surrogate pair")
+            raise self.error(
+                f"column '{name}' is {text!a:.40}; it contains half of a surrogate pair"
+            )
         return text
 
 

@@ -156,7 +156,7 @@ def from_row(row: Mapping[str, Any]) -> Verdict:
             raise SalsaError(f"no column '{name}'; its columns are {', '.join(row) or 'none'}")
     for name, value in values.items():
         if name not in _TYPES:
-            raise SalsaError(f"column '{name}' is unknown; expected some of {', '.join(_TYPES)}")
+            raise SalsaError(f"column '{name}' is unknown; expected one of {', '.join(_TYPES)}")
         nothing = value is None and _DEFAULTS[name] is None
         if not nothing and type(value) not in _TYPES[name]:
             raise SalsaError(f"column '{name}' is {value!r:.40}; expected {_expected(name)}")
@@ -166,7 +166,7 @@ def from_row(row: Mapping[str, Any]) -> Verdict:
 
 
 def _expected(name: str) -> str:
-    words = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+    words = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
     return words[_TYPES[name][-1]]
 
 
@@ -174,7 +174,7 @@ def _check(verdict: Verdict) -> None:
     for name in ("question", "judge", "a", "b"):
         text = getattr(verdict, name)
         if text == "" or not is_whole(text or "x"):
-            raise SalsaError(f"column '{name}' is {text!a:.40}; expected a text")
+            raise SalsaError(f"column '{name}' is {text!a:.40}; expected a string")
     if verdict.turn < 1:
         raise SalsaError(f"column 'turn' is {verdict.turn}; expected 1 or more")
     for name in ("score_a", "score_b"):
@@ -188,9 +188,9 @@ def _check(verdict: Verdict) -> None:
     if verdict.invalid is not None:
         if verdict.outcome is not None or verdict.score_a is not None:
             had = "outcome" if verdict.outcome is not None else "score_a"
-            raise SalsaError(f"'{had}' beside 'invalid'; expected one of them to be absent")
+            raise SalsaError(f"'{had}' together with 'invalid'; expected only one of them")
         return
     if verdict.b is None and verdict.score_a is None:
-        raise SalsaError("neither 'b' nor 'score_a': it compares nothing and grades nothing")
+        raise SalsaError("neither 'b' nor 'score_a': it is neither a comparison nor a grade")
     if verdict.b is not None and verdict.outcome is None:
         raise SalsaError("no 'outcome', and no reason for it in 'invalid'")

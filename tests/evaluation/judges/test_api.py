@@ -176,7 +176,7 @@ def test_a_judgement_that_was_cut_is_no_verdict(
         config = configure(files, server, judge_tokens=9)
         with pytest.raises(SalsaError, match=r"\(2 times: cut at --judge-tokens 9\)") as caught:
             run(config)
-        assert "--resume asks for the missing ones again, with a larger --judge-tok" in str(
+        assert "--resume requests the missing ones again, with a larger --judge-tok" in str(
             caught.value
         )
         assert len(server.prompts) == 20  # under the same limit, another try would be cut again
@@ -238,7 +238,7 @@ def test_what_stays_unread_is_invalid_and_no_loss(files: dict[str, Path]) -> Non
         assert pair.wins == 2 and pair.win_rate == pytest.approx(2.5 / 9)
         invalid = [row for row in read_rows(out / "judgments.jsonl") if "invalid" in row]
         assert [(row["question"], row["text"]) for row in invalid] == [("3", "pass")] * 2
-        assert {row["invalid"] for row in invalid} == {"no verdict in it"}
+        assert {row["invalid"] for row in invalid} == {"no verdict found"}
         assert len(read_rows(out / "judge_texts.jsonl")) == 18
 
 
@@ -259,7 +259,7 @@ def test_too_many_failures_end_the_command_and_are_asked_again_later(
         assert "openai:m: 2 of 20 judgements of x against y are invalid" in message
         assert "(2 times: HTTP 500: no (2 tries))" in message
         # 2 wins and a tie of 18 verdicts stand; the two others may be losses or wins.
-        assert "the win rate lies between 25.0% and 35.0%" in message
+        assert "the win rate is between 25.0% and 35.0%" in message
         assert "--max-invalid 0.05" in message and "--resume" in message
         assert not config.output.exists() and len(server.prompts) == 22
         broken = False
@@ -296,7 +296,7 @@ def test_a_model_that_refuses_a_temperature(files: dict[str, Path], param: str |
         return healthy(prompt, number)
 
     with servers.serving(strict) as server:
-        words = "only the default.; give the --judge-temperature it takes, or none to send none"
+        words = "only the default.; set a --judge-temperature that it accepts, or none to send none"
         with pytest.raises(SalsaError, match=re.escape(words)):
             run(configure(files, server, concurrency=1))
         (pair,) = run(configure(files, server, concurrency=1, judge_temperature="none")).pairs
@@ -309,7 +309,7 @@ def test_none_is_no_temperature_of_a_local_judge(files: dict[str, Path], world: 
 
 
 REFUSED = {
-    "the judge refuses: I cannot judge this.": servers.chat(None, refusal="I cannot judge this."),
+    "the judge refused: I cannot judge this.": servers.chat(None, refusal="I cannot judge this."),
     "withheld by the provider's content filter": servers.chat("", finish="content_filter"),
     "no answer after its reasoning (--judge-tokens 2048)": servers.chat("", reasoning="So A"),
     "HTTP 200 with an error: no credit": Answer(
@@ -342,7 +342,7 @@ def test_parts_without_an_answer_name_the_limit(files: dict[str, Path]) -> None:
 def test_a_web_page_is_called_one(files: dict[str, Path]) -> None:
     with (
         servers.serving(lambda prompt, number: servers.HTML) as server,
-        pytest.raises(SalsaError, match="broken reply: a web page, but no chat completion"),
+        pytest.raises(SalsaError, match="malformed reply: a web page, not a chat completion"),
     ):
         run(configure(files, server, tries=1, concurrency=1))
 
@@ -350,7 +350,7 @@ def test_a_web_page_is_called_one(files: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b'data: {"id": "c"}\n\ndata: [DONE]\n\n', "a stream of events, but no chat completion"),
+        (b'data: {"id": "c"}\n\ndata: [DONE]\n\n', "a stream of events, not a chat completion"),
         (b'{"detail": "model is loading"}', "HTTP 200 with an error: model is loading"),
     ],
 )
@@ -366,7 +366,7 @@ def test_other_replies_are_named(files: dict[str, Path], body: bytes, words: str
 
 def test_an_address_of_the_endpoint(files: dict[str, Path]) -> None:
     with servers.serving(healthy) as server:
-        words = f"names an endpoint; give --base-url {server.url}"
+        words = f"is an endpoint, not a base URL; use --base-url {server.url}"
         with pytest.raises(SalsaError, match=re.escape(words) + "$"):
             run(configure(files, f"{server.url}/chat/completions"))
         assert server.prompts == []
@@ -375,7 +375,7 @@ def test_an_address_of_the_endpoint(files: dict[str, Path]) -> None:
 def test_an_address_without_its_version(files: dict[str, Path]) -> None:
     with servers.serving(healthy) as server:
         bare = server.url.removesuffix("/v1")
-        words = f"there is no API at {bare}, but there is one at {server.url}; give --base-url"
+        words = f"no API found at {bare}, but at {server.url}; use --base-url"
         with pytest.raises(SalsaError, match=re.escape(words)):
             run(configure(files, bare))
         assert server.prompts == []
@@ -449,7 +449,9 @@ def test_a_server_that_fails_now_and_then_is_not_given_up(files: dict[str, Path]
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_refusal_ends_it_at_once(files: dict[str, Path], status: int) -> None:
     with servers.serving(lambda prompt, number: servers.fault(status, "no such model")) as server:
-        with pytest.raises(SalsaError, match=f"refuses: HTTP {status}: no such model; check the"):
+        with pytest.raises(
+            SalsaError, match=(f"rejects the request: HTTP {status}: no such model; check the")
+        ):
             run(configure(files, server, concurrency=2))
         assert len(server.prompts) <= 4
 
@@ -485,7 +487,7 @@ def test_retries_count_as_calls(files: dict[str, Path]) -> None:
         return servers.fault(500) if number == 0 else healthy(prompt, number)
 
     with servers.serving(faulty) as server:
-        with pytest.raises(SalsaError, match="--max-calls 25 is used up, retries included"):
+        with pytest.raises(SalsaError, match="--max-calls 25 is used up \\(retries count\\)"):
             run(configure(files, server, max_calls=25, concurrency=2))
         assert len(server.prompts) == 25
         (pair,) = run(configure(files, server, resume=True)).pairs
@@ -506,7 +508,7 @@ def test_a_judge_that_cannot_be_reached(files: dict[str, Path]) -> None:
 
 
 def test_a_judge_without_key(files: dict[str, Path]) -> None:
-    with pytest.raises(SalsaError, match="OPENAI_API_KEY is not set; set it, or name a server"):
+    with pytest.raises(SalsaError, match="OPENAI_API_KEY is not set; set it, or use --base-url"):
         run(configure(files, "", base_url=None))
 
 
@@ -544,7 +546,7 @@ def test_only_the_pairs_of_the_baseline_are_asked_for(files: dict[str, Path]) ->
     with servers.serving(healthy) as server:
         config = configure(files, server, names=("x", "y", "z"), baseline="y")
         facts = evaluate.run(replace(config, dry_run=True), silent)
-        assert isinstance(facts, DryRun) and facts.facts["judgements to ask for"] == 40
+        assert isinstance(facts, DryRun) and facts.facts["judgements to request"] == 40
         result = run(config)
         assert [(row.a, row.b) for row in result.pairs] == [("x", "y"), ("z", "y")]
         assert len(server.prompts) == 40 == len(set(server.prompts))
@@ -581,7 +583,7 @@ def test_fastchats_wording_is_asked_and_named(files: dict[str, Path]) -> None:
     assert {tuple(m["role"] for m in body["messages"]) for body in server.bodies} == {
         ("system", "user")
     }
-    words = "LLM judges were asked in this wording: FastChat's (pair-v2 and its kin)."
+    words = "Prompt of the LLM judges: FastChat's (pair-v2 and its kin)."
     assert result.remarks == (words,)
     report = (files["prompts"].parent / "out" / "report.html").read_text()
     assert "FastChat&#x27;s (pair-v2 and its kin)" in report
@@ -703,7 +705,7 @@ def test_names_with_slashes_and_in_other_case(files: dict[str, Path]) -> None:
     ("changes", "words"),
     [
         ({"names": ("x",)}, "compares two models; found 1. --grading single"),
-        ({"judge": ("openai:m", "openai:m")}, "--judge openai:m is named twice"),
+        ({"judge": ("openai:m", "openai:m")}, "--judge openai:m is given twice"),
         ({"names": ("x", "x")}, "two models are called 'x'"),
         ({"answers": ("x",)}, "--answers x: expected NAME=FILE"),
         ({"answers": ()}, "missing MODEL; expected MODEL... or --answers"),
@@ -737,7 +739,7 @@ def test_the_dry_run_says_what_the_run_would_take(files: dict[str, Path]) -> Non
         assert server.prompts == [] and not cache.exists()
         evaluate.run(replace(config, dry_run=False), events.append)
         tokens = sum(len(prompt.encode()) for prompt in server.prompts) // 4
-        assert facts["judgements to ask for"] == facts["calls of the API"] == 20
+        assert facts["judgements to request"] == facts["API calls"] == 20
         assert (facts["tokens in, about"], facts["tokens out, at most"]) == (tokens, 20 * 2048)
         assert facts["dollars, about"] == tokens + 40.96
         assert facts["estimate"] == "4 bytes a token, judgements of 2048 tokens each"
@@ -748,7 +750,7 @@ def test_the_dry_run_says_what_the_run_would_take(files: dict[str, Path]) -> Non
         cache.write_bytes(broken)
         again = evaluate.run(replace(config, output=cache.with_name("again")), silent)
         assert isinstance(again, DryRun)
-        assert (again.facts["judgements to ask for"], again.facts["judgements stored"]) == (1, 19)
+        assert (again.facts["judgements to request"], again.facts["judgements stored"]) == (1, 19)
         assert cache.read_bytes() == broken and len(server.prompts) == 20
 
 
@@ -761,8 +763,8 @@ def test_the_dry_run_counts_answers_yet_to_come_at_their_longest(
         for length in (100, 200):
             foreseen = evaluate.run(replace(config, response_length=length), silent)
             assert isinstance(foreseen, DryRun)
-            assert foreseen.facts["judgements to ask for"] == 20
-            assert str(foreseen.facts["estimate"]).endswith("generated as long as they may be")
+            assert foreseen.facts["judgements to request"] == 20
+            assert str(foreseen.facts["estimate"]).endswith("generated at their maximum length")
             sizes.append(int(str(foreseen.facts["tokens in, about"])))
         assert sizes[1] - sizes[0] == 20 * 100
 
@@ -772,7 +774,7 @@ def test_the_dry_run_says_what_does_not_fit_the_judge(files: dict[str, Path]) ->
         server.models = [{"id": "m", "object": "model", "max_model_len": 2048 + 100}]
         foreseen = evaluate.run(configure(files, server, dry_run=True), silent)
         assert isinstance(foreseen, DryRun)
-        assert foreseen.facts["too long for the 2,148 tokens of openai:m, about"] == 20
+        assert foreseen.facts["too long for openai:m (context 2,148 tokens), about"] == 20
         server.models[0]["max_model_len"] = 4096
         foreseen = evaluate.run(configure(files, server, dry_run=True), silent)
         assert isinstance(foreseen, DryRun)
@@ -790,7 +792,7 @@ def test_the_cache_is_in_the_record(files: dict[str, Path]) -> None:
 def test_a_grade_of_nought_is_named(files: dict[str, Path]) -> None:
     with servers.serving(lambda prompt, number: servers.chat("[[0]]")) as server:
         result = run(configure(files, server, grading="single", max_invalid=1.0))
-    assert dict(result.scores[0].reasons) == {"grade 0 is not from 1 to 10": 10}
+    assert dict(result.scores[0].reasons) == {"grade 0 is not between 1 and 10": 10}
     text = result.summary()[0] + (files["prompts"].parent / "out" / "report.html").read_text()
     assert "nan" not in text
 
@@ -819,7 +821,7 @@ def test_a_cache_that_cannot_be(files: dict[str, Path]) -> None:
     folder = files["prompts"].parent
     for cache, words in (
         (folder, "a folder; expected a file"),
-        (folder / "none" / "c.jsonl", r"none is no folder; make it first"),
+        (folder / "none" / "c.jsonl", r"none is not a folder; create it first"),
     ):
         with servers.serving(healthy) as server, pytest.raises(UsageError, match=words):
             run(configure(files, server, cache=cache))

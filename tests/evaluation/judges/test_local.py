@@ -134,7 +134,11 @@ def test_a_local_judge_that_samples(judge: Path, files: dict[str, Path]) -> None
 
 def test_a_local_judge_without_room(world: World, files: dict[str, Path]) -> None:
     with pytest.raises(
-        SalsaError, match=r"22 of 24 .*: too long with --judge-tokens 2 for its 64 tokens"
+        SalsaError,
+        match=(
+            r"22 of 24 .*: too long: with --judge-tokens 2 it exceeds the context of 64 "
+            r"tokens"
+        ),
     ):
         run(configure(files, f"hf:{world.a}"))
     assert not list(files["prompts"].parent.glob("out*"))

@@ -53,9 +53,9 @@ def test_fastchat_grades() -> None:
 def test_fastchat_needs_its_references_and_knows_two_turns() -> None:
     fastchat = prompts.load("pairwise", "fastchat")
     bare = Question("7", USER, category="math")
-    with pytest.raises(UsageError, match=r"question 7 \(math\); give them with --references"):
+    with pytest.raises(UsageError, match=r"question 7 \(math\); pass them with --references"):
         fastchat.render(bare, 1, PAIR)
-    with pytest.raises(UsageError, match="has no wording for turn 3 of question 1"):
+    with pytest.raises(UsageError, match="has no prompt for turn 3 of question 1"):
         fastchat.render(WRITING, 3, PAIR)
 
 
@@ -104,11 +104,11 @@ def test_arena_hard_from_a_clone(tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("grading", "given", "words"),
     [
-        ("pairwise", "arena-hard-v2.0:nowhere", "clone it, and give --judge-prompt arena-hard-v2"),
-        ("pairwise", "arena-hard-v0.1", "no such file or folder; this wording is in the reposit"),
-        ("single", "arena-hard-v0.1:x", "compares; it has no --grading single"),
+        ("pairwise", "arena-hard-v2.0:nowhere", "clone it, and pass --judge-prompt arena-hard-v2"),
+        ("pairwise", "arena-hard-v0.1", "no such file or folder; this prompt is in the reposit"),
+        ("single", "arena-hard-v0.1:x", "compares pairs; it does not support --grading single"),
         ("pairwise", "fastchat:nowhere.jsonl", "cannot read it as FastChat's judge_prompts.jsonl"),
-        ("pairwise", "nowhere.txt", "cannot read it as text"),
+        ("pairwise", "nowhere.txt", "cannot be read as text"),
     ],
 )
 def test_wordings_that_cannot_be_had(

@@ -70,7 +70,7 @@ def test_our_own_prompts_have_their_placeholders(tmp_path: Path) -> None:
     [
         ("pairwise", "{question}", r"has no \{answer_a\}, \{answer_b\}; pairwise grading expects"),
         ("single", "{question}", r"has no \{answer\}; single grading expects \{question\}"),
-        ("single", "{question} {answer} {answer_a}", r"has \{answer_a\}, which means nothing"),
+        ("single", "{question} {answer} {answer_a}", r"has \{answer_a\}, which is unknown"),
         ("pairwise", "compare them", r"has no \{question\}, \{answer_a\}, \{answer_b\}"),
     ],
 )
@@ -81,7 +81,7 @@ def test_prompts_that_cannot_be_used(tmp_path: Path, grading: str, text: str, wo
 
 
 def test_a_prompt_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot read it as text"):
+    with pytest.raises(UsageError, match="cannot be read as text"):
         wording.template("single", tmp_path / "none.txt")
 
 

@@ -86,7 +86,7 @@ def test_once_more_and_then_invalid_and_never_stored(tmp_path: Path) -> None:
     first, second = writing.judge(
         writer, asked, SAMPLING, grading="pairwise", store=store, report=silent
     )
-    assert (first.invalid, first.text, first.outcome) == ("no verdict in it", "hm", None)
+    assert (first.invalid, first.text, first.outcome) == ("no verdict found", "hm", None)
     assert (second.invalid, second.text) == ("down", None)
     assert [request.attempt for request in writer.asked] == [0, 0, 1]
     assert writing.read_store(store) == {}

@@ -131,13 +131,13 @@ def test_ids_are_unique(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"turns": []}, "row 1: column 'turns' holds no list of texts"),
-        ({"turns": ["a", ""]}, "row 1: column 'turns' holds no list of texts"),
-        ({"turns": "a"}, "row 1: column 'turns' holds no list of texts"),
+        ({"turns": []}, "row 1: column 'turns' is not a list of strings"),
+        ({"turns": ["a", ""]}, "row 1: column 'turns' is not a list of strings"),
+        ({"turns": "a"}, "row 1: column 'turns' is not a list of strings"),
         ({"question": "a"}, "row 1: no column 'prompt'"),
-        ({"prompt": "a", "reference": 3}, "row 1: column 'reference' holds neither"),
-        ({"prompt": "a", "id": ["b"]}, r"row 1: its id is \['b'\]; expected a text or a number"),
-        ({"prompt": "a \ud800"}, "row 1: its text holds half of a surrogate pair"),
+        ({"prompt": "a", "reference": 3}, "row 1: column 'reference' is neither"),
+        ({"prompt": "a", "id": ["b"]}, r"row 1: its id is \['b'\]; expected a string or a number"),
+        ({"prompt": "a \ud800"}, "row 1: its text contains half of a surrogate pair"),
     ],
 )
 def test_rows_that_are_no_question(tmp_path: Path, row: dict[str, Any], words: str) -> None:

@@ -107,8 +107,7 @@ def test_one_run_is_about_this_model_only() -> None:
     half = student_t.quantile(0.975, 2) / 3**0.5
     assert (row.low, row.high) == pytest.approx((2 - half, 2 + half))
     assert found.remarks[-1] == (
-        "b is one run: these intervals are about these models only, and say nothing about other "
-        "seeds."
+        "b is one run: these intervals are about these models only, not about other seeds."
     )
 
 
@@ -162,8 +161,8 @@ ROW = ArmPairRow("salsa", "ppo", "rm:rm/", SCORE, 0.1234, 0.05, 0.2, 4, 4, 200, 
         (
             replace(ROW, low=-0.05, p_holm=0.3, runs_needed=11, paired=False),
             "By rm:rm, no significant difference in score between salsa and ppo: +0.123 (-0.050 "
-            "to +0.200; 4 runs each, 200 prompts). To show a difference of this size would take "
-            "about 11 runs an arm (80 % power).",
+            "to +0.200; 4 runs each, 200 prompts). Showing a difference of this size would need "
+            "about 11 runs per arm (80 % power).",
         ),
         (
             replace(ROW, low=-0.05, p_holm=0.3, runs_needed=None),

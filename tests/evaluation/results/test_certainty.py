@@ -29,7 +29,7 @@ FEW = Resampling(seed=0, draws=100)
 def game(
     question: str, order: Order | None, outcome: float | None, strong: bool = False, turn: int = 1
 ) -> Verdict:
-    invalid = "no verdict in it" if outcome is None else None
+    invalid = "no verdict found" if outcome is None else None
     return Verdict(
         question, "j", "x", "y", turn, order, outcome, strong and outcome != 0.5, invalid=invalid
     )
@@ -138,7 +138,7 @@ def test_four_wins_and_76_ties_are_not_decided() -> None:
     # 2 (1/2)^4: one in eight coins does as well.
     assert (row.win_rate, row.p_value, row.decided) == (0.525, 0.125, False)
     assert (
-        "By j, no significant difference between x and y: 4 wins and 0 losses in 80 prompts have "
+        "By j, no significant difference between x and y: 4 wins and 0 losses on 80 prompts give "
         "p = 0.125 (exact sign test, corrected for all pairs of the judge)."
     ) in result.summary()[0]
 
@@ -152,7 +152,7 @@ def test_one_prompt_decides_nothing() -> None:
     config = EvalConfig(judgments=("file",), output=Path("out"), draws=100)
     result = counting.count([Stored("file", "salsa", QUESTIONS, verdicts)], {}, config)
     assert (
-        "By j, no significant difference between x and y: there is one prompt."
+        "By j, no significant difference between x and y: there is only one prompt."
         in result.summary()[0]
     )
 
@@ -169,8 +169,8 @@ def test_models_that_won_all_have_no_joint_rating() -> None:
     result = counted(("x", "y", 10, 0, 0), ("y", "z", 6, 4, 0), ("x", "z", 10, 0, 0))
     assert result.ratings == ()
     assert result.rating_gaps == (
-        "By j, no Bradley-Terry fit of all pairs: x won all games against the other models, or "
-        "lost all: no bound to that.",
+        "By j, no Bradley-Terry fit of all pairs: x won or lost all comparisons with the other "
+        "models, so the fit has no maximum.",
     )
     assert result.rating_gaps[0] in result.summary()[0]
     more = counted(
@@ -184,13 +184,14 @@ def test_groups_that_never_met_are_named_and_not_ranked() -> None:
     result = counted(("a", "b", 6, 4, 0), ("c", "d", 7, 3, 0))
     assert result.ratings == ()
     assert result.rating_gaps == (
-        "By j, no Bradley-Terry fit of all pairs: these groups of models never met: a, b | c, d.",
+        "By j, no Bradley-Terry fit of all pairs: these groups of models were never compared: a, b "
+        "| c, d.",
     )
 
 
 def test_one_prompt_gives_no_joint_rating() -> None:
     result = counted(("x", "y", 0, 0, 1), ("y", "z", 0, 0, 1), ("x", "z", 0, 0, 1))
-    assert result.ratings == () and "one prompt gives no interval" in result.rating_gaps[0]
+    assert result.ratings == () and "there is no interval with one prompt" in result.rating_gaps[0]
 
 
 def test_a_tie_on_one_prompt_is_not_certain() -> None:
@@ -209,7 +210,9 @@ def test_prompts_that_all_say_the_same_give_no_joint_rating() -> None:
     ]
     found = win_rates.comparisons([Stored("file", "f", QUESTIONS, verdicts)], HALF)
     rated = win_rates.ratings(found, HALF, FEW)
-    words = "By j, no Bradley-Terry fit: all prompts say the same, which gives no interval."
+    words = (
+        "By j, no Bradley-Terry fit: all prompts have the same outcome, so there is no interval."
+    )
     assert (rated.rows, rated.gaps) == ((), (words,))
 
 

@@ -89,7 +89,7 @@ def test_stored_verdicts_and_a_complete_run(tmp_path: Path) -> None:
         ({"models": ("A",)}, "--fail-under needs two models to compare; found a"),
         (
             {"grading": "single", "judge": ("openai:m",), "base_url": "http://127.0.0.1:9"},
-            "--grading single compares no models",
+            "--grading single does not compare models",
         ),
     ],
 )

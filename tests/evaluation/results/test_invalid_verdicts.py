@@ -36,7 +36,7 @@ def test_the_share_is_of_the_judgements_and_the_limit_itself_is_allowed() -> Non
     invalid_verdicts.refuse([PAIR], [], 0.1, "")  # 4 of 40
     assert refused([PAIR], [], 0.0999) == (
         "j: 4 of 40 judgements of x against y are invalid (3 times: no label; once: the server "
-        "failed); the win rate lies between 40.0% and 60.0%\n"
+        "failed); the win rate is between 40.0% and 60.0%\n"
         "That is more than --max-invalid 0.0999. Ask again"
     )
 
@@ -44,7 +44,7 @@ def test_the_share_is_of_the_judgements_and_the_limit_itself_is_allowed() -> Non
 def test_the_bounds_of_a_mean_grade_are_those_of_ones_and_tens() -> None:
     invalid_verdicts.refuse([], [GRADES], 0.25, "")  # 2 of 8
     # (6 * 7 + 2 * 1) / 8 and (6 * 7 + 2 * 10) / 8.
-    assert "the mean grade lies between 5.50 and 7.75" in refused([], [GRADES], 0.2)
+    assert "the mean grade is between 5.50 and 7.75" in refused([], [GRADES], 0.2)
 
 
 def test_every_pair_and_model_above_the_limit_is_named() -> None:

@@ -38,7 +38,7 @@ def test_a_crowd_is_one_judge() -> None:
     # Ten of thirty vote for y, on both questions.
     assert (row.judge, row.n, row.judgements) == ("30 judges", 2, 60)
     assert row.win_rate == 2 / 3
-    assert result.remarks == ("30 judges are counted together; --by-judge counts each alone",)
+    assert result.remarks == ("30 judges are counted together; --by-judge counts each separately",)
     # Their agreement is that of all of them, not of each two.
     (agreement,) = result.agreements
     assert len(agreement.judges) == 30

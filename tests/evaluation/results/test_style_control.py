@@ -45,8 +45,8 @@ def test_stored_answers(tmp_path: Path) -> None:
     ("row", "words"),
     [
         ({}, "row 2: no answer: expected"),
-        ({"answer": 5}, "row 2: turn 1 of the answer is 5; expected a text"),
-        ({"turns": ["a", {"tokens": 3}]}, "row 2: turn 2 of the answer is None; expected a text"),
+        ({"answer": 5}, "row 2: turn 1 of the answer is 5; expected a string"),
+        ({"turns": ["a", {"tokens": 3}]}, "row 2: turn 2 of the answer is None; expected a string"),
         (
             {"conv_metadata": {"token_len": 5, "header_count": {"h1": -1}}},
             "row 2: column 'conv_metadata.header_count.h1' is -1; expected a whole number",
@@ -120,13 +120,13 @@ def test_a_model_that_always_wins_has_no_controlled_rate() -> None:
     texts = answers({"x": [30, 10] * 20, "y": [20] * 40})
     found = style_control.controlled_rates([judged([1.0] * 40)], texts, "length", "y", FEW)
     assert found.rows == ()
-    assert found.separated is not None and "no rate of x to be had" in found.separated
+    assert found.separated is not None and "no win rate for x" in found.separated
 
 
 def test_missing_answers_are_named() -> None:
     stored, texts = judged([1.0, 0.0]), answers({"x": [10], "y": [10, 10]})
     for given, words in (
-        ({"y": texts["y"]}, "the answers of x are missing; give them with --answers x=FILE"),
+        ({"y": texts["y"]}, "the answers of x are missing; pass them with --answers x=FILE"),
         (texts, "the answer to question 1 of x is missing"),
     ):
         words_found = failure(

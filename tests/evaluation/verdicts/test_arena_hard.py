@@ -17,7 +17,7 @@ def test_arena_hard_v01(tmp_path: Path) -> None:
     assert first == Verdict("ab", "gpt-4", "x", "base", order="ba", outcome=0.0, strong=True)
     assert second == Verdict("ab", "gpt-4", "x", "base", order="ab", outcome=1.0)
     assert none.invalid == "no label in the judge's text"
-    assert unknown.invalid == "a label that the benchmark does not know: A<B"
+    assert unknown.invalid == "a label unknown to the benchmark: A<B"
     assert read(tmp_path, V01).verdicts[0].b == "gpt-4-0314"
 
 
@@ -33,4 +33,4 @@ def test_arena_hard_v20(tmp_path: Path) -> None:
     assert read(tmp_path, story, baseline="z").verdicts[0].b == "z"
     assert read(tmp_path, {**story, "baseline": "w"}, baseline="z").verdicts[0].b == "w"
     lost = failure(lambda: read(tmp_path, {**V20, "category": "poems"}))
-    assert lost.endswith("row 1: no baseline for category 'poems'; name it with --baseline")
+    assert lost.endswith("row 1: no baseline for category 'poems'; set it with --baseline")

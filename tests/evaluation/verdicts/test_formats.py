@@ -26,7 +26,7 @@ def test_a_folder_is_its_files(tmp_path: Path) -> None:
 def test_a_file_that_is_named_twice(tmp_path: Path) -> None:
     file = tiny.write_rows(tmp_path / "j.jsonl", [PAIR])
     message = failure(lambda: formats.read([str(file), str(tmp_path)]))
-    assert message == f"{file} is named 2 times; name it once"
+    assert message == f"{file} is given 2 times; expected once"
 
 
 def test_a_row_that_lacks_a_column(tmp_path: Path) -> None:

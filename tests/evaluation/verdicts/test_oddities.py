@@ -12,7 +12,7 @@ def test_labels_that_arena_hard_does_not_know(tmp_path: Path) -> None:
     more = {**V01, "question_id": "ef", "games": [{"score": None}, {"score": "A<B"}]}
     first, second = oddities.remarks([read(tmp_path, V01, odd, more)])
     assert first.endswith(
-        "j.jsonl, row 2: a label that the benchmark does not know: A<B; 2 games with it are "
+        "j.jsonl, row 2: a label unknown to the benchmark: A<B; 2 games with it are "
         "counted as invalid"
     )
     assert second.endswith("know: A>>>B; 1 game with it is counted as invalid")
@@ -28,11 +28,15 @@ def test_verdicts_that_repeat_an_earlier_one(tmp_path: Path) -> None:
     place = tmp_path / "j.jsonl"
     assert remark == (
         f"{place}, row 5: the same question, models, order and judge as {place}, row 1. "
-        "2 verdicts have an earlier one like that, 0 of them a copy of it; each is counted"
+        "2 verdicts have an earlier one, 0 of them an exact copy; all are counted"
     )
     again = read(tmp_path, {**SINGLE, "score": 3}, name="again.jsonl")
     (remark,) = oddities.remarks([read(tmp_path, SINGLE, SINGLE), again])
-    assert "row 2: the same" in remark and "2 verdicts have" in remark and ", 1 of them a" in remark
+    assert (
+        "row 2: the same" in remark
+        and "2 verdicts have" in remark
+        and ", 1 of them an exact" in remark
+    )
 
 
 def test_gold_labels_stand_beside_every_judge(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_preferences_counted_from_nought_are_remarked_on(tmp_path: Path) -> None
         )
 
     (remark,) = remarks(0, 1, 0, 1)
-    assert "every preference is 0, a draw, or 1, for output_1" in remark
+    assert "every preference is 0 (a draw) or 1 (for output_1)" in remark
     assert remarks(0, 1, 2) == remarks(1, 1) == remarks(1.5, 2) == []
 
 
@@ -204,7 +204,9 @@ def test_llmbar_of_its_repository(tmp_path: Path) -> None:
 def test_a_near_miss_says_what_is_missing(tmp_path: Path) -> None:
     row = {("g2_win" if key == "g2_winner" else key): value for key, value in PAIR.items()}
     message = failure(lambda: read(tmp_path, row))
-    assert "comes nearest to FastChat pairwise, and lacks g2_winner (is it g2_win?)" in message
+    assert (
+        "the closest format is FastChat pairwise, which also needs g2_winner (is it g2_win?)"
+    ) in message
     assert "--columns a=COLUMN" in message
 
 
@@ -221,7 +223,7 @@ def unknown(path: Path) -> str:
 
 def test_columns_of_a_file_that_is_not_known(tmp_path: Path) -> None:
     name = unknown(tmp_path)
-    with pytest.raises(SalsaError, match="no stored verdicts that salsa knows"):
+    with pytest.raises(SalsaError, match="unknown format of stored verdicts"):
         formats.read([name])
     (file,) = formats.read([name], columns=("a=left,b=right,outcome=vote", "question=id,judge=who"))
     assert file.verdicts == [
@@ -239,8 +241,8 @@ def test_columns_of_a_file_that_is_not_known(tmp_path: Path) -> None:
         ("a", "--columns a: expected NAME=COLUMN, each NAME once, of a, b, outcome"),
         ("a=left,a=right", "each NAME once"),
         ("left=a", "expected NAME=COLUMN"),
-        ("a=left,b=right", "--columns lacks outcome; expected a, b and outcome"),
-        ("a=left", "--columns lacks score_a"),
+        ("a=left,b=right", "--columns has no outcome; expected a, b and outcome"),
+        ("a=left", "--columns has no score_a"),
         ("a=left,b=right,outcome=win", r"has no column win; it has id, left, right, vote, who"),
     ],
 )

@@ -16,8 +16,15 @@ from tests.support.verdict_rows import read_verdicts as read
         (SINGLE, {"score": "7"}, "column 'score' is '7'; expected a number"),
         (SINGLE, {"score": float("nan")}, "column 'score' is nan; expected a number"),
         (SINGLE, {"score": 10**400}, "expected a number"),
-        (SINGLE, {"model": "\ud800"}, r"column 'model' is '\ud800'; it holds half of a surrogate"),
-        (SINGLE, {"model": ""}, "column 'model' is ''; expected a text"),
+        (
+            SINGLE,
+            {"model": "\ud800"},
+            (
+                r"column 'model' is '\ud800'; it contains half of a "
+                r"surrogate"
+            ),
+        ),
+        (SINGLE, {"model": ""}, "column 'model' is ''; expected a string"),
         (SINGLE, {"judge": []}, "column 'judge' is []; expected the name of a judge"),
         (SINGLE, {"turn": 0}, "column 'turn' is 0; expected 1 or more"),
         (SINGLE, {"question_id": None}, "column 'question_id' is None; expected an id"),
@@ -30,19 +37,19 @@ from tests.support.verdict_rows import read_verdicts as read
             "game 2: the score is 'tie'; expected",
         ),
         (V01, {"games": [{"score": 3}]}, "game 1: the score is 3; expected one of A>>B, A>B, A=B"),
-        (V01, {"games": [{"score": ""}]}, "or null where the judge gave none"),
+        (V01, {"games": [{"score": ""}]}, "or null if the judge gave none"),
         (LLMBAR, {"label": 3}, "column 'label' is 3; expected one of 1, 2"),
         (LLMBAR, {"label": True}, "column 'label' is True; expected one of 1, 2"),
-        (LLMBAR, {"order_12": {"winner": [1]}}, "expected a 'winner' of 1, 2 or nothing"),
-        (LLMBAR, {"order_12": {"winner": True}}, "expected a 'winner' of 1, 2 or nothing"),
-        (LLMBAR, {"order_12": {"winner": "a"}}, "expected a 'winner' of 1, 2 or nothing"),
+        (LLMBAR, {"order_12": {"winner": [1]}}, "expected a 'winner' of 1, 2 or none"),
+        (LLMBAR, {"order_12": {"winner": True}}, "expected a 'winner' of 1, 2 or none"),
+        (LLMBAR, {"order_12": {"winner": "a"}}, "expected a 'winner' of 1, 2 or none"),
         (PANDALM, {"annotator2": 3}, "column 'annotator2' is 3; expected one of 0, 1, 2"),
         (PANDALM, {"cmp_key": "x"}, "column 'cmp_key' is 'x'; expected MODEL_MODEL"),
         (OWN, {"outcome": 3}, "column 'outcome' is 3; expected a number from 0 to 1"),
         (OWN, {"turn": 0}, "column 'turn' is 0; expected 1 or more"),
-        (OWN, {"a": ""}, "column 'a' is ''; expected a text"),
+        (OWN, {"a": ""}, "column 'a' is ''; expected a string"),
         (OWN, {"score_a": float("nan")}, "column 'score_a' is nan; expected a finite number"),
-        (UNREAD, {"outcome": 1}, "'outcome' beside 'invalid'; expected one of them to be absent"),
+        (UNREAD, {"outcome": 1}, "'outcome' together with 'invalid'; expected only one of them"),
     ],
 )
 def test_rows_that_are_wrong(

@@ -63,13 +63,13 @@ def test_the_rows_of_the_first_version() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"a": None}, "column 'a' is None; expected a text"),
+        ({"a": None}, "column 'a' is None; expected a string"),
         ({"turn": "1"}, "column 'turn' is '1'; expected a whole number"),
         ({"turn": True}, "column 'turn' is True; expected a whole number"),
         ({"order": "first"}, "column 'order' is 'first'; expected 'ab' or 'ba'"),
         ({"outcome": 2}, "column 'outcome' is 2; expected a number from 0 to 1"),
         ({"outcome": None}, "no 'outcome', and no reason"),
-        ({"b": None}, "compares nothing and grades nothing"),
+        ({"b": None}, "neither a comparison nor a grade"),
         ({"winner": "x"}, "column 'winner' is unknown"),
     ],
 )
