@@ -509,7 +509,7 @@ def _held_out_facts(plan: PPOPlan, config: PPOConfig) -> dict[str, int]:
     prompts, times = len(plan.held_out.prompts), held_out.count(config)
     return {
         "held-out prompts": prompts,
-        "held-out prompts that are also in --prompts": len(plan.held_out.trained_rows),
+        "held-out prompts that overlap": len(plan.held_out.trained_rows),
         "held-out evaluations": times,
         "held-out answers": prompts * times,
     }

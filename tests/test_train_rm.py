@@ -177,7 +177,7 @@ def test_an_empty_answer_stops_the_run_unless_it_may_be_left_out(
         f"{path}: 1 rejected answer without text, but with a score from raters (first in row 7): "
         "the model "
         "learns that an empty answer is worse",
-        f"{path}: 2 of 20 pairs left out: an empty answer: 2 (rows 3, 5)",
+        f"{path}: dropped 2 of 20 pairs: an empty answer: 2 (rows 3, 5)",
     ]
 
 
@@ -204,8 +204,8 @@ def test_what_is_cut_and_what_was_said_of_the_data_stays_with_the_result(
     made = json.loads((config.output / "salsa.json").read_text())
     assert made["cut"] == {str(path): [1, 2, 3], str(held_out): [1]}
     cut, also_cut, overlap = made["warnings"]
-    assert "3 of 3 pairs cut to 5 tokens (first in row 1)" in cut
-    assert "1 of 1 pair cut to 5 tokens (first in row 1)" in also_cut
+    assert "3 of 3 pairs truncated to 5 tokens (first in row 1)" in cut
+    assert "1 of 1 pair truncated to 5 tokens (first in row 1)" in also_cut
     assert "1 of 1 pair of" in overlap and "have a prompt that is also in" in overlap
 
 
@@ -248,8 +248,8 @@ def test_a_dry_run_counts_and_writes_nothing(world: World, tmp_path: Path) -> No
     config = configure(world, tmp_path / "rm", dry_run=True)
     record = train_rm.run(config, silent).record()
     assert record["training_pairs"] == 36 and record["steps"] == 20
-    assert str(record["time_of_training_about"]).endswith(" s")
-    assert {"memory_in_all", "memory_of_the_device", "disk", "disk_free"} <= record.keys()
+    assert str(record["training_time_about"]).endswith(" s")
+    assert {"memory_in_total", "memory_of_the_device", "disk", "disk_free"} <= record.keys()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -262,7 +262,7 @@ def test_a_training_that_does_not_fit_is_refused_before_it_begins(
         train_rm.run(config, silent)
     assert list(tmp_path.iterdir()) == []
     dry = train_rm.run(replace(config, dry_run=True), silent).record()
-    assert dry["time_of_training_about"] == "unknown, because it does not fit in memory"
+    assert dry["training_time_about"] == "unknown, because it does not fit in memory"
 
 
 def test_a_token_that_the_model_does_not_know_is_named(world: World, tmp_path: Path) -> None:
@@ -274,9 +274,7 @@ def test_a_token_that_the_model_does_not_know_is_named(world: World, tmp_path: P
     rows[3]["rejected"] = " wolf"
     path = tiny.write_rows(tmp_path / "p.jsonl", rows)
     config = configure(world, tmp_path / "rm", model=str(folder), data=str(path))
-    with pytest.raises(
-        SalsaError, match=r"p\.jsonl, row 4: .* token 24 \(wolf\), and .* knows 24 t"
-    ):
+    with pytest.raises(SalsaError, match=r"p\.jsonl, row 4: .* token 24 \(wolf\), and .* has 24 t"):
         train_rm.prepare(config, silent)
     tiny.tokenizer([*tiny.WORDS, "<new>"], pad_token="<new>").save_pretrained(folder)
     with pytest.raises(SalsaError, match="has pad token 24 but only 24 tokens; choose another"):

@@ -111,7 +111,7 @@ def test_pairs_and_the_baseline() -> None:
     ("given", "words"),
     [
         (["s1,s2"], "matches 2 runs; name them: NAME=s1,s2"),
-        (["s*"], "names 3 runs"),
+        (["s*"], "matches 3 runs"),
         (["s1", "x=s2", "x=s3"], "two models are called 'x'.* for example x-2=s3"),
         (["s1", "./s1"], "for example s1-2=./s1"),
         (["x=s1@30"], "s1@30: no such snapshot; s1/snapshots has 10, 20"),

@@ -88,7 +88,7 @@ def test_the_best_of_three_is_the_mean_over_all_subsets(world: World, tmp_path: 
     assert gap.difference == pytest.approx(scores["b", judge] - of_a.score, abs=1e-6)
     assert gap.low <= gap.difference <= gap.high
     text = result.summary()[0]
-    assert "the best of 3 of a scores " in text and "at most 0.43 nats an answer" in text
+    assert "the best of 3 of a scores " in text and "at most 0.43 nats per answer" in text
     assert "the best of 3 of a, chosen by rm:rm, scores " in text
     assert "b scores " in text and " compared with the best of 3 of a (" in text
     assert EvalResult.of(read_json(tmp_path / "r" / "results.json")) == result
@@ -147,7 +147,7 @@ def test_all_models_and_four_times_as_many_samples_by_default(world: World, tmp_
     [
         ({"best_of": None}, "--best-of-models, --samples-per-prompt has no effect without"),
         ({"samples_per_prompt": 2}, r"--best-of 3 .* --samples-per-prompt 2; give at least 3"),
-        ({"best_of_models": ("c",)}, r"--best-of-models c: no such model; .* are a, b"),
+        ({"best_of_models": ("c",)}, r"--best-of-models c: no such model; .* of a, b"),
         ({"temperature": 0.0}, "prompt 1 is answered at temperature 0"),
         ({"models": (), "answers": ("x=FILE",)}, "--best-of needs a MODEL"),
         (

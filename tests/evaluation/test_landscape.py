@@ -234,7 +234,7 @@ def test_a_kl_says_its_temperature_everywhere(world: World, tmp_path: Path) -> N
     result = run(config)
     stored = json.loads((tmp_path / "r" / "results.json").read_text())["kl"]
     assert [row["temperature"] for row in stored] == [1.0]
-    assert "nats an answer at temperature 1 (" in result.summary()[0]
+    assert "nats per answer at temperature 1 (" in result.summary()[0]
     assert "KL to b, nats, at temperature 1" in (tmp_path / "r" / "report.html").read_text()
 
 

@@ -62,8 +62,8 @@ def test_verdicts(kl: float, height: float, error: float, verdict: str) -> None:
     [
         (0.06, 0.05, 9, "the standard error of the barrier is 0.050 nats per token"),
         (0.0, 0.03, 9, "a verdict needs at most 0.025"),
-        (9.0, None, 1, "1 text, from which"),
-        (9.0, 0.0, 4, "4 texts, from which"),
+        (9.0, None, 1, "1 text, too few"),
+        (9.0, 0.0, 4, "4 texts, too few"),
     ],
 )
 def test_too_little_data_gets_no_verdict(

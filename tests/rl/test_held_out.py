@@ -313,7 +313,7 @@ def test_other_prompts_are_no_resumption(evaluated: PPOConfig, tmp_path: Path) -
 def test_the_time_is_told(evaluated: PPOConfig) -> None:
     told = json.loads((evaluated.output.parent / "events.json").read_text())
     assert any("evaluation on 11 held-out prompts took" in one for one in told)
-    assert any("for the 4 of this run" in one for one in told)
+    assert any("for all 4 evaluations of this run" in one for one in told)
     assert any("'held-out reward': " in one and "'held-out KL start': " in one for one in told)
     text, table = ppo.PPOResult(
         **json.loads((evaluated.output / "salsa.json").read_text())["result"]

@@ -75,7 +75,7 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(companion_files.shutil, "copyfileobj", full)
-    with pytest.raises(StorageError, match=r"b/x\.json: the disk is full; free some space on it"):
+    with pytest.raises(StorageError, match=r"b/x\.json: the disk is full; free some space"):
         copy_file(source, tmp_path / "b" / "x.json")
 
 

@@ -124,7 +124,7 @@ class TestResolve:
         [
             (http_error(hub_errors.RepositoryNotFoundError), "no such model on the Hugging Face"),
             (http_error(hub_errors.GatedRepoError), "https://huggingface.co/org/name and log in"),
-            (hub_errors.LocalEntryNotFoundError("Got: refused\nMore"), "(Got: refused); give a"),
+            (hub_errors.LocalEntryNotFoundError("Got: refused\nMore"), "(Got: refused); pass a"),
             (hub_errors.OfflineModeIsEnabled("offline"), "(offline); pass a local folder"),
             (hub_errors.HFValidationError("bad name"), "(bad name)"),
             (TimeoutError(), "(TimeoutError)"),

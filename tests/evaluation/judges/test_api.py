@@ -257,7 +257,7 @@ def test_too_many_failures_end_the_command_and_are_asked_again_later(
             run(config)
         message = str(caught.value)
         assert "openai:m: 2 of 20 judgements of x against y are invalid" in message
-        assert "(2 times: HTTP 500: no (2 tries))" in message
+        assert "(2 times: HTTP 500: no (2 attempts))" in message
         # 2 wins and a tie of 18 verdicts stand; the two others may be losses or wins.
         assert "the win rate is between 25.0% and 35.0%" in message
         assert "--max-invalid 0.05" in message and "--resume" in message
@@ -450,7 +450,7 @@ def test_a_server_that_fails_now_and_then_is_not_given_up(files: dict[str, Path]
 def test_a_refusal_ends_it_at_once(files: dict[str, Path], status: int) -> None:
     with servers.serving(lambda prompt, number: servers.fault(status, "no such model")) as server:
         with pytest.raises(
-            SalsaError, match=(f"rejects the request: HTTP {status}: no such model; check the")
+            SalsaError, match=f"rejects the request: HTTP {status}: no such model; check the"
         ):
             run(configure(files, server, concurrency=2))
         assert len(server.prompts) <= 4
@@ -807,7 +807,7 @@ def test_the_dry_run_refuses_what_the_run_would(files: dict[str, Path]) -> None:
     ("line", "words"),
     [
         (b"rubbish", r"cache\.jsonl, line 1: malformed JSON: Expecting value at line 1, column 1"),
-        (b'{"a": 1}', r"cache\.jsonl, line 1: no stored judgement; its columns are a; expected"),
+        (b'{"a": 1}', r"cache\.jsonl, line 1: not a stored judgement; its columns are a; expected"),
     ],
 )
 def test_a_cache_of_something_else(files: dict[str, Path], line: bytes, words: str) -> None:

@@ -69,8 +69,8 @@ def test_answers_to_other_questions_are_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([{"question_id": 2, "answer": "x"}], "lacks answers to 1 of 2 prompts: 1; add them"),
-        ([{"question_id": 1, "answer": "x"}], "lacks answers to 1 of 2 prompts: 2"),
+        ([{"question_id": 2, "answer": "x"}], "has no answers to 1 of 2 prompts: 1; add them"),
+        ([{"question_id": 1, "answer": "x"}], "has no answers to 1 of 2 prompts: 2"),
         (
             [{"question_id": 1, "answer": "x"}, {"question_id": 2, "answer": "x"}],
             "has too few turns for 1",
@@ -82,7 +82,7 @@ def test_answers_to_other_questions_are_left_alone(tmp_path: Path) -> None:
         ([{"question_id": 2, "messages": ["x"]}], "row 1: no answer found"),
         (
             [{"question_id": 2, "answer": "\udc00"}],
-            ("row 1: its answer contains half of a surrogate"),
+            "row 1: its answer contains half of a surrogate",
         ),
         (
             [{"question_id": 2, "turns": [{"content": "x", "tokens": "3"}]}],

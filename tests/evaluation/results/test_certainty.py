@@ -177,7 +177,9 @@ def test_models_that_won_all_have_no_joint_rating() -> None:
         ("x", "y", 10, 0, 0), ("y", "z", 6, 4, 0), ("z", "w", 6, 4, 0), ("w", "y", 5, 5, 0)
     )
     assert {row.model for row in more.ratings} == {"y", "z", "w"}
-    assert more.rating_gaps[0].startswith("By j, a Bradley-Terry fit of y, z, w alone: x won all")
+    assert more.rating_gaps[0].startswith(
+        "By j, a Bradley-Terry fit of only y, z, w: x won or lost all"
+    )
 
 
 def test_groups_that_never_met_are_named_and_not_ranked() -> None:

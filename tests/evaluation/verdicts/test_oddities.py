@@ -15,7 +15,7 @@ def test_labels_that_arena_hard_does_not_know(tmp_path: Path) -> None:
         "j.jsonl, row 2: a label unknown to the benchmark: A<B; 2 games with it are "
         "counted as invalid"
     )
-    assert second.endswith("know: A>>>B; 1 game with it is counted as invalid")
+    assert second.endswith("benchmark: A>>>B; 1 game with it is counted as invalid")
     assert oddities.remarks([read(tmp_path, V01)]) == []
 
 
