@@ -32,8 +32,9 @@ class Machine:
         chunk: bytes of logits that a pass has at once.
         pass_tokens: tokens that a pass with a gradient has at most, where a row has no more.
         headroom: share of what is left of its memory that a micro-batch is picked to fill.
-        reuses: whether a pass gets the memory that the activations of the one before left. Of the C
-            library's allocator they get little, which keeps it in pieces.
+        is_host: whether this is the CPU, so that models are converted in this memory to be saved.
+            The C library's allocator keeps what activations leave in pieces, of which the next pass
+            can use little; that of CUDA reuses them.
         processes: that share the answers of a batch.
         spread: processes over which what learns is spread; 1 where each holds all of it.
     """
@@ -44,7 +45,7 @@ class Machine:
     chunk: int
     pass_tokens: int
     headroom: float
-    reuses: bool = False
+    is_host: bool = True
     processes: int = 1
     spread: int = 1
 
@@ -60,7 +61,7 @@ class Machine:
             chunk=CHUNK_BYTES[kind],
             pass_tokens=runtime.pass_tokens,
             headroom=HEADROOM[kind],
-            reuses=kind != "cpu",
+            is_host=kind == "cpu",
             processes=runtime.processes,
             spread=1 if runtime.sharding is None else runtime.processes,
         )
@@ -70,9 +71,16 @@ class Machine:
         """Bytes of a float32 weight's copy in a pass."""
         return self.product if self.product < 4 else 0
 
-    def rows(self, most: int, tokens: int, share: int = 1) -> int:
-        """Rows of so many tokens in a pass of `most` at most, and `share` times the tokens."""
-        return min(share * most, max(1, share * self.pass_tokens // tokens))
+    def rows(self, most: int, tokens: int, given: int, share: int = 1) -> int:
+        """Rows in a pass of one process.
+
+        Args:
+            most: rows of a pass at most, of which there may be `share` times as many.
+            tokens: of a row.
+            given: rows of all processes together.
+        """
+        own = -(-given // self.processes)
+        return min(own, share * most, max(1, share * self.pass_tokens // tokens))
 
 
 def kept_activations(shape: Shape, rows: int, tokens: int, width: int) -> int:

@@ -106,6 +106,7 @@ def plan_memory(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryPla
         "log-probabilities": _log_probabilities(plan, config, machine),
         "anchors": _anchors(plan, config, machine),
         "learning": _learning(plan, config, machine),
+        "saving": _saving(plan, config, machine),
     }
     if plan.held_out is not None:
         named["held-out prompts"] = _held_out(plan, config, machine)
@@ -257,10 +258,10 @@ def _scoring(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
 def _log_probabilities(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
     """Policy, references and critic run one after another; the references in larger passes."""
     tokens = _longest(plan) + config.response_length
-    learning = machine.rows(config.forward_size, tokens)
+    learning = machine.rows(config.forward_size, tokens, config.minibatch_size)
     learners = (plan.policy,) if plan.critic is None else (plan.policy, plan.critic)
     passes = [(shapes.shape(one), learning) for one in learners]
-    frozen = machine.rows(config.forward_size, tokens, SCORED_TOKENS)
+    frozen = _scored_rows(config, tokens, machine)
     passes += [(shapes.shape(one.first), frozen) for one in plan.references]
     return MemoryUse(
         weights=max(_copy(role, config, machine) for role in plan.roles(config) if role.learns),
@@ -272,9 +273,14 @@ def _log_probabilities(plan: PPOPlan, config: PPOConfig, machine: Machine) -> Me
     )
 
 
+def _scored_rows(config: PPOConfig, tokens: int, machine: Machine) -> int:
+    """Answers in a pass of a model that is not trained."""
+    return machine.rows(config.forward_size, tokens, config.batch_size, SCORED_TOKENS)
+
+
 def _anchors(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
     tokens = _longest(plan) + config.response_length
-    rows = machine.rows(config.forward_size, tokens, SCORED_TOKENS)
+    rows = _scored_rows(config, tokens, machine)
     passing = activation_memory.passing_activations(
         shapes.shape(plan.policy), rows, tokens, machine.product
     )
@@ -308,7 +314,7 @@ def _rounded_copy(plan: PPOPlan, config: PPOConfig, machine: Machine) -> int:
 def _learning(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
     """The policy passes and steps, then the critic; the gradients of one are held at a time."""
     tokens = _longest(plan) + config.response_length
-    rows = machine.rows(config.forward_size, tokens)
+    rows = machine.rows(config.forward_size, tokens, config.minibatch_size)
     learners = {role.part: role for role in plan.roles(config) if role.learns}
     given = rows, tokens, config, machine
     found = [
@@ -341,10 +347,29 @@ def _learning_alone(
     largest = 4 * shape.vocabulary * shape.hidden if role.backbone is None else 0
     if rows * machine.processes < config.minibatch_size:
         gradients += largest
-        activations = activations if machine.reuses else activations * 3 // 2
+        activations = activations * 3 // 2 if machine.is_host else activations
     else:
         gradients = max(0, gradients - activations)
     return MemoryUse(_copy(role, config, machine), gradients, 0, activations)
+
+
+def _saving(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
+    """The copy of the policy in the type in which it is saved; new adapters, merged in float32.
+
+    It is made in the CPU's memory. But a plain model beside a sharded one is brought to float32
+    where it is.
+    """
+    role = plan.roles(config)[0]
+    stored = shapes.stored_dtype(plan.policy).itemsize
+    if role.backbone is not None:
+        merged = role.backbone.resolve() == role.folder.resolve()
+        return MemoryUse(4 * weight_sharing.whole(role.folder) if merged and machine.is_host else 0)
+    held = trained_width(config)
+    if machine.spread > 1:
+        held = machine.frozen if stored == machine.frozen else 4
+    raised = (held - machine.frozen) * role.own if machine.spread > 1 else 0
+    converted = stored * role.own if machine.is_host and stored != held else 0
+    return MemoryUse(raised + converted)
 
 
 def _logits(plan: PPOPlan, config: PPOConfig, machine: Machine, rows: int) -> int:
@@ -365,7 +390,7 @@ def _advice(found: MemoryPlan, config: PPOConfig, *, on_cpu: bool) -> Iterator[s
         yield "no --eval-prompts"
     if found.busiest in ("rollout", "scoring"):
         yield "a smaller --batch-size"
-    elif found.forward_size > 1:
+    elif found.busiest != "saving" and found.forward_size > 1:
         yield "a smaller --micro-batch-size"
     if found.busiest == "learning" and not config.gradient_checkpointing:
         yield "--gradient-checkpointing"

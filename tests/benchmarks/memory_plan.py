@@ -3,9 +3,11 @@
     python -m tests.benchmarks.memory_plan > result.json
     python -m tests.benchmarks.memory_plan --setting 10M,10M-twice
 
-The estimate is the peak of the dry run. The measurement is the peak of anonymous memory of the run
+The estimate is the peak of the dry run. The measurement is the peak of resident memory of the run
 less that of a run of a model of a few thousand weights, which is what Python, PyTorch and
-Transformers take. The second update has the optimiser's moments, which the first one makes.
+Transformers take. It includes the files of frozen models: on a CPU, weights that are stored in
+float32 are not copied, but mapped. The second update has the optimiser's moments, which the first
+one makes.
 """
 
 import argparse
@@ -25,7 +27,8 @@ THREADS = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OF
 
 @dataclass(frozen=True)
 class Setting:
-    """Shape of the models, lengths in tokens, answers in a batch and in a pass, further options."""
+    """Shape of the models, lengths in tokens, answers in a batch and in a pass, held-out prompts,
+    further options."""
 
     layers: int
     hidden: int
@@ -35,6 +38,7 @@ class Setting:
     answer: int = 64
     batch: int = 8
     micro: int = 8
+    held_out: int = 0
     options: tuple[str, ...] = ()
 
 
@@ -60,6 +64,11 @@ SETTINGS = {
     "100M": LARGE,
     "100M-pieces": replace(LARGE, micro=2),
     "100M-twice": replace(LARGE, options=("--gradient-checkpointing",)),
+    "100M-8bit": replace(LARGE, options=("--optimiser", "adamw-8bit")),
+    "100M-narrow": replace(LARGE, options=("--weights", "bfloat16", "--optimiser", "adamw-8bit")),
+    "100M-rloo": replace(LARGE, options=("--advantage", "rloo", "--samples-per-prompt", "4")),
+    "100M-lora": replace(LARGE, options=("--lora-rank", "16", "--critic", "policy")),
+    "100M-eval": replace(LARGE, held_out=8, options=("--eval-every", "1")),
 }
 BASE = Setting(layers=2, hidden=16, inner=32, prompt=4, answer=4, batch=2, micro=2)
 
@@ -69,7 +78,7 @@ def main() -> None:
     parser.add_argument("--setting", default=",".join(SETTINGS), help="which, with commas")
     chosen = parser.parse_args().setting.split(",")
     with tempfile.TemporaryDirectory() as folder:
-        base = run(Path(folder) / "base", BASE).peak_anonymous
+        base = run(Path(folder) / "base", BASE).peak_rss
         assert base is not None, "memory is measured on Linux alone"
         rows = [compare(Path(folder) / name, name, SETTINGS[name], base) for name in chosen]
         result = {
@@ -86,7 +95,7 @@ def compare(folder: Path, name: str, setting: Setting, base: int) -> dict[str, A
     """One setting: the plan, the run, and a line for whoever waits."""
     taken = run(folder, setting)
     planned = json.loads(salsa(folder, setting, "dry", "--dry-run", "--json").output)["memory"]
-    measured = (taken.peak_anonymous or 0) - base
+    measured = (taken.peak_rss or 0) - base
     ratio = planned["peak"] / measured
     print(
         f"{name:16} planned {planned['peak'] / 1e6:8.0f} MB ({planned['peak_in']})"
@@ -100,6 +109,7 @@ def compare(folder: Path, name: str, setting: Setting, base: int) -> dict[str, A
         "peak_in": planned["peak_in"],
         "phases": {phase: held["total"] for phase, held in planned["phases"].items()},
         "measured_bytes": measured,
+        "measured_anonymous_bytes": taken.peak_anonymous,
         "ratio": round(ratio, 3),
         "seconds": round(taken.seconds, 1),
     }
@@ -126,6 +136,9 @@ def run(folder: Path, setting: Setting) -> measure.Usage:
         folder / "prompts.jsonl",
         [{"prompt": " ".join(words[n : n + setting.prompt])} for n in range(setting.batch)],
     )
+    if setting.held_out:
+        rows = [words[-n - setting.prompt : -n] for n in range(1, setting.held_out + 1)]
+        tiny.write_rows(folder / "held-out.jsonl", [{"prompt": " ".join(row)} for row in rows])
     return salsa(folder, setting, "out")
 
 
@@ -145,6 +158,8 @@ def salsa(folder: Path, setting: Setting, output: str, *more: str) -> measure.Us
         "--save-every": 2,
         "--device": "cpu",
     }
+    if setting.held_out:
+        options["--eval-prompts"] = folder / "held-out.jsonl"
     flat = [str(word) for pair in options.items() for word in pair]
     command = [sys.executable, "-m", "salsa_cli", "ppo", *flat, *setting.options, *more]
     done = measure.run(command, {**os.environ, **THREADS})

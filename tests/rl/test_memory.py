@@ -27,7 +27,7 @@ from tests.support.worlds import World
 
 FLOAT32 = Machine(frozen=4, product=4, sampling=12, chunk=1000, pass_tokens=2048, headroom=0.6)
 MIXED = Machine(
-    frozen=2, product=2, sampling=14, chunk=1000, pass_tokens=16384, headroom=0.9, reuses=True
+    frozen=2, product=2, sampling=14, chunk=1000, pass_tokens=16384, headroom=0.9, is_host=False
 )
 
 BODY = 2 * (2 * 16 * 16 + 2 * 16 * 8 + 3 * 16 * 32 + 2 * 16) + 16
@@ -81,8 +81,8 @@ def test_phases_are_counted_by_hand(world: World, tmp_path: Path) -> None:
         resident, 0, moments, 8 * 5 * passing, 12 * 8 * 24, 2 * 2 * 8 * 8 * 11 * 4
     )
     assert found.phases["scoring"] == MemoryUse(resident, 0, moments, 8 * 11 * passing)
-    # References and anchors pass four times as many answers, which keep nothing.
-    scored = MemoryUse(resident, 0, moments, 4 * 4 * 11 * passing, 1000)
+    # References and anchors pass all eight answers at once, and keep nothing.
+    scored = MemoryUse(resident, 0, moments, 8 * 11 * passing, 1000)
     assert found.phases["log-probabilities"] == scored
     assert found.phases["anchors"] == replace(scored, weights=resident + 4 * LANGUAGE)
     # Two layers of queries and attention (16 each), keys and values (8 each), two norms of three
@@ -93,6 +93,7 @@ def test_phases_are_counted_by_hand(world: World, tmp_path: Path) -> None:
     gradients = 4 * LANGUAGE + 4 * 24 * 16
     learning = MemoryUse(resident, gradients, moments, 3 * kept // 2, 1000)
     assert found.phases["learning"] == learning
+    assert found.phases["saving"] == MemoryUse(resident, 0, moments)  # as it is
     assert found.busiest == "learning"
     assert found.peak == resident + gradients + moments + 3 * kept // 2 + 1000
 
@@ -158,8 +159,11 @@ def test_layers_that_compute_again_do_so_one_at_a_time(world: World, tmp_path: P
 def test_long_answers_pass_few_at_a_time(world: World, tmp_path: Path) -> None:
     """A pass has no more tokens than keep the device busy, and always one row."""
     few = replace(FLOAT32, pass_tokens=30)
-    assert [few.rows(8, tokens) for tokens in (3, 10, 11, 31)] == [8, 3, 2, 1]
-    assert [few.rows(8, tokens, 4) for tokens in (3, 10, 11, 31)] == [32, 12, 10, 3]
+    assert [few.rows(8, tokens, 99) for tokens in (3, 10, 11, 31)] == [8, 3, 2, 1]
+    assert [few.rows(8, tokens, 99, 4) for tokens in (3, 10, 11, 31)] == [32, 12, 10, 3]
+    # Never more than there are; of several processes, each has its part.
+    assert [few.rows(8, tokens, 11, 4) for tokens in (3, 10, 11, 31)] == [11, 11, 10, 3]
+    assert [replace(few, processes=2).rows(8, 3, given, 4) for given in (11, 99)] == [6, 32]
     config = configure(world, tmp_path / "policy", minibatches=1)
     found = demand(config, few).phases["learning"]
     kept = activation_memory.kept_activations(shapes.shape(world.a), 2, 11, FLOAT32.product)
@@ -180,7 +184,21 @@ def test_what_is_offloaded_is_there_in_its_phase_alone(world: World, tmp_path: P
         "log-probabilities": reward,
         "anchors": reference + reward,
         "learning": reference + reward,
+        "saving": reference + reward,
     }
+
+
+def test_a_policy_is_converted_to_be_saved(world: World, tmp_path: Path) -> None:
+    """Stored in float32: a narrow one, in the CPU's memory; beside a sharded one, on the device."""
+    config = configure(world, tmp_path / "policy", weights="bfloat16")
+
+    def saving(machine: Machine) -> int:
+        phases = demand(config, machine).phases
+        return phases["saving"].weights - phases["learning"].weights
+
+    assert saving(FLOAT32) == 4 * LANGUAGE
+    assert saving(MIXED) == 0
+    assert saving(replace(MIXED, spread=2)) == 2 * LANGUAGE
 
 
 SHAPES = [
@@ -329,7 +347,7 @@ SEVEN_BILLION = {
     "max_position_embeddings": 4096,
 }
 H100 = Machine(
-    frozen=2, product=2, sampling=14, chunk=2**29, pass_tokens=16384, headroom=0.9, reuses=True
+    frozen=2, product=2, sampling=14, chunk=2**29, pass_tokens=16384, headroom=0.9, is_host=False
 )
 
 
@@ -410,6 +428,7 @@ def found(**phases: MemoryUse) -> MemoryPlan:
         ("anchors", "try --anchor-every 0, a smaller --micro-batch-size, --optimiser adamw-8bit"),
         ("rollout", "try a smaller --batch-size, --optimiser adamw-8bit"),
         ("learning", "try a smaller --micro-batch-size, --gradient-checkpointing"),
+        ("saving", "try --optimiser adamw-8bit, --weights bfloat16"),
     ],
 )
 def test_the_advice_is_about_the_peak(
@@ -433,7 +452,7 @@ def test_a_dry_run_has_a_table_and_its_numbers(world: World, tmp_path: Path) -> 
     assert table is not None
     assert [row[0] for row in table.rows] == [
         "policy", "critic", "reference", "rewards", "an anchor", "",
-        "rollout", "scoring", "log-probabilities", "anchors", "learning",
+        "rollout", "scoring", "log-probabilities", "anchors", "learning", "saving",
     ]  # fmt: skip
     assert all(len(row) == len(table.columns) for row in table.rows)
     told: Any = result.record()["memory"]
