@@ -16,6 +16,13 @@ from salsa_cli.config.commands import COMMANDS, Command, Run
 from salsa_cli.config.suggestions import did_you_mean
 from salsa_cli.errors import UsageError, one_line
 
+SHELLS = ("bash", "zsh", "fish")
+
+_COMPLETION = {
+    "--install-completion": "Install completion for this shell, or for bash, zsh or fish.",
+    "--show-completion": "Print the script of the completion.",
+}
+
 
 class _Commands(TyperGroup):
     run: Run
@@ -44,6 +51,8 @@ class _Commands(TyperGroup):
         return args[0], build(COMMANDS[args[0]], self.run), args[1:]
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        if not ctx.resilient_parsing and len(args) > 1 and args[0] in _COMPLETION:
+            self._complete(ctx, *args)
         try:
             return super().parse_args(ctx, args or ["--help"])
         except TyperException as error:
@@ -53,10 +62,25 @@ class _Commands(TyperGroup):
                 f"no such option {one_line(name)}{did_you_mean(name, known)}"
             ) from error
 
+    def _complete(self, ctx: typer.Context, asked: str, shell: str, *rest: str) -> None:
+        """`--show-completion zsh`: Typer's options take no value, and look for the shell."""
+        if rest:
+            raise UsageError(f"unexpected argument '{one_line(rest[0])}'")
+        if shell not in SHELLS:
+            raise UsageError(
+                f"{asked}: no completion for '{one_line(shell)}'{did_you_mean(shell, SHELLS)}; "
+                f"expected {', '.join(SHELLS)}"
+            )
+        (param,) = (one for one in self.get_params(ctx) if asked in one.opts)
+        param.callback(ctx, param, shell)
+
 
 def _entry(param: Any) -> help.Entry:
     names = sorted(param.opts, key=len, reverse=True)
-    return help.Entry(names[0], names[1] if names[1:] else "", "", param.help or "")
+    value, text = (
+        ("[SHELL]", _COMPLETION[names[0]]) if names[0] in _COMPLETION else ("", param.help)
+    )
+    return help.Entry(names[0], names[1] if names[1:] else "", value, text or "")
 
 
 def application(run: Run) -> Callable[[Sequence[str]], None]:
