@@ -41,7 +41,16 @@ MAX_INVALID = 0.05
 
 
 def run(config: EvalConfig, report: Report) -> Result:
-    """Generate answers, judge them, count the verdicts, and write `config.output`."""
+    """Generate answers, judge them, count the verdicts, and write `config.output`.
+
+    Returns:
+        Win rates and scores; in a `GateFailed` if they are below `--fail-under`; or the plan of a
+        dry run.
+
+    Raises:
+        SalsaError: a model, a judge or the prompts cannot be used, a judge failed, or the output
+            exists.
+    """
     began = time.monotonic()
     if (done := eval_result.finished(config, report)) is not None:
         return gate.gated(done, config)

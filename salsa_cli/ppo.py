@@ -155,7 +155,15 @@ class PPOResult:
 
 
 def run(config: PPOConfig, report: Report) -> Result:
-    """Train a policy and write it to `config.output`."""
+    """Train a policy and write it to `config.output`.
+
+    Returns:
+        Rewards and KLs of the first and the last update, or the plan of a dry run.
+
+    Raises:
+        SalsaError: the preflight found something wrong (the message names all of it), a monitor of
+            `--stop-on` stopped the run, or the output exists.
+    """
     resumed = config.resume and not config.force
     extends = extension.is_asked(config, RECORD)
     if extends:

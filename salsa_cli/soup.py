@@ -80,7 +80,15 @@ class WrittenWeights:
 
 
 def run(config: SoupConfig, report: Report) -> Result:
-    """Average the models of `config` into `config.output`."""
+    """Average the models of `config` into `config.output`.
+
+    Returns:
+        What was written, or the plan of a dry run.
+
+    Raises:
+        SalsaError: the models cannot be averaged, a file cannot be read or written, or the output
+            exists.
+    """
     began = time.monotonic()
     resumed = config.resume and not config.force
     check_names(config)

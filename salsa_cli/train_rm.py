@@ -44,7 +44,15 @@ EVALUATION = "evaluation.json"
 
 
 def run(config: TrainRMConfig, report: Report) -> Result:
-    """Train one reward model or several and write them to `config.output`."""
+    """Train one reward model or several and write them to `config.output`.
+
+    Returns:
+        Accuracy and scale of what was trained, or the plan of a dry run.
+
+    Raises:
+        SalsaError: a model or the pairs cannot be used, the training diverged, or the output
+            exists.
+    """
     began = time.monotonic()
     resumed = config.resume and not config.force
     if resumed and (done := run_folder.finished(RECORD, config)) is not None:

@@ -9,6 +9,8 @@ field. `options.py` and `files.py` read the values, `sources.py` decides which o
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from numbers import Integral, Real
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -220,7 +222,11 @@ def prefix(command: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What all commands share; checks the bounds of every field when it is made."""
+    """What all commands share; checks the type and the bounds of every field when it is made.
+
+    Python code may give a text for a path, a path for a name, and a list or a single value for a
+    tuple.
+    """
 
     output: Annotated[
         Path,
@@ -244,16 +250,15 @@ class Config:
     """Where the values come from, by field; what is not in it has its default."""
 
     def __post_init__(self) -> None:
+        reasons = []
         for one in declared(type(self)):
-            value = getattr(self, one.name)
-            if one.is_list and isinstance(value, str | list):  # never one letter after the other
-                items = (value,) if isinstance(value, str) else tuple(value)
-                object.__setattr__(self, one.name, items)
-        reasons = [
-            text
-            for one in declared(type(self))
-            for text in out_of_bounds(one, getattr(self, one.name))
-        ]
+            try:
+                value = accepted(one, getattr(self, one.name))
+            except UsageError as error:
+                reasons.append(str(error))
+            else:
+                object.__setattr__(self, one.name, value)
+                reasons += out_of_bounds(one, value)
         if len(reasons) == 1:
             raise UsageError(reasons[0])
         if reasons:
@@ -271,6 +276,43 @@ def declared(config_type: type) -> tuple[Field, ...]:
         (setting,) = (m for m in annotation.__metadata__ if isinstance(m, Setting))
         found.append(Field(one.name, annotation.__origin__, setting, one.default))
     return tuple(sorted(found, key=lambda one: one.setting.place))
+
+
+def accepted(field: Field, value: object) -> object:
+    """A value from Python code as the field declares it.
+
+    A text for a list is one item, and never one item a letter.
+
+    Raises:
+        UsageError: it has another type, or is none of the choices.
+    """
+    if value is None and field.optional:
+        return None
+    if not field.is_list:
+        return _accepted_one(field, value)
+    items = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if field.length is not None and len(items) != field.length:
+        raise UsageError(f"{field.option} has {len(items)} values; expected {field.length}")
+    return tuple(_accepted_one(field, item) for item in items)
+
+
+def _accepted_one(field: Field, value: object) -> object:
+    if value in (*field.words, *field.choices):
+        return value
+    fits = not field.choices and isinstance(value, _KINDS[field.item])
+    if not fits or isinstance(value, bool) != field.is_flag:  # a bool is an int, too
+        raise UsageError(f"{field.option} is {value!r}; expected {field.expected}")
+    return value if isinstance(value, int | float) else field.item(value)
+
+
+_KINDS: dict[type, tuple[type, ...]] = {
+    str: (str, PathLike),
+    Path: (str, PathLike),
+    bool: (bool,),
+    int: (Integral,),
+    float: (Real,),
+}
+"""What may be given for a field, by its type; NumPy's numbers are among the abstract ones."""
 
 
 def out_of_bounds(field: Field, value: object) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from salsa_cli.config.base import declared
@@ -48,6 +49,44 @@ def test_a_soup_that_cannot_be(changes: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError) as caught:
         soup(**changes)
     assert words in str(caught.value)
+
+
+def test_values_from_python_code() -> None:
+    """A text for a list is one item; it is never split into letters, nor at commas."""
+    one = ppo(ref="ref,a", reward=Path("rm"), output="out", updates=np.int64(3), critic="reward")
+    assert (one.ref, one.reward, one.output) == (("ref,a",), ("rm",), Path("out"))
+    assert type(one.updates) is int and one.updates == 3
+    assert soup(models=["a", Path("b")], weights=[0.5, 0.5]).models == ("a", "b")
+    assert soup(alpha=np.float32(0.5)).mixing == (0.5, 0.5)
+    assert soup(models="a", merge_into=Path("base")).models == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"weights": "0.5,0.5"}, "--weights is '0.5,0.5'; expected a number"),
+        ({"weights": ("1", 0.0)}, "--weights is '1'; expected a number"),
+        ({"alpha": "0.5"}, "--alpha is '0.5'; expected a number, 0 <= X <= 1"),
+        ({"alpha": True}, "--alpha is True; expected a number"),
+        ({"models": 3}, "MODELS is 3; expected text"),
+        ({"models": (None, "b")}, "is None; expected text"),
+        ({"memory": 1e9}, "--memory is 1000000000.0; expected a size"),
+        ({"verify": "yes"}, "--verify is 'yes'; expected true or false"),
+        ({"verify": 1}, "--verify is 1; expected true or false"),
+        ({"dtype": "float64"}, "--dtype is 'float64'; expected one of auto, float32"),
+        ({"output": None}, "--output is None; expected a path"),
+        ({"verify": 1, "alpha": 2.0}, "expected a number, 0 <= X <= 1\n  - --verify is 1; ex"),
+    ],
+)
+def test_values_from_python_code_of_a_wrong_type(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        soup(**changes)
+    assert words in str(caught.value)
+
+
+def test_two_models_of_a_line_are_not_the_letters_of_one() -> None:
+    with pytest.raises(UsageError, match="--line has 1 values; expected 2"):
+        EvalConfig(models="ab", line="ab", prompts="p", judge="rm:x", output=OUT)  # type: ignore[arg-type]
 
 
 def test_all_numbers_out_of_range_at_once() -> None:
