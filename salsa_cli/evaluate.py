@@ -34,7 +34,7 @@ from salsa_cli.evaluation.verdicts.verdict import Verdict, to_row
 from salsa_cli.maths import statistics
 from salsa_cli.records import read_json, to_json, write_json
 from salsa_cli.runs import checkpoints, run_folder
-from salsa_cli.runs.events import DryRun, Note, Report, Result
+from salsa_cli.runs.events import DryRun, Note, Report, Result, Working
 
 LINE_POINTS, PLANE_POINTS = 11, 5
 MAX_INVALID = 0.05
@@ -67,6 +67,7 @@ def run(config: EvalConfig, report: Report) -> Result:
         runtime = start_runtime(config.device)
         answered = answer(folder, plan, config, runtime, report)
         scored, verdicts = judge(folder, plan, answered, config, runtime, report)
+        report(Working("computing the intervals"))
         texts, gradings = _texts(answered), _gradings(scored)
         counted = counting.count(
             [win_rates.as_stored(verdicts)],
@@ -99,6 +100,7 @@ def run(config: EvalConfig, report: Report) -> Result:
             runtime,
             report,
         )
+        report(Working("comparing the arms"))
         result = replace(
             counted,
             prompts=len(plan.questions),
@@ -119,6 +121,7 @@ def run(config: EvalConfig, report: Report) -> Result:
             answer_files.write(_answers_file(folder, plan, name), plan.questions, given)
         _write_rows(folder / "judgments.jsonl", [to_row(verdict) for verdict in verdicts])
         write_json(folder / eval_result.FILE, result.record())
+        report(Working("writing report.html"))
         graded = [verdict for verdict in gradings if len(plan.names) == 1]
         report_page.write(
             folder,
@@ -184,7 +187,7 @@ def judge(
             verdicts += scoring.verdicts(scored[-1], plan.pairs(config.baseline))
         else:
             writer = plan.apis.get(spec.name) or LocalWriter(
-                spec.name, Path(spec.source), config.batch_size, runtime
+                spec.name, Path(spec.source), config.batch_size, runtime, report
             )
             verdicts += ask(writer, folder, plan, answered, config, report)
     return scored, verdicts

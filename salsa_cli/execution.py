@@ -18,7 +18,7 @@ from salsa_cli.config.manners import Manners
 from salsa_cli.devices import processes
 from salsa_cli.records import to_json
 from salsa_cli.runs import console, markdown
-from salsa_cli.runs.events import DryRun, GateFailed, Note, Report, Result
+from salsa_cli.runs.events import DryRun, GateFailed, Report, Result, Working
 
 GATE_FAILED = 3
 
@@ -84,7 +84,7 @@ def _execute(module: str, config: Config, manners: Manners) -> None:
         sys.exit(processes.start(missing))
     with console.listening(manners.quiet or bool(processes.rank())) as report:
         if module not in WITHOUT_TORCH:
-            report(Note("loading PyTorch and Transformers"))
+            report(Working("loading PyTorch and Transformers"))
         run: Callable[[Config, Report], Result] = import_module(module).run
         result = run(config, report)
     if isinstance(result, DryRun):

@@ -76,6 +76,7 @@ from salsa_cli.runs.events import (
     Table,
     Value,
     Warned,
+    Working,
     both,
     metrics_file,
     silent,
@@ -182,6 +183,7 @@ def run(config: PPOConfig, report: Report) -> Result:
         offload.check(config.offloaded, runtime.device)
         if config.compile:
             compilation.check(runtime.device)
+        report(Working("checking the models and the prompts"))
         plan = preflight.prepare(config, report)
         if not extends:
             run_folder.check_output(config.output, config.force, plan.read)
@@ -203,7 +205,7 @@ def run(config: PPOConfig, report: Report) -> Result:
         ) as folder,
         runtime.together(),
     ):
-        result = train(Run(plan, config, runtime, folder), server, report)
+        result = train(Run(plan, config, runtime, folder, report), server)
     # Only now: until the folder has its name, they are all that a killed run could resume from.
     with runtime.main_first():
         if runtime.main and config.keep_checkpoints is None:
@@ -224,9 +226,10 @@ def _begin(config: PPOConfig, report: Report, *, extends: bool) -> AbstractConte
     return run_folder.resumable(config.output, force=config.force, resume=config.resume)
 
 
-def train(run: Run, server: Server | None, report: Report) -> PPOResult:
+def train(run: Run, server: Server | None) -> PPOResult:
     """All updates of a run, from its newest checkpoint or from the start; then save the policy."""
     plan, config, runtime, folder = run.plan, run.config, run.runtime, run.folder
+    report = run.report
     inputs = runtime.from_main(lambda: preflight.checked_inputs(plan, config))
     loaded = sampling_server.prepare(load_actors(run, server), run, report)
     if note := packed_attention.padding_note(loaded.policy.model):
@@ -260,6 +263,7 @@ def train(run: Run, server: Server | None, report: Report) -> PPOResult:
             improved = best_policy.improves(metrics)
             due = state.update % config.save_every == 0 or state.update == config.updates
             if due or improved or interrupted.pending or watchdog.stops:
+                report(Working("saving"))
                 save_state(state, inputs, actors, run)
                 if improved:
                     best_policy.write(actors, run)
@@ -272,6 +276,7 @@ def train(run: Run, server: Server | None, report: Report) -> PPOResult:
 
     def conclude() -> PPOResult:
         result = _result(config, folder)
+        report(Working("saving the policy"))
         save_policy(inputs, actors, run, result)
         return result
 
@@ -309,7 +314,7 @@ def update_policy(
         answered = experience.generate_answers("rollout", update, config.seed, actors, run)
     with clock.measure("scoring"):
         with on_device(actors, "reward", "watch"):
-            scored = experience.score_answers(answered, actors, config)
+            scored = experience.score_answers(answered, actors, run)
         with on_device(actors, "ref"), compiled_passes(config):
             rollout = experience.compute_rollout(answered.sampled, scored.trained, actors, run)
         penalty = learning.compute_penalties(

@@ -23,7 +23,7 @@ from salsa_cli.errors import SalsaError, StorageError, UsageError, one_line
 from salsa_cli.formatting import amount, duration, plain
 from salsa_cli.records import JSON, read_json, write_text
 from salsa_cli.runs import run_folder
-from salsa_cli.runs.events import Advanced, DryRun, Note, Report, Result, Table, Warned
+from salsa_cli.runs.events import Advanced, DryRun, Note, Report, Result, Table, Warned, Working
 from salsa_cli.soups import journal
 from salsa_cli.soups.block_threads import in_blocks
 from salsa_cli.soups.journal import Entry, Journal
@@ -96,6 +96,7 @@ def run(config: SoupConfig, report: Report) -> Result:
         return done
     config = _without_files(config, report)
     run_folder.check_output(config.output, config.force)
+    report(Working("comparing the models"))
     plan = prepare(config, report)
     run_folder.check_output(config.output, config.force, plan.read)
     check_room(plan, config)

@@ -35,7 +35,7 @@ from salsa_cli.reward_models.report_page import TrainingReport
 from salsa_cli.reward_models.results import TrainRMResult, evaluated
 from salsa_cli.reward_models.rewards import RewardScale
 from salsa_cli.runs import checkpoints, run_folder, tracking
-from salsa_cli.runs.events import DryRun, Note, Report, Result, both, metrics_file, silent
+from salsa_cli.runs.events import DryRun, Note, Report, Result, Working, both, metrics_file, silent
 from salsa_cli.runs.tracking import TrackedRun
 from salsa_cli.weights import folders
 
@@ -110,6 +110,7 @@ def prepare(config: TrainRMConfig, report: Report) -> TrainingPlan:
     limit = min(config.max_length, shapes.context_length(model) or config.max_length)
     if limit < config.max_length:
         report(Note(f"{model} has a context of {limit} tokens; longer pairs count as too long"))
+    report(Working("reading and encoding the pairs"))
     given = pair_data.load(model, tokenizer, limit, config, report)
     pair_data.check_lengths(model, tokenizer, (*given.training, *given.held_out))
     return TrainingPlan(model, given.training, given.held_out, given.sources, given.warnings)
@@ -140,6 +141,7 @@ def train_members(run: TrainingRun, report: Report) -> None:
 def train(member: Member, progress: Progress, run: TrainingRun, report: Report) -> None:
     """Train one model from `progress` on, score the held-out pairs, and write it."""
     plan, config, runtime = run.plan, run.config, run.runtime
+    report(Working(f"loading {plan.model}"))
     reward = loading.new_reward_model(plan.model, runtime.device, member.seed, config.pad_token)
     adapters = _prepare_training(reward, member, config)
     listen = both(report, metrics_file(run.folder / fitting.METRICS)) if runtime.main else silent
@@ -148,6 +150,7 @@ def train(member: Member, progress: Progress, run: TrainingRun, report: Report) 
         adapters.merge()
     scores = fitting.score_pairs(reward, plan.held_out, "evaluation", config, runtime, report)
     scale = measure_scale(reward, scores, run, report)
+    report(Working("writing the model"))
     runtime.from_main(lambda: write_member(member, reward, scores, scale, run))
 
 

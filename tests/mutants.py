@@ -120,7 +120,7 @@ MUTANTS = [
     Mutant(
         "temperature forgotten in the reference",
         "rl/experience.py",
-        "temperature=config.temperature,\n        groups",
+        "temperature=run.config.temperature,\n        groups",
         "temperature=1.0,\n        groups",
     ),
     Mutant(
@@ -631,8 +631,8 @@ MUTANTS = [
     Mutant(
         "snapshots: checkpoints dropped before the folder has its name",
         "ppo.py",
-        "        result = train(Run(plan, config, runtime, folder), server, report)\n",
-        "        result = train(Run(plan, config, runtime, folder), server, report)\n"
+        "        result = train(Run(plan, config, runtime, folder, report), server)\n",
+        "        result = train(Run(plan, config, runtime, folder, report), server)\n"
         "        checkpoints.drop_checkpoints(folder)\n",
     ),
     Mutant(

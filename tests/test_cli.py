@@ -15,7 +15,7 @@ import pytest
 
 from salsa_cli import execution
 from salsa_cli.records import read_rows
-from tests.support import commands, tiny
+from tests.support import commands, terminals, tiny
 from tests.support.commands import run as salsa
 from tests.support.worlds import World
 
@@ -207,6 +207,26 @@ def test_without_a_terminal_there_are_plain_lines(world: World, tmp_path: Path) 
     assert "\x1b" not in done.stdout + done.stderr and "\r" not in done.stderr
     assert "averaging 2 models into 21 tensors" in done.stderr
     assert "0.5" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("environment", "live"),
+    [
+        ({"TERM": "xterm-256color", "CI": ""}, True),
+        ({"TERM": "dumb", "CI": ""}, False),
+        ({"TERM": "xterm-256color", "CI": "true"}, False),
+        ({"TERM": "dumb", "CI": "true", "FORCE_COLOR": "1"}, False),
+    ],
+)
+def test_control_codes_are_for_a_terminal_that_somebody_watches(
+    world: World, tmp_path: Path, environment: dict[str, str], live: bool
+) -> None:
+    """Colours are no control codes: they move nothing."""
+    command = [sys.executable, "-m", "salsa_cli", "soup", world.a, world.b, "-o", tmp_path / "ref"]
+    text = terminals.shown(command, environment=environment)
+    codes = re.findall(r"\x1b\[[?0-9;]*[A-Za-ln-z]", text)
+    assert bool(codes) == live, codes
+    assert ("averaging 2 models into 21 tensors" in text) and "0.5" in text
 
 
 def test_quiet_is_silent(world: World, tmp_path: Path) -> None:

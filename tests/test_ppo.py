@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from math import inf, nan
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from salsa_cli.rl.actors import load_actors
 from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.rl.run import Run
 from salsa_cli.runs import checkpoints, run_folder
-from salsa_cli.runs.events import Event, Measured, Note, Warned, silent
+from salsa_cli.runs.events import Event, Measured, Note, Warned, Working, silent
 from tests.support import kills, tiny
 from tests.support.ppo_runs import configure, rows_without_time, run, stopping_at, weights
 from tests.support.worlds import World
@@ -32,12 +33,32 @@ from tests.support.worlds import World
 GOLDEN = Path(__file__).parent / "golden"
 
 
+TOLD: list[Event] = []
+"""The events of the run that `finished` configures."""
+
+
 @pytest.fixture(scope="module")
 def finished(world: World, tmp_path_factory: pytest.TempPathFactory) -> PPOConfig:
     """The configuration of a run that went through without a stop."""
     config = configure(world, tmp_path_factory.mktemp("ppo") / "policy")
-    run(config)
+    ppo.run(config, TOLD.append)
     return config
+
+
+def test_the_progress_within_an_update_is_told(finished: PPOConfig) -> None:
+    working = [event for event in TOLD if isinstance(event, Working)]
+    minibatches = [(one.done, one.total) for one in working if one.step == "minibatch"]
+    assert minibatches == [(1, 4), (2, 4), (3, 4), (4, 4)] * 4
+    answers = [one for one in working if one.step == "answers"]
+    assert {one.total for one in answers} == {8}
+    assert sum(one.detail == "token 1/6" for one in answers) == 4
+    for before, after in pairwise(answers):
+        assert after.detail == "token 1/6" or after.done >= before.done
+    passes = [(one.done, one.total) for one in working if one.step == "values, pass"]
+    assert len(passes) >= 4 and passes[0][0] == 1
+    assert working[0].step == "checking the models and the prompts"
+    assert "loading the critic" in {one.step for one in working}
+    assert working[-1].step == "saving the policy"
 
 
 def test_the_result_is_an_ordinary_folder(finished: PPOConfig) -> None:

@@ -14,7 +14,7 @@ from salsa_cli.models import loading, shapes
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.loading import LanguageModel
 from salsa_cli.models.tokenization import prompt_ids, template_warning
-from salsa_cli.runs.events import Advanced, Report, Warned
+from salsa_cli.runs.events import Advanced, Report, Warned, Working, silent
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,12 @@ def generate(
     replies = answer_files.stored(file)
     pending = [question for question in questions if question.id not in replies]
     if pending:
+        report(Working(f"loading {folder}"))
         model = loading.load_language_model(folder, Placement(runtime.frozen_dtype, runtime.device))
         if warning := template_warning(name, model.tokenizer, [q.opening for q in pending]):
             report(Warned(warning))
         _check_room(name, model, pending, how)
-        for batch, said in answer(model, pending, how, runtime):
+        for batch, said in answer(model, pending, how, runtime, report):
             answer_files.append(file, [answer_files.row(one, said[one.id]) for one in batch])
             replies |= said
             report(Advanced(f"answers of {name}", len(replies), len(questions), "answers"))
@@ -75,7 +76,11 @@ def generate(
 
 
 def answer(
-    model: LanguageModel, questions: Sequence[Question], how: Generation, runtime: Runtime
+    model: LanguageModel,
+    questions: Sequence[Question],
+    how: Generation,
+    runtime: Runtime,
+    report: Report = silent,
 ) -> Iterator[tuple[list[Question], dict[str, tuple[Reply, ...]]]]:
     """The answers of a model, batch by batch, all turns of a question in one batch."""
     for batch in _batches(model, questions, how):
@@ -83,7 +88,7 @@ def answer(
         for turn in range(max(question.turns for question in batch)):
             asked = [question for question in batch if question.turns > turn]
             for question, reply in zip(
-                asked, _answer_turn(model, asked, said, how, runtime), strict=True
+                asked, _answer_turn(model, asked, said, how, runtime, report), strict=True
             ):
                 said[question.id] = (*said[question.id], reply)
         yield batch, said
@@ -100,6 +105,7 @@ def _answer_turn(
     said: Replies,
     how: Generation,
     runtime: Runtime,
+    report: Report,
 ) -> list[Reply]:
     """One more reply to each question; they share length and temperature (see `_batches`)."""
     sampled = rollouts.sample(
@@ -109,6 +115,7 @@ def _answer_turn(
         length=how.length_of(asked[0]),
         temperature=how.temperature_of(asked[0]),
         runtime=runtime,
+        report=report,
     )
     lengths = sampled.lengths.tolist()
     return [

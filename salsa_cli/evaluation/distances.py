@@ -15,7 +15,7 @@ from salsa_cli.generation import divergence
 from salsa_cli.models import loading
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.loading import LanguageModel
-from salsa_cli.runs.events import Advanced, Report
+from salsa_cli.runs.events import Advanced, Report, Working
 
 TEMPERATURE = 1.0
 """Temperature of both models in a KL to an anchor."""
@@ -43,6 +43,8 @@ def measure(
     for name, folder in models.items():
         measured = [anchor for anchor in anchors if name in anchor.folders]
         missing = [anchor for anchor in measured if (name, anchor.name) not in stored]
+        if missing:
+            report(Working(f"loading {folder}"))
         model = loading.load_language_model(folder, placement) if missing else None
         for anchor in measured:
             if model is not None and anchor in missing:

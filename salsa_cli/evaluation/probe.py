@@ -27,7 +27,7 @@ from salsa_cli.models.backbones import Placement
 from salsa_cli.models.lm_head import Module
 from salsa_cli.records import JSON, write_json
 from salsa_cli.runs import run_folder
-from salsa_cli.runs.events import Advanced, Note, Report, Result
+from salsa_cli.runs.events import Advanced, Note, Report, Result, Working
 from salsa_cli.soups import model_planning
 from salsa_cli.soups.plan import SoupPlan
 from salsa_cli.weights import folders, weight_files
@@ -117,6 +117,7 @@ def _measure(
     The stored weights of both are in memory once; of a soup and of the ingredient that it is
     compared with there is one model each, whose weights change from point to point.
     """
+    report(Working("loading the models"))
     placement = Placement(runtime.frozen_dtype, runtime.device)
     model = loading.load_language_model(ingredients.template, placement)
     end = replace(ingredients, model=model)

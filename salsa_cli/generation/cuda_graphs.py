@@ -19,13 +19,14 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 from salsa_cli.generation import kv_cache, loop
-from salsa_cli.generation.generator import draw
+from salsa_cli.generation.generator import draw, ended
 from salsa_cli.generation.kv_cache import GrowingCache
 from salsa_cli.generation.loop import Rows
 from salsa_cli.models import attention
 from salsa_cli.models.attention import UnsupportedAttentionError
 from salsa_cli.models.forward import Module
 from salsa_cli.models.loading import LanguageModel
+from salsa_cli.runs.events import Report, silent
 
 NAME = "salsa-decode"
 """Name of this attention in the configuration of a model."""
@@ -58,6 +59,7 @@ def generate(
     prompts: Sequence[Sequence[int]],
     uniforms: torch.Tensor,
     temperature: float,
+    report: Report = silent,
 ) -> torch.Tensor:
     """Answers to prompts; see `generator.Generator`."""
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]), reverse=True)
@@ -70,6 +72,7 @@ def generate(
     for number in range(1, uniforms.shape[1]):
         if number % loop.CHECK_EVERY == 0:
             going = int(writer.going.sum())
+            report(ended(len(prompts) - going, len(prompts), number, uniforms.shape[1]))
             if not going:
                 return writer.answers[:, :number]
             if going <= LEAVE * len(writer.going):

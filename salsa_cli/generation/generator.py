@@ -7,6 +7,7 @@ import torch
 
 from salsa_cli.maths import categorical
 from salsa_cli.models.loading import LanguageModel
+from salsa_cli.runs.events import Report, Working, silent
 
 
 class Generator(Protocol):
@@ -18,6 +19,7 @@ class Generator(Protocol):
         prompts: Sequence[Sequence[int]],
         uniforms: torch.Tensor,
         temperature: float,
+        report: Report = silent,
     ) -> torch.Tensor:
         """Token ids `[B, R]` of one answer per prompt, in the order of the prompts.
 
@@ -26,9 +28,15 @@ class Generator(Protocol):
             uniforms: `[B, L]` float64 in [0, 1) on the model's device; the answers have at most L
                 tokens, and a token is drawn by the number at its place.
             temperature: divides the logits; 0 takes the likeliest token.
+            report: is told how many answers have ended.
 
         R is at most L. Tokens after the first end token of a row have no meaning.
         """
+
+
+def ended(count: int, total: int, token: int, length: int) -> Working:
+    """`count` of `total` answers have ended, and the others have `token` of `length` tokens."""
+    return Working("answers", count, total, detail=f"token {token}/{length}")
 
 
 def draw(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float) -> torch.Tensor:

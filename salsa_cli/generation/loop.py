@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import torch
 
 from salsa_cli.generation import kv_cache
-from salsa_cli.generation.generator import draw
+from salsa_cli.generation.generator import draw, ended
 from salsa_cli.generation.kv_cache import GrowingCache
 from salsa_cli.models.forward import Module
 from salsa_cli.models.loading import LanguageModel
 from salsa_cli.models.tokenization import Tokens, pad_left, position_ids
+from salsa_cli.runs.events import Report, silent
 
 CHECK_EVERY = 8
 """Tokens between two checks for finished rows, on a device that the check has to wait for."""
@@ -74,6 +75,7 @@ def generate(
     prompts: Sequence[Sequence[int]],
     uniforms: torch.Tensor,
     temperature: float,
+    report: Report = silent,
 ) -> torch.Tensor:
     """Answers to prompts; see `generator.Generator`."""
     device, length = uniforms.device, uniforms.shape[1]
@@ -91,12 +93,15 @@ def generate(
         rows.going &= ~torch.isin(tokens, ends)
         if step + 1 == length:
             break
-        if (step + 1) % period == 0 and not bool(rows.going.all()):
-            kept = without_gaps(rows.going)
-            if not len(kept):
+        if (step + 1) % period == 0:
+            going = int(rows.going.sum())
+            report(ended(len(prompts) - going, len(prompts), step + 1, length))
+            if not going:
                 break
-            cache.batch_select_indices(kept)
-            rows, tokens = rows.select(kept), tokens[kept]
+            if going < len(rows.going):
+                kept = without_gaps(rows.going)
+                cache.batch_select_indices(kept)
+                rows, tokens = rows.select(kept), tokens[kept]
         logits = _next_logits(policy.model, tokens, rows, width + step + 1, step, cache)
     return answers[:, : step + 1]
 

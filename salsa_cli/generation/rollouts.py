@@ -4,7 +4,7 @@ An answer depends on its prompt, its seed and the weights, and not on
 the batch it was generated in: every row draws its tokens from uniforms of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -21,6 +21,7 @@ from salsa_cli.models.forward import Module
 from salsa_cli.models.loading import LanguageModel
 from salsa_cli.models.sequences import Sequences
 from salsa_cli.models.tokenization import Answer, Tokens, answer_text, pad_left
+from salsa_cli.runs.events import Report, Working, silent
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class Sampler(Protocol):
         length: int,
         temperature: float,
         runtime: Runtime,
+        report: Report = silent,
     ) -> Sampled:
         """Sample one answer per prompt, of at most `length` tokens.
 
@@ -100,6 +102,7 @@ class Sampler(Protocol):
             length: most tokens of an answer, its end token counted.
             temperature: divides the logits.
             runtime: where the result goes.
+            report: is told how many answers there are.
         """
 
 
@@ -122,6 +125,7 @@ class OwnSampler:
         length: int,
         temperature: float,
         runtime: Runtime,
+        report: Report = silent,
     ) -> Sampled:
         """See `Sampler`."""
         return sample(
@@ -132,6 +136,7 @@ class OwnSampler:
             temperature=temperature,
             runtime=runtime,
             generator=self.generator,
+            report=report,
         )
 
 
@@ -156,6 +161,7 @@ class ServerSampler:
         length: int,
         temperature: float,
         runtime: Runtime,
+        report: Report = silent,
     ) -> Sampled:
         """See `Sampler`.
 
@@ -170,6 +176,7 @@ class ServerSampler:
             length=length,
             temperature=temperature,
             samples=count,
+            report=report,
         )
         responses, finished = _until_end(drawn.ids.to(runtime.device), policy.eos_ids)
         theirs = drawn.logprobs.to(runtime.device)[:, : responses.ids.shape[1]]
@@ -187,6 +194,7 @@ def sample(
     temperature: float,
     runtime: Runtime,
     generator: str = "auto",
+    report: Report = silent,
 ) -> Sampled:
     """Sample one answer per prompt, of at most `length` tokens.
 
@@ -200,7 +208,7 @@ def sample(
     uniforms = torch.from_numpy(draws).to(runtime.device)
     with runtime.autocast():
         generate = select_generator(generator, policy.model)
-        ids = generate(policy, prompts, uniforms, temperature)
+        ids = generate(policy, prompts, uniforms, temperature, report)
     responses, finished = _until_end(ids, policy.eos_ids)
     return Sampled(pad_left(prompts, policy.pad_id).to(runtime.device), responses, finished)
 
@@ -224,12 +232,13 @@ def logprobs(
     temperature: float,
     groups: Sequence[torch.Tensor],
     runtime: Runtime,
+    report: Report = silent,
 ) -> torch.Tensor:
     """Log-probabilities `[B, R]` of the answers under a model, a group of rows a forward pass."""
     with runtime.autocast():
         parts = [
             forward.answer_logprobs(model, sampled.sequences.part(rows), temperature)
-            for rows in groups
+            for rows in _counted(groups, "log-probabilities", report)
         ]
     return _in_row_order(parts, groups, sampled, runtime)
 
@@ -243,12 +252,13 @@ def anchor_kl(
     temperature: float,
     groups: Sequence[torch.Tensor],
     runtime: Runtime,
+    report: Report = silent,
 ) -> torch.Tensor:
     """KL(model || anchor) `[B, R]` over the vocabulary at each token, a group of rows a pass."""
     with runtime.autocast():
         parts = [
             forward.answer_kl(model, anchor, sampled.sequences.part(rows), temperature)
-            for rows in groups
+            for rows in _counted(groups, "KL to an anchor", report)
         ]
     return _in_row_order(parts, groups, sampled, runtime)
 
@@ -266,12 +276,27 @@ def end_logprobs(
 
 @torch.no_grad()
 def values(
-    critic: Module, sampled: Sampled, *, groups: Sequence[torch.Tensor], runtime: Runtime
+    critic: Module,
+    sampled: Sampled,
+    *,
+    groups: Sequence[torch.Tensor],
+    runtime: Runtime,
+    report: Report = silent,
 ) -> torch.Tensor:
     """Values `[B, R]` of the answers' states, a group of rows a forward pass."""
     with runtime.autocast():
-        parts = [forward.answer_values(critic, sampled.sequences.part(rows)) for rows in groups]
+        parts = [
+            forward.answer_values(critic, sampled.sequences.part(rows))
+            for rows in _counted(groups, "values", report)
+        ]
     return _in_row_order(parts, groups, sampled, runtime)
+
+
+def _counted(groups: Sequence[torch.Tensor], step: str, report: Report) -> Iterator[torch.Tensor]:
+    """The groups, with a report before each."""
+    for number, rows in enumerate(groups, 1):
+        report(Working(f"{step}, pass", number, len(groups)))
+        yield rows
 
 
 def _in_row_order(

@@ -11,18 +11,24 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from salsa_cli.generation.generator import draw
 from salsa_cli.models.loading import LanguageModel
 from salsa_cli.models.tokenization import pad_left
+from salsa_cli.runs.events import Report, Working, silent
 
 
 class _DrawFromUniforms(LogitsProcessor):  # type: ignore[misc]
     """Masks all tokens of a row but the sampled one."""
 
-    def __init__(self, uniforms: torch.Tensor, start: int, temperature: float) -> None:
+    def __init__(
+        self, uniforms: torch.Tensor, start: int, temperature: float, report: Report
+    ) -> None:
         self._uniforms = uniforms
         self._start = start
         self._temperature = temperature
+        self._report = report
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        uniforms = self._uniforms[:, input_ids.shape[1] - self._start]
+        place = input_ids.shape[1] - self._start
+        self._report(Working("answers", detail=f"token {place}/{self._uniforms.shape[1]}"))
+        uniforms = self._uniforms[:, place]
         drawn = draw(scores, uniforms, self._temperature)
         certain = torch.full_like(scores, float("-inf"))
         return certain.scatter(-1, drawn.unsqueeze(-1), 0.0)
@@ -33,14 +39,16 @@ def generate(
     prompts: Sequence[Sequence[int]],
     uniforms: torch.Tensor,
     temperature: float,
+    report: Report = silent,
 ) -> torch.Tensor:
     """Answers to prompts; see `generator.Generator`."""
     tokens = pad_left(prompts, policy.pad_id).to(uniforms.device)
     start = tokens.ids.shape[1]
+    processor = _DrawFromUniforms(uniforms, start, temperature, report)
     ids: torch.Tensor = policy.model.generate(
         input_ids=tokens.ids,
         attention_mask=tokens.mask.long(),
-        logits_processor=LogitsProcessorList([_DrawFromUniforms(uniforms, start, temperature)]),
+        logits_processor=LogitsProcessorList([processor]),
         generation_config=GenerationConfig(
             do_sample=False,
             max_new_tokens=uniforms.shape[1],

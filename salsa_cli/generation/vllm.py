@@ -27,6 +27,7 @@ from salsa_cli.generation.vllm_http import Refusal, exchange, first_line, who
 from salsa_cli.generation.vllm_model import ServedModel
 from salsa_cli.models.loading import LanguageModel
 from salsa_cli.models.tokenization import pad_right
+from salsa_cli.runs.events import Report, Working, silent
 
 AT_ONCE = 256
 """Requests under way at a time, as many as vLLM batches by default."""
@@ -151,6 +152,7 @@ class Server:
         length: int,
         temperature: float,
         samples: int = 1,
+        report: Report = silent,
     ) -> Drawn:
         """Answers of at most `length` tokens, in the order of the prompts; one request a prompt.
 
@@ -170,7 +172,10 @@ class Server:
                 pool.submit(self._answer, prompt, seed, sampling)
                 for prompt, seed in zip(prompts, seeds, strict=True)
             ]
-            rows = [answer for future in futures for answer in future.result()]
+            rows = []
+            for future in futures:
+                rows += future.result()
+                report(Working("answers", len(rows), len(prompts) * samples))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
         self._check_vocabulary(rows, policy)

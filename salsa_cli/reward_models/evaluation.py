@@ -24,7 +24,7 @@ from salsa_cli.reward_models.report_page import EvaluationReport
 from salsa_cli.reward_models.results import EvaluatedModelResult, evaluated
 from salsa_cli.reward_models.rewards import RewardScale
 from salsa_cli.runs import run_folder
-from salsa_cli.runs.events import DryRun, Note, Report, Result, Warned
+from salsa_cli.runs.events import DryRun, Note, Report, Result, Warned, Working
 from salsa_cli.weights import folders, weight_files
 
 RECORD = "salsa.json"
@@ -106,6 +106,7 @@ def score(
     folder: Path, plan: EvaluationPlan, config: TrainRMConfig, runtime: Runtime, report: Report
 ) -> PairScores:
     """Raw scores of all pairs, by one model."""
+    report(Working(f"loading {folder}"))
     reward = loading.load_reward_model(folder, Placement(runtime.frozen_dtype, runtime.device))
     stage = "evaluation" if len(plan.models) == 1 else f"evaluation by {folder.name}"
     return fitting.score_pairs(reward, plan.pairs, stage, config, runtime, report)

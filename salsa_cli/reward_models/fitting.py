@@ -25,7 +25,7 @@ from salsa_cli.reward_models.assessment import PairScores
 from salsa_cli.reward_models.pairs import EncodedPair
 from salsa_cli.reward_models.plan import TrainingRun
 from salsa_cli.runs import checkpoints, interrupts, run_folder
-from salsa_cli.runs.events import Advanced, Measured, Note, Report
+from salsa_cli.runs.events import Advanced, Measured, Note, Report, Working, silent
 
 METRICS = "metrics.jsonl"
 
@@ -94,7 +94,9 @@ def fit(
     with interrupts.deferred_interrupts(report) as held:
         for step, batch in _batches(training, member, progress.step, config):
             began = time.perf_counter()
-            row = accumulate_gradients(reward, learner.network, batch, step, config, runtime)
+            row = accumulate_gradients(
+                reward, learner.network, batch, step, config, runtime, report
+            )
             share = learners.warmed_up(step, steps, config.warmup, schedule=config.schedule)
             norm = learner.step(share)
             spent = time.perf_counter() - began
@@ -115,6 +117,7 @@ def accumulate_gradients(
     step: int,
     config: TrainRMConfig,
     runtime: Runtime,
+    report: Report = silent,
 ) -> dict[str, float]:
     """Accumulate the gradient of one batch, the mean over its pairs; returns its metrics.
 
@@ -125,7 +128,8 @@ def accumulate_gradients(
     """
     found, padded = torch.empty(0, 2, device=runtime.device), 0
     places: list[int] = []
-    for part in _passes(batch, config, runtime):
+    for number, part in enumerate(_passes(batch, config, runtime)):
+        report(Working("pairs of the step", number * config.forward_size, len(batch)))
         # Every process makes the same number of passes; a pass without pairs has weight 0.
         given = [batch[place] for place in part] or batch[:1]
         chosen, rejected = score_batch(reward, network, given, runtime)

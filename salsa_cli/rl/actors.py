@@ -34,6 +34,7 @@ from salsa_cli.rl.offload import Parked
 from salsa_cli.rl.plan import PPOPlan
 from salsa_cli.rl.run import Run
 from salsa_cli.runs import checkpoints
+from salsa_cli.runs.events import Working
 from salsa_cli.weights import folders
 
 
@@ -85,18 +86,23 @@ def load_actors(run: Run, server: Server | None = None) -> Actors:
     shared = Backbones(
         backbones.representatives(weight_sharing.shared_backbones(plan.roles(config)))
     )
+    run.report(Working(f"loading {plan.policy}"))
     policy = _policy(plan.policy, config, runtime, shared)
     # A moving average in bfloat16 would not move: a hundredth of a step is less than a last place.
     moving = config.ref_update != "none"
     dtype = torch.float32 if moving else runtime.frozen_dtype
     source = backbones.unshared if moving else shared.load
+    run.report(Working("loading the reference"))
     held = tuple(
         references.load(one, Placement(dtype, runtime.device, source)) for one in plan.references
     )
+    if plan.critic is not None:
+        run.report(Working("loading the critic"))
     bias = config.normalize_reward and critic_reward(plan) is not None
     critic = (
         None if plan.critic is None else _critic(plan.critic, config, runtime, shared, bias=bias)
     )
+    run.report(Working("loading the rewards"))
     weight = config.uncertainty_weight
     combine = rewards.combination(config.ensemble, UNCERTAINTY_WEIGHT if weight is None else weight)
     trained = tuple(rewards.load(name, runtime, shared.load) for name in plan.rewards)

@@ -24,6 +24,7 @@ from salsa_cli.reward_models.rewards import Ensemble, RewardScale, Scores
 from salsa_cli.rl import batching, references
 from salsa_cli.rl.actors import Actors, on_device
 from salsa_cli.rl.run import Run
+from salsa_cli.runs.events import Working
 
 CALIBRATION = 256
 """Answers of the start policy that make the scale of a reward."""
@@ -110,12 +111,15 @@ def sample_in_parts(
         length=config.response_length,
         temperature=config.temperature,
         runtime=runtime,
+        report=run.report,
     )
     return _whole(mine, rows, prompts, actors.policy.pad_id, runtime)
 
 
-def score_answers(answered: AnswerBatch, actors: Actors, config: PPOConfig) -> ScoredBatch:
+def score_answers(answered: AnswerBatch, actors: Actors, run: Run) -> ScoredBatch:
     """Score the answers by all rewards."""
+    config = run.config
+    run.report(Working("rewards"))
     scores = actors.reward.score(answered.prompts, answered.answers)
     watched = None
     if actors.watched is not None:
@@ -172,11 +176,14 @@ def compute_rollout(sampled: Sampled, scores: torch.Tensor, actors: Actors, run:
             temperature=config.temperature,
             groups=first,
             runtime=runtime,
+            report=run.report,
         ),
-        tuple(logprobs_under(one, sampled, config, runtime) for one in actors.references),
+        tuple(logprobs_under(one, sampled, run) for one in actors.references),
         None
         if actors.critic is None
-        else rollouts.values(actors.critic.model, sampled, groups=first, runtime=runtime),
+        else rollouts.values(
+            actors.critic.model, sampled, groups=first, runtime=runtime, report=run.report
+        ),
         scores.to(runtime.device),
     )
     _check_finite(rollout)
@@ -192,16 +199,15 @@ def mismatch(rollout: Rollout) -> Mismatch | None:
     return importance.mismatch(rollout.logprobs, theirs, rollout.mask)
 
 
-def logprobs_under(
-    model: Module, sampled: Sampled, config: PPOConfig, runtime: Runtime
-) -> torch.Tensor:
+def logprobs_under(model: Module, sampled: Sampled, run: Run) -> torch.Tensor:
     """Log-probabilities `[B, R]` of the answers under a model that is not trained."""
     return rollouts.logprobs(
         model,
         sampled,
-        temperature=config.temperature,
-        groups=batching.scoring_passes(sampled, config, runtime),
-        runtime=runtime,
+        temperature=run.config.temperature,
+        groups=batching.scoring_passes(sampled, run.config, run.runtime),
+        runtime=run.runtime,
+        report=run.report,
     )
 
 
@@ -257,7 +263,7 @@ def measure_anchors(rollout: Rollout, actors: Actors, run: Run) -> AnchorKLs:
     for aliases, model in references.loaded_in_turn(
         known, Placement(runtime.frozen_dtype, runtime.device, source)
     ):
-        theirs = logprobs_under(model.model, rollout.sampled, config, runtime)
+        theirs = logprobs_under(model.model, rollout.sampled, run)
         found |= dict.fromkeys(aliases, _mean_kl(rollout, theirs))
         if config.temperature != 1.0:
             nats = _untempered_kl(rollout, model.model, actors, run)
@@ -332,6 +338,7 @@ def _untempered_kl(rollout: Rollout, anchor: Module, actors: Actors, run: Run) -
         temperature=1.0,
         groups=batching.scoring_passes(sampled, run.config, run.runtime),
         runtime=run.runtime,
+        report=run.report,
     )
     return float(kl.per_answer(each, rollout.mask).mean())
 

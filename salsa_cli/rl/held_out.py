@@ -27,6 +27,7 @@ from salsa_cli.rl.experience import AnswerBatch, ScoredBatch
 from salsa_cli.rl.held_out_metrics import HeldOutFigure, HeldOutMetrics
 from salsa_cli.rl.metrics import HELD_OUT_STAGE, UpdateMetrics
 from salsa_cli.rl.run import Run
+from salsa_cli.runs.events import Working
 
 START = "start"
 """Name of the anchor that is the initial policy."""
@@ -108,7 +109,7 @@ def measure(kl_coef: float, actors: Actors, run: Run) -> HeldOutMetrics:
             with on_device(actors, "ref"):
                 kls = _measure_kls(answered, actors, run)
         with on_device(actors, "reward", "watch"):
-            scored = [experience.score_answers(one, actors, config) for one in answered]
+            scored = [experience.score_answers(one, actors, run) for one in answered]
     _check_finite(scored)
     reward = torch.cat([one.trained for one in scored]).double()
     penalised = kls.penalised.to(reward.device)
@@ -184,6 +185,7 @@ def _batch_kls(
     rows = runtime.part(torch.arange(len(batch.answers)))
     found = torch.zeros((len(rows), len(models)), dtype=torch.float64)
     for place, row in enumerate(rows.tolist()):
+        run.report(Working("KL of held-out answers", place, len(rows)))
         kls = divergence.answer_kls(
             actors.policy.model,
             models,

@@ -20,6 +20,7 @@ from salsa_cli.models.sequences import Sequences
 from salsa_cli.rl import batching
 from salsa_cli.rl.actors import Actors
 from salsa_cli.rl.run import Run
+from salsa_cli.runs.events import Working
 
 LOSS_ESTIMATORS: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "k2": kl.weighted_k2,
@@ -230,9 +231,11 @@ def learn(
     share = learners.warmed_up(update, config.updates, config.warmup, schedule=config.schedule)
     critic_alone = update < config.critic_warmup
     steps: list[dict[str, float]] = []
+    total = config.epochs * config.minibatches
     for epoch in range(config.epochs):
         for minibatch in batching.minibatches(update, epoch, config):
             given = minibatch, rollout, targets
+            run.report(Working("minibatch", len(steps) + 1, total))
             policy = _accumulate_policy_gradients(*given, coef, actors, run)
             if not steps:
                 check_first_ratio(policy["ratio_error"], run.runtime.device)

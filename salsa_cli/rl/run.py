@@ -6,6 +6,7 @@ from pathlib import Path
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.rl.plan import PPOPlan
+from salsa_cli.runs.events import Report, silent
 
 
 @dataclass(frozen=True)
@@ -17,9 +18,11 @@ class Run:
         config: the settings.
         runtime: the device and the processes.
         folder: the run's draft folder, which becomes the output when the run is complete.
+        report: what is told of its progress.
     """
 
     plan: PPOPlan
     config: PPOConfig
     runtime: Runtime
     folder: Path
+    report: Report = silent

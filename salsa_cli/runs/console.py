@@ -21,6 +21,7 @@ from salsa_cli.runs.events import (
     Result,
     Said,
     Warned,
+    Working,
     silent,
 )
 
@@ -61,10 +62,16 @@ def has_colour(stream: IO[str], environment: Mapping[str, str]) -> bool:
     return stream.isatty() and environment.get("TERM") != "dumb"
 
 
-class PlainLines:
-    """Events as plain lines: per stage, at most one progress line every `pause` seconds.
+PATIENCE = 20
+"""A line of progress is due when nothing was printed for this share of the time so far: one in
+twenty, so that the log of an hour has some hundred lines."""
 
-    A sample answer is printed every ten pauses at most.
+
+class PlainLines:
+    """Events as plain lines: per stage, one progress line every `pause` seconds at most.
+
+    In long runs they become rarer, until they are 15 pauses apart. What is being done is printed
+    where nothing else was for as long. A sample answer is printed every ten pauses at most.
     """
 
     def __init__(self, stream: IO[str], pause: float = 2.0) -> None:
@@ -72,6 +79,8 @@ class PlainLines:
         self._pause = pause
         self._last: dict[str, float] = {}
         self._began: dict[str, float] = {}
+        self._first: float | None = None
+        self._printed = float("-inf")
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -81,10 +90,25 @@ class PlainLines:
                 self._write(f"warning: {text}")
             case Advanced():
                 self._advance(event)
+            case Working():
+                self._work(event)
             case Said():
                 self._say(event)
             case Measured():
                 pass
+
+    def _due(self, now: float, last: float) -> bool:
+        """Whether the last line is long enough ago, for how long it all takes."""
+        self._first = now if self._first is None else self._first
+        pause = min(max(self._pause, (now - self._first) / PATIENCE), 15 * self._pause)
+        return now - last >= pause
+
+    def _work(self, event: Working) -> None:
+        now = time.monotonic()
+        if self._due(now, self._printed):
+            self._printed = now
+            counted = f" {_amounts(event)}" if event.total else ""
+            self._write(f"{event.step}{counted}{f'  {event.detail}' if event.detail else ''}")
 
     def _say(self, event: Said) -> None:
         now = time.monotonic()
@@ -96,12 +120,10 @@ class PlainLines:
         now = time.monotonic()
         began = self._began.setdefault(event.stage, now)
         finished = event.done >= event.total
-        if not finished and now - self._last.get(event.stage, float("-inf")) < self._pause:
+        if not finished and not self._due(now, self._last.get(event.stage, float("-inf"))):
             return
-        self._last[event.stage] = now
-        parts = [
-            f"{event.stage} {amount(event.done, event.unit)}/{amount(event.total, event.unit)}"
-        ]
+        self._last[event.stage] = self._printed = now
+        parts = [f"{event.stage} {_amounts(event)}"]
         parts += [f"{name} {figure(value)}" for name, value in event.figures.items()]
         if event.done and now - began >= self._pause and not finished:
             left = (now - began) / event.done * (event.total - event.done)
@@ -112,6 +134,10 @@ class PlainLines:
 
     def _write(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
+
+
+def _amounts(event: Advanced | Working) -> str:
+    return f"{amount(event.done, event.unit)}/{amount(event.total, event.unit)}"
 
 
 def print_result(result: Result) -> None:

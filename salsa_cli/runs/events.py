@@ -43,6 +43,17 @@ class Advanced:
 
 
 @dataclass(frozen=True)
+class Working:
+    """What is being done at this moment, and how much of it is done, if that can be counted."""
+
+    step: str
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
 class Measured:
     """One row of metrics."""
 
@@ -57,7 +68,7 @@ class Said:
     answer: str
 
 
-Event = Note | Warned | Advanced | Measured | Said
+Event = Note | Warned | Advanced | Working | Measured | Said
 Report = Callable[[Event], None]
 
 

@@ -11,9 +11,11 @@ from rich.progress import (
     BarColumn,
     Progress,
     ProgressColumn,
+    SpinnerColumn,
     Task,
     TaskID,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table as RichTable
@@ -28,22 +30,33 @@ from salsa_cli.runs.events import (
     Said,
     Table,
     Warned,
+    Working,
 )
 
 
 class LiveView:
-    """Progress bars for the stages; below them the latest figures and a sample answer."""
+    """Progress bars for the stages; below them what is being done, figures, a sample answer."""
 
     def __init__(self, console: Console | None = None) -> None:
         console = console or Console(stderr=True, emoji=False)
         self._console = console
         self._bars = Progress(
+            SpinnerColumn(finished_text=" "),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=28),
             _Amount(),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             console=console,
         )
+        self._steps = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            _Amount(),
+            TextColumn("{task.fields[detail]}", style="dim", markup=False),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._step: Working | None = None
         self._tasks: dict[str, TaskID] = {}
         self._figures: dict[str, float] = {}
         self._figures_of = ""
@@ -58,21 +71,49 @@ class LiveView:
                 self._console.print(f"[yellow]warning:[/] {escape(text)}", highlight=False)
             case Advanced():
                 self._advance(event)
+            case Working():
+                self._work(event)
             case Said():
                 self._said = event
             case Measured():
                 pass
 
     def close(self) -> None:
-        """Stop updating; the last state stays on the screen."""
+        """Stop updating; the bars, figures and the sample stay on the screen."""
         if self._live is not None:
+            self._rest()
+            self._draw()
             self._live.stop()
             self._live = None
 
-    def _advance(self, event: Advanced) -> None:
+    def _work(self, event: Working) -> None:
+        before = self._step
+        if before is None or before.step != event.step or event.done < before.done:
+            self._rest()
+            self._steps.add_task(
+                event.step, total=event.total or None, unit=event.unit, detail=event.detail
+            )
+        for task in self._steps.task_ids:
+            self._steps.update(task, completed=event.done, detail=event.detail)
+        self._step = event
+        self._draw()
+
+    def _rest(self) -> None:
+        """Nothing is being done."""
+        for task in self._steps.task_ids:
+            self._steps.remove_task(task)
+        self._step = None
+
+    def _draw(self) -> None:
         if self._live is None:
             self._live = Live(console=self._console, refresh_per_second=8)
             self._live.start()
+        parts = [self._bars] if self._bars.task_ids else []
+        steps = [self._steps] if self._step is not None else []
+        self._live.update(Group(*parts, *steps, *self._below()))
+
+    def _advance(self, event: Advanced) -> None:
+        self._rest()
         if event.stage not in self._tasks:
             self._tasks[event.stage] = self._bars.add_task(
                 event.stage, total=event.total, unit=event.unit
@@ -83,7 +124,7 @@ class LiveView:
             self._figures, self._figures_of = {}, event.stage
         # Figures that are not measured every time keep their last value.
         self._figures |= event.figures
-        self._live.update(Group(self._bars, *self._below()))
+        self._draw()
         if event.done >= event.total:
             del self._tasks[event.stage]
 
@@ -105,9 +146,11 @@ class _Amount(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         unit = str(task.fields["unit"])
-        text = f"{amount(task.completed, unit)}/{amount(task.total or 0, unit)}"
+        if task.total is None:
+            return Text()
+        text = f"{amount(task.completed, unit)}/{amount(task.total, unit)}"
         speed = task.finished_speed or task.speed
-        if unit != "B":
+        if unit not in ("", "B"):
             text += f" {unit}"
         if speed:
             text += f"  {amount(speed, unit) if unit == 'B' else figure(speed)}/s"

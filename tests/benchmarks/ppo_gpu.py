@@ -179,7 +179,7 @@ class Bench:
             forward.last_scores(self._reward, joined[rows])
         if self._actors.critic is None:
             for model in (self._actors.policy.model, self._actors.references[0]):
-                experience.logprobs_under(model, sampled, self._run.config, self._run.runtime)
+                experience.logprobs_under(model, sampled, self._run)
             groups = list(torch.arange(len(joined.ids)).split(self._run.config.forward_size))
             rollouts.values(self._values, sampled, groups=groups, runtime=self._run.runtime)
         else:

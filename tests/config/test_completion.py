@@ -1,14 +1,11 @@
 """Completion: what is offered, and the scripts of the shells."""
 
-import contextlib
 import os
-import pty
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ import pytest
 import salsa_cli
 from salsa_cli.config.application import application
 from salsa_cli.errors import UsageError
+from tests.support import terminals
 
 
 def asked(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -78,22 +76,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def said(command: Sequence[str], typed: str) -> str:
-    """What an interactive shell shows while `typed` is typed."""
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
-    ):
-        os.close(theirs)
-        os.write(ours, typed.encode())
-        shown = b""
-        with contextlib.suppress(OSError):  # raised when the shell is gone
-            while True:
-                shown += os.read(ours, 65536)
-    os.close(ours)
-    return shown.decode().replace("\r", "")
-
-
 @pytest.mark.parametrize(
     ("shell", "command", "begin"),
     [
@@ -109,8 +91,8 @@ def test_tab_in_a_real_shell(
     (home / "script").write_text(asked(capsys, "--show-completion", shell))
     # After Tab, Ctrl-A: the line is printed instead of being run.
     keys = "".join(f"{line}\t\x01echo got: \n" for line in LINES)
-    shown = said(command, f"{begin}source ./script\n{keys}exit\n")
-    found = re.findall(r"^got: (.*?)\s*$", shown, re.MULTILINE)
+    shown = terminals.shown(command, f"{begin}source ./script\n{keys}exit\n")
+    found = re.findall(r"^got: (.*?)\s*$", shown.replace("\r", ""), re.MULTILINE)
     assert [line.split()[-1] for line in found] == list(LINES.values())
 
 

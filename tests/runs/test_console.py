@@ -3,6 +3,7 @@
 import io
 import time
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from salsa_cli.runs.events import (
     Said,
     Table,
     Warned,
+    Working,
 )
 
 
@@ -54,6 +56,52 @@ def test_plain_lines_tell_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None
         "soup 20MB/100MB  40 s left",
         "soup 30MB/100MB  35 s left",
     ]
+
+
+def test_plain_lines_say_what_is_being_done_where_they_would_be_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([100.0, 101.0, 103.0, 104.0, 104.5, 106.0, 107.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    stream = io.StringIO()
+    lines = PlainLines(stream, pause=2.0)
+    lines(Working("loading ref/"))
+    lines(Working("answers", 1, 8, detail="token 1/4"))
+    lines(Working("answers", 3, 8, detail="token 3/4"))
+    lines(Working("minibatch", 1, 4))
+    lines(Advanced("ppo", 1, 3, "updates"))
+    lines(Working("answers", 4, 8))
+    lines(Working("answers", 1000, 2000))
+    assert stream.getvalue().splitlines() == [
+        "loading ref/",
+        "answers 3/8  token 3/4",
+        "ppo 1/3",
+        "answers 1,000/2,000",
+    ]
+
+
+def test_plain_lines_become_rarer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event a second for three hours: 2 s apart in the beginning, and 30 s in the end."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    printed: dict[str, list[float]] = {"working": [], "stage": []}
+    for kind in printed:
+        stream, now = io.StringIO(), 0.0
+        lines, length = PlainLines(stream, pause=2.0), 0
+        for second in range(3 * 3600):
+            now = float(second)
+            if kind == "working":
+                lines(Working("answers", second, 10**6))
+            else:
+                lines(Advanced("ppo", second + 1, 10**6, "updates"))
+            if len(stream.getvalue()) > length:
+                printed[kind].append(now)
+            length = len(stream.getvalue())
+    for times in printed.values():
+        assert times[:3] == [0.0, 2.0, 4.0]
+        assert times[-1] - times[-2] == 30
+        assert max(after - at for at, after in pairwise(times) if at < 200) in (10, 11)
+        assert len(times) < 450
 
 
 def test_plain_lines_show_a_sample_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

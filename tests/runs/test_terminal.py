@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from salsa_cli.runs.events import Advanced, Note, Said
+from salsa_cli.runs.events import Advanced, Event, Note, Said, Working
 from salsa_cli.runs.terminal import LiveView
 
 
@@ -37,3 +37,28 @@ def test_the_live_view_keeps_figures_and_shows_a_sample() -> None:
     view(Advanced("saving", 1, 2, "B", {"seconds": 1.0}))
     view.close()
     assert "reward" not in console.file.getvalue().split("saving")[-1]
+
+
+def test_the_live_view_shows_what_is_being_done_until_it_is_done() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+    view = LiveView(console)
+
+    def picture(event: Event) -> str:
+        assert isinstance(console.file, io.StringIO)
+        view(event)
+        before = len(console.file.getvalue())
+        assert view._live is not None
+        view._live.refresh()
+        return console.file.getvalue()[before:]
+
+    loading = picture(Working("loading [ref]/"))
+    assert "loading [ref]/" in loading and "0:00:0" in loading and "/s" not in loading
+    answers = picture(Working("answers", 128, 512, detail="token 37/128"))
+    assert "answers 128/512" in answers and "token 37/128" in answers and "loading" not in answers
+    assert "answers 256/512" in picture(Working("answers", 256, 512, detail="token 40/128"))
+    advanced = picture(Advanced("ppo", 1, 3, "updates"))
+    assert "1/3 updates" in advanced and "answers" not in advanced
+    picture(Working("minibatch", 3, 8))
+    view.close()
+    assert isinstance(console.file, io.StringIO)
+    assert "minibatch" not in console.file.getvalue().split("1/3 updates")[-1]

@@ -11,19 +11,28 @@ from salsa_cli.models import loading, shapes
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.loading import LanguageModel
 from salsa_cli.models.tokenization import prompt_ids
+from salsa_cli.runs.events import Report, Working, silent
 from salsa_cli.weights import folders
 
 
 class LocalWriter:
     """A causal language model; loaded on first use."""
 
-    def __init__(self, name: str, folder: Path, batch_size: int, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        batch_size: int,
+        runtime: Runtime,
+        report: Report = silent,
+    ) -> None:
         self.name = name
         # The digest of the weights; computed once, as it reads them all.
         self.identity = str(folders.describe(folder)["weights_xxh3"])
         self._folder = folder
         self._batch_size = batch_size
         self._runtime = runtime
+        self._report = report
         self._model: LanguageModel | None = None
 
     def write(self, requests: Sequence[Request], sampling: JudgeSampling) -> Iterator[Completion]:
@@ -31,6 +40,7 @@ class LocalWriter:
         if not requests:
             return
         if self._model is None:
+            self._report(Working(f"loading {self._folder}"))
             self._model = loading.load_language_model(
                 self._folder, Placement(self._runtime.frozen_dtype, self._runtime.device)
             )
@@ -57,6 +67,7 @@ class LocalWriter:
                 length=sampling.max_tokens,
                 temperature=sampling.temperature or 0.0,
                 runtime=self._runtime,
+                report=self._report,
             )
             for request, answer in zip(batch, rollouts.texts(model, sampled), strict=True):
                 yield Completion(request, text=answer.text, cut=not answer.finished)

@@ -15,7 +15,7 @@ from salsa_cli.maths import statistics
 from salsa_cli.models.tokenization import Answer
 from salsa_cli.reward_models import rewards
 from salsa_cli.reward_models.rewards import Scorer
-from salsa_cli.runs.events import Advanced, Report
+from salsa_cli.runs.events import Advanced, Report, Working
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ def score(
     report: Report,
 ) -> Scored:
     """Score the answers of every model with one judge; each turn is scored in its context."""
+    report(Working(f"loading {judge.name}"))
     scorer = rewards.load(judge.source, runtime)
     turns = turns_of(questions)
     total, done = len(turns) * len(answers), 0
