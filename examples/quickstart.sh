@@ -11,7 +11,7 @@ examples=$root/examples
 out=${1:-quickstart}
 
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
-[ ! -e "$out" ] || fail "$out exists already; delete it, or name another folder: bash $0 FOLDER"
+[ ! -e "$out" ] || fail "$out already exists; delete it, or name another folder: bash $0 FOLDER"
 python=${PYTHON:-python3}
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "$("$python" --version) is too old; salsa needs Python 3.11 or newer (set PYTHON)"

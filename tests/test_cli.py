@@ -156,7 +156,7 @@ def test_mistyped_paths_are_told_without_torch(tmp_path: Path, arguments: list[s
         check=False,
         cwd=tmp_path,
     )
-    assert_refused(done, "inputs cannot be found", tmp_path, set(), 1)
+    assert_refused(done, "inputs were not found", tmp_path, set(), 1)
     assert all(
         f"{name}: no such" in done.stderr for name in arguments if name in ("./a", "x.jsonl")
     )
@@ -233,7 +233,7 @@ def test_quiet_is_silent(world: World, tmp_path: Path) -> None:
     done = salsa("soup", world.a, world.b, "-o", tmp_path / "ref", "-q")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     failed = salsa("soup", world.a, world.b, "-o", tmp_path / "ref", "-q")
-    assert failed.returncode == 1 and "exists already" in failed.stderr
+    assert failed.returncode == 1 and "already exists" in failed.stderr
 
 
 def test_a_record_is_a_configuration_and_flags_override_it(world: World, tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ BAD = [
         1,
     ),
     (["soup", "A", "RM", "-o", "out"], "these models cannot be averaged", 1),
-    (["soup", "A", "B", "-o", "empty"], "empty exists already; choose another -o, or replace", 1),
+    (["soup", "A", "B", "-o", "empty"], "empty already exists; choose another -o, or replace", 1),
     (["soup", "A", "B", "--alpha", "1.5", "-o", "out"], "--alpha is 1.5, which is out of range", 2),
     (["soup", "A", "B", "--alpha", "x", "-o", "out"], "--alpha", 2),
     (["soup", "A", "-o", "out"], "a soup needs two or more models", 2),
@@ -287,7 +287,7 @@ BAD = [
     (["train-rm", "A", "--data", "empty.jsonl", "-o", "out"], "empty.jsonl is empty", 1),
     (["train-rm", "none", "--data", "PREFS", "-o", "out"], "none: no such folder", 1),
     (["train-rm", "A", "--data", "PREFS", "-o", "out", "--epochs", "0"], "--epochs is 0", 2),
-    (["train-rm", "A", "--data", "PREFS", "-o", "empty"], "empty exists already", 1),
+    (["train-rm", "A", "--data", "PREFS", "-o", "empty"], "empty already exists", 1),
     (
         ["ppo", "--ref", "S", "--reward", "RM", "--prompts", "empty.jsonl", "-o", "out"],
         "is empty",
@@ -304,7 +304,7 @@ BAD = [
         "no config.json",
         1,
     ),
-    (["ppo", "--ref", "S", "--reward", "RM", "--prompts", "P", "-o", "empty"], "exists already", 1),
+    (["ppo", "--ref", "S", "--reward", "RM", "--prompts", "P", "-o", "empty"], "already exists", 1),
     (
         ["ppo", "--ref", "S", "--reward", "RM", "--prompts", "P", "-o", "out", "--kl-coef", "-1"],
         "--kl-coef is -1, which is out of range; expected a number, X >= 0",
@@ -433,7 +433,7 @@ def test_an_interrupted_ppo_finishes_its_update_and_says_how_to_go_on(
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == code, stderr
     rows = metrics.read_text().count("\n")
-    assert "finishing this step, then stopping; again to stop at once" in stderr
+    assert "finishing this step, then stopping; press Ctrl-C again to stop at once" in stderr
     assert f"keeps the run up to step {rows}; continue it with --resume" in stderr
     assert "Traceback" not in stderr
     assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]

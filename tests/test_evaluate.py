@@ -85,7 +85,7 @@ def test_a_complete_run_that_is_resumed_is_handed_back(world: World, tmp_path: P
     assert heard == [Note(f"{config.output} is already complete; nothing to do")]
     with pytest.raises(SalsaError, match=r"is complete, but .* seed was 0, is 1"):
         run(replace(config, resume=True, seed=1))
-    with pytest.raises(SalsaError, match="exists already"):
+    with pytest.raises(SalsaError, match="already exists"):
         run(config)
 
 

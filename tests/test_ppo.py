@@ -147,7 +147,7 @@ def test_a_run_that_was_stopped_resumes_to_the_same_bits(
         with pytest.raises(KeyboardInterrupt):
             ppo.run(config, stopping)
         assert not config.output.exists()
-        with pytest.raises(SalsaError, match="holds an unfinished run"):
+        with pytest.raises(SalsaError, match="contains an unfinished run"):
             ppo.run(config, silent)
     notes: list[str] = []
     ppo.run(

@@ -474,7 +474,7 @@ def test_rewardbench_2_is_judged_by_its_own_rules(world: World, tmp_path: Path) 
     result = train_rm.run(config, silent)
     assert isinstance(result, train_rm.TrainRMResult)
     assert (result.eval_pairs, result.eval_accuracy) == (4, 1.0)
-    assert "RewardBench: Math 100.0%, Safety 100.0%, Overall 100.0%" in result.summary()[0]
+    assert "RewardBench scores: Math 100.0%, Safety 100.0%, Overall 100.0%" in result.summary()[0]
     assert train_rm.run(replace(config, resume=True), silent) == result
     evaluation = json.loads((config.output / "evaluation.json").read_text())["evaluation"]
     assert [(one["name"], one["n"], one["score"]) for one in evaluation["sections"]] == [

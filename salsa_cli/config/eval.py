@@ -68,8 +68,8 @@ class EvalConfig(ModelConfig):
     answers: Annotated[
         tuple[str, ...],
         Setting(
-            "Answers of a model that is not run here: rows of salsa, FastChat or "
-            "Arena-Hard. With --judgments: for win rates at equal length and style; also a "
+            "Existing answers of a model, in the format of salsa, FastChat or Arena-Hard. With "
+            "--judgments: for win rates at equal length and style; also a "
             "folder.",
             metavar="NAME=FILE",
             names="answers",
@@ -265,7 +265,7 @@ class EvalConfig(ModelConfig):
     by_judge: Annotated[
         bool,
         Setting(
-            "Count every judge alone. By default more than 10 judges are counted together.",
+            "Count every judge separately. By default, more than 10 judges are counted together.",
             panel="Statistics",
         ),
     ] = False
@@ -280,7 +280,7 @@ class EvalConfig(ModelConfig):
     failed: Annotated[
         Literal["drop", "tie"],
         Setting(
-            "How to count comparisons without a valid verdict: not at all, or as ties.",
+            "How to count comparisons without a valid verdict: drop them, or count them as ties.",
             panel="Statistics",
         ),
     ] = "drop"
@@ -334,7 +334,7 @@ class EvalConfig(ModelConfig):
     best_of_models: Annotated[
         tuple[str, ...],
         Setting(
-            "Models whose best of N is estimated. Default: all that are run here.",
+            "Models whose best of N is estimated. Default: all MODELs.",
             metavar="NAME",
             panel="Best of N",
         ),
@@ -433,5 +433,5 @@ class EvalConfig(ModelConfig):
         if self.answers_per_prompt < self.best_of:
             raise UsageError(
                 f"--best-of {self.best_of} cannot be estimated from --samples-per-prompt "
-                f"{self.samples_per_prompt}; give at least {self.best_of}"
+                f"{self.samples_per_prompt}; expected at least {self.best_of}"
             )

@@ -146,8 +146,8 @@ class PPOConfig(TrainingConfig):
     ref_update: Annotated[
         Literal["none", "ema", "sync"],
         Setting(
-            "Whether REF follows the policy: not at all, as an exponential moving average, "
-            "or by copying at intervals.",
+            "Whether REF follows the policy: never, as an exponential moving average, or by "
+            "copying at intervals.",
             panel="Reference",
         ),
     ] = "none"
@@ -244,8 +244,8 @@ class PPOConfig(TrainingConfig):
     overlong_buffer: Annotated[
         int | None,
         Setting(
-            "Tokens before --response-length over which --overlong-penalty rises. Default: a "
-            "fifth of it.",
+            "Tokens before --response-length over which --overlong-penalty rises. Default: a fifth "
+            "of --response-length.",
             low=1,
             metavar="N",
             panel="Reward",
@@ -301,8 +301,8 @@ class PPOConfig(TrainingConfig):
     temperature: Annotated[
         float,
         Setting(
-            "Sampling temperature; logits are divided by it in training, too, so the KL is that of "
-            "the policies at this temperature (reported at 1, too, with the anchors).",
+            "Sampling temperature; logits are also divided by it in training, so the KL is that of "
+            "the policies at this temperature (the KL at 1 is reported with the anchors).",
             above=0,
             metavar="X",
             panel="PPO",
@@ -312,8 +312,8 @@ class PPOConfig(TrainingConfig):
         Literal["auto", "loop", "graphs", "vllm"],
         Setting(
             "How answers are generated: by a loop on any device; with its steps replayed as CUDA "
-            "graphs; or by a vLLM server that you started, whose draws are its own and depend on "
-            "the batch. auto: graphs where they can be had, else the loop.",
+            "graphs; or by a vLLM server that you started, whose samples depend on the batch. "
+            "auto: graphs if supported, else the loop.",
             panel="PPO",
         ),
     ] = "auto"
@@ -329,10 +329,10 @@ class PPOConfig(TrainingConfig):
     advantage: Annotated[
         Literal["gae", "rloo", "group", "grpo"],
         Setting(
-            "How answers are judged. gae: by a critic. Without a critic, by the other answers to "
-            "their prompt: rloo, less the mean of the others; group, less the mean of all (Dr. "
-            "GRPO); grpo, that divided by their standard deviation, which is of score less "
-            "penalty: where the scores of a prompt are equal, the penalty alone decides.",
+            "How advantages are estimated. gae: with a critic. The others compare the answers to a "
+            "prompt: rloo subtracts the mean of the other answers; group the mean of all (Dr. "
+            "GRPO); grpo also divides by their standard deviation, of score minus penalty, so "
+            "equal scores leave the penalty alone to decide.",
             panel="PPO",
             essential=True,
         ),
@@ -372,8 +372,8 @@ class PPOConfig(TrainingConfig):
     critic_lambda: Annotated[
         float | None,
         Setting(
-            "Lambda of the returns that the critic learns; 1 keeps the reward of a long answer "
-            "from fading on its way to the first tokens (VC-PPO). Default: that of the policy.",
+            "Lambda of the returns that the critic learns; with 1, the reward of a long answer "
+            "reaches its first tokens undiscounted (VC-PPO). Default: --lambda.",
             low=0,
             high=1,
             metavar="X",
@@ -383,8 +383,8 @@ class PPOConfig(TrainingConfig):
     adaptive_lambda: Annotated[
         float | None,
         Setting(
-            "Lambda by length in place of --lambda: 1 - 1 / (X L) for an answer of L tokens, at "
-            "least 0 (VAPO: 0.05). Default: --lambda for all.",
+            "Use a lambda of 1 - 1 / (X L), at least 0, for an answer of L tokens instead of "
+            "--lambda (VAPO: 0.05). Default: --lambda for all answers.",
             above=0,
             metavar="X",
             panel="PPO",
@@ -487,7 +487,7 @@ class PPOConfig(TrainingConfig):
     critic_warmup: Annotated[
         int,
         Setting(
-            "First updates in which only the critic is trained.",
+            "Number of first updates that train only the critic.",
             low=0,
             metavar="N",
             panel="Training",
@@ -539,8 +539,8 @@ class PPOConfig(TrainingConfig):
     offload: Annotated[
         tuple[str, ...],
         Setting(
-            "Models, and the optimizer's moments, to keep in CPU memory while the GPU does not "
-            f"need them: {', '.join(OFFLOADABLE)}.",
+            "Models, or the optimizer's moments, to keep in CPU memory while the GPU does not need "
+            "them: {', '.join(OFFLOADABLE)}.",
             values=tuple(OFFLOADABLE),
             metavar="NAMES",
             panel="Training",
@@ -586,8 +586,8 @@ class PPOConfig(TrainingConfig):
     keep_checkpoints: Annotated[
         int | None,
         Setting(
-            "Checkpoints to keep, also when the run is finished, so that --resume with more "
-            f"--updates can extend it. Default: {CHECKPOINTS}, and none when it is finished.",
+            "Number of checkpoints to keep, also after the run, so that --resume with more "
+            "--updates can extend it. Default: {CHECKPOINTS}, and none when it is finished.",
             low=1,
             metavar="N",
             panel="Run",
@@ -609,7 +609,7 @@ class PPOConfig(TrainingConfig):
         str | None,
         Setting(
             "Held-out prompts to evaluate the policy on while it is trained: the same prompts and "
-            "seeds each time. Those that --prompts has, too, are left out.",
+            "seeds each time. Prompts that are also in --prompts are dropped.",
             metavar="DATA",
             names="data",
             panel="Held-out prompts",
@@ -766,7 +766,7 @@ class PPOConfig(TrainingConfig):
         if self.critic_warmup >= self.updates:
             yield (
                 f"--critic-warmup {self.critic_warmup} leaves none of the {self.updates} updates "
-                "to the policy; expected fewer"
+                "for the policy; expected fewer"
             )
 
     def _lambdas(self) -> Iterator[str]:
@@ -803,15 +803,15 @@ class PPOConfig(TrainingConfig):
         if idle:
             yield (
                 f"{', '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect with "
-                f"--advantage {self.advantage}, which trains no critic and gives each answer one "
-                "return"
+                f"--advantage {self.advantage}, which trains no critic and has one return per "
+                "answer"
             )
 
     def _penalties(self) -> Iterator[str]:
         if self.kl_in == "loss" and self.penalty == "chi2":
             yield (
-                "--penalty chi2 cannot be part of the loss, where one token's ratio would decide "
-                "the gradient; expected --kl-in reward"
+                "--penalty chi2 cannot be part of the loss, where the ratio of a single token "
+                "would dominate the gradient; expected --kl-in reward"
             )
         elif self.kl_in == "loss" and self.kl_estimator == "k1":
             yield (
@@ -856,8 +856,8 @@ class PPOConfig(TrainingConfig):
             return
         if not self.kl_coef:
             yield (
-                f"--ref-update {self.ref_update} has no effect with --kl-coef 0, which keeps the "
-                "policy close to no reference"
+                f"--ref-update {self.ref_update} has no effect with --kl-coef 0, which disables "
+                "the penalty"
             )
         if self.reference_period > self.updates:
             yield (
@@ -923,7 +923,7 @@ class PPOConfig(TrainingConfig):
         if self.keep_best == "watch" and not self.watch_reward:
             yield "--keep-best watch needs --watch-reward"
         if self.keep_best == "objective" and self.penalty == "chi2":
-            yield "--keep-best objective is of a KL penalty, not of --penalty chi2; expected reward"
+            yield "--keep-best objective needs a KL penalty, not --penalty chi2; expected reward"
         if self.keep_best == "objective" and self.kl_target is not None:
             yield (
                 "--keep-best objective cannot compare updates whose coefficient --kl-target "
@@ -938,8 +938,8 @@ class PPOConfig(TrainingConfig):
             yield "--vllm-url has no effect without --generator vllm"
         if not _is_local(self.vllm_url):
             yield (
-                f"--vllm-url {self.vllm_url}: expected a server on this machine, as {VLLM_URL}; "
-                "the host may be localhost, 127.0.0.0/8 or [::1]"
+                f"--vllm-url {self.vllm_url}: expected a server on this machine, such as "
+                f"{VLLM_URL}; the host may be localhost, 127.0.0.0/8 or [::1]"
             )
 
 

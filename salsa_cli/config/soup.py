@@ -68,8 +68,8 @@ class SoupConfig(Config):
     dtype: Annotated[
         WeightDtype,
         Setting(
-            "Data type of the result; auto keeps that of A. With another one, integer "
-            "tensors that differ are averaged and rounded, too.",
+            "Data type of the result; auto keeps that of A. With another one, integer tensors that "
+            "differ are also averaged and rounded.",
             essential=True,
         ),
     ] = "auto"
@@ -110,7 +110,7 @@ class SoupConfig(Config):
     allow_different: Annotated[
         tuple[str, ...],
         Setting(
-            "Average models although they differ in KEY, as named by the refusal: "
+            "Average models even if they differ in KEY, as named in the error: "
             "config.rope_scaling, tokenizer.eos_token.",
             metavar="KEY",
         ),
@@ -160,11 +160,11 @@ class SoupConfig(Config):
             self._check_probe()
         if count < 1 or (count == 1 and self.merge_into is None):
             raise UsageError(
-                f"a soup needs two or more models; found {count} (--merge-into BASE merges a "
-                "single LoRA adapter, too)"
+                f"a soup needs two or more models; found {count} (--merge-into BASE also merges a "
+                "single LoRA adapter)"
             )
         if self.alpha is not None and self.weights is not None:
-            raise UsageError("--alpha and --weights are two ways to say the same; give one of them")
+            raise UsageError("--alpha and --weights both set the weights; use one of them")
         if self.alpha is not None and count != 2:
             raise UsageError(f"--alpha mixes two models; found {count}. Use --weights for more")
         if self.weights is not None and len(self.weights) != count:
@@ -175,7 +175,7 @@ class SoupConfig(Config):
             raise UsageError("--normalize needs --weights whose sum is not 0")
         if abs(sum(self.mixing) - 1.0) > 1e-9:
             raise UsageError(
-                f"--weights sum to {sum(self.mixing):g}; expected 1 (or give --normalize)"
+                f"--weights sum to {sum(self.mixing):g}; expected 1 (or use --normalize)"
             )
 
     def _check_probe(self) -> None:
@@ -198,7 +198,7 @@ class SoupConfig(Config):
             if value
         ]
         if unused:
-            raise UsageError(f"--probe writes no model; leave out {', '.join(unused)}")
+            raise UsageError(f"--probe writes no model; remove {', '.join(unused)}")
 
     @property
     def mixing(self) -> tuple[float, ...]:

@@ -39,7 +39,7 @@ def manners(given: Mapping[str, object]) -> Manners:
     }
     found = Manners(**values)
     if found.json and found.markdown:
-        raise UsageError("--json and --markdown print the result in two ways; give one of them")
+        raise UsageError("--json and --markdown cannot be combined; use one of them")
     return found
 
 

@@ -139,7 +139,7 @@ class TrainRMConfig(TrainingConfig):
         bool,
         Setting(
             "Without --data: store the mean and standard deviation of the scores on "
-            "--eval-data in MODEL's config.json, so that ppo and eval normalise by them.",
+            "--eval-data in MODEL's config.json, so that ppo and eval normalise the scores.",
         ),
     ] = False
     pad_token: Annotated[
@@ -246,7 +246,7 @@ class TrainRMConfig(TrainingConfig):
         if self.lora_save != "merged" and self.lora_rank is None:
             yield f"--lora-save {self.lora_save} has no effect without --lora-rank"
         if self.store_scale:
-            yield "--store-scale has no effect with --data: a trained model has its scale"
+            yield "--store-scale has no effect with --data: training stores the scale"
 
     def _evaluation(self) -> Iterator[str]:
         """Reasons against an evaluation: missing pairs, settings without effect."""

@@ -50,11 +50,11 @@ def to_start(wanted: int | None) -> int:
     if count() == 1:
         return wanted if wanted is not None and wanted > 1 else 0
     if wanted is None:
-        raise UsageError(f"this command runs in one process; it was started in {count()}")
+        raise UsageError(f"this command runs in one process, but was started in {count()}")
     if wanted not in (1, count()):
         raise UsageError(
-            f"--processes {wanted}: a launcher has started {count()} processes already; "
-            "leave the option out, or start the command without the launcher"
+            f"--processes {wanted}: a launcher already started {count()} processes; remove the "
+            "option, or start the command without the launcher"
         )
     return 0
 

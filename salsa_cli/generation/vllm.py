@@ -94,8 +94,8 @@ class Server:
         context = self.model.context
         if context is not None and context < needed:
             raise SalsaError(
-                f"{who(self.url)} serves a context of {context} tokens, and the longest "
-                f"prompt with its answer takes {needed}; start it with --max-model-len {needed}"
+                f"{who(self.url)} serves a context of {context} tokens, and the longest prompt "
+                f"with its answer needs {needed}; start it with --max-model-len {needed}"
             )
 
     def load_weights(self, folder: Path) -> None:
@@ -252,13 +252,13 @@ def _choices(url: str, raw: bytes, sampling: Sampling) -> list[dict[str, Any]]:
     content = vllm_http.parsed(url, raw, "/v1/completions")
     found = content.get("choices") if isinstance(content, dict) else None
     if not isinstance(found, list) or not all(isinstance(choice, dict) for choice in found):
-        raise SalsaError(f"{who(url)} sent JSON that is no completion: {first_line(raw)}")
+        raise SalsaError(f"{who(url)} sent JSON that is not a completion: {first_line(raw)}")
     by_index = {choice.get("index", 0): choice for choice in found}
     expected = list(range(sampling.samples))
     if len(found) != sampling.samples or by_index.keys() != set(expected):
         raise SalsaError(
-            f"{who(url)} sent {len(found)} answers to a prompt, where {sampling.samples} were "
-            f"asked for: {first_line(raw)}"
+            f"{who(url)} sent {len(found)} answers to a prompt instead of {sampling.samples}: "
+            f"{first_line(raw)}"
         )
     return [by_index[place] for place in expected]
 
@@ -276,7 +276,7 @@ def _read(url: str, choice: Mapping[str, Any], sampling: Sampling) -> tuple[list
         or not all(type(one) is int and one >= 0 for one in ids)
     ):
         raise SalsaError(
-            f"{who(url)} sent no token_ids of an answer; expected a release of vLLM that knows "
+            f"{who(url)} sent no token_ids of an answer; expected a release of vLLM that supports "
             "return_token_ids"
         )
     logprobs = choice.get("logprobs")
@@ -284,15 +284,18 @@ def _read(url: str, choice: Mapping[str, Any], sampling: Sampling) -> tuple[list
     if not isinstance(found, list) or len(found) != len(ids):
         count = len(found) if isinstance(found, list) else "no"
         raise SalsaError(
-            f"{who(url)} sent {count} log-probabilities for {len(ids)} tokens; expected as many"
+            f"{who(url)} sent {count} log-probabilities for {len(ids)} tokens; expected one per "
+            "token"
         )
     if not all(_is_logprob(one) for one in found):
         raise SalsaError(
-            f"{who(url)} sent log-probabilities that are none (null, NaN or above 0); start it "
+            f"{who(url)} sent invalid log-probabilities (null, NaN or above 0); start it "
             "with --logprobs-mode processed_logprobs"
         )
     if len(ids) > sampling.length:
-        raise SalsaError(f"{who(url)} sent {len(ids)} tokens where {sampling.length} were the most")
+        raise SalsaError(
+            f"{who(url)} sent {len(ids)} tokens, more than the limit of {sampling.length}"
+        )
     if len(ids) < sampling.length and ids[-1] not in sampling.ends:
         reason = one_line(str(choice.get("finish_reason")))
         raise SalsaError(

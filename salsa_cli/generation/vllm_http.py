@@ -55,7 +55,7 @@ def exchange(url: str, method: str, path: str, body: object, patience: float) ->
             f"{who(url)} did not answer {path} within {patience:g} s; check the server"
         ) from error
     except ConnectionRefusedError as error:
-        raise SalsaError(f"{who(url)}: no server is there; start one: {COMMAND}") from error
+        raise SalsaError(f"{who(url)}: no server is running; start one: {COMMAND}") from error
     except (OSError, HTTPException) as error:
         reason = one_line(str(error) or type(error).__name__)
         raise SalsaError(
@@ -118,7 +118,9 @@ def parsed(url: str, raw: bytes, path: str) -> Any:
     try:
         return json.loads(raw)
     except ValueError as error:
-        raise SalsaError(f"{who(url)} sent no JSON from {path}: {first_line(raw)}") from error
+        raise SalsaError(
+            f"{who(url)} sent malformed JSON from {path}: {first_line(raw)}"
+        ) from error
 
 
 def first_line(raw: bytes) -> str:

@@ -124,14 +124,14 @@ def _page(
 def _key_figures(given: HeldOutAssessment, more: Sequence[pages.KeyFigure]) -> pages.KeyFigures:
     found, whole = given.together, given.together.accuracy
     interval = f"{whole.low:.1%} to {whole.high:.1%} (95 %)"
-    lead = "of the better answer's score"
+    lead = "chosen - rejected"
     if len(given.members) > 1:  # their raw scores have different scales
-        lead += ", each member's divided by its deviation"
+        lead += ", each member's divided by its standard deviation"
     figures = [
         pages.KeyFigure("held-out accuracy", f"{whole.accuracy:.1%}", interval),
         pages.KeyFigure("held-out pairs", f"{whole.n:,}", f"{whole.ties} ties, counted as half"),
         pages.KeyFigure("calibration error", f"{found.calibration_error:.1%}", "0 is best"),
-        pages.KeyFigure("mean lead", figure(found.margin), lead),
+        pages.KeyFigure("mean score difference", figure(found.margin), lead),
         *more,
     ]
     if found.disagreement is not None:
@@ -161,8 +161,8 @@ def _curves(trained: TrainingReport) -> list[pages.Block]:
         rows.setdefault(row.get("member", 0), []).append(row)
     titles = (
         ("loss", "Loss", "mean loss of a pair"),
-        ("accuracy", "Training accuracy", "share ordered rightly"),
-        ("margin", "Lead of the better answer", "difference of scores"),
+        ("accuracy", "Training accuracy", "share ordered correctly"),
+        ("margin", "Score difference, chosen - rejected", "score difference"),
     )
     return [
         LineChart(
@@ -198,7 +198,7 @@ def _charts(given: HeldOutAssessment, scores: ScoreReport) -> list[pages.Block]:
             "Calibration",
             [_bin(one) for one in found.reliability],
             x_label="probability that the preferred answer is better",
-            y_label="share in which it is",
+            y_label="observed share",
             note=f"Expected calibration error {found.calibration_error:.1%}.",
         ),
     ]
@@ -232,7 +232,7 @@ def _sections(found: Assessment) -> list[pages.Block]:
     if not found.sections:
         return []
     rows = [(one.name, str(one.n), f"{one.score:.1%}") for one in found.sections]
-    caption = "Scores by the rules of RewardBench"
+    caption = "RewardBench scores"
     return [pages.DataTable(("section", "pairs", "score"), rows, caption=caption)]
 
 
@@ -269,11 +269,13 @@ def _data(sources: Sequence[SourcePairs], warnings: Sequence[str]) -> list[pages
         for source in sources
         for one in source.dropped
     ]
-    rows += [(Path(one.name).name, "answer cut", str(len(one.cut))) for one in sources if one.cut]
+    rows += [
+        (Path(one.name).name, "answer truncated", str(len(one.cut))) for one in sources if one.cut
+    ]
     blocks: list[pages.Block] = []
     if rows:
         table = pages.DataTable(("file", "reason", "pairs"), rows, names=2)
-        blocks += [pages.Heading("Pairs left out or cut"), table]
+        blocks += [pages.Heading("Pairs dropped or truncated"), table]
     if warnings:
         blocks.append(pages.Details("Warnings", [pages.Prose("\n\n".join(warnings))]))
     return blocks

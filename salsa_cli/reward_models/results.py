@@ -80,9 +80,9 @@ class RewardModelResult:
         lines = []
         if self.sections:
             listed = ", ".join(f"{one.name} {one.score:.1%}" for one in self.sections)
-            lines.append(f"by the rules of RewardBench: {listed}")
+            lines.append(f"RewardBench scores: {listed}")
         if len(self.members) > 1:
-            lines.append("each alone: " + ", ".join(f"{one:.1%}" for one in self.members))
+            lines.append("individual models: " + ", ".join(f"{one:.1%}" for one in self.members))
         if self.eval_low <= 0.5 <= self.eval_high:
             lines.append(f"{proves_nothing(self.eval_pairs)}.")
         return lines
@@ -113,7 +113,7 @@ class EvaluatedModelResult(RewardModelResult):
         return super().restored({**record, "scales": scales})
 
     def _more_lines(self) -> list[str]:
-        each = [f"mean {figure(s.mean)}, deviation {figure(s.std)}" for s in self.scales]
+        each = [f"mean {figure(s.mean)}, standard deviation {figure(s.std)}" for s in self.scales]
         if len(each) > 1:
             each = [f"member {number}: {words}" for number, words in enumerate(each)]
         return [f"raw scores: {'; '.join(each)}", *super()._more_lines()]

@@ -228,7 +228,7 @@ def kl_jump(history: History) -> str | None:
     if not now - before >= max(JUMP_NATS, JUMP_PER_TOKEN * length):
         return None
     return (
-        f"the KL to the reference rose from {before:.1f} to {now:.1f} nats an answer within "
+        f"the KL to the reference rose from {before:.1f} to {now:.1f} nats per answer within "
         f"{len(recent) - 1} updates: the updates are too large. Lower --learning-rate "
         f"({recent[-1].learning_rate:g} now) or --epochs, and check samples.jsonl"
     )

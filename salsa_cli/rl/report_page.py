@@ -113,12 +113,12 @@ def page(name: str, log: LoggedRun) -> pages.Page:
         (
             _figures(history),
             *_warnings(alarms),
-            pages.Heading("What the policy does"),
+            pages.Heading("Behaviour of the policy"),
             pages.Grid([*_behaviour(history, alarms), *_distribution(log.rewards)]),
             *_held_out(history, alarms, log.kept),
-            pages.Heading("How it learns"),
+            pages.Heading("Optimisation"),
             pages.Grid(_optimisation(history, alarms)),
-            pages.Heading("What it says"),
+            pages.Heading("Samples"),
             *_said(log.samples),
         ),
         subtitle=_subtitle(history),
@@ -175,7 +175,7 @@ def _stated(history: History) -> str:
 
 def _warnings(alarms: Sequence[Alarm]) -> list[pages.Block]:
     if not alarms:
-        return [pages.Callout("No warning.", "None of the monitors has fired.", "note")]
+        return [pages.Callout("No warning.", "No monitor raised a warning.", "note")]
     return [pages.Callout(f"{a.name}, update {a.update}:", a.text) for a in alarms]
 
 
@@ -185,7 +185,9 @@ def _behaviour(history: History, alarms: Sequence[Alarm]) -> list[pages.Block]:
     if start.watched:
         lines = [_line(name, history, lambda m, n=name: m.watched[n]) for name in start.watched]  # type: ignore[misc]
         marks = _marks(alarms, "reward-hacking")
-        charts.append(LineChart("Rewards that do not train", _UPDATES, Axis("mean"), lines, marks))
+        charts.append(
+            LineChart(("Rewards that are not trained on"), _UPDATES, Axis("mean"), lines, marks)
+        )
     return [
         *charts,
         LineChart(
@@ -199,7 +201,7 @@ def _behaviour(history: History, alarms: Sequence[Alarm]) -> list[pages.Block]:
         *_untempered(history),
         _reward_against_kl(history),
         _curve(
-            "Length", "tokens an answer", history, lambda m: m.length,
+            "Length", "tokens per answer", history, lambda m: m.length,
             _marks(alarms, "length-collapse", "length-bias", "cheap-stopping"),
         ),
         _curve(
@@ -207,7 +209,7 @@ def _behaviour(history: History, alarms: Sequence[Alarm]) -> list[pages.Block]:
             _marks(alarms, "missing-end"), Axis("share", unit="percent", low=0, high=1),
         ),
         _curve(
-            "Entropy", "nats a token", history, lambda m: m.entropy,
+            "Entropy", "nats per token", history, lambda m: m.entropy,
             _marks(alarms, "entropy-collapse"),
         ),
     ]  # fmt: skip
@@ -243,7 +245,7 @@ def _divergences(history: History, alarms: Sequence[Alarm]) -> LineChart:
     return LineChart(
         f"KL to the anchors{_tempered(history)}",
         _UPDATES,
-        Axis("nats an answer"),
+        Axis("nats per answer"),
         [reference, *anchors],
         _marks(alarms, "kl-acceleration"),
         note="A KL that is not zero at the start is normal: the policy does not start there.",
@@ -264,7 +266,7 @@ def _untempered(history: History) -> list[pages.Block]:
 
     note = "Exact over the vocabulary at each token of the same answers."
     title = "KL to the anchors at temperature 1"
-    return [LineChart(title, _UPDATES, Axis("nats an answer"), list(map(line, names)), note=note)]
+    return [LineChart(title, _UPDATES, Axis("nats per answer"), list(map(line, names)), note=note)]
 
 
 def _distribution(rows: Sequence[Mapping[str, Any]]) -> list[pages.Block]:
@@ -302,8 +304,8 @@ def _reward_against_kl(history: History) -> ScatterChart:
         for name, third in zip(names, thirds, strict=False)
     ]
     point = "Each point is an update" if every == 1 else f"One update in {every} is a point"
-    note = f"{point}. Where the KL grows and the reward does not, it is wasted."
-    label = f"KL to the reference, nats an answer{_tempered(history)}"
+    note = f"{point}. KL that grows without more reward is wasted."
+    label = f"KL to the reference, nats per answer{_tempered(history)}"
     axes = Axis(label), Axis("reward")
     return ScatterChart("Reward against KL", *axes, points, note=note)
 
@@ -329,18 +331,18 @@ def _held_out(
         charts.append(_evaluations("Watched rewards, held out", "mean", measured, watched, rules))
     to_anchors = {f"to {_anchor(name)}": partial(_kl, name=name) for name in first.kl}
     charts += [
-        _evaluations("KL, held out", "nats an answer, temperature 1", measured, to_anchors, rules),
-        _evaluations("Length, held out", "tokens an answer", measured, {"": lambda m: m.length}),
+        _evaluations("KL, held out", "nats per answer, temperature 1", measured, to_anchors, rules),
+        _evaluations("Length, held out", "tokens per answer", measured, {"": lambda m: m.length}),
         _evaluations(
             "Answers with an end token, held out", "share", measured, {"": lambda m: m.finished}
         ),
     ]
     note = (
         f"{first.prompts} prompts that are not trained on, with the same seeds each time; each "
-        "point is the policy after so many updates. Bands are 95 % intervals of the means."
+        "point is the policy after that many updates. Bands are 95 % intervals of the means."
     )
     return [
-        pages.Heading("What it does on held-out prompts"),
+        pages.Heading("Held-out prompts"),
         pages.Prose(note),
         pages.Grid(charts),
     ]
@@ -399,7 +401,7 @@ def _optimisation(history: History, alarms: Sequence[Alarm]) -> list[pages.Block
         LineChart(
             "Gradient norm", _UPDATES, Axis("norm before clipping", kind="log"), norms
         ),
-        _curve("Step", "KL of new from old, nats a token", history, lambda m: m.approx_kl),
+        _curve("Step", "KL of new from old, nats per token", history, lambda m: m.approx_kl),
         _curve(
             "Length and reward", "correlation", history, lambda m: m.length_reward_correlation,
             _marks(alarms, "length-bias"), Axis("correlation", low=-1, high=1),
@@ -422,7 +424,7 @@ def _optimisation(history: History, alarms: Sequence[Alarm]) -> list[pages.Block
     if any(m.penalty != m.kl for m in history):
         found.append(_curve("Penalty", "an answer", history, lambda m: m.penalty))
     if history[0].sampler_mismatch is not None:
-        label = "log-probabilities apart, nats a token"
+        label = "difference of log-probabilities, nats per token"
         found.append(
             _curve("Sampler and policy", label, history, lambda m: m.sampler_mismatch or 0.0)
         )
@@ -451,7 +453,7 @@ def _marks(alarms: Sequence[Alarm], *names: str) -> list[Rule]:
 def _said(samples: Sequence[Mapping[str, Any]]) -> list[pages.Block]:
     """Sample answers to choose from: all over the run at first, then the extremes of the reward."""
     if not samples:
-        return [pages.Prose("No sample was written.")]
+        return [pages.Prose("There are no samples.")]
     updates = sorted({row["update"] for row in samples})
     late = {row["update"] for row in samples if row["update"] >= updates[len(updates) * 2 // 3]}
     every = -(-len(samples) // _SAMPLES)

@@ -79,7 +79,7 @@ def _read_checkpoint(saved: Saved, *, mmap: bool) -> dict[str, Any]:
     except Exception as error:
         raise SalsaError(
             f"{saved.file} cannot be read as a checkpoint ({str(error).split('. ')[0]}); delete it "
-            "to fall back to the one before"
+            "to fall back to the previous checkpoint"
         ) from error
     return dict(state)
 

@@ -36,11 +36,11 @@ def check(config: Config) -> None:
     ]
     missing = list(dict.fromkeys(missing))
     if getattr(config, "processes", 1) > 1 and _reads_stdin(config):
-        missing.append("- (stdin) is read by one process; write it to a file for --processes")
+        missing.append("- (stdin) can only be read by one process; use a file with --processes")
     if len(missing) == 1:
         raise SalsaError(missing[0])
     if missing:
-        raise SalsaError("\n  - ".join([f"{len(missing)} inputs cannot be found:", *missing]))
+        raise SalsaError("\n  - ".join([f"{len(missing)} inputs were not found:", *missing]))
 
 
 def _reads_stdin(config: Config) -> bool:

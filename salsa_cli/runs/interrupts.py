@@ -63,7 +63,7 @@ def deferred_interrupts(report: Report) -> Iterator[Interrupts]:
     def receive(signum: int, frame: FrameType | None) -> None:
         held.note(kinds[signal.Signals(signum)])
         with suppress(RuntimeError):  # raised if the signal interrupts a line being written
-            report(Note("finishing this step, then stopping; again to stop at once"))
+            report(Note("finishing this step, then stopping; press Ctrl-C again to stop at once"))
 
     before = {}
     if threading.current_thread() is threading.main_thread():

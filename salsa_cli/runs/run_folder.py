@@ -44,7 +44,7 @@ def check_output(output: Path, force: bool, inputs: Iterable[Path] = ()) -> None
     if output.name in ("", ".."):
         raise UsageError(f"-o {output}: expected the name of a new folder")
     if (output.exists() or output.is_symlink()) and not force:
-        raise SalsaError(f"{output} exists already; choose another -o, or replace it with --force")
+        raise SalsaError(f"{output} already exists; choose another -o, or replace it with --force")
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise SalsaError(f"{output} is a link or a file, which --force does not replace")
     if output.exists():
@@ -60,12 +60,12 @@ def _check_replaceable(output: Path, inputs: Iterable[Path]) -> None:
     place = output.resolve()
     for path in inputs:
         if path.exists() and path.resolve().is_relative_to(place):
-            raise SalsaError(f"{output} holds {path}, which this run reads; choose another -o")
+            raise SalsaError(f"{output} contains {path}, an input of this run; choose another -o")
     names = {entry.name for entry in output.iterdir()}
     if names and not names & _EXPLAINED:
         raise SalsaError(
-            f"{output} holds neither a model nor a result of salsa, so --force does not replace "
-            "it; choose another -o, or remove it yourself"
+            f"{output} contains neither a model nor a result of salsa, so --force does not replace "
+            "it; choose another -o, or delete it yourself"
         )
 
 
@@ -105,7 +105,7 @@ def resumable(
     folder = partial_folder(output)
     if not resume and not force and kept(folder) is not None:
         raise SalsaError(
-            f"{folder} holds an unfinished run; continue it with --resume, "
+            f"{folder} contains an unfinished run; continue it with --resume, "
             "or start again with --force"
         )
     with _locked(output, force):
@@ -244,7 +244,7 @@ def _locked(output: Path, force: bool) -> Iterator[Path]:
     folder = partial_folder(output)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / _LOCK).exists():
         raise SalsaError(
-            f"{folder} is not a partial result of salsa, but has the name of one; move it away"
+            f"{folder} has the name of a partial result, but was not written by salsa; move it away"
         )
     folder.mkdir(parents=True, exist_ok=True)
     busy = SalsaError(f"{folder} is in use by another salsa process")

@@ -46,7 +46,8 @@ def check(names: Sequence[str]) -> None:
         packages = " ".join(PACKAGES[name][0] for name in missing)
         options = " ".join(f"--track {name}" for name in missing)
         raise SalsaError(
-            f"{options}: not installed in this Python; pip install {packages}, or leave it out"
+            f"{options}: not installed in this Python; run `pip install {packages}`, or remove the "
+            "option"
         )
 
 
@@ -136,13 +137,13 @@ def _started(name: str, folder: Path, run: TrackedRun, report: Report) -> Iterat
             if not run.done:
                 tracker.store_init_configuration(_primitive(run.settings))
     except Exception as error:
-        raise SalsaError(f"--track {name}: it does not start: {one_line(str(error))}") from error
+        raise SalsaError(f"--track {name}: failed to start: {one_line(str(error))}") from error
     try:
         yield tracker
     finally:
-        with _survived(name, "at its table of samples", report):
+        with _survived(name, "when logging the samples", report):
             _log_samples(tracker, folder / SAMPLES)
-        with _survived(name, "at its end", report):
+        with _survived(name, "when finishing", report):
             _finish(tracker)
 
 
@@ -158,8 +159,8 @@ def _survived(name: str, when: str, report: Report) -> Iterator[list[str]]:
         said = one_line(str(error)) or type(error).__name__
         report(
             Warned(
-                f"--track {name} failed {when} ({said}) and is left out; metrics.jsonl has "
-                "every row"
+                f"--track {name} failed {when} ({said}) and is disabled; metrics.jsonl has every "
+                "row"
             )
         )
 

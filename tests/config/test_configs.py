@@ -36,7 +36,7 @@ def test_weights_of_a_soup() -> None:
         ({"weights": (1.0,)}, "--weights has 1 numbers for 2 models"),
         (
             {"weights": (0.5, 0.6)},
-            "--weights sum to 1.1; expected 1 (or give --normalize)",
+            "--weights sum to 1.1; expected 1 (or use --normalize)",
         ),
         ({"normalize": True}, "--normalize needs --weights"),
         ({"normalize": True, "weights": (1.0, -1.0)}, "--normalize needs --weights"),

@@ -33,7 +33,7 @@ def test_a_launcher_and_the_option_must_agree(monkeypatch: pytest.MonkeyPatch) -
     assert processes.to_start(1) == processes.to_start(2) == 0
     with pytest.raises(UsageError, match="--processes 3: a launcher has started 2 processes"):
         processes.to_start(3)
-    with pytest.raises(UsageError, match="runs in one process; it was started in 2"):
+    with pytest.raises(UsageError, match="runs in one process, but was started in 2"):
         processes.to_start(None)
 
 

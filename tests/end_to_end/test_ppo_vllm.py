@@ -338,7 +338,7 @@ def test_a_server_that_is_not_there_is_said_before_a_weight_is_loaded(
         with pytest.raises(SalsaError, match=r"takes 11; start it with --max-model-len 11"):
             run(short)
     for config in (gone, replace(gone, dry_run=True)):
-        with pytest.raises(SalsaError, match=r"no server is there; start one: VLLM_SERVER_DEV_"):
+        with pytest.raises(SalsaError, match=r"no server is running; start one: VLLM_SERVER_DEV_"):
             run(config)
     assert not (tmp_path / "policy").exists()
 
@@ -370,7 +370,7 @@ def test_this_machine_may_sample(world: World, tmp_path: Path, url: str) -> None
     ],
 )
 def test_other_machines_and_other_texts_may_not(world: World, tmp_path: Path, url: str) -> None:
-    with pytest.raises(UsageError, match="expected a server on this machine, as http://127"):
+    with pytest.raises(UsageError, match="expected a server on this machine, such as http://127"):
         configure(world, tmp_path / "policy", generator="vllm", vllm_url=url)
 
 

@@ -146,7 +146,7 @@ def test_all_models_and_four_times_as_many_samples_by_default(world: World, tmp_
     ("changes", "words"),
     [
         ({"best_of": None}, "--best-of-models, --samples-per-prompt has no effect without"),
-        ({"samples_per_prompt": 2}, r"--best-of 3 .* --samples-per-prompt 2; give at least 3"),
+        ({"samples_per_prompt": 2}, r"--best-of 3 .* --samples-per-prompt 2; expected at least 3"),
         ({"best_of_models": ("c",)}, r"--best-of-models c: no such model; .* of a, b"),
         ({"temperature": 0.0}, "prompt 1 is answered at temperature 0"),
         ({"models": (), "answers": ("x=FILE",)}, "--best-of needs a MODEL"),

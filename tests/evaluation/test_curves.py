@@ -118,7 +118,7 @@ def test_what_is_refused(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(SalsaError):  # the output is one of the inputs
         run(config)
     run(configure(runs, tmp_path / "r"))
-    with pytest.raises(SalsaError, match="exists already"):
+    with pytest.raises(SalsaError, match="already exists"):
         run(configure(runs, tmp_path / "r"))
     with pytest.raises(SalsaError, match="was made with other settings"):
         run(replace(configure(runs, tmp_path / "r", f"{runs}/ppo-0"), resume=True))

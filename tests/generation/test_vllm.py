@@ -158,7 +158,7 @@ def test_no_server(policy: LanguageModel) -> None:
     with pytest.raises(SalsaError) as caught:
         vllm.connect(url)
     assert str(caught.value) == (
-        f"--generator vllm: {url}: no server is there; start one: VLLM_SERVER_DEV_MODE=1 vllm "
+        f"--generator vllm: {url}: no server is running; start one: VLLM_SERVER_DEV_MODE=1 vllm "
         "serve MODEL --host 127.0.0.1 --logprobs-mode processed_logprobs --generation-config vllm"
     )
 
@@ -167,7 +167,7 @@ def test_no_server(policy: LanguageModel) -> None:
     ("path", "reply", "words"),
     [
         ("/v1/models", (404, b"<h1>\nno"), "refuses /v1/models: HTTP 404: <h1>; expected a vLLM"),
-        ("/v1/models", (200, b"hello\nyou"), "sent no JSON from /v1/models: hello"),
+        ("/v1/models", (200, b"hello\nyou"), "sent malformed JSON from /v1/models: hello"),
         ("/v1/models", told([1]), "names no model at /v1/models"),
         ("/v1/models", told({"data": [{"id": "x", "parent": "y"}]}), "names no model"),
         ("/reset_prefix_cache", (404, b""), "has no /reset_prefix_cache, .* development mode"),
@@ -190,19 +190,22 @@ def completion(ids: object = (4, 2), numbers: object = (-1.0, -2.0), **more: Any
 WRONG: dict[str, tuple[Reply, str]] = {
     "another model": (told({"error": "x does not exist"}, 404), "HTTP 404: .*x does not exist"),
     "an error": ((500, b"boom\nmore"), r"refuses /v1/completions: HTTP 500: boom$"),
-    "half a JSON": ((200, b'{"choices": ['), r'sent no JSON from /v1/completions: {"choices": \['),
-    "another JSON": (told({"a": 1}), "sent JSON that is no completion"),
-    "two answers": (told({"choices": [{}, {}]}), "sent 2 answers to a prompt, where 1 were asked"),
+    "half a JSON": (
+        (200, b'{"choices": ['),
+        r'sent malformed JSON from /v1/completions: {"choices": \[',
+    ),
+    "another JSON": (told({"a": 1}), "sent JSON that is not a completion"),
+    "two answers": (told({"choices": [{}, {}]}), "sent 2 answers to a prompt instead of 1"),
     "one index twice": (told({"choices": [{"index": 1}]}), "sent 1 answers to a prompt"),
     "no ids": (told({"choices": [{"text": "a"}]}), "sent no token_ids .* return_token_ids"),
     "words for ids": (completion(["a"], [-1.0]), "sent no token_ids"),
     "nothing": (completion([], []), "sent no token_ids"),
     "fewer tokens": (completion([2], [-1.0, -1.0]), "sent 2 log-probabilities for 1 tokens"),
     "no numbers": (completion([2], None), "sent no log-probabilities for 1 tokens"),
-    "null": (completion([4, 2], [-1.0, None]), "log-probabilities that are none"),
-    "NaN": (completion([4, 2], [-1.0, float("nan")]), "log-probabilities that are none"),
-    "logits": (completion([4, 2], [3.0, -1.0]), "none .*processed_logprobs"),
-    "too long": (completion([4] * 9, [-1.0] * 9), "sent 9 tokens where 8 were the most"),
+    "null": (completion([4, 2], [-1.0, None]), "invalid log-probabilities"),
+    "NaN": (completion([4, 2], [-1.0, float("nan")]), "invalid log-probabilities"),
+    "logits": (completion([4, 2], [3.0, -1.0]), "invalid .*processed_logprobs"),
+    "too long": (completion([4] * 9, [-1.0] * 9), "sent 9 tokens, more than the limit of 8"),
     "an early end": (
         completion([4, 5], [-1.0, -1.0], finish_reason="abort"),
         r"after 2 tokens without an end token of the policy \(finish_reason abort\)",

@@ -68,7 +68,7 @@ def watcher(tmp_path_factory: pytest.TempPathFactory) -> str:
 def plain(
     world: World, watcher: str, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[PPOConfig, tuple[Any, ...]]:
-    """A run without held-out prompts, and the state of the global generators at its end."""
+    """A run without held-out prompts, and the state of the global generators when finishing."""
     output = tmp_path_factory.mktemp("plain") / "policy"
     config = configure(world, output, watch_reward=(watcher,), updates=5)
     return config, generators_after(config)
@@ -332,7 +332,7 @@ def test_the_time_is_told(evaluated: PPOConfig) -> None:
         ({"eval_prompts": "p", "keep_best": "watch"}, "--keep-best watch needs --watch-reward"),
         (
             {"eval_prompts": "p", "keep_best": "objective", "penalty": "chi2"},
-            "--keep-best objective is of a KL penalty",
+            "--keep-best objective needs a KL penalty",
         ),
         (
             {"eval_prompts": "p", "keep_best": "objective", "kl_target": 3.0},

@@ -198,12 +198,16 @@ def test_what_some_runs_have_and_others_do_not() -> None:
         return {chart.title for grid in grids for chart in grid.blocks if hasattr(chart, "title")}
 
     plain = titles(history(3))
-    assert not plain & {"Rewards that do not train", "Weight of the penalty", "Penalty"}
+    assert not plain & {"Rewards that are not trained on", "Weight of the penalty", "Penalty"}
     more = [
         replace(START, update=i + 1, kl_coef=0.05 * (i + 1), penalty=9.0, watched={"gold": 1.0})
         for i in range(3)
     ]
-    assert titles(more) - plain == {"Rewards that do not train", "Weight of the penalty", "Penalty"}
+    assert titles(more) - plain == {
+        ("Rewards that are not trained on"),
+        "Weight of the penalty",
+        "Penalty",
+    }
 
 
 def test_a_prompt_may_be_a_conversation() -> None:

@@ -76,7 +76,7 @@ def test_what_may_exist_is_left_to_the_command(folder: Path, config: Config) -> 
         (evaluation(prompts="mtbench"), "mtbench: no such file or folder"),
         (evaluation(answers=("x=y.jsonl",)), "y.jsonl: no such file or folder"),
         (EvalConfig(judgments=("v.jsonl",), output=OUT), "v.jsonl: no such file or folder"),
-        (ppo(prompts="-", processes=2), "- (stdin) is read by one process"),
+        (ppo(prompts="-", processes=2), "- (stdin) can only be read by one process"),
     ],
 )
 def test_what_cannot_exist_is_named(folder: Path, config: Config, words: str) -> None:
@@ -89,7 +89,7 @@ def test_all_are_named_at_once(folder: Path) -> None:
     with pytest.raises(SalsaError) as caught:
         inputs.check(ppo(ref=("a",), reward=("b",), prompts="c.jsonl"))
     first, *rest = str(caught.value).split("\n")
-    assert first == "3 inputs cannot be found:" and [line[4] for line in rest] == ["a", "b", "c"]
+    assert first == "3 inputs were not found:" and [line[4] for line in rest] == ["a", "b", "c"]
 
 
 def test_the_benchmarks_are_those_that_can_be_read() -> None:

@@ -31,7 +31,9 @@ def test_the_first_waits_and_the_second_does_not(
             os.kill(os.getpid(), sent)
             held.agree(runtime)
             assert held.pending
-            assert heard == [Note("finishing this step, then stopping; again to stop at once")]
+            assert heard == [
+                Note("finishing this step, then stopping; press Ctrl-C again to stop at once")
+            ]
             with pytest.raises(kind):
                 held.raise_pending()
             with pytest.raises(kind):

@@ -32,7 +32,7 @@ def test_a_draft_that_fails_leaves_nothing(tmp_path: Path) -> None:
 def test_an_output_that_exists_is_kept(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with (
-        pytest.raises(SalsaError, match="exists already; choose another -o, or replace"),
+        pytest.raises(SalsaError, match="already exists; choose another -o, or replace"),
         run_folder.draft(tmp_path / "out", force=False),
     ):
         raise AssertionError("the draft must not begin")
@@ -78,7 +78,7 @@ def test_force_spares_what_the_run_reads(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(model)
     for output in (model, model.parent):
         for name in (model, tmp_path / "link"):
-            with pytest.raises(SalsaError, match="which this run reads"):
+            with pytest.raises(SalsaError, match="an input of this run"):
                 run_folder.check_output(output, True, [name])
     run_folder.check_output(model, True, [model.parent / "b", tmp_path])
 
@@ -93,7 +93,7 @@ def test_a_folder_in_the_way_of_a_draft_is_spared(tmp_path: Path) -> None:
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "mine").touch()
     with (
-        pytest.raises(SalsaError, match="is not a partial result of salsa"),
+        pytest.raises(SalsaError, match="was not written by salsa"),
         run_folder.draft(tmp_path / "out", force=True),
     ):
         pass
@@ -158,7 +158,7 @@ def test_an_interrupted_run_is_kept_once_it_has_a_checkpoint(tmp_path: Path) -> 
     assert checkpoints.load_checkpoint(saved)["w"].item() == 4.0
     assert len(list(saved.file.parent.iterdir())) == 2  # the newest two are kept
 
-    with pytest.raises(SalsaError, match="holds an unfinished run; continue it with --resume"):
+    with pytest.raises(SalsaError, match="contains an unfinished run; continue it with --resume"):
         interrupted(0, resume=False)
     with run_folder.resumable(output, force=False, resume=True) as folder:
         assert checkpoints.latest_checkpoint(folder) == saved

@@ -123,8 +123,8 @@ def test_missing_packages_are_named_together(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(SalsaError) as found:
         tracking.check(["tensorboard", "wandb", "trackio"])
     assert str(found.value) == (
-        "--track wandb --track trackio: not installed in this Python; "
-        "pip install wandb trackio, or leave it out"
+        "--track wandb --track trackio: not installed in this Python; run "
+        "`pip install wandb trackio`, or remove the option"
     )
 
 
@@ -195,10 +195,10 @@ def test_a_tracker_that_fails_on_the_way_is_left_behind(
         for update in (1, 2, 3):
             listen(row(update))
     assert logged == ([1, 2] if broken == "log" else [1, 2, 3])
-    when = "at step 2" if broken == "log" else "at its end"
+    when = "at step 2" if broken == "log" else "when finishing"
     assert said == [
         Warned(
-            f"--track wandb failed {when} (the server went away) and is left out; metrics.jsonl "
+            f"--track wandb failed {when} (the server went away) and is disabled; metrics.jsonl "
             "has every row"
         )
     ]

@@ -16,8 +16,8 @@ def blocks(result: EvalResult) -> list[pages.Block]:
         pages.Heading("Best of n"),
         pages.Prose(
             f"The best of n answers by {short_name(result.best_of[0].chosen_by)}, estimated from "
-            f"{result.best_of[0].samples} answers a prompt. Its KL to the model that answers is "
-            "at most log n - (n - 1) / n nats an answer."
+            f"{result.best_of[0].samples} answers per prompt. Its KL to the model itself is at "
+            "most log n - (n - 1) / n nats per answer."
         ),
         pages.Grid([_chart(result, judge) for judge in judges]),
     ]

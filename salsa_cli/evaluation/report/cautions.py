@@ -28,13 +28,13 @@ def blocks(result: EvalResult) -> list[pages.Block]:
         found.append(
             pages.Callout(
                 "No significant difference:",
-                f"{len(rows)} of {len(others)} pairs (95 % interval, and exact sign test "
-                "corrected for all pairs of a judge).",
+                f"{len(rows)} of {len(others)} pairs (95 % interval, and exact sign test corrected "
+                "for all pairs of a judge).",
             )
         )
         found.append(
             pages.Details(
-                "Which, and what so many prompts could show",
+                "Details, and the differences that this many prompts could show",
                 [pages.DataTable(columns, rows, names=3)],
             )
         )
@@ -53,7 +53,7 @@ def _failures(result: EvalResult) -> list[pages.Block]:
             f"{row.invalid} of {row.n + row.invalid} comparisons of {row.a} and {row.b} by "
             f"{short_name(row.judge)} have no valid verdict "
             f"({invalid_verdicts.counted(row.reasons)}). "
-            f"Whatever they were, {row.a} would win {row.worst:.1%} to {row.best:.1%}."
+            f"Depending on their outcome, {row.a} would win {row.worst:.1%} to {row.best:.1%}."
             for row in pairs
         ]
         texts += [
@@ -85,8 +85,8 @@ def _failures(result: EvalResult) -> list[pages.Block]:
         for score in scores
     ]
     failed = sum(row.invalid for row in pairs) + sum(row.invalid for row in scores)
-    columns = ("a", "b", "judge", "why", "failed", "a wins, whatever they were")
+    columns = ("a", "b", "judge", "why", "failed", "bounds for a wins")
     return [
         pages.Callout("Failures:", f"{failed:,} comparisons or scores have no valid verdict."),
-        pages.Details("Which, and why", [pages.DataTable(columns, table, names=4)]),
+        pages.Details("Details", [pages.DataTable(columns, table, names=4)]),
     ]

@@ -24,11 +24,11 @@ _AXES = {
     "watched": ("Watched reward", Axis("mean")),
     "watch": ("Watched reward", Axis("mean")),
     "objective": ("Objective", Axis("reward - beta * penalty")),
-    "kl": ("KL to the reference", Axis("nats an answer")),
-    "kl_anchors": ("KL", Axis("nats an answer")),
-    "length": ("Length", Axis("tokens an answer")),
+    "kl": ("KL to the reference", Axis("nats per answer")),
+    "kl_anchors": ("KL", Axis("nats per answer")),
+    "length": ("Length", Axis("tokens per answer")),
     "finished": ("Answers with an end token", Axis("share", unit="percent", low=0.0, high=1.0)),
-    "entropy": ("Entropy", Axis("nats a token")),
+    "entropy": ("Entropy", Axis("nats per token")),
 }
 """Titles and axes by the key of a figure, in the order of the page."""
 
@@ -135,7 +135,7 @@ def _reward_against_kl(result: CurveResult) -> ScatterChart:
         _points(arm.arm, by.get((arm.arm, "kl")), by.get((arm.arm, "reward")))
         for arm in result.arms
     ]
-    axes = Axis("KL to the reference, nats an answer"), Axis("reward")
+    axes = Axis("KL to the reference, nats per answer"), Axis("reward")
     note = "Each point is an update, the mean over the runs; the last one is labelled."
     return ScatterChart("Reward against KL", *axes, points, note=note)
 
@@ -156,7 +156,7 @@ def _points(arm: str, kl: Curve | None, reward: Curve | None) -> Points:
 def _settings(result: CurveResult) -> list[pages.Block]:
     heading = pages.Heading("Settings that differ")
     if not result.differences:
-        return [heading, pages.Prose("None but the seed, as far as salsa.json records them.")]
+        return [heading, pages.Prose("None other than the seed, according to salsa.json.")]
     table = result.settings()
     seeds = (
         "seed",

@@ -75,7 +75,7 @@ def blocks(verdicts: Sequence[Verdict], answers: Answers, prompts: Prompts) -> l
         pages.Choice(name, {shown.index(n) for n in one}) for name, one in chosen.items() if one
     ]
     return [
-        pages.Heading("To read"),
+        pages.Heading("Disputed answers"),
         pages.Prose("Each line says who a judge found better: a is the model that is named first."),
         pages.Choices("Answers", choices, [_dispute(readable[n], answers, prompts) for n in shown]),
     ]
@@ -126,10 +126,10 @@ def _dispute(dispute: Dispute, answers: Answers, prompts: Prompts) -> pages.Bloc
         if len(asked) >= dispute.turn
         else f"question {dispute.question}{turn}"
     )
-    title = f"question {dispute.question}{turn}, {' against '.join(names)}. {words}"
+    title = f"question {dispute.question}{turn}, {' vs. '.join(names)}. {words}"
     found: list[pages.Block] = [pages.Quotes(_cut(prompt), quotes)]
     if said:
-        found.append(pages.Quotes("What the judges say", said, title="Judges"))
+        found.append(pages.Quotes("What the judges wrote", said, title="Judges"))
     return pages.Details(title, found)
 
 

@@ -68,7 +68,7 @@ def _chart(result: EvalResult, judge: str, anchor: str) -> LineChart:
     )
     rules = [Rule("x", level) for level in levels]
     title = f"Score by {short_name(judge)}"
-    axis = Axis(f"KL to {anchor}, nats an answer")
+    axis = Axis(f"KL to {anchor}, nats per answer")
     return LineChart(title, axis, Axis("mean score"), lines, rules)
 
 

@@ -11,8 +11,8 @@ from salsa_cli.pages.scales import Axis
 
 _GAINS = ("over the mean of the models", "over the best of them")
 _CAPTION = (
-    "The intervals over the best model hold for all soups of a judge at once: the best soup may be "
-    "chosen by them."
+    "The intervals over the best model hold for all soups of a judge at once, so they may be used "
+    "to choose the best soup."
 )
 
 

@@ -47,7 +47,7 @@ def rates(result: EvalResult, baseline: str | None) -> list[pages.Block]:
     others = [row for row in result.pairs if row.b != rival]
     found: list[pages.Block] = []
     if against:
-        found.append(pages.Heading(f"Who wins against {rival}"))
+        found.append(pages.Heading(f"Win rates vs. {rival}"))
         charts = rate_charts.charts("Win rates", against, rate_charts.NOTE)
         found.append(pages.Grid(charts))
         found.append(_folded("The numbers", against))

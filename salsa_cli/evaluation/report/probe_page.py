@@ -42,7 +42,7 @@ def page(result: ProbeResult) -> pages.Page:
             pages.KeyFigures(
                 (
                     pages.KeyFigure(
-                        "barrier, nats a token",
+                        "barrier, nats per token",
                         figure(result.barrier),
                         f"at alpha {result.barrier_alpha:g}, standard error {result.error_text}",
                     ),
@@ -65,7 +65,7 @@ def _likelihood(line: tuple[LinePoint, ...]) -> LineChart:
     return LineChart(
         "Held-out text",
         _ALPHA,
-        Axis("negative log-likelihood, nats a token"),
+        Axis("negative log-likelihood, nats per token"),
         (
             Line("soup", [one.alpha for one in line], [one.nll for one in line]),
             Line("straight line", [0.0, 1.0], list(ends)),
@@ -79,7 +79,7 @@ def _divergence(line: tuple[LinePoint, ...]) -> LineChart:
     return LineChart(
         "How far the soup is from its ingredients",
         _ALPHA,
-        Axis("KL, nats a token"),
+        Axis("KL, nats per token"),
         (
             Line("from A", alphas, [one.kl_a for one in line]),
             Line("from B", alphas, [one.kl_b for one in line]),

@@ -9,7 +9,10 @@ from salsa_cli.evaluation.verdicts.verdict import short_name
 from salsa_cli.pages.charts import Estimate, IntervalChart
 from salsa_cli.pages.scales import Axis
 
-NOTE = "95 % intervals by bootstrap over the prompts; at 50 % nothing is proven"
+NOTE = (
+    "95 % intervals by bootstrap over the prompts; an interval that contains 50 % is not "
+    "significant"
+)
 
 MOST_IN_CHART = 40
 
@@ -32,7 +35,7 @@ def charts(title: str, rows: Sequence[PairRow], note: str) -> list[pages.Block]:
             Estimate(_label(row, one_rival), row.win_rate, row.low, row.high, short_name(row.judge))
             for row in ordered[:MOST_IN_CHART]
         ]
-        label = f"win rate against {group[0].b}" if one_rival else "win rate of the first"
+        label = f"win rate vs. {group[0].b}" if one_rival else "win rate of the first"
         axis = Axis(label, unit="percent", low=0.0, high=1.0)
         left_out = (
             f"the {'best' if ranking else 'first'} {MOST_IN_CHART} of {len(ordered)}; "

@@ -97,7 +97,7 @@ def build(
 def _subtitle(result: EvalResult) -> str:
     names = [*(row.judge for row in result.pairs), *(row.judge for row in result.scores)]
     judges = dict.fromkeys(map(short_name, names))
-    return f"{result.prompts:,} prompts, judged by {', '.join(judges) or 'nobody'}"
+    return f"{result.prompts:,} prompts, judged by {', '.join(judges) or 'no judge'}"
 
 
 def _figures(result: EvalResult) -> pages.KeyFigures:
@@ -225,8 +225,8 @@ def _controlled(result: EvalResult) -> list[pages.Block]:
     return [
         pages.Heading("At equal length and style"),
         pages.Prose(
-            "A joint fit of strengths and of what the judge pays for length, headers, "
-            "lists and bold text."
+            "A joint fit of the strengths of the models and of the judge's preference for length, "
+            "headers, lists and bold text."
         ),
         pages.DataTable(columns, table, names=4),
         *left_out,

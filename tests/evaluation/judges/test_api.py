@@ -263,7 +263,9 @@ def test_too_many_failures_end_the_command_and_are_asked_again_later(
         assert "--max-invalid 0.05" in message and "--resume" in message
         assert not config.output.exists() and len(server.prompts) == 22
         broken = False
-        with pytest.raises(SalsaError, match="holds an unfinished run; continue it with --resume"):
+        with pytest.raises(
+            SalsaError, match="contains an unfinished run; continue it with --resume"
+        ):
             run(config)
         (pair,) = run(configure(files, server, tries=2, resume=True)).pairs
         assert (pair.win_rate, pair.n, pair.invalid) == (0.35, 10, 0)

@@ -66,7 +66,7 @@ def test_seven_models_are_many() -> None:
 
 def test_the_baseline_comes_before_all_other_pairs() -> None:
     assert outline(blocks(result(7), "m0"))[-4:] == [
-        "Who wins against m0",
+        "Win rates vs. m0",
         "charts: Win rates",
         "table of 6",
         "[15 other pairs: table of 15]",
@@ -74,7 +74,7 @@ def test_the_baseline_comes_before_all_other_pairs() -> None:
     assert outline(blocks(result(7)))[-2:] == ["Who wins", "[All 21 pairs: table of 21]"]
     alone = result(7)
     alone = replace(alone, pairs=tuple(row for row in alone.pairs if row.b == "m0"))
-    assert outline(blocks(alone))[-3:] == ["Who wins against m0", "charts: Win rates", "table of 6"]
+    assert outline(blocks(alone))[-3:] == ["Win rates vs. m0", "charts: Win rates", "table of 6"]
 
 
 def test_without_scores_the_ratings_come_first() -> None:

@@ -16,7 +16,7 @@ def drawn(rows: list[PairRow]) -> list[IntervalChart]:
 def test_one_chart_ranked_against_one_rival() -> None:
     (chart,) = drawn([pair("a", "z", 0.3), pair("b", "z", 0.7), pair("c", "z", 0.5, n=0)])
     assert [row.label for row in chart.rows] == ["b", "a"]
-    assert chart.x.label == "win rate against z" and chart.note == "note"
+    assert chart.x.label == "win rate vs. z" and chart.note == "note"
     (chart,) = drawn([pair("a", "z", 0.3), pair("b", "y", 0.7)])
     assert [row.label for row in chart.rows] == ["a / z", "b / y"]
 
