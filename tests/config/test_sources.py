@@ -71,7 +71,7 @@ def test_one_of_two_settings_that_say_the_same(tmp_path: Path) -> None:
     assert (config.alpha, config.weights) == (0.5, None)
     config = configure(tmp_path, "soup", "a", "b", "-o", "out", env={"SALSA_SOUP_ALPHA": "0.1"})
     assert config.mixing == (0.9, 0.1)
-    with pytest.raises(UsageError, match="give one of them"):
+    with pytest.raises(UsageError, match="use one of them"):
         line = "a b -o out --alpha 0.5 --weights 0.5,0.5".split()
         configure(tmp_path, "soup", *line)
 

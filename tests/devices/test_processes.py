@@ -31,7 +31,7 @@ def test_processes_are_started_where_none_are_and_the_command_knows_how() -> Non
 def test_a_launcher_and_the_option_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     place(monkeypatch, 1, 2)
     assert processes.to_start(1) == processes.to_start(2) == 0
-    with pytest.raises(UsageError, match="--processes 3: a launcher has started 2 processes"):
+    with pytest.raises(UsageError, match="--processes 3: a launcher already started 2 processes"):
         processes.to_start(3)
     with pytest.raises(UsageError, match="runs in one process, but was started in 2"):
         processes.to_start(None)

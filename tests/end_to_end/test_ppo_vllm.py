@@ -335,7 +335,7 @@ def test_a_server_that_is_not_there_is_said_before_a_weight_is_loaded(
         phases = dry.record()["memory"]["phases"]  # type: ignore[index]
         assert "cache" not in phases["rollout"]
         server.context = 10  # the longest prompt has 5 tokens, an answer 6
-        with pytest.raises(SalsaError, match=r"takes 11; start it with --max-model-len 11"):
+        with pytest.raises(SalsaError, match=r"needs 11; start it with --max-model-len 11"):
             run(short)
     for config in (gone, replace(gone, dry_run=True)):
         with pytest.raises(SalsaError, match=r"no server is running; start one: VLLM_SERVER_DEV_"):

@@ -171,7 +171,7 @@ def test_models_that_no_soup_can_be_made_of_are_refused(
     ("changes", "says"),
     [
         ({"alpha": 0.3}, "--probe writes no model; remove --alpha"),
-        ({"dtype": "float32", "verify": True}, "leave out --dtype, --verify"),
+        ({"dtype": "float32", "verify": True}, "remove --dtype, --verify"),
         ({"models": ("a", "b", "c")}, "--probe compares two models; found 3"),
     ],
 )

@@ -146,7 +146,7 @@ def test_a_server_is_found_and_left_as_it_is(world: World) -> None:
         found = vllm.connect(server.url)
         assert found.model == ServedModel(stand_in.NAME, str(world.a), 64, "float32")
         found.check_context(64)
-        with pytest.raises(SalsaError, match=r"a context of 64 tokens, .* takes 65; start it with"):
+        with pytest.raises(SalsaError, match=r"a context of 64 tokens, .* needs 65; start it with"):
             found.check_context(65)
     assert server.paths == ["/v1/models", INFO, "/reset_prefix_cache"]
 

@@ -61,7 +61,13 @@ def trained(request: pytest.FixtureRequest) -> TrainingReport:
 
 def test_the_report_says_everything_that_was_found(trained: TrainingReport) -> None:
     page = pages.render(report_page.training_page(trained))
-    for words in ("held-out accuracy", "Calibration", "Accuracy by length", "equal scores", "cut"):
+    for words in (
+        "held-out accuracy",
+        "Calibration",
+        "Accuracy by length",
+        "equal scores",
+        "answer truncated",
+    ):
         assert words in page
     assert "2 of 42 pairs left out" in page and "training pairs" in page
     assert "The accuracy is not significantly different from chance (4 pairs)." in page

@@ -152,7 +152,7 @@ def test_what_a_tracker_prints_stays_off_stdout(
 def test_a_tracker_that_does_not_start(tmp_path: Path) -> None:
     (tmp_path / "tensorboard").write_text("a file is in the way")
     with (
-        pytest.raises(SalsaError, match="--track tensorboard: it does not start"),
+        pytest.raises(SalsaError, match="--track tensorboard: failed to start"),
         tracking.tracking(["tensorboard"], tmp_path, run(), silent),
     ):
         pass

@@ -77,7 +77,7 @@ def test_a_file_that_ends_too_early(tmp_path: Path, way: str) -> None:
     with InputFile(path) as file:
         memory = aligned(CONTENT.size + 2 * ALIGNMENT)
         message = failure(lambda: file.read(5, CONTENT.size, memory))
-    assert f"{path}: 5 bytes are missing when finishing" in message
+    assert f"{path}: 5 bytes are missing at its end" in message
 
 
 def test_files_that_cannot_be_opened(tmp_path: Path) -> None:

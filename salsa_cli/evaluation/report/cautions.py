@@ -34,7 +34,7 @@ def blocks(result: EvalResult) -> list[pages.Block]:
         )
         found.append(
             pages.Details(
-                "Details, and the differences that this many prompts could show",
+                "All of them, and the differences that this many prompts could show",
                 [pages.DataTable(columns, rows, names=3)],
             )
         )
@@ -88,5 +88,5 @@ def _failures(result: EvalResult) -> list[pages.Block]:
     columns = ("a", "b", "judge", "why", "failed", "bounds for a wins")
     return [
         pages.Callout("Failures:", f"{failed:,} comparisons or scores have no valid verdict."),
-        pages.Details("Details", [pages.DataTable(columns, table, names=4)]),
+        pages.Details("All of them, with reasons", [pages.DataTable(columns, table, names=4)]),
     ]

@@ -52,8 +52,8 @@ def test_many_failures_are_a_table(tmp_path: Path) -> None:
         return (tmp_path / "out" / "report.html").read_text()
 
     few, many = failing(3), failing(4)
-    assert few.count("1 of 9 comparisons of x and m") == 3 and "Details" not in few
-    assert "4 comparisons or scores have no valid verdict." in many and "Details" in many
+    assert few.count("1 of 9 comparisons of x and m") == 3 and "with reasons" not in few
+    assert "4 comparisons or scores have no valid verdict." in many and "with reasons" in many
     assert many.count("once: the judge&#x27;s text contains no verdict") == 4
 
 
@@ -122,7 +122,7 @@ def test_answers_stand_side_by_side(tmp_path: Path) -> None:
     }
     prompts = disputed.asked([Question("q", (Message("user", "First?"),), ("And then?",))])
     text = page(result, *verdicts, answers=answers, prompts=prompts)
-    assert "question q, turn 2, x against y. gpt: a, no verdict" in text
+    assert "question q, turn 2, x vs. y. gpt: a, no verdict" in text
     for part in ("And then?", "two of x", "two of y", "The first &lt;b&gt;.", "x wins clearly"):
         assert part in text, part
     assert text.index("gpt, x shown first") < text.index("gpt, y shown first")

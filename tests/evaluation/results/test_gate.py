@@ -130,4 +130,4 @@ def test_the_command_line(world: World, tmp_path: Path) -> None:
     assert passed.returncode == 0 and "**failed**" not in passed.stdout
     assert "| a | b | judge | a wins | 95 % interval |" in passed.stdout
     both = commands.run(*common, "--json", "--markdown")
-    assert both.returncode == 2 and "give one of them" in both.stderr
+    assert both.returncode == 2 and "use one of them" in both.stderr
