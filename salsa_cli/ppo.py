@@ -287,7 +287,10 @@ def train(run: Run, server: Server | None) -> PPOResult:
 def choose_micro_batch(
     config: PPOConfig, plan: PPOPlan, runtime: Runtime, report: Report
 ) -> tuple[PPOConfig, MemoryPlan]:
-    """Settle how many answers a pass takes, where the command line left it open."""
+    """Settle how many answers a pass takes, where the command line left it open.
+
+    Says how many layers have to recompute their activations, where all of them do.
+    """
     machine = Machine.of(runtime)
     if preflight.resumed_checkpoint(config) is not None:
         return config, memory.plan_memory(plan, config, machine)
@@ -298,6 +301,16 @@ def choose_micro_batch(
                 f"{fitting.micro_batch_size} answers per forward pass (--micro-batch-size): a "
                 f"minibatch of {config.minibatch_size} would not fit in "
                 f"{amount(runtime.memory, 'B')}"
+            )
+        )
+    layers = memory.needed_layers(plan, fitting, machine, runtime.memory)
+    if layers == 0:
+        report(Note("this run fits without --gradient-checkpointing, which costs time"))
+    elif layers is not None:
+        report(
+            Note(
+                f"fewer layers have to recompute their activations for this run to fit: "
+                f"--recompute-layers {layers} takes less time"
             )
         )
     return fitting, needed

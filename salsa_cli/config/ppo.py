@@ -527,6 +527,17 @@ class PPOConfig(TrainingConfig):
             panel="Training",
         ),
     ] = False
+    recompute_layers: Annotated[
+        int | None,
+        Setting(
+            "With --gradient-checkpointing, only the first N layers recompute: more memory, less "
+            "time. Default: all; --dry-run says how many are needed.",
+            low=1,
+            metavar="N",
+            changes_result=False,
+            panel="Training",
+        ),
+    ] = None
     compile: Annotated[
         bool,
         Setting(
@@ -763,6 +774,8 @@ class PPOConfig(TrainingConfig):
             )
         else:
             yield from self.undivided(self.processes)
+        if self.recompute_layers is not None and not self.gradient_checkpointing:
+            yield "--recompute-layers has no effect without --gradient-checkpointing"
         if self.critic_warmup >= self.updates:
             yield (
                 f"--critic-warmup {self.critic_warmup} leaves none of the {self.updates} updates "

@@ -107,10 +107,21 @@ def layer_inputs(shape: Shape, rows: int, tokens: int) -> int:
     return 4 * shape.hidden * shape.layers * rows * tokens
 
 
-def checkpointed_activations(shape: Shape, rows: int, tokens: int, width: int) -> int:
-    """Bytes that a pass keeps under gradient checkpointing: layer inputs, and one whole layer."""
-    one = kept_activations(replace(shape, layers=1), rows, tokens, width)
-    return layer_inputs(shape, rows, tokens) + one
+def checkpointed_activations(
+    shape: Shape, rows: int, tokens: int, width: int, layers: int | None = None
+) -> int:
+    """Bytes that a pass keeps under gradient checkpointing.
+
+    Args:
+        layers: how many recompute, the first; by default all.
+
+    The inputs of the layers that recompute, and all of the others. The backward pass frees the
+    latter, which come first, before a layer recomputes; where all do, one whole layer counts.
+    """
+    again = shape.layers if layers is None else min(layers, shape.layers)
+    kept = replace(shape, layers=max(shape.layers - again, min(again, 1)))
+    inputs = layer_inputs(replace(shape, layers=again), rows, tokens)
+    return inputs + kept_activations(kept, rows, tokens, width)
 
 
 def passing_activations(shape: Shape, rows: int, tokens: int, width: int) -> int:

@@ -18,6 +18,7 @@ from transformers import (
     AutoTokenizer,
     GenerationConfig,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from salsa_cli.data import Prompt
 from salsa_cli.errors import SalsaError, during
@@ -260,27 +261,36 @@ def trainable(model: Module) -> list[torch.nn.Parameter]:
     return [parameter for _, parameter in named if parameter.requires_grad]
 
 
-def checkpoint_activations(model: Module) -> None:
-    """Let the layers forget their activations and compute them again in the backward pass."""
+def checkpoint_activations(model: Module, layers: int | None = None) -> None:
+    """Let layers discard their activations and recompute them in the backward pass.
+
+    Args:
+        layers: only so many, the first; by default all. Of a model whose layers are no
+            `GradientCheckpointingLayer`, it is always all.
+    """
     # The newer releases of Transformers 5 have another name for it, and warn of the older one.
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
     enable({"use_reentrant": False})
     # Transformers does so only in training mode: these layers alone go into it, and not what is in
     # them. Some drop out by a rate of their own there, or by one of the configuration.
     config_overrides.override(model)
+    if layers is not None:
+        every = [one for one in model.modules() if isinstance(one, GradientCheckpointingLayer)]
+        for layer in every[layers:]:
+            layer.gradient_checkpointing = False
     for module in model.modules():
         if getattr(module, "gradient_checkpointing", False):
             module.training = True
 
 
 @contextmanager
-def checkpointed(*given: Module) -> Iterator[None]:
+def checkpointed(*given: Module, layers: int | None = None) -> Iterator[None]:
     """`checkpoint_activations` of models for a block, which learns and does not generate.
 
-    Layers that forget their activations do without a key-value cache, too.
+    Layers that recompute do without a key-value cache, too.
     """
     for model in given:
-        checkpoint_activations(model)
+        checkpoint_activations(model, layers)
     try:
         yield
     finally:

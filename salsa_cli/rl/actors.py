@@ -179,7 +179,7 @@ def learning_mode(actors: Actors, config: PPOConfig) -> Iterator[None]:
     learners = [one.trained for one in (actors.actor, actors.critic) if one is not None]
     with compiled_passes(config), ExitStack() as stack:
         if config.gradient_checkpointing:
-            stack.enter_context(loading.checkpointed(*learners))
+            stack.enter_context(loading.checkpointed(*learners, layers=config.recompute_layers))
             for model in filter(packed_attention.can_pack, learners):
                 stack.enter_context(packed_attention.attention(model))
         yield

@@ -142,6 +142,23 @@ def fit_micro_batch(
     return tried, found
 
 
+def needed_layers(plan: PPOPlan, config: PPOConfig, machine: Machine, available: int) -> int | None:
+    """The fewest layers that have to recompute for a run to fit, where all do.
+
+    None where fewer would not do, or `--recompute-layers` is given. 0 where none has to.
+    """
+    if not config.gradient_checkpointing or config.recompute_layers is not None:
+        return None
+    learners = [shapes.shape(role.folder) for role in plan.roles(config) if role.learns]
+    most = max(shape.layers for shape in learners)
+
+    def fits(layers: int) -> bool:
+        tried = replace(config, gradient_checkpointing=layers > 0, recompute_layers=layers or None)
+        return plan_memory(plan, tried, machine).peak <= machine.headroom * available
+
+    return next((layers for layers in range(most) if fits(layers)), None)
+
+
 def check(found: MemoryPlan, config: PPOConfig, available: int, *, on_cpu: bool) -> None:
     """Refuse a run that cannot fit.
 
@@ -337,12 +354,9 @@ def _learning_alone(
     allocator then keeps about half as much again for activations, in pieces of passes of other
     lengths (tests/benchmarks/memory_plan.py).
     """
-    counted = (
-        activation_memory.checkpointed_activations
-        if config.gradient_checkpointing
-        else activation_memory.kept_activations
-    )
-    activations = counted(shape, rows, tokens, _machine(config, machine).product)
+    again = config.recompute_layers if config.gradient_checkpointing else 0
+    width = _machine(config, machine).product
+    activations = activation_memory.checkpointed_activations(shape, rows, tokens, width, again)
     gradients = _width(role, config) * role.own // machine.spread
     largest = 4 * shape.vocabulary * shape.hidden if role.backbone is None else 0
     if rows * machine.processes < config.minibatch_size:

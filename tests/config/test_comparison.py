@@ -31,7 +31,7 @@ NO_CHANGE = {
     TrainRMConfig: OF_ALL | OF_TRAINING,
     PPOConfig: OF_ALL
     | OF_TRAINING
-    | {"keep_checkpoints", "snapshot_every", "stop_on", "offload", "vllm_url"},
+    | {"keep_checkpoints", "snapshot_every", "stop_on", "offload", "vllm_url", "recompute_layers"},
     EvalConfig: OF_ALL
     | {
         "batch_size",

@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
     OPTConfig,
     OPTForCausalLM,
 )
@@ -328,4 +330,26 @@ def test_dropout_stays_off_while_activations_are_recomputed() -> None:
         recomputed = model(input_ids=ids, use_cache=False).logits
         torch.testing.assert_close(recomputed, plain, rtol=0, atol=0)
         recomputed.sum().backward()
+    assert not any(module.training for module in model.modules())
+
+
+def test_the_first_layers_alone_recompute() -> None:
+    """To the same bits, and with what the others keep still kept."""
+    config = LlamaConfig(
+        vocab_size=24, hidden_size=16, intermediate_size=32, num_hidden_layers=3,
+        num_attention_heads=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).eval()
+    ids = torch.arange(12).view(2, 6)
+    calls: list[int] = []
+    for place, layer in enumerate(model.model.layers):
+        layer.mlp.register_forward_pre_hook(lambda *_, place=place: calls.append(place))
+    plain = model(input_ids=ids, use_cache=False).logits
+    calls.clear()
+    with loading.checkpointed(model, layers=2):
+        recomputed = model(input_ids=ids, use_cache=False).logits
+        torch.testing.assert_close(recomputed, plain, rtol=0, atol=0)
+        recomputed.sum().backward()
+    assert calls == [0, 1, 2, 1, 0]
     assert not any(module.training for module in model.modules())

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,33 @@ def test_layers_that_compute_again_do_so_one_at_a_time(world: World, tmp_path: P
     assert demand(config).phases["learning"].activations == (inputs + one) * 3 // 2
 
 
+def test_layers_need_to_recompute_as_far_as_memory_is_short(world: World, tmp_path: Path) -> None:
+    """The largest peak that fits, of 0, 1 and 2 layers that recompute."""
+    config = configure(
+        world, tmp_path / "policy", gradient_checkpointing=True, response_length=40, minibatches=1
+    )
+    plan = preflight.prepare(config, silent)
+    shape = shapes.shape(world.a)
+    count = partial(activation_memory.checkpointed_activations, shape, 8, 45, 4)
+    one = activation_memory.kept_activations(replace(shape, layers=1), 8, 45, 4)
+    last = activation_memory.kept_activations(replace(shape, layers=0), 8, 45, 4)
+    assert count(0) == activation_memory.kept_activations(shape, 8, 45, 4)
+    assert count(1) == 8 * 45 * 16 * 4 + one
+    assert count(2) == count(9) == count() == count(1) + 8 * 45 * 16 * 4
+    assert count(0) - count(1) == one - last - 8 * 45 * 16 * 4
+
+    def peak(**changes: Any) -> int:
+        return memory.plan_memory(plan, replace(config, **changes), FLOAT32).peak
+
+    none, first = peak(gradient_checkpointing=False), peak(recompute_layers=1)
+    assert first < none
+    for room, layers in ((none, 0), (none - 2, 1), (first, 1), (first - 2, None)):
+        available = int(room / FLOAT32.headroom) + 1
+        assert memory.needed_layers(plan, config, FLOAT32, available) == layers
+    chosen = replace(config, recompute_layers=2)
+    assert memory.needed_layers(plan, chosen, FLOAT32, 10**12) is None
+
+
 def test_long_answers_pass_few_at_a_time(world: World, tmp_path: Path) -> None:
     """A pass has no more tokens than keep the device busy, and always one row."""
     few = replace(FLOAT32, pass_tokens=30)
@@ -210,9 +238,9 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("changes", SHAPES)
-@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("again", [0, 1, None])
 def test_activations_are_those_that_autograd_keeps(
-    tmp_path: Path, changes: dict[str, Any], again: bool
+    tmp_path: Path, changes: dict[str, Any], again: int | None
 ) -> None:
     """The storages that a pass saves for its gradient, weights aside.
 
@@ -221,8 +249,8 @@ def test_activations_are_those_that_autograd_keeps(
     """
     folder = tiny.save_language_model(tmp_path / "model", seed=1, **changes)
     model = LlamaForCausalLM.from_pretrained(folder).eval()
-    if again:
-        loading.checkpoint_activations(model)
+    if again != 0:
+        loading.checkpoint_activations(model, again)
     rows, tokens = 8, 24
     ids = torch.randint(3, 24, (rows, tokens), generator=torch.Generator().manual_seed(0))
     weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
@@ -238,8 +266,10 @@ def test_activations_are_those_that_autograd_keeps(
         model.model(input_ids=ids, use_cache=False).last_hidden_state.square().sum()
     measured = sum(storage.nbytes() for storage in kept.values())
     shape = shapes.shape(folder)
-    planned = activation_memory.kept_activations(shape, rows, tokens, FLOAT32.product)
-    if again:
+    planned = activation_memory.checkpointed_activations(
+        shape, rows, tokens, FLOAT32.product, again
+    )
+    if again is None:
         last = activation_memory.kept_activations(
             replace(shape, layers=0), rows, tokens, FLOAT32.product
         )
