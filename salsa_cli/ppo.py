@@ -424,8 +424,7 @@ def save_policy(inputs: Mapping[str, JSON], actors: Actors, run: Run, result: PP
         more["reward_scale"] = {name: asdict(scale) for name, scale in pairs}
     run_folder.write_record(folder, RECORD, run_folder.made_by("ppo", config, inputs, **more))
     snapshots.save_model_files(actors, plan, folder)
-    rewards = (result.reward_first, result.reward_last)
-    card = model_card.write(config, plan.policy, result.updates, rewards)
+    card = model_card.write(config, plan.policy, _history(folder), BestUpdate.read(folder))
     write_text(folder / "README.md", card)
     report_page.write(folder, config)  # once more: now it links to the record
 

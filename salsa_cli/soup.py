@@ -5,7 +5,6 @@ W = (1 - alpha) A + alpha B (Chegini et al. 2024). Every value is the float64 av
 """
 
 import os
-import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,6 +16,8 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from salsa_cli import VERSION
+from salsa_cli.config.command_line import command_line
 from salsa_cli.config.comparison import result_settings
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError, StorageError, UsageError, one_line
@@ -473,34 +474,14 @@ def _model_card(plan: SoupPlan, config: SoupConfig) -> str:
         tags=("merge", "salsa"),
         relation="adapter" if adapter else "merge",
     )
-    base = f"The base model is {cards.cell(plan.base)}.\n\n" if plan.base else ""
+    base = f"The base model is {cards.cell(cards.shown(plan.base))}.\n\n" if plan.base else ""
     rows = "".join(
-        f"| {cards.cell(model)} | {weight:.6g} |\n"
+        f"| {cards.cell(cards.shown(model))} | {weight:.6g} |\n"
         for model, weight in zip(config.models, config.mixing, strict=True)
     )
     return (
         f"{head}\n# A model soup\n\n"
-        "The weighted average of the weights of these models, made with `salsa soup`; `soup.json` "
-        "contains their digests.\n\n"
+        f"The weighted average of the weights of these models, made with `salsa soup` {VERSION}.\n\n"
         f"{base}| model | weight |\n|---|---|\n{rows}\n"
-        f"    {plain(_command(config), 10_000)}\n"
+        f"    {plain(command_line('soup', config, cards.shown), 10_000)}\n"
     )
-
-
-def _command(config: SoupConfig) -> str:
-    """The command line that makes this soup."""
-    weights = None if config.weights is None else ",".join(map(repr, config.weights))
-    dtype = None if config.dtype == "auto" else config.dtype
-    options = {
-        "--alpha": config.alpha,
-        "--weights": weights,
-        "--dtype": dtype,
-        "--max-shard-size": config.max_shard_size,
-        "--tokenizer": config.tokenizer,
-        "--merge-into": config.merge_into,
-        "--base": config.base,
-    }
-    given = [str(part) for pair in options.items() if pair[1] is not None for part in pair]
-    given += [part for key in config.allow_different for part in ("--allow-different", key)]
-    given += ["--normalize"] if config.normalize else []
-    return shlex.join(["salsa", "soup", *config.models, *given, "-o", str(config.output)])

@@ -1,16 +1,16 @@
 """The command line that gives a configuration: for reports, model cards and records."""
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 from salsa_cli.config.base import Config, Field, declared
 
 
-def command_line(command: str, config: Config, named: Mapping[str, str] | None = None) -> str:
+def command_line(command: str, config: Config, shown: Callable[[str], str] = str) -> str:
     """The command with every recorded setting that differs from its default, quoted for a shell.
 
     Values from the environment and from salsa.toml are written out, so the line works alone.
-    `named` says what to write in place of some texts: another name for a local folder.
+    `shown` turns each argument into what is written in its place.
     """
     fields = [
         one
@@ -19,7 +19,7 @@ def command_line(command: str, config: Config, named: Mapping[str, str] | None =
     ]
     fields.sort(key=lambda one: (not one.setting.positional, one.name == "output"))
     given = [part for one in fields for part in _parts(one, getattr(config, one.name))]
-    return shlex.join(["salsa", command, *((named or {}).get(part, part) for part in given)])
+    return shlex.join(["salsa", command, *map(shown, given)])
 
 
 def _parts(field: Field, value: object) -> Iterator[str]:

@@ -1,7 +1,9 @@
 """The model card (README.md) of a trained reward model."""
 
+from salsa_cli import VERSION
+from salsa_cli.config.command_line import command_line
 from salsa_cli.config.train_rm import TrainRMConfig
-from salsa_cli.formatting import counted, figure
+from salsa_cli.formatting import counted, figure, plain
 from salsa_cli.models.tokenization import PLAIN_TEMPLATE
 from salsa_cli.reward_models.assessment import Assessment
 from salsa_cli.reward_models.report_page import TrainingReport
@@ -23,7 +25,11 @@ def write(
         template: the chat template of its tokenizer.
     """
     config, accuracy = trained.config, member.accuracy
-    held_out = config.eval_data or f"{config.held_out_share:g} of {config.data}, by prompt"
+    data = cards.cell(cards.shown(str(config.data)))
+    held_out = f"{config.held_out_share:g} of {data}, by prompt"
+    if config.eval_data is not None:
+        held_out = cards.cell(cards.shown(config.eval_data))
+    command = plain(command_line("train-rm", config, cards.shown), 10_000)
     categories = "".join(
         f"| {one.name} | {one.n} | {one.accuracy:.1%} | {one.low:.1%} to {one.high:.1%} |\n"
         for one in (accuracy, *member.categories)
@@ -39,9 +45,11 @@ def write(
     return f"""{head}
 # {"The adapter of a reward model" if _is_adapter(config) else "A reward model"}
 
-Trained from {cards.cell(config.model)} by `salsa train-rm` on {pairs} of
-{config.data}, with the Bradley-Terry loss: the probability that one answer is
+Trained from {cards.cell(cards.shown(config.model))} by `salsa train-rm` {VERSION} on {pairs} of
+{data}, with the Bradley-Terry loss: the probability that one answer is
 preferred to another is sigmoid(score of the first - score of the second).
+
+    {command}
 
 ## Evaluation
 
@@ -71,10 +79,10 @@ def _caveats(trained: TrainingReport, member: Assessment) -> str:
         lines.append(f"{proves_nothing(whole.n)}.")
     for given in trained.sources:
         for one in given.dropped:
-            lines.append(f"{given.name}: left out {one.text()}.")
+            lines.append(f"{cards.shown(given.name)}: left out {one.text()}.")
         if given.cut:
             lines.append(
-                f"{given.name}: {counted(len(given.cut), 'pair')} cut to "
+                f"{cards.shown(given.name)}: {counted(len(given.cut), 'pair')} cut to "
                 f"{trained.config.max_length} tokens; the code below does not truncate."
             )
     return "".join(f"\n- {line}" for line in lines) + ("\n" if lines else "")

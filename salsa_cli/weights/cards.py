@@ -10,6 +10,11 @@ from salsa_cli.formatting import plain
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _TABLE_WIDTH = 300
 
+_CACHED = re.compile(
+    r"/[^\s,()=]*/models--(?P<owner>[\w.-]+?)--(?P<name>[\w.-]+)/snapshots/[0-9a-f]+/?"
+)
+_ABSOLUTE = re.compile(r"(?<![\w.~/-])/(?!/)(?:[^,()=:/]+/)*(?P<last>[^,()=:/]+/?)")
+
 
 def front_matter(
     base_models: Iterable[str],
@@ -22,9 +27,10 @@ def front_matter(
     """The metadata of a card.
 
     The hub accepts only ids of its own as `base_model`, so local folders are left out; the text of
-    the card names them. `relation` says what the model is to them: `finetune`, `adapter`, `merge`.
+    the card names them. A model in the hub's cache has an id, too. `relation` says what the model
+    is to them: `finetune`, `adapter`, `merge`.
     """
-    ids = [name for name in dict.fromkeys(base_models) if is_hub_id(name)]
+    ids = [name for name in dict.fromkeys(map(_by_id, base_models)) if is_hub_id(name)]
     lines = ["---"]
     if ids:
         lines += ["base_model:", *(f"- {_quoted(name)}" for name in ids)]
@@ -46,9 +52,24 @@ def is_hub_id(name: str) -> bool:
     )
 
 
+def shown(text: str) -> str:
+    """A name for readers elsewhere: absolute paths without the folders above them.
+
+    A model in the hub's cache is shown by its id.
+    """
+    text = _CACHED.sub(lambda found: f"{found['owner']}/{found['name']}", text)
+    return _ABSOLUTE.sub(lambda found: found["last"], text)
+
+
 def cell(text: str) -> str:
     """Foreign text in a cell of a Markdown table, or within a line."""
     return plain(text, _TABLE_WIDTH).replace("|", "\\|")
+
+
+def _by_id(name: str) -> str:
+    """A folder of the hub's cache by the id of its model; any other name as it is."""
+    found = _CACHED.fullmatch(name)
+    return f"{found['owner']}/{found['name']}" if found else name
 
 
 def _quoted(text: str) -> str:

@@ -45,6 +45,6 @@ def test_only_what_differs_from_its_default_is_written() -> None:
     assert command_line(name, config) == (
         "salsa soup a b --alpha 0.1 --memory 64000000 --verify -o out"
     )
-    assert command_line(name, config, {"a": "org/a", "out": "o"}) == (
-        "salsa soup org/a b --alpha 0.1 --memory 64000000 --verify -o o"
+    assert command_line(name, config, str.upper) == (
+        "salsa soup A B --ALPHA 0.1 --MEMORY 64000000 --VERIFY -O OUT"
     )

@@ -187,5 +187,6 @@ def test_a_tokenizer_that_does_not_fit_is_refused_first(world: World, tmp_path: 
 def test_the_card_tells_the_command(world: World, tmp_path: Path) -> None:
     soup.run(configure(tmp_path / "ref", world.a, world.b, alpha=0.25), silent)
     card = (tmp_path / "ref" / "README.md").read_text()
-    command = f"salsa soup {world.a} {world.b} --alpha 0.25 -o {tmp_path / 'ref'}"
+    # Of a local folder, a reader elsewhere learns only the name.
+    command = f"salsa soup {world.a.name} {world.b.name} --alpha 0.25 -o ref"
     assert f"    {command}\n" in card

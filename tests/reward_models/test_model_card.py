@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from salsa_cli import VERSION
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.data import Message, Prompt
 from salsa_cli.models import loading
@@ -45,7 +46,9 @@ def card(name: str, template: str | None, pairs: int = 40) -> str:
 def test_the_card_names_base_data_metrics_and_use() -> None:
     text = card("rm", None)
     assert text.startswith("---\nlibrary_name: transformers\npipeline_tag: text-classification\n")
-    assert "Trained from sft by" in text  # a local folder is no id of the hub
+    assert f"Trained from sft by `salsa train-rm` {VERSION} on" in text
+    assert "    salsa train-rm sft --data prefs.jsonl -o rm\n" in text
+    assert "base_model" not in text  # a local folder is no id of the hub
     assert "40 preference pairs of\nprefs.jsonl" in text
     assert "1 preference pair of\n" in card("rm", None, pairs=1)
     assert "| all | 4 | 50.0% | 15.0% to 85.0% |" in text

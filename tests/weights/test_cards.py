@@ -2,7 +2,7 @@
 
 import yaml
 
-from salsa_cli.weights.cards import cell, front_matter, is_hub_id
+from salsa_cli.weights.cards import cell, front_matter, is_hub_id, shown
 
 
 def read(text: str) -> dict[str, object]:
@@ -51,3 +51,34 @@ def test_ids_of_the_hub() -> None:
 
 def test_foreign_names_stay_in_their_cell() -> None:
     assert cell("a | b\n---\nc") == "a \\| b --- c"
+
+
+CACHED = "/home/al/.cache/huggingface/hub/models--org--my-model/snapshots/0a1b2c/"
+
+
+def test_a_model_in_the_cache_of_the_hub_has_its_id() -> None:
+    head = front_matter((CACHED, "/data/org/x"), library="transformers", tags=("salsa",))
+    assert read(head)["base_model"] == ["org/my-model"]
+
+
+def test_no_folder_above_a_local_name_is_shown() -> None:
+    cases = {
+        "/home/al/sft-a/": "sft-a/",
+        "/home/al/my models/sft": "sft",
+        "soup(/home/al/a/,../b,/x/c,alpha=0.5)": "soup(a/,../b,c,alpha=0.5)",
+        "python:/home/al/gold.py:score": "python:gold.py:score",
+        "name=/home/al/run@20": "name=run@20",
+        f"soup({CACHED},b)": "soup(org/my-model,b)",
+        CACHED: "org/my-model",
+    }
+    assert {name: shown(name) for name in cases} == cases
+    same = (
+        "org/name",
+        "runs/sft-a/",
+        "../b",
+        "org/data:config@split",
+        "https://host/v1/x",
+        "/",
+        "-",
+    )
+    assert [shown(name) for name in same] == list(same)
