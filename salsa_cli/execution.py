@@ -18,7 +18,7 @@ from salsa_cli.config.manners import Manners
 from salsa_cli.devices import processes
 from salsa_cli.records import to_json
 from salsa_cli.runs import console, markdown
-from salsa_cli.runs.events import DryRun, GateFailed, Report, Result, Working
+from salsa_cli.runs.events import DryRun, GateFailed, Note, Report, Result, Warned, Working
 
 GATE_FAILED = 3
 
@@ -27,6 +27,7 @@ PROBE = "salsa_cli.evaluation.probe"
 PROBE_ROWS = "salsa_cli.evaluation.probe_rows"
 TRAIN_RM, EVALUATE_RM = "salsa_cli.train_rm", "salsa_cli.reward_models.evaluation"
 VERDICT_FILES = "salsa_cli.evaluation.verdict_files"
+HUB = "salsa_cli.weights.hub"
 
 CURVES = "salsa_cli.evaluation.curves"
 
@@ -61,6 +62,8 @@ def _check(config: Config) -> None:
         import_module(PROBE_ROWS).check(probe)
     if not getattr(config, "resume", False) and config.output != Path():
         run_folder.check_output(config.output, config.force)
+    if (repo := getattr(config, "push_to_hub", None)) is not None and not processes.rank():
+        import_module(HUB).check(repo)
 
 
 def _module(command: Command, config: Config) -> str:
@@ -91,11 +94,28 @@ def _execute(module: str, config: Config, manners: Manners) -> None:
         result = replace(result, settings=sources.described(config))
     if not processes.rank():
         _print(result, manners)
+    if not isinstance(result, DryRun) and not processes.rank():
+        _publish(config, manners)
     if isinstance(result, GateFailed):
         console.print_error(result.reason)
         processes.leave(GATE_FAILED)
         sys.exit(GATE_FAILED)
     processes.leave(0)
+
+
+def _publish(config: Config, manners: Manners) -> None:
+    """Push the result to the hub, if that was asked for; it is printed already and stays."""
+    if (repo := getattr(config, "push_to_hub", None)) is None:
+        return
+    hub = import_module(HUB)
+    with console.listening(manners.quiet) as report:
+        if (caution := hub.caution(config.output)) is not None:
+            report(Warned(caution))
+        report(Note(f"uploading {config.output} to {repo}"))
+    live = not manners.quiet and console.is_live(sys.stderr, os.environ)
+    told = hub.push(config.output, repo, progress=live)
+    with console.listening(manners.quiet) as report:
+        report(Note(f"uploaded to {told}"))
 
 
 def _processes(module: str, config: Config) -> int | None:

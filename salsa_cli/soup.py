@@ -396,6 +396,7 @@ def write_companions(
         inputs,
         ingredients=ingredients,
         files_xxh3=dict(written.files),
+        companions=sorted({name for one in plan.companions for name in one.carried}),
         result=dict(result.record()),
     )
     run_folder.write_record(folder, folders.SOUP_RECORD, made)

@@ -242,7 +242,7 @@ def write(
     with os_errors(folder, "write"):
         write_json(folder / EVALUATION, evaluation)
         for number, (one, scale) in enumerate(zip(found.members, found.scales, strict=True)):
-            name = str(_member_folder(config.output, number, config))
+            name = config.push_to_hub or str(_member_folder(config.output, number, config))
             card = model_card.write(trained, one, scale, name, tokenizer.chat_template)
             write_text(_member_folder(folder, number, config) / "README.md", card)
         run_folder.write_record(folder, RECORD, made)

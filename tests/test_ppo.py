@@ -26,6 +26,7 @@ from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.rl.run import Run
 from salsa_cli.runs import checkpoints, run_folder
 from salsa_cli.runs.events import Event, Measured, Note, Warned, Working, silent
+from salsa_cli.weights import hub
 from tests.support import kills, tiny
 from tests.support.ppo_runs import configure, rows_without_time, run, stopping_at, weights
 from tests.support.worlds import World
@@ -75,6 +76,13 @@ def test_the_result_is_an_ordinary_folder(finished: PPOConfig) -> None:
     assert made["settings"]["ref"] == list(finished.ref)
     assert len(made["inputs"]["reference"]["weights_xxh3"]) == 32
     assert not run_folder.partial_folder(folder).exists()
+
+
+def test_what_a_push_would_upload_is_the_model(finished: PPOConfig) -> None:
+    assert hub.result_files(finished.output) == (
+        *("README.md", "config.json", "generation_config.json", "model.safetensors"),
+        *("tokenizer.json", "tokenizer_config.json"),
+    )
 
 
 def test_the_rewards_of_all_answers_are_kept(finished: PPOConfig) -> None:

@@ -329,6 +329,24 @@ def _bytes(count: float) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ResultModelConfig(Config):
+    """Settings of the commands whose result is a model: `soup`, `train-rm` and `ppo`."""
+
+    push_to_hub: Annotated[
+        str | None,
+        Setting(
+            "Upload the finished model with its tokenizer and card to this repository of the "
+            "Hugging Face hub. A new one is private.",
+            metavar="ORG/NAME",
+            recorded=False,
+            changes_result=False,
+            panel="Run",
+            place=1,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig(Config):
     """Settings of the commands that run models: `train-rm`, `ppo` and `eval`."""
 
@@ -377,7 +395,7 @@ class ModelConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig(ModelConfig):
+class TrainingConfig(ModelConfig, ResultModelConfig):
     """Settings of the commands that train: `train-rm` and `ppo`."""
 
     processes: Annotated[

@@ -4,14 +4,14 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from salsa_cli.config.base import MEGABYTE, Config, Setting
+from salsa_cli.config.base import MEGABYTE, ResultModelConfig, Setting
 from salsa_cli.errors import UsageError
 
 WeightDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoupConfig(Config):
+class SoupConfig(ResultModelConfig):
     """`salsa soup`."""
 
     models: Annotated[
@@ -194,6 +194,7 @@ class SoupConfig(Config):
                 ("--verify", self.verify),
                 ("--resume", self.resume),
                 ("--dry-run", self.dry_run),
+                ("--push-to-hub", self.push_to_hub is not None),
             )
             if value
         ]

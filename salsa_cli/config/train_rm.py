@@ -243,6 +243,11 @@ class TrainRMConfig(TrainingConfig):
         if self.eval_data is not None and self.eval_share is not None:
             yield "--eval-share has no effect with --eval-data"
         yield from self.tracking_reasons()
+        if self.push_to_hub is not None and self.ensemble > 1:
+            yield (
+                f"--push-to-hub uploads one model, and --ensemble {self.ensemble} writes several; "
+                "upload each with `hf upload`"
+            )
         if self.lora_save != "merged" and self.lora_rank is None:
             yield f"--lora-save {self.lora_save} has no effect without --lora-rank"
         if self.store_scale:

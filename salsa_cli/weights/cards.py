@@ -43,12 +43,16 @@ def front_matter(
 
 def is_hub_id(name: str) -> bool:
     """Whether a model's name is one on the hub, and no folder here."""
+    return has_hub_form(name) and not Path(name).exists()
+
+
+def has_hub_form(name: str) -> bool:
+    """Whether the hub allows such an id of a repository: `org/name`."""
     return (
         _HUB_ID.fullmatch(name) is not None
         and len(name) <= 96
         and not name.endswith((".git", ".ipynb", ".", "-"))
         and not any(pair in name for pair in ("--", ".."))
-        and not Path(name).exists()
     )
 
 

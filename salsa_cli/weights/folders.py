@@ -32,7 +32,7 @@ _NOT_FETCHED = ["*/*.safetensors", "consolidated*"]
 SOUP_RECORD = "soup.json"
 
 # All files a tokenizer may consist of; the names differ between families.
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -174,7 +174,7 @@ def ingredients(folder: Path) -> tuple[str, ...]:
 
 def copy_tokenizer(source: Path, target: Path) -> None:
     """Copy the tokenizer's files, byte for byte."""
-    for pattern in _TOKENIZER_FILES:
+    for pattern in TOKENIZER_FILES:
         for path in sorted(source.glob(pattern)):
             if path.is_file():
                 shutil.copyfile(path, target / path.name)
