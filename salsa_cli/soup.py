@@ -482,7 +482,8 @@ def _model_card(plan: SoupPlan, config: SoupConfig) -> str:
     )
     return (
         f"{head}\n# A model soup\n\n"
-        f"The weighted average of the weights of these models, made with `salsa soup` {VERSION}.\n\n"
+        "The weighted average of the weights of these models, made with `salsa soup` "
+        f"{VERSION}.\n\n"
         f"{base}| model | weight |\n|---|---|\n{rows}\n"
         f"    {plain(command_line('soup', config, cards.shown), 10_000)}\n"
     )

@@ -25,9 +25,17 @@ CONFIGS: tuple[Config, ...] = (
 
 # How a run is watched, saved, spread or fitted into memory; nothing that shapes its files.
 OF_ALL = {"output", "force", "resume", "dry_run"}
-OF_TRAINING = {"processes", "shard", "track", "run_name", "save_every", "gradient_checkpointing"}
+OF_TRAINING = {
+    "push_to_hub",
+    "processes",
+    "shard",
+    "track",
+    "run_name",
+    "save_every",
+    "gradient_checkpointing",
+}
 NO_CHANGE = {
-    SoupConfig: OF_ALL | {"memory", "verify"},
+    SoupConfig: OF_ALL | {"memory", "verify", "push_to_hub"},
     TrainRMConfig: OF_ALL | OF_TRAINING,
     PPOConfig: OF_ALL
     | OF_TRAINING
