@@ -175,7 +175,7 @@ def test_an_impossible_name_is_wrong_usage(repo: str) -> None:
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        ("soup a b --probe p.jsonl -o x", "--probe writes no model; leave out --push-to-hub"),
+        ("soup a b --probe p.jsonl -o x", "--probe writes no model; remove --push-to-hub"),
         ("train-rm rm --eval-data p.jsonl -o x", "--push-to-hub has no effect without --data"),
         ("train-rm sft --data p.jsonl --ensemble 2 -o x", "--push-to-hub uploads one model, and"),
     ],
