@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# SALSA from nothing, in minutes on two CPU cores: a small world, two SFT models, their soup, a
-# reward model, PPO held near the soup, plain PPO beside it, and who wins.
+# SALSA from scratch, in minutes on two CPU cores: toy data, two SFT models, their soup, a reward
+# model, PPO with the soup as reference, plain PPO, and a comparison of the two.
 #
 #     bash examples/quickstart.sh [FOLDER]        writes into FOLDER, ./quickstart by default
 #
@@ -25,14 +25,14 @@ run() { show "$@"; "$@"; }
 PATH=$root/.venv/bin:$PATH
 run python -m pip install --disable-pip-version-check --editable "$root"
 
-# Models this small gain nothing from a second thread.
+# A second thread does not help models this small.
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_PROGRESS_BARS=1
 mkdir -p "$out"
 cd "$out"
 began=$SECONDS
 
 run python "$examples/world.py" world
-# The two SFT models of one base differ in their data and its order. One a core.
+# Two SFT models of the same base, trained on different data in parallel, one per core.
 sft=(python "$examples/sft.py" world/base --data world/sft.jsonl)
 show "${sft[@]}" --seed 1 --share 1/2 -o sft-a "> sft-a.log &"
 "${sft[@]}" --seed 1 --share 1/2 -o sft-a > sft-a.log 2>&1 &
@@ -40,7 +40,7 @@ run "${sft[@]}" --seed 2 --share 2/2 -o sft-b
 wait $! || { cat sft-a.log; fail "the first SFT model failed"; }
 run python "$examples/preferences.py" sft-a --prompts world/prompts.jsonl -o prefs.jsonl
 
-# What the commands share: flags override it, and so do variables such as SALSA_PPO_UPDATES.
+# Settings of all commands. Flags and variables such as SALSA_PPO_UPDATES override them.
 cat > salsa.toml <<END
 [train-rm]
 data = "prefs.jsonl"
@@ -77,5 +77,5 @@ cat <<'END'
   rm/             the reward model
   salsa/, ppo/    the two policies, each with report.html, metrics.jsonl and samples.jsonl
   results/        report.html, results.json, the answers, every verdict
-One run with one seed proves little; look at the intervals before you believe in a winner.
+One run with one seed is weak evidence; check the intervals before you draw conclusions.
 END

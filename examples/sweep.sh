@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Was it worth it? PPO held near the soup (salsa) and near the SFT model itself (ppo), at three KL
-# coefficients with four seeds each, and one comparison of all.
+# Compare PPO with the soup as KL reference (salsa) and with the SFT model itself (ppo), at three KL
+# coefficients with four seeds each.
 #
 #     bash examples/quickstart.sh             makes ./quickstart
 #     bash examples/sweep.sh [FOLDER]         ./quickstart by default
 #
-# A sweep is a loop: every run is a command of its own. A sweep that was killed goes on where it
-# stopped when it is called again. SEEDS, COEFFICIENTS and JOBS (runs at a time) change it.
+# Every run is a separate command. After an interruption, run the script again: it resumes where it
+# stopped. Set SEEDS, COEFFICIENTS and JOBS (number of simultaneous runs) to change the sweep.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "${1:-quickstart}"

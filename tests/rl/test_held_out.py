@@ -68,7 +68,7 @@ def watcher(tmp_path_factory: pytest.TempPathFactory) -> str:
 def plain(
     world: World, watcher: str, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[PPOConfig, tuple[Any, ...]]:
-    """A run without held-out prompts, and the state of the global generators when finishing."""
+    """A run without held-out prompts, and the state of the global generators at its end."""
     output = tmp_path_factory.mktemp("plain") / "policy"
     config = configure(world, output, watch_reward=(watcher,), updates=5)
     return config, generators_after(config)
