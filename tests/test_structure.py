@@ -57,7 +57,7 @@ def sibling(module: Path) -> Path:
 
 def test_every_module_has_its_tests_or_is_listed_with_who_tests_it() -> None:
     text = (TESTS / "README.md").read_text(encoding="utf-8")
-    table = text.partition("## Modules without a test file of their own")[2]
+    table = text.partition("## Modules without their own test file")[2]
     rows = re.findall(r"^\| `(\S+\.py)` \| (.+) \|$", table, re.M)
     listed = {Path(module): re.findall(r"`(\S+\.py)`", who) for module, who in rows}
     without = {module for module in modules() if not sibling(module).exists()}
