@@ -45,7 +45,7 @@ def reward(prompt: str, answer: str) -> float:
 
 
 def score(prompts: list[str], answers: list[str]) -> list[float]:
-    """Return the gold reward of each answer to the prompt beside it."""
+    """Return the gold reward of each answer to the prompt at the same index."""
     return [reward(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
 
 

@@ -112,7 +112,7 @@ def epochs(
 def loss_of(model: PreTrainedModel, batch: list[Example]) -> torch.Tensor:
     """Return the mean cross-entropy of the batch's completion tokens.
 
-    Padding is told from text by its place, never by its id: some models pad with a token that
+    Padding is recognised by its position, never by its id: some models pad with a token that
     also occurs in text.
     """
     width = max(len(example.tokens) for example in batch)

@@ -153,7 +153,7 @@ def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[n
 
 
 def batch_indices(count: int, batch_size: int, seed: int, step: int) -> list[int]:
-    """Which of `count` items step `step` (0-based) uses; every epoch is shuffled anew.
+    """Which of `count` items step `step` (0-based) uses; every epoch is reshuffled.
 
     A pure function of its arguments, so a resumed run needs no stored position.
     """

@@ -1,6 +1,6 @@
 """`salsa soup`: the weighted average of models, streamed block by block.
 
-Model soups: Wortsman et al. 2022. SALSA's reference is the soup of two SFT models of one base,
+Model soups: Wortsman et al. 2022. SALSA's reference is the soup of two SFT models of the same base,
 W = (1 - alpha) A + alpha B (Chegini et al. 2024). Every value is the float64 average, rounded once.
 """
 

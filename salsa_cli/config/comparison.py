@@ -42,7 +42,7 @@ def with_choices(config: C, before: Mapping[str, JSON]) -> C:
 def differences(before: Mapping[str, JSON], config: Config) -> list[str]:
     """What differs from a recorded run among the settings that change the result.
 
-    A setting that the run chose by itself differs only if another value is asked for now.
+    A setting that the run chose automatically differs only if another value is asked for now.
 
     Returns:
         One text per setting, `NAME was X, is Y`; empty if the same run may be continued.

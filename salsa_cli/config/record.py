@@ -1,4 +1,4 @@
-"""The settings of a run as JSON, for the record beside its result."""
+"""The settings of a run as JSON, for the record next to its result."""
 
 from salsa_cli.config.base import Config, declared
 from salsa_cli.records import JSON

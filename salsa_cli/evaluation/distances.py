@@ -21,7 +21,7 @@ TEMPERATURE = 1.0
 """Temperature of both models in a KL to an anchor."""
 
 Distances = dict[str, dict[str, dict[str, float]]]
-"""KL in nats an answer, by anchor, model and question."""
+"""KL in nats per answer, by anchor, model and question."""
 
 
 def measure(

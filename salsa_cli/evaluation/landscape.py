@@ -31,7 +31,7 @@ from salsa_cli.weights import compatibility, tied_embeddings, weight_files
 
 @dataclass(frozen=True)
 class Ingredients:
-    """Models of one base, in memory in the types in which they are stored."""
+    """Models fine-tuned from the same base, in memory in the types in which they are stored."""
 
     folders: tuple[Path, ...]
     states: tuple[dict[str, torch.Tensor], ...]
@@ -63,7 +63,7 @@ class SoupRewards:
 
 
 def check(folders: Sequence[Path]) -> None:
-    """Refuse models that are not of one base.
+    """Refuse models that are not fine-tuned from the same base.
 
     Raises:
         SalsaError: lists all differences.

@@ -36,8 +36,8 @@ class EvalPlan:
         given: the answers of the others.
         apis: the judges behind an API, by their name.
         judge_prompt: the wording for LLM judges.
-        line: two models of one base, or none.
-        plane: three models of one base, or none.
+        line: two models of the same base, or none.
+        plane: three models of the same base, or none.
     """
 
     arms: tuple[Arm, ...]
@@ -227,7 +227,7 @@ def _given(
         if name in taken or name in found:
             other = names.free_name(name, [*taken, *found])
             raise UsageError(
-                f"two models are called '{name}'; give one of them another NAME, for example "
+                f"two models are called '{name}'; choose another NAME for one of them, for example "
                 f"--answers {other}={file}"
             )
         found[name] = answer_files.read(file, questions, f"--answers {name}={file}")

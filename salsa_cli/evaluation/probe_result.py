@@ -18,8 +18,8 @@ several.
 BARRIER = 0.05
 """Barrier in nats per token from which models are not connected.
 
-Fine-tunes of one base have none or a negative one (Frankle et al. 2020, Wortsman et al. 2022); it
-must be twice its standard error as well.
+Fine-tuned models of the same base have none or a negative one (Frankle et al. 2020, Wortsman et
+al. 2022); it must be twice its standard error as well.
 """
 FEWEST_TEXTS = 5
 """Texts from which a standard error over texts is worth a verdict."""

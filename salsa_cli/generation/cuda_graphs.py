@@ -235,7 +235,7 @@ def _attend(
 ) -> tuple[torch.Tensor, None]:
     """Attention of one token per row `[B, 1, H, D]`, with the interface of transformers.
 
-    The queries that share a key are handed over as those of several tokens, so that no key is
+    The queries that share a key are passed as those of several tokens, so that no key is
     copied for them.
 
     Args:

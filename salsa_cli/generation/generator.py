@@ -28,7 +28,7 @@ class Generator(Protocol):
             uniforms: `[B, L]` float64 in [0, 1) on the model's device; the answers have at most L
                 tokens, and a token is drawn by the number at its place.
             temperature: divides the logits; 0 takes the likeliest token.
-            report: is told how many answers have ended.
+            report: receives the number of finished answers.
 
         R is at most L. Tokens after the first end token of a row have no meaning.
         """

@@ -102,7 +102,7 @@ class Sampler(Protocol):
             length: most tokens of an answer, its end token counted.
             temperature: divides the logits.
             runtime: where the result goes.
-            report: is told how many answers there are.
+            report: receives the number of answers.
         """
 
 

@@ -2,7 +2,7 @@
 
 An inference server computes the same policy with other kernels, and in another type. Its
 log-probabilities mu differ from the trainer's pi_old in every token a little, and PPO's ratio to
-pi_old does not know of it. The weights here make up for the difference.
+pi_old does not know of it. The weights here correct for the difference.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Mismatch:
     """How far apart sampler and trainer are, over the real tokens of a batch.
 
     Attributes:
-        nats: mean of |log pi_old - log mu|, nats a token.
+        nats: mean of |log pi_old - log mu|, nats per token.
         truncated: share of tokens whose weight the cap cuts, 0 to 1.
     """
 

@@ -90,8 +90,8 @@ def weighted_k2(logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor) ->
         ref_logprobs: [B, T] log ref.
 
     The gradient (pi / pi_old) k1 grad log pi has the expectation sum_v grad pi_v k1_v, which is the
-    KL's, at every optimiser step: the ratio, itself without gradient, makes up for the tokens being
-    those of the old policy.
+    KL's, at every optimiser step: the ratio, itself without gradient, corrects for the
+    tokens being those of the old policy.
     """
     ratio = torch.exp(logprobs - old_logprobs).detach()
     return ratio * k2(logprobs, ref_logprobs)

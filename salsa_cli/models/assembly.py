@@ -154,7 +154,7 @@ def _layers_beyond(model: Module, unused: Iterable[str]) -> list[str]:
 
 
 def _require_finite(weights: Iterable[tuple[str, torch.Tensor]], folder: Path) -> None:
-    """Refuse stored weights that are NaN or infinite: no setting of a run makes up for them.
+    """Refuse stored weights that are NaN or infinite: no setting of a run can fix them.
 
     Raises:
         SalsaError: names the first of them and its file.

@@ -1,6 +1,6 @@
 """Frozen weights that several models of a run share: loaded once, held in memory once.
 
-Policy, reference, critic and reward model of one base differ only in their adapters. Each is a
+Policy, reference, critic and reward model of the same base differ only in their adapters. Each is a
 separate model with its own modules, so adapters need no switching between passes, but the tensors
 of the frozen base are the same objects in all of them.
 """

@@ -43,7 +43,7 @@ class MomentStorage:
 
     Attributes:
         bits: of a moment.
-        offload: whether moments lie in the CPU's memory and come to the device part by part.
+        offload: whether moments are in CPU memory and come to the device part by part.
         seed: of stochastic rounding, of 8-bit moments and of bfloat16 weights.
     """
 
@@ -139,7 +139,7 @@ class Learner:
         """Restore what `state` returned."""
         held = self.trained.state_dict()
         weights = {name: spread_like(value, held[name]) for name, value in state["model"].items()}
-        # Frozen weights, which adapters were put beside, are not in it.
+        # Frozen weights, to which adapters were added, are not in it.
         left = self.trained.load_state_dict(weights, strict=False)
         assert not left.unexpected_keys and not trained_state(self.trained).keys() - weights
         self._optimiser.load_state_dict(
@@ -171,7 +171,7 @@ class Learner:
     def unrounded(self) -> Iterator[None]:
         """Within the block, the plain model has the trained weights in float32, to be saved.
 
-        Every process must enter it. Only a plain model beside a sharded one is in another type.
+        Every process must enter it. Only a plain model next to a sharded one is in another type.
         """
         if not self._spread:
             yield

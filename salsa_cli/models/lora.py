@@ -35,7 +35,7 @@ _FACTORS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
 
 @dataclass(frozen=True)
 class Adapters:
-    """The low-rank matrices beside the linear layers of a model's body."""
+    """The low-rank matrices of the linear layers of a model's body."""
 
     tuner: Any
 
@@ -58,7 +58,7 @@ def check() -> None:
 def add(model: Module, rank: int, seed: int) -> Adapters:
     """Put adapters into `model`, in place: the output is the same until they are trained.
 
-    They go beside every linear layer. A is drawn from `seed` alone, B is 0. The score head has
+    They are added to every linear layer. A is drawn from `seed` alone, B is 0. The score head has
     none: it is trained as it is.
 
     Raises:
@@ -77,7 +77,7 @@ def check_rank(rank: int, hidden: int) -> None:
     """Refuse a rank that is not low in a model whose states have `hidden` values.
 
     Raises:
-        SalsaError: the two factors would be larger than the matrices that they are beside.
+        SalsaError: the two factors would be larger than the matrices they are added to.
     """
     if rank >= hidden:
         raise SalsaError(

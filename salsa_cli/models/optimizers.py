@@ -75,7 +75,7 @@ class ChunkedAdamW:
 
         Args:
             parameters: contiguous, in float32 or bfloat16; or sharded along their first dimension.
-            offload: the moments lie in the CPU's memory, pinned for a GPU.
+            offload: the moments are in CPU memory, pinned for a GPU.
         """
         self.param_groups: list[dict[str, Any]] = [{"lr": rate}]
         self._parameters = list(parameters)
@@ -121,7 +121,7 @@ class ChunkedAdamW:
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the moments that `state_dict` returned; the rate stays."""
+        """Load the moments that `state_dict` returned; the rate stays."""
         for place, given in state["state"].items():
             moments = self._moments[place]
             moments.step = int(given["step"])
@@ -206,7 +206,7 @@ class GradientSums:
                 parameter.register_post_accumulate_grad_hook(self._adding(place))  # type: ignore[no-untyped-call]
 
     def collect(self) -> None:
-        """Make the sums the parameters' gradients, and begin anew."""
+        """Make the sums the parameters' gradients, and start again from zero."""
         for place, held in self._sums.items():
             self._parameters[place].grad = held
         self.drop()

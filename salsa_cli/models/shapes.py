@@ -89,7 +89,7 @@ class RotarySwitch:
     """A length beyond which rotary frequencies are others, for a batch as a whole.
 
     Transformers chooses them by the longest row of a batch (`dynamic_rope_update`), so that what a
-    model computes of one row depends on the rows beside it.
+    model computes of one row depends on the other rows of its batch.
 
     Attributes:
         kind: `rope_type`: "longrope" has frequencies for batches up to `length` tokens and for

@@ -8,7 +8,7 @@
         title="salsa ppo: policy/",
         blocks=(
             pages.KeyFigures((pages.KeyFigure("reward", "1.52", "0.03 at the start"),)),
-            pages.Callout("length collapse", "3.1 tokens an answer. Lower --kl-coef."),
+            pages.Callout("length collapse", "3.1 tokens per answer. Lower --kl-coef."),
             pages.Heading("Curves"),
             pages.Grid((
                 LineChart(

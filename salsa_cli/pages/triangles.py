@@ -18,7 +18,7 @@ Vertex = tuple[Place, float]
 
 _LEFT, _TOP, _UNDER = 24.0, 30.0, 44.0
 _BESIDE, _BAR_WIDTH = 120.0, 14.0
-"""Room beside the triangle, where the scale of colours is."""
+"""Room next to the triangle, where the scale of colours is."""
 
 _LABELLED = 21
 """Grids of at most so many points have their values written next to the points."""

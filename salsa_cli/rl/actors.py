@@ -79,8 +79,8 @@ class TrainingState:
 def load_actors(run: Run, server: Server | None = None) -> Actors:
     """Load the models: those that learn or move in float32, the others in the device's dtype.
 
-    A model that learns through an adapter computes with frozen weights, which all models of one
-    base share.
+    A model that learns through an adapter computes with frozen weights, which all models of the
+    same base share.
     """
     plan, config, runtime = run.plan, run.config, run.runtime
     shared = Backbones(
@@ -220,7 +220,7 @@ def _critic(
         critic = loading.load_critic(
             folder, Placement(_trained_dtype(config), runtime.device), bias=bias
         )
-        # FSDP2 takes weights of one type; the values are computed in float32 all the same.
+        # FSDP2 needs weights of one dtype; the values are still computed in float32.
         critic.score.to(_trained_dtype(config))
         return critic
     critic = loading.load_critic(
@@ -274,7 +274,7 @@ def save_state(
 def restore_state(
     saved: checkpoints.Saved, actors: Actors, config: PPOConfig
 ) -> tuple[Actors, TrainingState]:
-    """Take over the state of a checkpoint, which is of the same settings and inputs."""
+    """Load the state of a checkpoint, which is of the same settings and inputs."""
     stored = checkpoints.load_checkpoint(saved)
     if actors.critic is not None:
         _check_critic_scale(saved, stored["critic"]["model"], actors.critic, config)

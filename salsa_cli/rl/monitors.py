@@ -97,7 +97,7 @@ CRITIC_UPDATES, CRITIC_WINDOW = 20, 10
 is above 0 after about five; one that is worse than a constant after 20 has not learned."""
 
 EQUAL_GROUPS = 0.5
-"""Share of the prompts whose answers all have one reward. They teach nothing about it; above a
+"""Share of the prompts whose answers all have one reward. They give no gradient; above a
 half, most of the time and memory goes into answers that do not count."""
 
 History = Sequence[UpdateMetrics]
@@ -164,7 +164,7 @@ def objective_below_start(history: History) -> str | None:
     start, last = history[0], history[-OBJECTIVE_WINDOW:]
     if len(history) <= OBJECTIVE_WINDOW:
         return None
-    # With today's coefficient, lest an adaptive one moves J by itself.
+    # With the current coefficient, since an adaptive one would move J on its own.
     before = start.reward - last[-1].kl_coef * start.penalty
     now = [m.reward - last[-1].kl_coef * m.penalty for m in last]
     answers = max(1.0, start.tokens / max(start.length, 1.0))

@@ -48,7 +48,7 @@ class Reference:
 
     @property
     def ingredients(self) -> tuple[str, ...]:
-        """The models that it is the average of; none for a model that is no soup."""
+        """The models that it is the average of; none for a model that is not a soup."""
         if len(self.folders) > 1:
             return self.recipe.models
         return folders.ingredients(self.first)
@@ -64,7 +64,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Anchors:
-    """The models beside the references that the policy's KL is measured to, by name.
+    """The models in addition to the references that the policy's KL is measured to, by name.
 
     `lost` are ingredients that are no longer where a soup's record says.
     """

@@ -18,7 +18,7 @@ class Run:
         config: the settings.
         runtime: the device and the processes.
         folder: the run's draft folder, which becomes the output when the run is complete.
-        report: what is told of its progress.
+        report: receives its progress.
     """
 
     plan: PPOPlan

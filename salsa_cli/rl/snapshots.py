@@ -46,7 +46,7 @@ def write(update: int, actors: Actors, run: Run) -> None:
 def write_policy(
     target: Path, actors: Actors, run: Run, also: Callable[[Path], None] | None = None
 ) -> None:
-    """Write the policy under training to a folder that appears complete or not at all.
+    """Write the policy under training to a folder that appears only when it is complete.
 
     Every process must call it; the main process writes.
 
@@ -64,7 +64,7 @@ def write_policy(
 def unrounded(actors: Actors, run: Run) -> AbstractContextManager[None]:
     """Within the block, the policy's weights are exact enough to be saved.
 
-    Every process must enter it. A plain model beside a sharded one is rounded to the type in which
+    Every process must enter it. A plain model next to a sharded one is rounded to the type in which
     it computes; that is not undone, and takes no memory, if it is stored in the same type.
     """
     like = run.plan.policy

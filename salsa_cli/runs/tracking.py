@@ -81,7 +81,7 @@ def tracking(
     Args:
         names: the trackers; may be empty.
         folder: TensorBoard writes its event files to `tensorboard/` in it.
-        run: what the trackers are told about the run.
+        run: facts about the run for the trackers.
         report: receives the warning about a tracker that fails.
 
     Raises:

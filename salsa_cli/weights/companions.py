@@ -1,4 +1,4 @@
-"""The files of a model folder beside its weights: which of them belong to a model made from it.
+"""The files of a model folder other than its weights: which of them belong to a model made from it.
 
 A result loads wherever its first ingredient loads if it has every file that some loader may read:
 tokenizer, processors, prompt templates, remote code (copied, never run), licences. So everything is
@@ -48,7 +48,7 @@ _TOKENIZER_FILES = (
 
 @dataclass(frozen=True)
 class Companions:
-    """The files beside the weights of a folder, by their path inside it.
+    """The files other than the weights of a folder, by their path inside it.
 
     `carried` belong to a model made from it, `left_out` do not; a folder that is left out as a
     whole ends in a slash. What is no UTF-8 in the names of `left_out` is escaped: they are text for

@@ -56,7 +56,7 @@ def _is_too_large(value: object) -> bool:
 
 
 def _defaults(kind: Any) -> Mapping[str, Any]:
-    """What the class says when it is told nothing; nothing where it needs to be told something."""
+    """What the class has without arguments; nothing where it needs to be told something."""
     try:
         found: Mapping[str, Any] = kind().to_dict()
     except Exception:

@@ -145,7 +145,7 @@ def normalise(config: Mapping[str, Any]) -> Config:
 
 
 def _as_told(key: str, flat: Config, told: Config) -> object:
-    """A value as a message shows it: one that the class fills in is told from one in the file."""
+    """A value as a message shows it: a default of the class, or a value of the file."""
     if key in told:
         return flat.get(key, ABSENT)
     return ABSENT if flat.get(key) is None else ClassDefault(flat[key])

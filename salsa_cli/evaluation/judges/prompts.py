@@ -1,6 +1,6 @@
 """The wordings that LLM judges can be asked in: salsa's own, a user's, or a benchmark's original.
 
-`fastchat_judge_prompts.jsonl` beside this module is FastChat's `judge_prompts.jsonl`, unchanged
+`fastchat_judge_prompts.jsonl` next to this module is FastChat's `judge_prompts.jsonl`, unchanged
 (lm-sys/FastChat, Apache License 2.0, Copyright the FastChat authors). Arena-Hard's wordings are
 read from the user's copy of its repository, lmarena/arena-hard-auto.
 """

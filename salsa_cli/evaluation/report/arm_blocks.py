@@ -80,7 +80,7 @@ def _rates(rows: list[ArmPairRow]) -> IntervalChart:
 
 
 def _bootstraps(arms: ArmResults) -> pages.DataTable:
-    """The t-intervals beside the bootstrap's, which are too narrow with few runs."""
+    """The t-intervals next to the bootstrap's, which are too narrow with few runs."""
     rows = [
         (
             row.a,

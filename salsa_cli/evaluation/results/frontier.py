@@ -27,7 +27,7 @@ _GRID = 64  # more points than a chart marks one by one: only the snapshots are 
 
 @dataclass(frozen=True)
 class FrontierPoint:
-    """One policy of a run: its mean KL to an anchor, in nats an answer, and its mean score."""
+    """One policy of a run: its mean KL to an anchor, in nats per answer, and its mean score."""
 
     arm: str
     run: str
@@ -109,7 +109,7 @@ def of(
 
     Args:
         scores: mean scores by judge, model and question.
-        kls: KLs in nats an answer by anchor, model and question.
+        kls: KLs in nats per answer by anchor, model and question.
     """
     if not kls:
         return Frontier()

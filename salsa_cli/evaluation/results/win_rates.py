@@ -76,7 +76,7 @@ class PairRow:
 
     @property
     def decided(self) -> bool:
-        """Whether the two models are told apart.
+        """Whether the two models differ significantly.
 
         Both must say so: the exact sign test, corrected for all pairs of the judge (Holm), and the
         interval, which follows the size of the differences and not their sign alone.

@@ -112,6 +112,6 @@ def _reason(score: str | None) -> str:
 
 def _text(game: Mapping[str, Any] | None) -> str | None:
     judgment = game.get("judgment") if game else None
-    if isinstance(judgment, dict):  # v2.0 keeps the judge's thoughts beside its answer
+    if isinstance(judgment, dict):  # v2.0 keeps the judge's thoughts next to its answer
         judgment = judgment.get("answer")
     return judgment if isinstance(judgment, str) else None
