@@ -97,7 +97,7 @@ def _moved(history: History) -> Iterator[str]:
         for name, kl in first.kl_anchors.items()
         if name != "reference" and name in last.kl_anchors
     }
-    yield f"KL in nats an answer{at}:\n"
+    yield f"KL in nats per answer{at}:\n"
     yield "| to | first update | last update |\n|---|---|---|"
     for name, (before, after) in kls.items():
         yield f"| {cards.cell(cards.shown(name))} | {figure(before + 0.0)} | {figure(after)} |"
@@ -134,7 +134,7 @@ def _figures(
     yield "reward", (before.reward, after.reward)
     for name, found in before.watch.items():
         yield f"{name}, not trained on", (found, after.watch[name])
-    yield "tokens an answer", (before.length, after.length)
+    yield "tokens per answer", (before.length, after.length)
     yield "share that ends", (before.finished, after.finished)
 
 

@@ -76,11 +76,11 @@ def test_the_card_says_how_the_policy_was_trained(tmp_path: Path) -> None:
 
 def test_the_card_says_how_far_the_policy_moved(tmp_path: Path) -> None:
     text = card(tmp_path)
-    assert "KL in nats an answer:\n" in text
+    assert "KL in nats per answer:\n" in text
     assert "| reference | 2.000 | 4.000 |\n" in text
     assert "| sft-b | 4.000 | 4.000 |\n" in text  # an absolute path by its name
     at = [replace(row, temperature=0.7) for row in ROWS]
-    assert "KL in nats an answer, of the policies at temperature 0.7:\n" in card(tmp_path, at)
+    assert "KL in nats per answer, of the policies at temperature 0.7:\n" in card(tmp_path, at)
 
 
 def test_the_card_says_what_the_policy_was_compared_with(tmp_path: Path) -> None:
