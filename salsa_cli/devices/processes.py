@@ -25,6 +25,16 @@ TURN = 2.0
 _LIFELINE = "SALSA_LIFELINE"
 """File descriptor of a pipe that the launcher keeps open while it is alive."""
 
+_ACCELERATE = "ACCELERATE_MIXED_PRECISION"
+"""Environment variable that `accelerate launch` always sets."""
+
+_MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+"""Environment variables with the number of processes that MPI has started."""
+
+_LAUNCHERS = (
+    "Start the command with --processes N on one machine, and with torchrun --nnodes on several"
+)
+
 _PAUSE = 0.05
 
 
@@ -45,8 +55,9 @@ def to_start(wanted: int | None) -> int:
         wanted: processes asked for; None for a command that always runs in one.
 
     Raises:
-        UsageError: a launcher has started another number of processes.
+        UsageError: a launcher has started another number of processes, or says what cannot be.
     """
+    _check_launcher()
     if count() == 1:
         return wanted if wanted is not None and wanted > 1 else 0
     if wanted is None:
@@ -57,6 +68,33 @@ def to_start(wanted: int | None) -> int:
             "option, or start the command without the launcher"
         )
     return 0
+
+
+def _check_launcher() -> None:
+    """Refuse processes that do not know of one another: each would do the whole of the work.
+
+    Raises:
+        UsageError: the environment variables of a launcher are incomplete or contradict each other.
+    """
+    ranks = {name: os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK")}
+    if not ranks["WORLD_SIZE"]:
+        for name in _MPI_SIZES:
+            if os.environ.get(name, "1") != "1":
+                raise UsageError(
+                    f"{name} is {os.environ[name]} and WORLD_SIZE is not set: MPI has started "
+                    f"several processes that would not work together. {_LAUNCHERS}"
+                )
+        if _ACCELERATE in os.environ and "MASTER_ADDR" in os.environ:
+            raise UsageError(
+                "accelerate launch is configured for several processes and has started this one "
+                "alone (MASTER_ADDR is set, and WORLD_SIZE is not), as it does on CPUs. "
+                f"{_LAUNCHERS}"
+            )
+        return
+    numbers = all(text.isdecimal() for text in ranks.values())
+    if not numbers or not int(ranks["RANK"]) < int(ranks["WORLD_SIZE"]):
+        found = " and ".join(f"{name} is {text or 'not set'}" for name, text in ranks.items())
+        raise UsageError(f"{found}; expected a rank from 0 to WORLD_SIZE - 1. {_LAUNCHERS}")
 
 
 def start(number: int) -> int:

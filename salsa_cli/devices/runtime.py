@@ -14,9 +14,9 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
 from torch import distributed
 
+from salsa_cli.devices import rendezvous
 from salsa_cli.devices.host import available_memory
 from salsa_cli.devices.sharding import Sharding
 from salsa_cli.errors import Elsewhere, SalsaError, UsageError
@@ -235,9 +235,15 @@ def start_runtime(device: str, *, shard: bool = False) -> Runtime:
             f"{here} processes on this machine and {torch.cuda.device_count()} CUDA devices; "
             "expected one device per process, or --device cpu"
         )
-    accelerator = Accelerator(
-        cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)]
-    )
+    if processes > 1:
+        rendezvous.connect("gloo" if on_cpu else "nccl", PATIENCE)
+    accelerator = Accelerator(cpu=on_cpu)
+    if accelerator.num_processes != processes:
+        raise SalsaError(
+            f"WORLD_SIZE is {processes}, and accelerate finds {accelerator.num_processes} of the "
+            "processes; expected --processes, torchrun or accelerate launch, which set WORLD_SIZE, "
+            "RANK and LOCAL_RANK"
+        )
     return Runtime(accelerator, sharding if processes > 1 else None)
 
 

@@ -37,6 +37,52 @@ def test_a_launcher_and_the_option_must_agree(monkeypatch: pytest.MonkeyPatch) -
         processes.to_start(None)
 
 
+LAUNCHERS = "Start the command with --processes N on one machine, and with torchrun --nnodes on sev"
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2 and RANK is not set; expected a rank from 0 to WOR"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "WORLD_SIZE is 2 and RANK is 2; expected a rank from"),
+        ({"WORLD_SIZE": "two", "RANK": "0"}, "WORLD_SIZE is two and RANK is 0; expected a rank"),
+        ({"WORLD_SIZE": "2", "RANK": "-1"}, "WORLD_SIZE is 2 and RANK is -1; expected a rank"),
+        (
+            {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "10.0.0.1"},
+            "accelerate launch is configured for several processes and has started this one alone",
+        ),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, "OMPI_COMM_WORLD_SIZE is 4 and WORLD_SIZE is not set: MPI"),
+        ({"PMI_SIZE": "4"}, "PMI_SIZE is 4 and WORLD_SIZE is not set: MPI has started several"),
+    ],
+)
+@pytest.mark.parametrize("wanted", [None, 1, 2])
+def test_processes_that_do_not_know_of_one_another_are_refused(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], words: str, wanted: int | None
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError) as caught:
+        processes.to_start(wanted)
+    assert str(caught.value).startswith(words) and LAUNCHERS in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "x", "ACCELERATE_MIXED_PRECISION": "no"},
+        {"MASTER_ADDR": "10.0.0.1"},  # of a cluster's environment
+        {"ACCELERATE_MIXED_PRECISION": "no"},  # accelerate launch with one process
+        {"OMPI_COMM_WORLD_SIZE": "1"},
+    ],
+)
+def test_a_process_that_is_meant_to_be_alone_runs(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert processes.to_start(1) == 0
+
+
 def test_the_main_process_speaks_at_once_and_the_others_after_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

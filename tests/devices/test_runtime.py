@@ -22,6 +22,17 @@ def process(rank: int, processes: int = 3) -> Runtime:
     return Runtime(accelerator)
 
 
+def test_processes_that_accelerate_does_not_find_are_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without LOCAL_RANK it takes each of two processes for the only one."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(runtimes.rendezvous, "connect", lambda backend, timeout: None)
+    monkeypatch.setattr(runtimes, "Accelerator", lambda cpu: SimpleNamespace(num_processes=1))
+    with pytest.raises(SalsaError, match="WORLD_SIZE is 2, and accelerate finds 1 of the process"):
+        start_runtime("cpu")
+
+
 def test_parts_are_contiguous_and_differ_by_one_row_at_most() -> None:
     rows = torch.tensor([4, 9, 1, 7, 3, 8, 0])
     assert [process(rank).part(rows).tolist() for rank in range(3)] == [[4, 9, 1], [7, 3], [8, 0]]
