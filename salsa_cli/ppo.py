@@ -235,8 +235,8 @@ def train(run: Run, server: Server | None) -> PPOResult:
     if note := packed_attention.padding_note(loaded.policy.model):
         report(Note(note))
     actors, state = restore_or_begin(loaded, run, report)
-    on_cpu = runtime.device.type == "cpu"
-    watchdog = Watchdog(folder / "metrics.jsonl", config, report, on_cpu=on_cpu)
+    exact = learning.has_exact_ratio(config, runtime.device)
+    watchdog = Watchdog(folder / "metrics.jsonl", config, report, exact_ratio=exact)
     best_policy = BestPolicy(config, _history(folder))
     with (
         interrupts.deferred_interrupts(report) as interrupted,

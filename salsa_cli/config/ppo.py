@@ -326,6 +326,15 @@ class PPOConfig(TrainingConfig):
             changes_result=False,
         ),
     ] = None
+    reuse_logprobs: Annotated[
+        bool,
+        Setting(
+            "Take the policy's old log-probabilities from generation, without a pass of their own. "
+            "The first ratio is then 1 only up to rounding (ratio_error in metrics.jsonl: below "
+            "1e-5 in float32, some hundredths in bfloat16). Not with --generator vllm.",
+            panel="PPO",
+        ),
+    ] = False
     advantage: Annotated[
         Literal["gae", "rloo", "group", "grpo"],
         Setting(
@@ -945,6 +954,11 @@ class PPOConfig(TrainingConfig):
 
     def _server(self) -> Iterator[str]:
         """The server must be on this machine, since it reads the policy's weights from a folder."""
+        if self.generator == "vllm" and self.reuse_logprobs:
+            yield (
+                "--reuse-logprobs needs log-probabilities of the policy itself, and --generator "
+                "vllm gives those of a server that computes differently; remove one of the two"
+            )
         if self.vllm_url is None:
             return
         if self.generator != "vllm":

@@ -22,6 +22,7 @@ from salsa_cli.generation import kv_cache, loop
 from salsa_cli.generation.generator import draw, ended
 from salsa_cli.generation.kv_cache import GrowingCache
 from salsa_cli.generation.loop import Rows
+from salsa_cli.maths import categorical
 from salsa_cli.models import attention
 from salsa_cli.models.attention import UnsupportedAttentionError
 from salsa_cli.models.forward import Module
@@ -60,13 +61,14 @@ def generate(
     uniforms: torch.Tensor,
     temperature: float,
     report: Report = silent,
+    logprobs: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Answers to prompts; see `generator.Generator`."""
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]), reverse=True)
     ordered = [prompts[row] for row in order]
     rows = loop.begin(ordered, order, uniforms)
     reader, logits = _Reader.begin(policy, ordered, rows)
-    writer = _Writer(policy, rows, temperature)
+    writer = _Writer(policy, rows, temperature, logprobs)
     writer.write(logits)
     step = None
     for number in range(1, uniforms.shape[1]):
@@ -165,7 +167,14 @@ class _Writer:
         going: `[b]`, False where an end token was drawn.
     """
 
-    def __init__(self, policy: LanguageModel, rows: Rows, temperature: float) -> None:
+    def __init__(
+        self,
+        policy: LanguageModel,
+        rows: Rows,
+        temperature: float,
+        logprobs: torch.Tensor | None = None,
+    ) -> None:
+        """Start at the first token; `logprobs` is as for a `generator.Generator`."""
         device = rows.uniforms.device
         self.answers = torch.full(rows.uniforms.shape, policy.pad_id, device=device)
         self.tokens = torch.zeros_like(rows.places)
@@ -174,12 +183,17 @@ class _Writer:
         self._number = torch.zeros(1, dtype=torch.long, device=device)
         self._ends = torch.tensor(policy.eos_ids, device=device)
         self._temperature = temperature
+        self._logprobs = logprobs
 
     def write(self, logits: torch.Tensor) -> None:
         """Draw from the logits `[b, V]`."""
         uniforms = self._uniforms.index_select(1, self._number).squeeze(1)
         self.tokens.copy_(draw(logits, uniforms, self._temperature))
-        self.answers.index_put_((self._places, self._number.expand_as(self._places)), self.tokens)
+        place = self._places, self._number.expand_as(self._places)
+        self.answers.index_put_(place, self.tokens)
+        if self._logprobs is not None:
+            found = categorical.token_logprobs(logits, self.tokens, self._temperature)
+            self._logprobs.index_put_(place, found)
         self.going.logical_and_((self.tokens.unsqueeze(-1) != self._ends).all(-1))
         self._number.add_(1)
 

@@ -20,6 +20,7 @@ class Generator(Protocol):
         uniforms: torch.Tensor,
         temperature: float,
         report: Report = silent,
+        logprobs: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Token ids `[B, R]` of one answer per prompt, in the order of the prompts.
 
@@ -29,6 +30,8 @@ class Generator(Protocol):
                 tokens, and a token is drawn by the number at its place.
             temperature: divides the logits; 0 takes the likeliest token.
             report: receives the number of finished answers.
+            logprobs: `[B, L]` in float32; receives the log-probabilities of the drawn tokens, which
+                have no meaning where the tokens have none.
 
         R is at most L. Tokens after the first end token of a row have no meaning.
         """

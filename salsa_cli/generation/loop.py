@@ -14,6 +14,7 @@ import torch
 from salsa_cli.generation import kv_cache
 from salsa_cli.generation.generator import draw, ended
 from salsa_cli.generation.kv_cache import GrowingCache
+from salsa_cli.maths import categorical
 from salsa_cli.models.forward import Module
 from salsa_cli.models.loading import LanguageModel
 from salsa_cli.models.tokenization import Tokens, pad_left, position_ids
@@ -76,6 +77,7 @@ def generate(
     uniforms: torch.Tensor,
     temperature: float,
     report: Report = silent,
+    logprobs: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Answers to prompts; see `generator.Generator`."""
     device, length = uniforms.device, uniforms.shape[1]
@@ -90,6 +92,8 @@ def generate(
     for step in range(length):
         tokens = draw(logits, rows.uniforms[:, step], temperature)
         answers[rows.places, step] = tokens
+        if logprobs is not None:
+            logprobs[rows.places, step] = categorical.token_logprobs(logits, tokens, temperature)
         rows.going &= ~torch.isin(tokens, ends)
         if step + 1 == length:
             break

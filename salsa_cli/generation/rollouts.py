@@ -34,12 +34,15 @@ class Sampled:
         finished: `[B]`, True where an end token was produced.
         sampler_logprobs: `[B, R]` of the program that sampled them, where that is another one; 0
             on the padding.
+        own_logprobs: `[B, R]` of the policy itself, as computed token by token in generation, where
+            they were asked for; 0 on the padding.
     """
 
     prompts: Tokens
     responses: Tokens
     finished: torch.Tensor
     sampler_logprobs: torch.Tensor | None = None
+    own_logprobs: torch.Tensor | None = None
 
     @property
     def lengths(self) -> torch.Tensor:
@@ -53,7 +56,8 @@ class Sampled:
 
     def __getitem__(self, rows: torch.Tensor | slice) -> "Sampled":
         theirs = None if self.sampler_logprobs is None else self.sampler_logprobs[rows]
-        return Sampled(self.prompts[rows], self.responses[rows], self.finished[rows], theirs)
+        own = None if self.own_logprobs is None else self.own_logprobs[rows]
+        return Sampled(self.prompts[rows], self.responses[rows], self.finished[rows], theirs, own)
 
 
 @dataclass(frozen=True)
@@ -112,9 +116,11 @@ class OwnSampler:
 
     Attributes:
         generator: how, by its name (see `generation.selection`).
+        logprobs: whether the answers come with their log-probabilities.
     """
 
     generator: str = "auto"
+    logprobs: bool = False
 
     def __call__(
         self,
@@ -137,6 +143,7 @@ class OwnSampler:
             runtime=runtime,
             generator=self.generator,
             report=report,
+            with_logprobs=self.logprobs,
         )
 
 
@@ -195,6 +202,7 @@ def sample(
     runtime: Runtime,
     generator: str = "auto",
     report: Report = silent,
+    with_logprobs: bool = False,
 ) -> Sampled:
     """Sample one answer per prompt, of at most `length` tokens.
 
@@ -203,14 +211,18 @@ def sample(
         seeds: one per prompt; the answer's only source of randomness.
         temperature: divides the logits; 0 takes the likeliest token.
         generator: how, by its name (see `generation.selection`).
+        with_logprobs: whether the answers come with their log-probabilities.
     """
     draws = np.stack([np.random.default_rng(seed).random(length) for seed in seeds])
     uniforms = torch.from_numpy(draws).to(runtime.device)
     with runtime.autocast():
         generate = select_generator(generator, policy.model)
-        ids = generate(policy, prompts, uniforms, temperature, report)
+        found = torch.zeros(uniforms.shape, device=runtime.device) if with_logprobs else None
+        ids = generate(policy, prompts, uniforms, temperature, report, found)
     responses, finished = _until_end(ids, policy.eos_ids)
-    return Sampled(pad_left(prompts, policy.pad_id).to(runtime.device), responses, finished)
+    own = None if found is None else found[:, : responses.ids.shape[1]] * responses.mask
+    padded = pad_left(prompts, policy.pad_id).to(runtime.device)
+    return Sampled(padded, responses, finished, own_logprobs=own)
 
 
 def texts(policy: LanguageModel, sampled: Sampled) -> list[Answer]:

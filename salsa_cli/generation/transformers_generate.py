@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from salsa_cli.generation.generator import draw
+from salsa_cli.maths import categorical
 from salsa_cli.models.loading import LanguageModel
 from salsa_cli.models.tokenization import pad_left
 from salsa_cli.runs.events import Report, Working, silent
@@ -18,18 +19,27 @@ class _DrawFromUniforms(LogitsProcessor):  # type: ignore[misc]
     """Masks all tokens of a row but the sampled one."""
 
     def __init__(
-        self, uniforms: torch.Tensor, start: int, temperature: float, report: Report
+        self,
+        uniforms: torch.Tensor,
+        start: int,
+        temperature: float,
+        report: Report,
+        logprobs: torch.Tensor | None,
     ) -> None:
         self._uniforms = uniforms
         self._start = start
         self._temperature = temperature
         self._report = report
+        self._logprobs = logprobs
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         place = input_ids.shape[1] - self._start
         self._report(Working("answers", detail=f"token {place}/{self._uniforms.shape[1]}"))
         uniforms = self._uniforms[:, place]
         drawn = draw(scores, uniforms, self._temperature)
+        if self._logprobs is not None:
+            found = categorical.token_logprobs(scores, drawn, self._temperature)
+            self._logprobs[:, place] = found
         certain = torch.full_like(scores, float("-inf"))
         return certain.scatter(-1, drawn.unsqueeze(-1), 0.0)
 
@@ -40,11 +50,12 @@ def generate(
     uniforms: torch.Tensor,
     temperature: float,
     report: Report = silent,
+    logprobs: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Answers to prompts; see `generator.Generator`."""
     tokens = pad_left(prompts, policy.pad_id).to(uniforms.device)
     start = tokens.ids.shape[1]
-    processor = _DrawFromUniforms(uniforms, start, temperature, report)
+    processor = _DrawFromUniforms(uniforms, start, temperature, report, logprobs)
     ids: torch.Tensor = policy.model.generate(
         input_ids=tokens.ids,
         attention_mask=tokens.mask.long(),

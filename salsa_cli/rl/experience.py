@@ -156,7 +156,7 @@ def compute_rollout(sampled: Sampled, scores: torch.Tensor, actors: Actors, run:
     """Add log-probabilities and values to the answers.
 
     The policy and the critic make the same passes as in the first epoch, so that the ratio there
-    is exactly 1.
+    is exactly 1. With `--reuse-logprobs` it is 1 up to the rounding of generation.
 
     Args:
         sampled: the answers.
@@ -170,14 +170,7 @@ def compute_rollout(sampled: Sampled, scores: torch.Tensor, actors: Actors, run:
     first = batching.first_passes(sampled, config, runtime)
     rollout = Rollout(
         sampled,
-        rollouts.logprobs(
-            actors.policy.model,
-            sampled,
-            temperature=config.temperature,
-            groups=first,
-            runtime=runtime,
-            report=run.report,
-        ),
+        _old_logprobs(sampled, first, actors, run),
         tuple(logprobs_under(one, sampled, run) for one in actors.references),
         None
         if actors.critic is None
@@ -189,6 +182,22 @@ def compute_rollout(sampled: Sampled, scores: torch.Tensor, actors: Actors, run:
     _check_finite(rollout)
     _check_sampler(rollout, config)
     return rollout
+
+
+def _old_logprobs(
+    sampled: Sampled, groups: Sequence[torch.Tensor], actors: Actors, run: Run
+) -> torch.Tensor:
+    """Log-probabilities `[B, R]` of the answers under the policy: of generation, or of a pass."""
+    if sampled.own_logprobs is not None:
+        return sampled.own_logprobs
+    return rollouts.logprobs(
+        actors.policy.model,
+        sampled,
+        temperature=run.config.temperature,
+        groups=groups,
+        runtime=run.runtime,
+        report=run.report,
+    )
 
 
 def mismatch(rollout: Rollout) -> Mismatch | None:
@@ -296,7 +305,7 @@ def means(names: Sequence[str], scores: torch.Tensor | None) -> Mapping[str, flo
 def _sampler(actors: Actors, config: PPOConfig) -> Sampler:
     if actors.server is not None:
         return ServerSampler(actors.server, config.group_size)
-    return OwnSampler(config.generator)
+    return OwnSampler(config.generator, config.reuse_logprobs)
 
 
 def _whole(
@@ -310,17 +319,21 @@ def _whole(
     if runtime.processes == 1:
         return mine
     missing = int(runtime.most(mine.responses.ids.shape[1])) - mine.responses.ids.shape[1]
-    theirs = mine.sampler_logprobs
     ids = functional.pad(mine.responses.ids, (0, missing), value=pad_id)
     mask = functional.pad(mine.responses.mask, (0, missing))
     count = len(prompts)
+
+    def gathered(logprobs: torch.Tensor | None) -> torch.Tensor | None:
+        if logprobs is None:
+            return None
+        return runtime.whole(functional.pad(logprobs, (0, missing)), rows, count)
+
     return Sampled(
         tokenization.pad_left(prompts, pad_id).to(runtime.device),
         Tokens(runtime.whole(ids, rows, count), runtime.whole(mask, rows, count)),
         runtime.whole(mine.finished, rows, count),
-        None
-        if theirs is None
-        else runtime.whole(functional.pad(theirs, (0, missing)), rows, count),
+        gathered(mine.sampler_logprobs),
+        gathered(mine.own_logprobs),
     )
 
 

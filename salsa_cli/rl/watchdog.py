@@ -15,15 +15,17 @@ class Watchdog:
 
     Args:
         metrics_file: what a resumed run has already measured; may be missing.
-        on_cpu: whether equal passes give equal results, so that `ratio-error` means something.
+        exact_ratio: whether the first ratio is 1 up to the rounding of float32, so that
+            `ratio-error` means something.
     """
 
     def __init__(
-        self, metrics_file: Path, config: PPOConfig, report: Report, *, on_cpu: bool = True
+        self, metrics_file: Path, config: PPOConfig, report: Report, *, exact_ratio: bool = True
     ) -> None:
         self._config = config
         self._report = report
-        self._watch = AlarmTracker(named=[FOREWARNING] if on_cpu else [FOREWARNING, "ratio-error"])
+        named = [FOREWARNING] if exact_ratio else [FOREWARNING, "ratio-error"]
+        self._watch = AlarmTracker(named=named)
         self._stop: str | None = None
         for row in read_rows(metrics_file) if metrics_file.exists() else ():
             self._watch.add(UpdateMetrics.of(row))

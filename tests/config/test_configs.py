@@ -135,6 +135,7 @@ def test_bounds_of_ppo(field: str, value: float) -> None:
     ("changes", "words"),
     [
         ({"adaptive_lambda": 0.05, "lam": 0.9}, "--lambda 0.9 has no effect with --adaptive-lam"),
+        ({"reuse_logprobs": True, "generator": "vllm"}, "--reuse-logprobs needs log-prob"),
         ({"recompute_layers": 1}, "--recompute-layers has no effect without --gradient-check"),
         ({"overlong_buffer": 4}, "--overlong-buffer has no effect without --overlong-penalty"),
         (

@@ -599,11 +599,16 @@ def test_bfloat16_and_float32_agree_on_the_same_answers(world: World, cpu: Runti
 
 def test_a_first_ratio_far_from_one_stops_before_a_step() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    learning.check_first_ratio(0.04, cpu)
-    learning.check_first_ratio(0.5, gpu)  # other kernels round otherwise
+    learning.check_first_ratio(0.04)
     for error in (0.11, float("nan")):
         with pytest.raises(SalsaError, match="before any weight was changed"):
-            learning.check_first_ratio(error, cpu)
+            learning.check_first_ratio(error)
+    plain = PPOConfig(ref=("ref",), reward=("rm",), prompts="p", output=Path("out"))
+    reusing = replace(plain, reuse_logprobs=True)
+    assert learning.has_exact_ratio(plain, cpu) and learning.has_exact_ratio(reusing, cpu)
+    assert not learning.has_exact_ratio(plain, gpu)  # other kernels round differently
+    assert learning.has_exact_ratio(replace(plain, weights="bfloat16"), cpu)
+    assert not learning.has_exact_ratio(replace(reusing, weights="bfloat16"), cpu)
 
 
 def test_a_policy_that_computes_otherwise_in_training_is_not_trained(
