@@ -236,7 +236,8 @@ def _block(block: Block) -> str:
         case Grid((lone,)):
             return _block(lone)
         case Grid(blocks):
-            return f'<div class="grid-of">{_all(blocks)}</div>'
+            beside = "\n".join(map(_in_grid, blocks))
+            return f'<div class="grid-of">{beside}</div>'
         case Links():
             return _links(block)
         case Choices():
@@ -245,7 +246,14 @@ def _block(block: Block) -> str:
             head = f"<summary>{escaped(summary)}</summary>"
             return f"<details>{head}\n{_all(blocks)}</details>"
         case _:
-            return _chart(block)
+            return _chart(block, svg.sizes(block))
+
+
+def _in_grid(block: Block) -> str:
+    """A block with others next to it."""
+    if isinstance(block, Chart):
+        return _chart(block, svg.sizes(block, alone=False))
+    return _block(block)
 
 
 def _key_figure(figure: KeyFigure) -> str:
@@ -269,8 +277,9 @@ def _table(table: DataTable) -> str:
         for row in table.rows
     )
     caption = f"<caption>{escaped(table.caption)}</caption>" if table.caption else ""
+    kind = ' class="texts"' if table.names >= len(table.columns) else ""
     return (
-        f'<div class="wide"><table>{caption}<thead><tr>{head}</tr></thead>\n'
+        f'<div class="wide" tabindex="0"><table{kind}>{caption}<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{rows}\n</tbody></table></div>"
     )
 
@@ -331,7 +340,7 @@ def _chosen_by(block: Choices, index: int) -> str:
     return " ".join(f"in-{n}" for n, one in enumerate(block.choices) if index in one.shown)
 
 
-def _chart(chart: Chart) -> str:
+def _chart(chart: Chart, sizes: Sequence[svg.Size]) -> str:
     names = charts.legend(chart)
     entries = "".join(
         f"<li>{marks.swatch(series)}{escaped(name)}</li>"
@@ -341,10 +350,9 @@ def _chart(chart: Chart) -> str:
     named = f'<ul class="legend">{entries}</ul>' if entries else ""
     note = f'<p class="note">{escaped(chart.note)}</p>' if chart.note else ""
     title = f"<figcaption>{escaped(chart.title)}</figcaption>"
-    sizes = svg.sizes(chart)
     drawn = "".join(
         f'<div class="size-{size.name}">{svg.draw(chart, size)}</div>' for size in sizes
     )
-    kind = ' class="spread"' if svg.WIDE in sizes else ""
+    kind = {svg.FULL: ' class="spread alone"', svg.WIDE: ' class="spread"'}.get(sizes[-1], "")
     drawing = f'<div class="drawing">{drawn}{hover.html(chart)}</div>'
     return f"<figure{kind}>{title}{named}{drawing}{note}</figure>"

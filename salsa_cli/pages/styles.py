@@ -41,7 +41,7 @@ DARK = {
 }
 
 
-MEDIUM_FROM, BROAD_FROM, WIDE_FROM = 430, 620, 880
+MEDIUM_FROM, BROAD_FROM, WIDE_FROM, FULL_FROM = 430, 620, 880, 1200
 """Widths in pixels from which a chart is shown in its larger sizes."""
 
 
@@ -68,6 +68,13 @@ _CHOICES = "\n".join(
     f".choices:has(.choice-{i}:checked) > div > :not(.in-{i}) {{ display: none; }}"
     for i in range(CHOICES)
 )
+
+# A shadow at an edge behind which a wide table goes on; a cover that scrolls along hides it there.
+_SCROLL_SHADOWS = """background:
+  linear-gradient(90deg, var(--ground) 50%, transparent) left / 40px 100% no-repeat local,
+  linear-gradient(270deg, var(--ground) 50%, transparent) right / 40px 100% no-repeat local,
+  linear-gradient(90deg, var(--line), transparent) left / 14px 100% no-repeat scroll,
+  linear-gradient(270deg, var(--line), transparent) right / 14px 100% no-repeat scroll;"""
 
 CSS = f"""\
 :root {{ color-scheme: light dark; {_variables(LIGHT)} }}
@@ -102,7 +109,8 @@ summary {{ cursor: pointer; color: var(--accent); margin-bottom: .6rem; }}
 .figures dd {{ margin: 0; font-size: 1.45rem; line-height: 1.25; font-weight: 600;
   font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }}
 .figures dd.note {{ font-size: .82rem; font-weight: 400; }}
-.wide {{ overflow-x: auto; margin: 0 0 1.2rem; }}
+.wide {{ overflow-x: auto; margin: 0 0 1.2rem; {_SCROLL_SHADOWS} }}
+.texts td {{ overflow-wrap: anywhere; }}
 table {{ border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }}
 caption {{ text-align: left; color: var(--muted); font-size: .85rem; padding-bottom: .4rem; }}
 th {{ font-weight: 600; color: var(--muted); vertical-align: bottom;
@@ -111,14 +119,18 @@ th, td {{ padding: .35rem 1.4rem .35rem 0; text-align: left; }}
 td {{ border-bottom: 1px solid var(--line); vertical-align: top; }}
 td.name {{ overflow-wrap: break-word; min-width: 7ch; }}
 .number {{ text-align: right; white-space: nowrap; }}
+@media (max-width: 600px) {{
+  table {{ font-size: .85rem; }}
+  th, td {{ padding-right: .8rem; }}
+}}
 .number:last-child {{ padding-right: 0; }}
 .grid-of {{ display: grid; gap: 1.2rem 2rem; align-items: start; margin-bottom: 1.2rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 430px), 1fr)); }}
 .grid-of > * {{ min-width: 0; }}
 figure {{ margin: 0 0 1.2rem; max-width: 620px; break-inside: avoid;
   container-type: inline-size; }}
-figure.spread {{ max-width: 1400px; }}
-.size-medium, .size-broad, .size-wide {{ display: none; }}
+figure.spread {{ max-width: 1650px; }}
+.size-medium, .size-broad, .size-wide, .size-full {{ display: none; }}
 @container (min-width: {MEDIUM_FROM}px) {{
   .size-narrow {{ display: none; }}
   .size-medium {{ display: block; }}
@@ -131,11 +143,16 @@ figure.spread {{ max-width: 1400px; }}
   .spread .size-broad {{ display: none; }}
   .spread .size-wide {{ display: block; }}
 }}
+@container (min-width: {FULL_FROM}px) {{
+  .alone .size-wide {{ display: none; }}
+  .alone .size-full {{ display: block; }}
+}}
 .drawing {{ position: relative; }}
 .hover {{ position: absolute; display: grid; {_hover_area(svg.NARROW)} }}
 @container (min-width: {MEDIUM_FROM}px) {{ .hover {{ {_hover_area(svg.MEDIUM)} }} }}
 @container (min-width: {BROAD_FROM}px) {{ .hover {{ {_hover_area(svg.BROAD)} }} }}
 @container (min-width: {WIDE_FROM}px) {{ .hover {{ {_hover_area(svg.WIDE)} }} }}
+@container (min-width: {FULL_FROM}px) {{ .alone .hover {{ {_hover_area(svg.FULL)} }} }}
 .hover i {{ position: relative; min-width: 0; }}
 .hover i:hover {{ background: linear-gradient(90deg, transparent calc(50% - .5px), var(--muted) 0,
   var(--muted) calc(50% + .5px), transparent 0); }}

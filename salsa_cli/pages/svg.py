@@ -47,6 +47,7 @@ NARROW = Size("narrow", 360.0, 260.0)
 MEDIUM = Size("medium", 520.0, 290.0)
 BROAD = Size("broad", 740.0, 320.0)
 WIDE = Size("wide", 1000.0, 360.0)
+FULL = Size("full", 1400.0, 400.0)
 
 TOP, BOTTOM, RIGHT = 26.0, 40.0, 18.0
 """Room around the plotting area of a chart with two axes; `Plot.left` is to its left."""
@@ -74,10 +75,14 @@ def draw(chart: Chart, size: Size = MEDIUM) -> str:
             return _picture(chart.title, size, height, triangles.body(chart, size.width))
 
 
-def sizes(chart: Chart) -> tuple[Size, ...]:
-    """The sizes in which a chart is drawn; the page shows the one that fits. Squares stay small."""
-    square = isinstance(chart, ReliabilityChart | TriangleChart)
-    return (NARROW, MEDIUM) if square else (NARROW, MEDIUM, BROAD, WIDE)
+def sizes(chart: Chart, *, alone: bool = True) -> tuple[Size, ...]:
+    """The sizes in which a chart is drawn; the page shows the one that fits.
+
+    Squares stay small; only a chart that stands alone may take the whole width of a window.
+    """
+    if isinstance(chart, ReliabilityChart | TriangleChart):
+        return NARROW, MEDIUM
+    return (NARROW, MEDIUM, BROAD, WIDE, FULL) if alone else (NARROW, MEDIUM, BROAD, WIDE)
 
 
 def thin(points: Sequence[Place], most: int) -> Sequence[Place]:
@@ -222,7 +227,7 @@ def _fits_rows(chart: IntervalChart, size: Size) -> bool:
         return False
     names = max((marks.width(row.label) for row in chart.rows), default=0.0)
     figures = max((marks.width(_figures(row, chart.x)) for row in chart.rows), default=0.0)
-    return size == WIDE or size.width - names - figures >= _LEAST_ROOM
+    return size in (WIDE, FULL) or size.width - names - figures >= _LEAST_ROOM
 
 
 def _interval_rows(chart: IntervalChart, size: Size) -> str:

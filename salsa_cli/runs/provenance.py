@@ -16,6 +16,9 @@ from salsa_cli.runs.versions import versions
 RECORD = {"salsa.json": "settings, inputs with their digests, versions"}
 """The record of a run among its data files."""
 
+_MANY = 8
+"""More files of one kind are folded."""
+
 
 def completed(
     page: pages.Page, command: str, config: Config, folder: Path, files: Mapping[str, str]
@@ -34,8 +37,7 @@ def completed(
         pages.Heading("How it was made"),
         pages.Code(command_line(command, config)),
     ]
-    if links := data_files(folder, files):
-        blocks.append(pages.Links(links, "Data files"))
+    blocks += _data_files(folder, files)
     blocks += [
         _settings(config),
         pages.Details("All settings", [pages.Code(to_json(record(config), indent=2))]),
@@ -56,20 +58,22 @@ def _settings(config: Config) -> pages.DataTable:
     return pages.DataTable(("setting", "value", "from"), rows, 3, "Settings that were given")
 
 
-def data_files(folder: Path, files: Mapping[str, str]) -> list[pages.Link]:
-    """Links to the files that are there, with their sizes."""
-    found = [
-        (path, what)
-        for pattern, what in files.items()
-        for path in sorted(folder.glob(pattern))
-        if path.is_file()
-    ]
-    return [
-        pages.Link(
-            path.relative_to(folder).as_posix(), f"{what}, {amount(path.stat().st_size, 'B')}"
-        )
-        for path, what in found
-    ]
+def _data_files(folder: Path, files: Mapping[str, str]) -> list[pages.Block]:
+    """Links to the files that are there, with their sizes; many of one kind are folded."""
+    few: list[pages.Link] = []
+    many: list[pages.Block] = []
+    for pattern, what in files.items():
+        links = [_link(path, folder, what) for path in sorted(folder.glob(pattern))]
+        if len(links) > _MANY:
+            many.append(pages.Details(f"{len(links)} files: {what}", [pages.Links(links)]))
+        else:
+            few += links
+    return [*([pages.Links(few, "Data files")] if few else []), *many]
+
+
+def _link(path: Path, folder: Path, what: str) -> pages.Link:
+    size = amount(path.stat().st_size, "B")
+    return pages.Link(path.relative_to(folder).as_posix(), f"{what}, {size}")
 
 
 def _shown(value: JSON) -> str:

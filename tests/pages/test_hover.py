@@ -70,7 +70,7 @@ def test_the_strips_lie_on_the_plotting_area_of_every_size() -> None:
     (first, last) = re.findall(r"([\d.]+) [\d.]+", re.findall(r'"line" d="M(.*?)"', drawn)[0])
     assert float(first) == pytest.approx(float(left), abs=0.06)
     assert float(last) == svg.WIDE.width - svg.RIGHT
-    assert styles.CSS.count("calc(var(--left) *") == 4
+    assert styles.CSS.count("calc(var(--left) *") == 5
     # In a drawing of 1000 pixels, 1 pixel is a thousandth of the width.
     assert "calc(var(--left) * 0.1000%); right: 1.80%" in styles.CSS
 

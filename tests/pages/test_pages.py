@@ -135,18 +135,21 @@ def test_a_table_with_a_short_row_is_refused() -> None:
 
 
 def test_a_chart_is_drawn_for_narrow_and_wide_windows() -> None:
-    names = ("narrow", "medium", "broad", "wide")
+    names = ("narrow", "medium", "broad", "wide", "full")
+
+    def counts(block: pages.Block) -> list[int]:
+        html = pages.render(pages.Page("t", (block,)))
+        return [html.count(f'<div class="size-{name}">') for name in names]
+
     alone = pages.render(pages.Page("t", (CHART,)))
-    assert [alone.count(f'<div class="size-{name}">') for name in names] == [1, 1, 1, 1]
-    assert 'viewBox="0 0 360 260"' in alone and 'viewBox="0 0 1000 360"' in alone
-    # Next to another one it may have as much room; a grid of one is no grid.
-    beside = pages.render(pages.Page("t", (pages.Grid((CHART, CHART)),)))
-    assert [beside.count(f'<div class="size-{name}">') for name in names] == [2, 2, 2, 2]
-    lone = pages.render(pages.Page("t", (pages.Grid((CHART,)),)))
-    assert lone.count('<figure class="spread">') == 1 and "grid-of" not in lone.split("</style>")[1]
+    assert 'viewBox="0 0 360 260"' in alone and 'viewBox="0 0 1400 400"' in alone
+    assert '<figure class="spread alone">' in alone
+    assert counts(CHART) == [1, 1, 1, 1, 1]
+    # Next to another one it has not the whole width; a grid of one is no grid.
+    assert counts(pages.Grid((CHART, CHART))) == [2, 2, 2, 2, 0]
+    assert counts(pages.Grid((CHART,))) == [1, 1, 1, 1, 1]
     # A square is not made wider than a column.
-    square = pages.render(pages.Page("t", (ReliabilityChart("t", ()),)))
-    assert [square.count(f'<div class="size-{name}">') for name in names] == [1, 1, 0, 0]
+    assert counts(ReliabilityChart("t", ())) == [1, 1, 0, 0, 0]
 
 
 def test_only_drawings_of_another_size_are_hidden() -> None:

@@ -186,7 +186,9 @@ def test_many_intervals_take_a_line_each_where_there_is_room() -> None:
     assert heights(interval_chart(7))[1] == 8 + 42 * 7 + 40
 
 
-@pytest.mark.parametrize("size", [svg.NARROW, svg.MEDIUM, svg.WIDE], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "size", [svg.NARROW, svg.MEDIUM, svg.BROAD, svg.WIDE, svg.FULL], ids=lambda one: one.name
+)
 def test_everything_is_inside_the_drawing(size: svg.Size) -> None:
     for chart in (
         interval_chart(10),

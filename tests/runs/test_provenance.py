@@ -66,3 +66,14 @@ def test_links_lead_to_the_files_that_are_there(tmp_path: Path) -> None:
         ("answers/x.jsonl", "answers, 0B"),
         ("answers/y z.jsonl", "answers, 0B"),
     ]
+
+
+def test_many_files_of_one_kind_are_folded(tmp_path: Path) -> None:
+    (tmp_path / "answers").mkdir()
+    for number in range(9):
+        (tmp_path / "answers" / f"{number}.jsonl").write_text("")
+    blocks = completed(tmp_path).blocks
+    (folded,) = [one for one in blocks if isinstance(one, Details) and "9 files" in one.summary]
+    (links,) = folded.blocks
+    assert isinstance(links, Links) and len(links.links) == 9
+    assert not [one for one in blocks if isinstance(one, Links)]

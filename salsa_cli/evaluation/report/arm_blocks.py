@@ -24,13 +24,13 @@ def blocks(arms: ArmResults) -> list[pages.Block]:
         estimates = [Estimate(r.arm, r.score, r.low, r.high) for r in rows]
         title = f"Scores by {short_name(judge)}"
         charts.append(IntervalChart(title, Axis("mean score"), estimates, note=_NOTE))
+    rates: list[pages.Block] = []
     for judge in dict.fromkeys(row.judge for row in arms.pairs if row.measure == WIN_RATE):
-        charts.append(_rates([r for r in arms.pairs if (r.judge, r.measure) == (judge, WIN_RATE)]))
+        rates.append(_rates([r for r in arms.pairs if (r.judge, r.measure) == (judge, WIN_RATE)]))
     found: list[pages.Block] = [pages.Heading("Arms"), *told(arms.sentences)]
     if arms.remarks:
         found.append(pages.Prose("\n\n".join(arms.remarks)))
-    if charts:
-        found.append(pages.Grid(charts))
+    found += [pages.Grid(some) for some in (charts, rates) if some]
     if arms.rows:
         cells = [arm_tables.arm_cells(row) for row in arms.rows]
         found.append(pages.DataTable(arm_tables.ARM_COLUMNS, cells, names=2))

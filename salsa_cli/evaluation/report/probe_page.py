@@ -36,7 +36,7 @@ def page(result: ProbeResult) -> pages.Page:
         f"salsa soup --probe: {a} and {b}",
         (
             pages.Callout(f"{verdict.capitalize()}:", reason, kind),
-            pages.Callout("The cutoffs.", result.cutoff()),
+            pages.Callout("The cutoffs.", result.cutoff(), "note"),
             *([pages.Callout("Shortened.", cut)] if (cut := result.shortened()) else []),
             *([pages.Callout("A staircase.", staircase)] if staircase else []),
             pages.KeyFigures(

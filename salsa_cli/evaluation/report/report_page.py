@@ -151,13 +151,13 @@ def _rates(result: EvalResult) -> list[pages.Block]:
 def _scores(result: EvalResult) -> list[pages.Block]:
     if not result.scores:
         return []
-    blocks: list[pages.Block] = [pages.Heading("Scores")]
+    charts: list[pages.Block] = []
     for judge in dict.fromkeys(row.judge for row in result.scores):
         rows = sorted(
             (r for r in result.scores if r.judge == judge and r.n), key=lambda r: -r.score
         )
         estimates = [Estimate(r.model, r.score, r.low, r.high) for r in rows]
-        blocks.append(IntervalChart(short_name(judge), Axis("mean score"), estimates))
+        charts.append(IntervalChart(short_name(judge), Axis("mean score"), estimates))
     most = max(len(row.turns) for row in result.scores)
     table = [
         (
@@ -174,8 +174,11 @@ def _scores(result: EvalResult) -> list[pages.Block]:
     ]
     turns = [f"turn {number}" for number in range(1, most + 1)]
     columns = ("model", "judge", "score", "95 % interval", *turns, "n", "failed")
-    blocks.append(pages.DataTable(columns, table, names=2))
-    return blocks
+    return [
+        pages.Heading("Scores"),
+        pages.Grid(charts),
+        pages.DataTable(columns, table, names=2),
+    ]
 
 
 def _parts(title: str, rows: Sequence[PairRow]) -> list[pages.Block]:
