@@ -9,7 +9,7 @@ from salsa_cli.devices.runtime import Runtime
 from salsa_cli.evaluation import answers
 from salsa_cli.evaluation.anchors import Anchor
 from salsa_cli.evaluation.questions import answer_files
-from salsa_cli.evaluation.questions.answer_files import Replies, Reply
+from salsa_cli.evaluation.questions.answer_files import Replies
 from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.generation import divergence
 from salsa_cli.models import loading
@@ -75,32 +75,25 @@ def along(
     common mean. Of answers sampled at that temperature, the mean estimates the KL of whole answers;
     of others, it is the KL along the answers that the model gives.
     """
-    found = {}
-    for question in questions:
-        turns = given[question.id]
-        sums = [
-            _answer_kl(model, anchor, question, turns[:turn], reply, runtime)
-            for turn, reply in enumerate(turns)
-        ]
-        found[question.id] = float(np.mean(sums))
-        report(Advanced(stage, len(found), len(questions), "prompts"))
-    return found
-
-
-def _answer_kl(
-    model: LanguageModel,
-    anchor: LanguageModel,
-    question: Question,
-    before: Sequence[Reply],
-    reply: Reply,
-    runtime: Runtime,
-) -> float:
-    (found,) = divergence.answer_kls(
-        model.model,
-        [anchor.model],
-        answers.prompt_of(model, question, before),
-        reply.token_ids,
-        temperature=TEMPERATURE,
-        runtime=runtime,
-    )
-    return found
+    rows = [
+        (question.id, answers.prompt_of(model, question, turns[:turn]), reply.token_ids)
+        for question in questions
+        for turns in [given[question.id]]
+        for turn, reply in enumerate(turns)
+    ]
+    sums: dict[str, list[float]] = {question.id: [] for question in questions}
+    done = 0
+    for places in divergence.passes([answer for _, _, answer in rows]):
+        kls = divergence.answer_kls(
+            model.model,
+            [anchor.model],
+            [rows[place][1] for place in places],
+            [rows[place][2] for place in places],
+            temperature=TEMPERATURE,
+            runtime=runtime,
+        )
+        for place, value in zip(places, kls[:, 0].tolist(), strict=True):
+            sums[rows[place][0]].append(value)
+        done += len(places)
+        report(Advanced(stage, done, len(rows), "answers"))
+    return {name: float(np.mean(values)) for name, values in sums.items()}

@@ -183,18 +183,23 @@ def _batch_kls(
 ) -> torch.Tensor:
     runtime, sampled = run.runtime, batch.sampled
     rows = runtime.part(torch.arange(len(batch.answers)))
+    prompts, responses = (
+        [tokens.ids[row][tokens.mask[row]].tolist() for row in rows.tolist()]
+        for tokens in (sampled.prompts, sampled.responses)
+    )
     found = torch.zeros((len(rows), len(models)), dtype=torch.float64)
-    for place, row in enumerate(rows.tolist()):
-        run.report(Working("KL of held-out answers", place, len(rows)))
-        kls = divergence.answer_kls(
+    done = 0
+    for places in divergence.passes(responses):
+        run.report(Working("KL of held-out answers", done, len(rows)))
+        found[places] = divergence.answer_kls(
             actors.policy.model,
             models,
-            sampled.prompts.ids[row][sampled.prompts.mask[row]].tolist(),
-            sampled.responses.ids[row][sampled.responses.mask[row]].tolist(),
+            [prompts[place] for place in places],
+            [responses[place] for place in places],
             temperature=temperature,
             runtime=runtime,
         )
-        found[place] = torch.tensor(kls, dtype=torch.float64)
+        done += len(places)
     return runtime.whole(found, rows, len(batch.answers))
 
 
