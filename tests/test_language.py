@@ -53,6 +53,7 @@ PAGES = [
     "CHANGELOG.md",
     "tests/README.md",
     "tests/benchmarks/README.md",
+    "tests/manners.md",
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "examples").rglob("*.md")),
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "examples").glob("*.sh")),
 ]
