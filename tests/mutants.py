@@ -120,8 +120,8 @@ MUTANTS = [
     Mutant(
         "temperature forgotten in the reference",
         "rl/experience.py",
-        "temperature=run.config.temperature,\n        groups",
-        "temperature=1.0,\n        groups",
+        "temperature=run.config.temperature,\n        groups=batching",
+        "temperature=1.0,\n        groups=batching",
     ),
     Mutant(
         "the state after the token",
