@@ -175,7 +175,9 @@ def run(config: PPOConfig, report: Report) -> Result:
     tracking.check(config.track)
     if not extends:
         run_folder.check_output(config.output, config.force)
-    runtime = start_runtime(config.device, shard=config.shard)
+    runtime = start_runtime(
+        config.device, shard=config.shard, offload="weights" in config.offloaded
+    )
     with runtime.main_first():
         config = preflight.with_recorded_choices(config)
         preflight.check_processes(config, runtime)

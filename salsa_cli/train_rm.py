@@ -13,6 +13,7 @@ from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.errors import SalsaError, os_errors
 from salsa_cli.formatting import amount, duration
 from salsa_cli.models import loading, lora, saving, shapes
+from salsa_cli.models.activation_memory import Machine
 from salsa_cli.models.loading import RewardModel
 from salsa_cli.models.lora import Adapters
 from salsa_cli.models.tokenization import padding_token
@@ -64,9 +65,10 @@ def run(config: TrainRMConfig, report: Report) -> Result:
     with runtime.main_first():
         plan = prepare(config, report)
         run_folder.check_output(config.output, config.force, (plan.model,))
-    spread = runtime.processes if runtime.sharding is not None else 1
-    width = runtime.frozen_dtype.itemsize
-    parts = forecast.memory(plan.model, plan.training, config, width, spread)
+    machine = Machine.of(runtime)
+    parts = forecast.memory(
+        plan.model, plan.training, config, machine.frozen, machine.spread, machine.offloads
+    )
     if config.dry_run:
         return _dry_run(config, plan, parts, runtime)
     forecast.check_memory(parts, runtime.memory)

@@ -37,8 +37,15 @@ WARNINGS = (
 )
 """Names of the warnings that the monitors issue."""
 
-OFFLOADABLE = {"ref": "reference", "reward": "rewards", "watch": "watched", "moments": "moments"}
-"""Values of `--offload`, and the fields of `Actors` they stand for; moments are the optimisers'."""
+OFFLOADABLE = {
+    "ref": "reference",
+    "reward": "rewards",
+    "watch": "watched",
+    "moments": "moments",
+    "weights": "weights",
+}
+"""Values of `--offload`, and the rows of the memory plan they stand for. Moments are those of the
+optimizers, weights the shards of what is trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -559,8 +566,8 @@ class PPOConfig(TrainingConfig):
     offload: Annotated[
         tuple[str, ...],
         Setting(
-            "Models, or the optimizer's moments, to keep in CPU memory while the GPU does not need "
-            "them: {', '.join(OFFLOADABLE)}.",
+            "Models, the optimizer's moments or (with --shard) the trained weights to keep in CPU "
+            "memory while the GPU does not need them: {', '.join(OFFLOADABLE)}.",
             values=tuple(OFFLOADABLE),
             metavar="NAMES",
             panel="Training",

@@ -211,11 +211,12 @@ class Runtime:
                 gradient.copy_(summed.view_as(gradient))
 
 
-def start_runtime(device: str, *, shard: bool = False) -> Runtime:
+def start_runtime(device: str, *, shard: bool = False, offload: bool = False) -> Runtime:
     """Set up the device (`auto`, `cpu` or `cuda`) and connect to the other processes.
 
     Args:
         shard: shard trained models over the processes; accelerate's configuration may say so, too.
+        offload: keep the shards in CPU memory; accelerate's configuration may say so, too.
 
     Raises:
         SalsaError: there is no CUDA device, there are more processes than devices, or accelerate
@@ -226,7 +227,7 @@ def start_runtime(device: str, *, shard: bool = False) -> Runtime:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if shard and processes == 1:
         raise UsageError("--shard has no effect with one process; expected --processes 2 or more")
-    sharding = _sharding(shard)
+    sharding = _sharding(shard, offload)
     # accelerate would take Apple's MPS, on which nothing of this has been tried.
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     here = int(os.environ.get("LOCAL_WORLD_SIZE", str(processes)))
@@ -247,11 +248,12 @@ def start_runtime(device: str, *, shard: bool = False) -> Runtime:
     return Runtime(accelerator, sharding if processes > 1 else None)
 
 
-def _sharding(asked: bool) -> Sharding | None:
+def _sharding(asked: bool, offload: bool) -> Sharding | None:
     """The sharding of the command line, or of accelerate's configuration.
 
     Raises:
-        SalsaError: accelerate is configured in a way that salsa does not support.
+        SalsaError: accelerate is configured in a way that salsa does not support, or weights are to
+            be offloaded that are not sharded.
     """
     for engine in ("DEEPSPEED", "MEGATRON_LM"):
         if _is_set(f"ACCELERATE_USE_{engine}"):
@@ -261,20 +263,27 @@ def _sharding(asked: bool) -> Sharding | None:
                 "fsdp_version: 2 in accelerate's configuration"
             )
     if not _is_set("ACCELERATE_USE_FSDP"):
-        return Sharding() if asked else None
+        if offload and not asked:
+            raise UsageError(
+                "--offload weights needs --shard: it keeps each process's shard of the weights in "
+                "CPU memory. Add --shard and --processes 2 or more, or remove it"
+            )
+        return Sharding(offload=offload) if asked else None
     unknown = {
         "fsdp_version: 1": os.environ.get("FSDP_VERSION", "1") != "2",
-        "fsdp_offload_params: true": _is_set("FSDP_OFFLOAD_PARAMS"),
         "fsdp_activation_checkpointing: true": _is_set("FSDP_ACTIVATION_CHECKPOINTING"),
     }
     if found := [setting for setting, holds in unknown.items() if holds]:
         raise SalsaError(
             f"accelerate is configured with {', '.join(found)}; expected fsdp_version: 2 without "
-            "offloading and activation checkpointing"
+            "activation checkpointing, for which there is --gradient-checkpointing"
         )
     # Every process loads the whole models, and salsa shards them.
     os.environ["ACCELERATE_USE_FSDP"] = os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
-    return Sharding(reshard=_is_set("FSDP_RESHARD_AFTER_FORWARD", "true"))
+    return Sharding(
+        reshard=_is_set("FSDP_RESHARD_AFTER_FORWARD", "true"),
+        offload=offload or _is_set("FSDP_OFFLOAD_PARAMS"),
+    )
 
 
 def _is_set(variable: str, default: str = "false") -> bool:

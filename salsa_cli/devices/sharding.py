@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
@@ -22,9 +22,12 @@ class Sharding:
     Attributes:
         reshard: free the layers' gathered weights between the forward and the backward pass (as
             ZeRO-3 does), or keep them (ZeRO-2).
+        offload: keep the shards of weights and gradients, and with them the moments, in CPU memory;
+            layers are brought to the device one at a time, and the optimizer steps on the CPU.
     """
 
     reshard: bool = True
+    offload: bool = False
 
     def spread(
         self, network: torch.nn.Module, layers: Collection[str], device: torch.device
@@ -41,16 +44,32 @@ class Sharding:
         for module in (*modules, network):
             # Weights outside the layers are needed again at the start of the backward pass.
             reshard = self.reshard and module is not network
-            sharded = fully_shard(module, mesh=mesh, reshard_after_forward=reshard)
+            sharded = fully_shard(
+                module,
+                mesh=mesh,
+                reshard_after_forward=reshard,
+                offload_policy=self._policy(device),
+            )
             assert isinstance(sharded, FSDPModule)
             # The loss is already divided by the tokens of the whole batch, so gradients are summed.
             sharded.set_gradient_divide_factor(1.0)
             sharded.set_force_sum_reduction_for_comms(True)
 
+    def _policy(self, device: torch.device) -> OffloadPolicy:
+        if not self.offload:
+            return OffloadPolicy()
+        return CPUOffloadPolicy(pin_memory=device.type == "cuda")
+
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """The full tensor, gathered from its shards; every process must call it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    if not isinstance(tensor, DTensor):
+        return tensor
+    # An offloaded shard is on the CPU, and a GPU's processes communicate on the GPU.
+    there = tensor.to(tensor.device_mesh.device_type)
+    assert isinstance(there, DTensor)
+    full: torch.Tensor = there.full_tensor()
+    return full
 
 
 def gathered(state: Any, *, keep: bool) -> Any:
@@ -73,9 +92,8 @@ def spread_like(given: torch.Tensor, example: torch.Tensor) -> torch.Tensor:
     """
     if not isinstance(example, DTensor) or given.shape[:1] != example.shape[:1]:
         return given
-    return distribute_tensor(
-        given.to(example.device), example.device_mesh, example.placements, src_data_rank=None
-    )
+    spread = distribute_tensor(given, example.device_mesh, example.placements, src_data_rank=None)
+    return spread.to(example.device)
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:

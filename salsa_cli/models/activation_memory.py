@@ -37,6 +37,7 @@ class Machine:
             can use little; that of CUDA reuses them.
         processes: that share the answers of a batch.
         spread: processes over which what learns is spread; 1 where each holds all of it.
+        offloads: whether the shards of what learns are in another memory, that of the CPU.
     """
 
     frozen: int
@@ -48,6 +49,7 @@ class Machine:
     is_host: bool = True
     processes: int = 1
     spread: int = 1
+    offloads: bool = False
 
     @classmethod
     def of(cls, runtime: Runtime) -> Self:
@@ -64,6 +66,7 @@ class Machine:
             is_host=kind == "cpu",
             processes=runtime.processes,
             spread=1 if runtime.sharding is None else runtime.processes,
+            offloads=kind != "cpu" and runtime.sharding is not None and runtime.sharding.offload,
         )
 
     @property

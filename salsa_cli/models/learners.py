@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from salsa_cli.devices.runtime import Runtime
-from salsa_cli.devices.sharding import gathered, spread_like, whole
+from salsa_cli.devices.sharding import gathered, local, spread_like, whole
 from salsa_cli.errors import SalsaError
 from salsa_cli.models import packed_attention
 from salsa_cli.models.forward import Module
@@ -100,7 +100,7 @@ class Learner:
         self._sums.collect()
         if not self._spread:
             self._runtime.sum_gradients(self._parameters)
-        total = _norm([one.grad for one in self._parameters if one.grad is not None])
+        total = self._norm([one.grad for one in self._parameters if one.grad is not None])
         torch.nn.utils.clip_grads_with_norm_(self._parameters, self._max_grad_norm, total)
         norm = float(total)
         if not norm < float("inf"):
@@ -114,6 +114,16 @@ class Learner:
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
         return norm
+
+    def _norm(self, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The norm of all gradients together."""
+        sharding = self._runtime.sharding
+        if sharding is None or not sharding.offload:
+            return _norm(gradients)
+        # PyTorch would sum over the processes where the gradients are, in the CPU's memory.
+        norms = [torch.linalg.vector_norm(local(one), dtype=torch.float32) for one in gradients]
+        squares = torch.stack(norms).double().square().sum()
+        return self._runtime.total(squares.to(self._runtime.device)).sqrt().float()
 
     def _culprit(self) -> str:
         """The first weight whose gradient is not finite; empty where the norm alone overflows."""

@@ -39,6 +39,7 @@ def memory(
     config: TrainRMConfig,
     width: int,
     spread: int = 1,
+    offloads: bool = False,
 ) -> dict[str, int]:
     """Bytes by part; those of the passes are for the longest pairs.
 
@@ -48,6 +49,7 @@ def memory(
         config: the run's.
         width: bytes of an activation, and of a weight beside one that is spread.
         spread: processes over which what learns is spread; 1 where each holds all of it.
+        offloads: whether its shards are in another memory, that of the CPU.
     """
     opened = weight_files.open_weight_files(folder)
     shape, rows = shapes.shape(folder), 2 * config.forward_size
@@ -56,9 +58,10 @@ def memory(
     if config.gradient_checkpointing:
         kept = activation_memory.checkpointed_activations(shape, rows, tokens, width)
     plain = width * _body(opened) if spread > 1 else 0
+    share = 0 if offloads else 1 / spread
     return {
-        "weights": plain + WEIGHT * _body(opened) // spread,
-        "gradients and moments": LEARNING * _trained(opened, config) // spread,
+        "weights": plain + int(WEIGHT * _body(opened) * share),
+        "gradients and moments": int(LEARNING * _trained(opened, config) * share),
         "passes": kept,
     }
 

@@ -212,6 +212,8 @@ def _own(role: Role, config: PPOConfig, machine: Machine) -> MemoryUse:
     share = -(-role.own // machine.spread)
     # Where what learns is sharded, a second, whole model generates and scores.
     plain = machine.frozen * role.own if machine.spread > 1 else 0
+    if machine.offloads:
+        return MemoryUse(plain)
     width = _width(role, config)
     moments = 0 if "moments" in config.offloaded else int(MOMENTS[config.optimiser] * share)
     return MemoryUse(width * share + plain, width * share, moments)
@@ -357,7 +359,7 @@ def _learning_alone(
     again = config.recompute_layers if config.gradient_checkpointing else 0
     width = _machine(config, machine).product
     activations = activation_memory.checkpointed_activations(shape, rows, tokens, width, again)
-    gradients = _width(role, config) * role.own // machine.spread
+    gradients = 0 if machine.offloads else _width(role, config) * role.own // machine.spread
     largest = 4 * shape.vocabulary * shape.hidden if role.backbone is None else 0
     if rows * machine.processes < config.minibatch_size:
         gradients += largest

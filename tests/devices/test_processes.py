@@ -111,10 +111,9 @@ def test_the_main_process_speaks_at_once_and_the_others_after_it(
             {
                 "ACCELERATE_USE_FSDP": "true",
                 "FSDP_VERSION": "2",
-                "FSDP_OFFLOAD_PARAMS": "true",
                 "FSDP_ACTIVATION_CHECKPOINTING": "true",
             },
-            "fsdp_offload_params: true, fsdp_activation_checkpointing: true",
+            "with fsdp_activation_checkpointing: true; expected.*--gradient-checkpointing",
         ),
     ],
 )

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from salsa_cli.devices import runtime as runtimes
-from salsa_cli.devices.runtime import Runtime, start_runtime
+from salsa_cli.devices.runtime import Runtime, _sharding, start_runtime
+from salsa_cli.devices.sharding import Sharding
 from salsa_cli.errors import Elsewhere, SalsaError, UsageError
 
 
@@ -148,10 +149,9 @@ def test_a_cpu_computes_in_float32() -> None:
             {
                 "ACCELERATE_USE_FSDP": "true",
                 "FSDP_VERSION": "2",
-                "FSDP_OFFLOAD_PARAMS": "true",
                 "FSDP_ACTIVATION_CHECKPOINTING": "yes",
             },
-            "fsdp_offload_params: true, fsdp_activation_checkpointing: true",
+            "with fsdp_activation_checkpointing: true; expected.*--gradient-checkpointing",
         ),
     ],
 )
@@ -162,6 +162,31 @@ def test_configurations_of_accelerate_that_are_refused(
         monkeypatch.setenv(name, value)
     with pytest.raises(SalsaError, match=words):
         start_runtime("cpu")
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, Sharding()),
+        ({"FSDP_OFFLOAD_PARAMS": "true"}, Sharding(offload=True)),
+        (
+            {"FSDP_OFFLOAD_PARAMS": "true", "FSDP_RESHARD_AFTER_FORWARD": "false"},
+            Sharding(reshard=False, offload=True),
+        ),
+    ],
+)
+def test_accelerates_configuration_of_fsdp_is_obeyed(
+    variables: dict[str, str], expected: Sharding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", **variables}.items():
+        monkeypatch.setenv(name, value)
+    assert _sharding(False, False) == expected
+
+
+def test_offloaded_weights_are_those_of_shards() -> None:
+    assert _sharding(True, True) == Sharding(offload=True)
+    with pytest.raises(UsageError, match="--offload weights needs --shard"):
+        start_runtime("cpu", offload=True)
 
 
 def test_sharding_needs_several_processes() -> None:

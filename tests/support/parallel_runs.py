@@ -6,6 +6,7 @@ Writes the runs of `tests/end_to_end/test_parallel.py`, plain and sharded, into 
 of a server as a second argument, the run of `tests/end_to_end/test_ppo_vllm.py`.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -76,14 +77,20 @@ def rm_config(folder: Path, output: Path, **changes: Any) -> TrainRMConfig:
 
 
 def main(folder: Path) -> None:
-    """Train by both commands, plain and sharded."""
+    """Train by both commands, plain and sharded; shards of reward models are offloaded."""
     ppo.run(evaluated_config(folder, folder / "ppo-plain"), silent)
     train_rm.run(rm_config(folder, folder / "rm-plain"), silent)
     # Now and then two answers fit into a pass, so that one process has fewer passes to make.
     Runtime.pass_tokens = property(lambda self: 14)  # type: ignore[assignment,method-assign]
     changes: dict[str, Any] = {"shard": True, "micro_batch_size": None}
     ppo.run(evaluated_config(folder, folder / "ppo-sharded", **changes), silent)
-    train_rm.run(rm_config(folder, folder / "rm-sharded", shard=True), silent)
+    # What accelerate launch sets for fsdp_offload_params: true.
+    os.environ |= {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_OFFLOAD_PARAMS": "true",
+    }
+    train_rm.run(rm_config(folder, folder / "rm-sharded"), silent)
 
 
 if __name__ == "__main__":
