@@ -1,8 +1,8 @@
-"""Connecting the processes of a run, within a deadline and so that a signal can interrupt it.
+"""Connects the processes of a run, with a deadline, and so that a signal can interrupt the wait.
 
-PyTorch's own call waits as long as a collective operation may take and does not let Python handle
-a signal meanwhile. And gloo listens at the address of the host name, which on many machines is
-127.0.0.1: no process of another machine can connect to it, and the error does not say why.
+PyTorch's own call waits as long as the timeout of collective operations, and Python cannot handle
+signals meanwhile. gloo listens at the address of the host name. On many machines that is 127.0.0.1:
+no process on another machine can connect to it, and the error does not say why.
 """
 
 import ipaddress
@@ -63,10 +63,10 @@ def connect(backend: str, timeout: timedelta) -> None:
 
 
 def check_host_name() -> None:
-    """Refuse a host name by which processes of other machines cannot reach this one through gloo.
+    """Refuse a host name whose address gloo cannot be reached at from other machines.
 
     Raises:
-        SalsaError: it has no address of this machine but those of the loopback interface.
+        SalsaError: it resolves to the loopback interface, or to no address of this machine.
     """
     local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
     if local == int(os.environ["WORLD_SIZE"]) or INTERFACE in os.environ:
@@ -76,7 +76,7 @@ def check_host_name() -> None:
         return
     found = "no address of this machine" if address is None else address
     raise SalsaError(
-        f"the host name {socket.gethostname()} resolves to {found}, where the processes of other "
+        f"the host name {socket.gethostname()} resolves to {found}, where processes on other "
         f"machines cannot connect to this one; set {INTERFACE} to the network interface that "
         f"leads to them ({_interfaces()}), or correct the host name in /etc/hosts"
     )
@@ -112,7 +112,7 @@ def _advice() -> str:
     found = ", ".join(f"{name}={value}" for name, value in _variables())
     return (
         f"here {found}. Expected one command per machine with the same address and port, at which "
-        "the machine of rank 0 can be reached"
+        "the other machines can reach that of rank 0"
     )
 
 

@@ -108,8 +108,9 @@ class Server:
         try:
             vllm_http.dev_mode(self.url, "/collective_rpc", body, self.patience)
         except Refusal as refused:
+            failed = str(refused).rstrip(".")
             raise SalsaError(
-                f"{refused}. It was to load the policy's weights from {folder}. Restart the "
+                f"{failed}. It was to load the policy's weights from {folder}. Restart the "
                 "server, since it may hold parts of two models now. Expected a model of the "
                 "policy's architecture, the same file system, and a release whose reload_weights "
                 "takes weights_path"

@@ -395,5 +395,6 @@ def _check_sampler(rollout: Rollout, config: PPOConfig) -> None:
         f"the log-probabilities of --generator {config.generator} and those of the policy "
         f"differ by {found.nats:.2f} nats per token on average, more than {MISMATCH_LIMIT:g}; the "
         f"update was not made. Likely causes: {hint}the server did not load the policy's weights, "
-        "or loaded them incorrectly; it serves another model, or a quantised one"
+        "or loaded them incorrectly (restart it if another run used it before); it serves another "
+        "model, or a quantised one"
     )

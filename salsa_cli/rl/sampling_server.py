@@ -1,7 +1,7 @@
-"""A vLLM server that samples for PPO: whether it fits, and how the policy's weights get there.
+"""A vLLM server that samples for PPO: whether its model fits, and how it gets the policy's weights.
 
-A policy with adapters is sent as its adapters where the server loads them, some megabytes an
-update. Any other policy, or one whose adapters the server refuses, is sent as whole weights.
+A policy with adapters is sent as adapters if the server can load them, some megabytes per update.
+Any other policy, or one whose adapters the server refuses, is sent as full weights.
 """
 
 import hashlib
@@ -25,14 +25,14 @@ from salsa_cli.runs.events import Note, Report, Warned
 from salsa_cli.weights import folders
 
 FOLDER = "handed-over"
-"""Where a run writes what the server loads next."""
+"""Folder in a run's folder from which the server loads weights or adapters."""
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The values of vLLM's --max-lora-rank."""
 
 
 def connect(plan: PPOPlan, config: PPOConfig, runtime: Runtime, report: Report) -> Server | None:
-    """Connect to the server, if one samples; check its context length and the model's shape.
+    """Connect to the server, if there is one; check its context length and its model's shape.
 
     Raises:
         SalsaError: it does not answer, or cannot do what is needed.
@@ -55,12 +55,12 @@ def connect(plan: PPOPlan, config: PPOConfig, runtime: Runtime, report: Report) 
 
 
 def prepare(actors: Actors, run: Run, report: Report) -> Actors:
-    """Find out whether the server loads the policy's adapters; if so, give it their base.
+    """Find out whether the server can load the policy's adapters; if so, load their base there.
 
     Every process must call it.
 
     Raises:
-        SalsaError: the server does not load the base.
+        SalsaError: the server fails to load the base.
     """
     server = actors.server
     if server is None or not lora.has_adapters(actors.policy.model):
@@ -71,7 +71,7 @@ def prepare(actors: Actors, run: Run, report: Report) -> Actors:
 
 
 def sync_weights(actors: Actors, run: Run) -> Actors:
-    """Send the policy's weights to the server, if one samples; returns the actors that use them.
+    """Send the policy's weights to the server, if there is one; returns the actors that use them.
 
     Every process must call it. The main process sends them while the others wait.
 
@@ -93,7 +93,7 @@ def _with_adapters(server: Server, actors: Actors, run: Run, rank: int, report: 
         most = next((one for one in RANKS if one >= rank), rank)
         report(
             Note(
-                "the adapters are merged and sent to the server as whole weights, since it does "
+                "the adapters are merged and sent to the server as full weights, because it does "
                 f"not load adapters (HTTP {refused.status}: {refused.reason}). To send only the "
                 "adapters, start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora "
                 f"--max-lora-rank {most}"
@@ -135,7 +135,7 @@ def _rank(model: Module) -> int:
 
 
 def _other_precision(server: Server, computes: torch.dtype) -> str | None:
-    """What to say where the server computes less precisely than the run; None where it does not."""
+    """A warning if the server computes less precisely than the run; None otherwise."""
     served = server.model.dtype
     ours = str(computes).removeprefix("torch.")
     if served in (None, ours, "float32"):

@@ -56,7 +56,7 @@ def test_a_host_name_of_loopback_needs_an_interface(
     with pytest.raises(SalsaError) as caught:
         rendezvous.connect("gloo", timedelta(seconds=1))
     assert str(caught.value) == (
-        f"the host name box resolves to {found}, where the processes of other machines cannot "
+        f"the host name box resolves to {found}, where processes on other machines cannot "
         "connect to this one; set GLOO_SOCKET_IFNAME to the network interface that leads to them "
         "(found here: eth0), or correct the host name in /etc/hosts"
     )

@@ -135,7 +135,7 @@ def test_log_probabilities_before_the_temperature_are_refused(world: World, tmp_
     assert row["sampler_mismatch"] < 10 * SAME  # logits are divided by 0.3, and their errors
 
 
-MERGED = "the adapters are merged and sent to the server as whole weights, since it does not load"
+MERGED = "the adapters are merged and sent to the server as full weights, because it does not load"
 
 
 BOTH = {"runtime_lora": True, "lora": True}

@@ -215,6 +215,6 @@ def test_a_server_without_adapters_in_float16(files: Files, plain_server: str) -
     assert done.returncode == 0, done.stderr
     message = " ".join(done.stderr.split())
     assert "computes in float16 and this run in float32" in message, done.stderr
-    assert "the adapters are merged and sent to the server as whole weights" in message
+    assert "the adapters are merged and sent to the server as full weights" in message
     assert "--enable-lora --max-lora-rank 8" in message
     check(rows_of(files.root / "plain", "float16, merged"), ROUNDED)
