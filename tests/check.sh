@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything that must hold before a change lands: format, lint, types, imports, tests.
+# Everything that must hold before a change lands: format, lint, types, imports, and the tests that
+# are not marked slow. With -m slow: those; with -m "": all.
 # Sets up .venv on first use. PYTHON chooses the interpreter; pip's own settings pass through.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,4 +19,4 @@ step ruff format --check .
 step ruff check .
 step mypy
 step lint-imports
-step python -m pytest --numprocesses 2 --durations 5 "$@"
+step python -m pytest --numprocesses 2 --durations 5 -m "not slow" "$@"

@@ -10,9 +10,9 @@ from tests.support.worlds import World
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Among several processes, the slow ones first: none is left alone with them in the end."""
+    """Among several processes, the long ones first: none is left alone with them in the end."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+        items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture(scope="session")

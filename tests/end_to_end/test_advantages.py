@@ -273,7 +273,13 @@ def test_all_else_that_a_run_may_have(world: World, tmp_path: Path) -> None:
     assert (settings["advantage"], settings["samples_per_prompt"]) == ("rloo", 2)
 
 
-@pytest.mark.parametrize("spread", [[], ["--shard"]], ids=["replicated", "sharded"])
+@pytest.mark.parametrize(
+    "spread",
+    [
+        pytest.param([], marks=pytest.mark.slow, id="replicated"),
+        pytest.param(["--shard"], id="sharded"),
+    ],
+)
 def test_two_processes_compute_what_one_does(
     spread: list[str], world: World, tmp_path: Path
 ) -> None:

@@ -21,6 +21,8 @@ from tests.support import tiny
 from tests.support.agreement import close, same_metrics, same_weights, without_time
 from tests.support.parallel_runs import evaluated_config, rm_config
 
+pytestmark = pytest.mark.long
+
 GOLD = """
 def score(prompts, answers):
     # Depends on the whole batch and its order.
@@ -133,6 +135,7 @@ def test_sigterm_at_one_process_ends_all_after_the_same_update(folder: Path) -> 
     assert not any(alive(pid) for pid in workers)
 
 
+@pytest.mark.slow
 def test_what_one_process_alone_meets_is_said_once_and_ends_all(folder: Path) -> None:
     """The reward's file is a place for a trap, since every process imports it."""
     (folder / "trap.py").write_text(

@@ -261,6 +261,7 @@ def test_tied_weights_are_handed_over_once_and_in_the_stored_type(
     assert modes[0] == modes[1]
 
 
+@pytest.mark.slow
 def test_two_processes_hand_over_once_and_ask_for_what_one_asks(
     world: World, tmp_path: Path
 ) -> None:

@@ -37,7 +37,7 @@ from tests.support import tiny
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LENGTH = 56
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @dataclass(frozen=True)

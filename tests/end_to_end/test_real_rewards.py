@@ -25,7 +25,7 @@ from salsa_cli.runs.events import silent
 from tests.support import tiny
 from tests.support.real_data import shared_data
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 LIMIT = 512
 SUBSETS = ("natural", "adv_gptinst", "adv_manual", "mt_bench_human")
