@@ -1,11 +1,14 @@
 """The command line of a configuration, parsed again."""
 
 import shlex
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
 
 from salsa_cli.config import sources
+from salsa_cli.config.base import Config, Setting
 from salsa_cli.config.command_line import command_line
 from salsa_cli.config.commands import COMMANDS
 from salsa_cli.config.options import parse
@@ -20,6 +23,18 @@ TYPED = (
     "salsa eval x=a,b 'y=c d' --prompts p.jsonl --judge rm:rm --judge python:f.py:g --line a b "
     "--points 5 --judge-temperature none -o results",
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Switched(Config):
+    """A command with a switch that is on by default."""
+
+    fast: Annotated[bool, Setting("Quickly.")] = True
+
+
+def test_a_switch_that_is_turned_off_has_its_opposite() -> None:
+    assert command_line("x", _Switched(output=Path("o"))) == "salsa x -o o"
+    assert command_line("x", _Switched(output=Path("o"), fast=False)) == "salsa x --no-fast -o o"
 
 
 @pytest.mark.parametrize("typed", TYPED, ids=lambda typed: typed.split()[1])

@@ -36,6 +36,9 @@ def test_each_strip_tells_the_values_of_all_lines_at_its_place() -> None:
 def test_strips_meet_halfway_between_the_points() -> None:
     found = list(hover.strips(chart(Line("", [0, 1, 4], [1, 2, 3]))))
     assert [(one.start, one.end) for one in found] == [(0, 0.125), (0.125, 0.625), (0.625, 1)]
+    # Of three points each: between the last of the one strip and the first of the next.
+    paired = next(hover.strips(chart(Line("", list(range(321)), [0.0] * 321))))
+    assert (paired.start, paired.end) == (0, pytest.approx(2.5 / 320))
 
 
 @pytest.mark.parametrize("count", [160, 161, 1000, 54_321])
@@ -71,6 +74,8 @@ def test_the_strips_lie_on_the_plotting_area_of_every_size() -> None:
     assert float(first) == pytest.approx(float(left), abs=0.06)
     assert float(last) == svg.WIDE.width - svg.RIGHT
     assert styles.CSS.count("calc(var(--left) *") == 5
+    # The text of a strip in the right half is to its left, inside the window.
+    assert page.count("<i data-values") == 1 and page.count('<i class="late" data-values') == 1
     # In a drawing of 1000 pixels, 1 pixel is a thousandth of the width.
     assert "calc(var(--left) * 0.1000%); right: 1.80%" in styles.CSS
 
