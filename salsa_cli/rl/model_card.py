@@ -51,9 +51,9 @@ def write(config: PPOConfig, start: Path, history: History, kept: BestUpdate | N
             f"{figure(first.reward)} in the first to {figure(last.reward)} in the last.\n",
             f"| | |\n|---|---|\n{rows}",
             f"    {command}\n",
-            "## How far it moved\n",
+            "## KL to the reference and other anchors\n",
             *_moved(history),
-            "## What it was compared with\n",
+            "## Evaluation\n",
             *_compared(history, kept),
             *_warnings(history),
         )
@@ -108,19 +108,19 @@ def _compared(history: History, kept: BestUpdate | None) -> Iterator[str]:
     before, after = history[0].heldout_start, history[-1].heldout
     if before is None or after is None:
         yield (
-            "With nothing: its reward is that of its own training prompts. `salsa eval` compares "
-            "it with its start.\n"
+            "Not compared with another model: the reward above is measured on training prompts. "
+            "`salsa eval` compares models on held-out prompts.\n"
         )
         return
     yield (
-        f"With its start, by the answers of both to {counted(after.prompts, 'held-out prompt')} "
-        "(means with standard errors):\n"
+        f"Compared with its start on {counted(after.prompts, 'held-out prompt')} (means with "
+        "standard errors):\n"
     )
     yield "| | start | policy |\n|---|---|---|"
     for name, (ours, theirs) in _figures(before, after):
         yield f"| {cards.cell(cards.shown(name))} | {_with_error(ours)} | {_with_error(theirs)} |"
     yield ""
-    yield "The reward is what the policy was trained on; `salsa eval` asks other judges.\n"
+    yield "The reward is the one that it was trained on; `salsa eval` takes other judges.\n"
     if kept is not None:
         yield (
             f"The best update by held-out {kept.by} was {kept.update} "

@@ -84,17 +84,17 @@ def test_the_card_says_how_far_the_policy_moved(tmp_path: Path) -> None:
 
 
 def test_the_card_says_what_the_policy_was_compared_with(tmp_path: Path) -> None:
-    assert "With nothing: its reward is that of its own training prompts." in card(tmp_path)
+    assert "Not compared with another model: " in card(tmp_path)
     one = HeldOutFigure(1.0, 0.1)
     before = HeldOutMetrics(64, one, {}, {"gold": one}, {"start": one}, one, one, one)
     after = replace(before, reward=HeldOutFigure(2.0, 0.2))
     rows = [replace(ROWS[0], heldout_start=before), ROWS[1], replace(ROWS[2], heldout=after)]
     text = card(tmp_path, rows, BestUpdate(2, "reward", 2.5, 0.1))
-    assert "by the answers of both to 64 held-out prompts" in text
+    assert "Compared with its start on 64 held-out prompts (means" in text
     assert "| reward | 1.000 +- 0.100 | 2.000 +- 0.200 |\n" in text
     assert "| gold, not trained on | 1.000 +- 0.100 | 1.000 +- 0.100 |\n" in text
     assert "The best update by held-out reward was 2 (2.500); this is the last." in text
-    assert "With nothing" not in text
+    assert "Not compared" not in text
 
 
 def test_warnings_of_the_run_stand_in_the_card(tmp_path: Path) -> None:
