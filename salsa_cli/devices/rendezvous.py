@@ -94,12 +94,12 @@ def _gloo_address() -> str | None:
 def _is_here(address: str) -> bool:
     """Whether a socket of this machine can listen at an address."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        try:
+    try:  # a machine without IPv6 has no such sockets at all
+        with socket.socket(family, socket.SOCK_STREAM) as listener:
             listener.bind((address, 0))
-        except OSError:
-            return False
-        return True
+    except OSError:
+        return False
+    return True
 
 
 def _interfaces() -> str:

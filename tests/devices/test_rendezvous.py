@@ -46,6 +46,7 @@ def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
         (["127.0.0.1"], "127.0.0.1"),
         (["192.0.2.1", "127.0.1.1"], "127.0.1.1"),  # the first one is of another machine
         (["192.0.2.1"], "no address of this machine"),
+        (["2001:db8::1"], "no address of this machine"),
         ([], "no address of this machine"),
     ],
 )
