@@ -350,21 +350,24 @@ def _learning_alone(
 ) -> MemoryUse:
     """The passes and the step of one model.
 
-    Where a minibatch is one pass, gradients come as the activations go, and count only as far as
-    they are more. Several passes sum their gradients, which are then in memory together with the
-    next activations, and the largest gradient is there twice while it is added. On a CPU the
-    allocator then keeps about half as much again for activations, in pieces of passes of other
-    lengths (tests/benchmarks/memory_plan.py).
+    Several passes sum their gradients, which are then in memory together with the next activations,
+    and the largest gradient is there twice while it is added. Where a minibatch is one pass,
+    gradients come as the activations go, and take their memory: they count as far as they are more.
+
+    On a CPU they do not, since the C library's allocator keeps in pieces what was freed. Peaks were
+    measured there that have half as much again of activations and gradients, in one pass or in
+    several (tests/benchmarks/memory_plan.py).
     """
     again = config.recompute_layers if config.gradient_checkpointing else 0
     width = _machine(config, machine).product
     activations = activation_memory.checkpointed_activations(shape, rows, tokens, width, again)
     gradients = 0 if machine.offloads else _width(role, config) * role.own // machine.spread
-    largest = 4 * shape.vocabulary * shape.hidden if role.backbone is None else 0
-    if rows * machine.processes < config.minibatch_size:
-        gradients += largest
-        activations = activations * 3 // 2 if machine.is_host else activations
-    else:
+    several = rows * machine.processes < config.minibatch_size
+    if several and role.backbone is None:
+        gradients += 4 * shape.vocabulary * shape.hidden
+    if machine.is_host:
+        activations, gradients = activations * 3 // 2, gradients * 3 // 2
+    elif not several:
         gradients = max(0, gradients - activations)
     return MemoryUse(_copy(role, config, machine), gradients, 0, activations)
 

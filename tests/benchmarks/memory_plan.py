@@ -45,6 +45,7 @@ class Setting:
 SMALL = Setting(layers=6, hidden=256, inner=688)
 MIDDLE = Setting(layers=8, hidden=512, inner=1376)
 LARGE = Setting(layers=12, hidden=768, inner=2048)
+SHORT = replace(LARGE, prompt=16, answer=16, batch=4, micro=4)
 
 SETTINGS = {
     "10M": SMALL,
@@ -64,11 +65,12 @@ SETTINGS = {
     "100M": LARGE,
     "100M-pieces": replace(LARGE, micro=2),
     "100M-twice": replace(LARGE, options=("--gradient-checkpointing",)),
-    "100M-8bit": replace(LARGE, options=("--optimiser", "adamw-8bit")),
-    "100M-narrow": replace(LARGE, options=("--weights", "bfloat16", "--optimiser", "adamw-8bit")),
-    "100M-rloo": replace(LARGE, options=("--advantage", "rloo", "--samples-per-prompt", "4")),
-    "100M-lora": replace(LARGE, options=("--lora-rank", "16", "--critic", "policy")),
-    "100M-eval": replace(LARGE, held_out=8, options=("--eval-every", "1")),
+    "100M-short": SHORT,
+    "100M-8bit": replace(SHORT, options=("--optimiser", "adamw-8bit")),
+    "100M-narrow": replace(SHORT, options=("--weights", "bfloat16", "--optimiser", "adamw-8bit")),
+    "100M-rloo": replace(SHORT, options=("--advantage", "rloo", "--samples-per-prompt", "4")),
+    "100M-lora": replace(SHORT, options=("--lora-rank", "16", "--critic", "policy")),
+    "100M-eval": replace(SHORT, held_out=4, options=("--eval-every", "1")),
 }
 BASE = Setting(layers=2, hidden=16, inner=32, prompt=4, answer=4, batch=2, micro=2)
 
