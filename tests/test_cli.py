@@ -98,7 +98,12 @@ def test_version() -> None:
 
 
 def test_windows_is_told_what_to_do() -> None:
-    script = "import sys\nfrom salsa_cli.cli import main\nsys.platform = 'win32'\nmain()"
+    script = (
+        "import sys\n"
+        "for name in ('fcntl', 'resource', 'termios', 'pwd', 'grp'):\n"
+        "    sys.modules[name] = None\n"
+        "from salsa_cli.cli import main\nsys.platform = 'win32'\nmain()"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script, "ppo"], capture_output=True, text=True, check=False
     )

@@ -129,7 +129,8 @@ def accumulate_gradients(
     found, padded = torch.empty(0, 2, device=runtime.device), 0
     places: list[int] = []
     for number, part in enumerate(_passes(batch, config, runtime)):
-        report(Working("pairs of the step", number * config.forward_size, len(batch)))
+        if number:  # more than one pass
+            report(Working("pairs of the step", number * config.forward_size, len(batch)))
         # Every process makes the same number of passes; a pass without pairs has weight 0.
         given = [batch[place] for place in part] or batch[:1]
         chosen, rejected = score_batch(reward, network, given, runtime)

@@ -33,6 +33,12 @@ from salsa_cli.runs.events import (
     Working,
 )
 
+_WIDE = 110
+"""Columns from which on the bars are long."""
+
+_SHORTEST = 20
+"""Characters that a name keeps however narrow the terminal is."""
+
 
 class LiveView:
     """Progress bars for the stages; below them what is being done, figures, a sample answer."""
@@ -40,10 +46,13 @@ class LiveView:
     def __init__(self, console: Console | None = None) -> None:
         console = console or Console(stderr=True, emoji=False)
         self._console = console
+        wide = console.width >= _WIDE
+        # What is left for names beside the bar, the amounts, the speed and the times.
+        self._room = max(_SHORTEST, console.width - (68 if wide else 52))
         self._bars = Progress(
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=28),
+            BarColumn(bar_width=28 if wide else 12),
             _Amount(),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             console=console,
@@ -91,7 +100,10 @@ class LiveView:
         if before is None or before.step != event.step or event.done < before.done:
             self._rest()
             self._steps.add_task(
-                event.step, total=event.total or None, unit=event.unit, detail=event.detail
+                _short(event.step, self._room),
+                total=event.total or None,
+                unit=event.unit,
+                detail=event.detail,
             )
         for task in self._steps.task_ids:
             self._steps.update(task, completed=event.done, detail=event.detail)
@@ -116,7 +128,7 @@ class LiveView:
         self._rest()
         if event.stage not in self._tasks:
             self._tasks[event.stage] = self._bars.add_task(
-                event.stage, total=event.total, unit=event.unit
+                _short(event.stage, self._room), total=event.total, unit=event.unit
             )
         task = self._tasks[event.stage]
         self._bars.update(task, completed=event.done, total=event.total)
@@ -139,6 +151,14 @@ class LiveView:
             room = self._console.width - len("prompt  ")
             yield Text(f"prompt  {plain(self._said.prompt, room)}", style="dim")
             yield Text.assemble(("answer  ", "dim"), plain(self._said.answer, 3 * room))
+
+
+def _short(name: str, length: int) -> str:
+    """A name that is cut in the middle if it is too long."""
+    if len(name) <= length:
+        return name
+    end = length // 2
+    return f"{name[: length - end - 1]}…{name[-end:]}"
 
 
 class _Amount(ProgressColumn):

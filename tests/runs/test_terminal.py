@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from salsa_cli.runs.events import Advanced, Event, Note, Said, Working
@@ -62,3 +63,21 @@ def test_the_live_view_shows_what_is_being_done_until_it_is_done() -> None:
     view.close()
     assert isinstance(console.file, io.StringIO)
     assert "minibatch" not in console.file.getvalue().split("1/3 updates")[-1]
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_a_long_name_leaves_room_for_the_amounts(width: int) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    view = LiveView(console)
+    view(Advanced("judging by python:/home/somebody/project/gold.py:score", 400, 1200, "answers"))
+    view(Working("loading somewhere/a-model-with-a-very-long-name-7b-instruct-v0.3"))
+    assert isinstance(console.file, io.StringIO)
+    before = len(console.file.getvalue())
+    assert view._live is not None
+    view._live.refresh()
+    lines = console.file.getvalue()[before:].splitlines()
+    view.close()
+    assert len(lines) == 2
+    assert "judging by" in lines[0] and "gold.py:score" in lines[0]
+    assert "400/1,200 answers" in lines[0]
+    assert "loading" in lines[1] and "v0.3" in lines[1] and "0:00:0" in lines[1]
