@@ -41,7 +41,7 @@ def html(chart: Chart) -> str:
 
 
 def _cell(strip: Strip) -> str:
-    """A strip in the right half shows its text to the left, where there is room."""
+    """A strip; what it tells is shown in the other half of the plotting area."""
     late = ' class="late"' if strip.start + strip.end > 1 else ""
     return f'<i{late} data-values="{escaped(strip.text)}"></i>'
 

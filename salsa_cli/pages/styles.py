@@ -153,15 +153,17 @@ figure.spread {{ max-width: 1650px; }}
 @container (min-width: {BROAD_FROM}px) {{ .hover {{ {_hover_area(svg.BROAD)} }} }}
 @container (min-width: {WIDE_FROM}px) {{ .hover {{ {_hover_area(svg.WIDE)} }} }}
 @container (min-width: {FULL_FROM}px) {{ .alone .hover {{ {_hover_area(svg.FULL)} }} }}
-.hover i {{ position: relative; min-width: 0; }}
 .hover i:hover {{ background: linear-gradient(90deg, transparent calc(50% - .5px), var(--muted) 0,
   var(--muted) calc(50% + .5px), transparent 0); }}
-.hover i:hover::after {{ content: attr(data-values); position: absolute; top: 0;
-  left: calc(100% + 6px); z-index: 1; white-space: pre;
-  font-size: .8rem; line-height: 1.45; font-style: normal; font-variant-numeric: tabular-nums;
+.hover i:hover::after {{ content: attr(data-values); position: absolute; top: 0; right: 0;
+  z-index: 1; max-width: 100%; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem;
+  line-height: 1.45; font-style: normal; font-variant-numeric: tabular-nums;
   background: var(--ground); color: var(--text); border: 1px solid var(--muted);
   border-radius: 5px; padding: .3rem .55rem; pointer-events: none; }}
-.hover i.late:hover::after {{ left: auto; right: calc(100% + 6px); }}
+.hover i.late:hover::after {{ right: auto; left: 0; }}
+@container (max-width: {MEDIUM_FROM - 1}px) {{
+  .hover i:hover::after {{ top: auto; bottom: calc(100% + 4px); }}
+}}
 p, figcaption, summary {{ max-width: 90ch; }}
 .grid-of > figure, .grid-of > .quotes {{ margin: 0; }}
 figcaption {{ font-weight: 600; margin-bottom: .15rem; }}

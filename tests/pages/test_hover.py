@@ -74,7 +74,7 @@ def test_the_strips_lie_on_the_plotting_area_of_every_size() -> None:
     assert float(first) == pytest.approx(float(left), abs=0.06)
     assert float(last) == svg.WIDE.width - svg.RIGHT
     assert styles.CSS.count("calc(var(--left) *") == 5
-    # The text of a strip in the right half is to its left, inside the window.
+    # The text of a strip in the right half is shown in the left one.
     assert page.count("<i data-values") == 1 and page.count('<i class="late" data-values') == 1
     # In a drawing of 1000 pixels, 1 pixel is a thousandth of the width.
     assert "calc(var(--left) * 0.1000%); right: 1.80%" in styles.CSS
