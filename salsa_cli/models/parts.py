@@ -91,7 +91,8 @@ def check_critic(folder: Path) -> None:
 
 def described(folder: Path) -> str:
     """The parts that a model can play, in one line."""
-    return f"{folder}: {_what_it_can_be(folder).removesuffix('.')}"
+    found = _what_it_can_be(folder).removesuffix(".")
+    return f"{folder} {found[3:]}" if found.startswith("It ") else f"{folder}: {found}"
 
 
 def _what_it_can_be(folder: Path) -> str:

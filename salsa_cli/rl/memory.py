@@ -85,7 +85,7 @@ class MemoryPlan:
         rows = [(name, *_cells(held, columns)) for name, held in self.models.items()]
         rows += [("", *[""] * (len(columns) + 1))]
         rows += [(name, *_cells(held, columns)) for name, held in self.phases.items()]
-        return Table(("memory", *columns, "in all"), rows)
+        return Table(("memory", *columns, "total"), rows)
 
     def record(self) -> dict[str, object]:
         """For `--json`, in bytes."""

@@ -211,8 +211,8 @@ def test_the_dry_run_says_which_parts_the_models_can_play(world: World, tmp_path
     notes: list[Event] = []
     ppo.run(configure(world, tmp_path / "ppo", dry_run=True), notes.append)
     said = [one.text for one in notes if isinstance(one, Note)]
-    assert f"{world.a}: It can be used as: policy, reference, critic" in said
-    assert f"{world.rm}: It can be used as: critic, reward" in said
+    assert f"{world.a} can be used as: policy, reference, critic" in said
+    assert f"{world.rm} can be used as: critic, reward" in said
 
 
 def test_checkpointing_that_a_model_does_not_know_is_refused(world: World, tmp_path: Path) -> None:

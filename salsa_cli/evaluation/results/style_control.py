@@ -221,7 +221,8 @@ def controlled_rates(
 def _told_by_style(judge: str, control: Control, baseline: str) -> str:
     return (
         f"By {short_name(judge)}, at equal {control}, against {baseline}: no win rate: {control} "
-        "alone separates wins from losses perfectly. Use more prompts, or answers that differ less "
+        "alone separates wins from losses (perfect separation). Use more prompts, or answers that "
+        "differ less "
         "in it."
     )
 
@@ -229,8 +230,8 @@ def _told_by_style(judge: str, control: Control, baseline: str) -> str:
 def _told_by_model(judge: str, control: Control, baseline: str, apart: Sequence[str]) -> str:
     return (
         f"By {short_name(judge)}, at equal {control}, against {baseline}: no win rate for "
-        f"{', '.join(apart)}: all comparisons that separate it from the others were won, or all "
-        "were lost (perfect separation)."
+        f"{', '.join(apart)}, whose comparisons with the others were all won or all lost "
+        "(perfect separation)."
     )
 
 
