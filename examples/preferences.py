@@ -1,19 +1,21 @@
-"""Make preference pairs: two sampled answers to a prompt, put in order by the gold reward.
+"""Make preference pairs: two sampled answers to a prompt, put in order by a gold reward.
 
     python examples/preferences.py sft-a/ --prompts world/prompts.jsonl -o prefs.jsonl
 
 writes {"prompt", "chosen", "rejected"} rows for `salsa train-rm`; "chosen_finished" and
 "rejected_finished" say whether an answer came to its end or was cut. Pairs that the gold reward
-does not tell apart are left out. In real work this is where people compare answers.
+does not tell apart are left out. In real work this is where people compare answers. GOLD is a
+Python file with a function score(prompts, answers); without it, the quickstart's.
 """
 
 import argparse
+import importlib.util
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from gold import reward
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
@@ -23,14 +25,17 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.model, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(args.model).eval()
     prompts = [json.loads(line)["prompt"] for line in args.prompts.open(encoding="utf-8")]
+    score = scorer(args.gold)
     started, pairs = time.perf_counter(), 0
     with args.output.open("w", encoding="utf-8") as file:
         for start in range(0, args.pairs, args.batch_size):
             batch = [prompts[i % len(prompts)] for i in range(start, start + args.batch_size)]
             first, second = (answers(model, tokenizer, batch, args.max_tokens) for _ in range(2))
-            for prompt, one, other in zip(batch, first, second, strict=True):
-                worse, better = sorted((one, other), key=lambda answer: reward(prompt, answer[0]))
-                if reward(prompt, worse[0]) < reward(prompt, better[0]) and worse[0].strip():
+            golds = [score(batch, [text for text, _ in each]) for each in (first, second)]
+            sampled = zip(first, second, *golds, strict=True)
+            for prompt, (one, other, gold, gold_of_other) in zip(batch, sampled, strict=True):
+                better, worse = (one, other) if gold > gold_of_other else (other, one)
+                if gold != gold_of_other and worse[0].strip():
                     row = {"prompt": prompt, "chosen": better[0], "rejected": worse[0]}
                     row |= {"chosen_finished": better[1], "rejected_finished": worse[1]}
                     file.write(json.dumps(row) + "\n")
@@ -39,6 +44,16 @@ def main() -> None:
                 seconds = time.perf_counter() - started
                 print(f"{pairs} pairs in {seconds:.0f} s", flush=True)
     print(f"saved {pairs} pairs to {args.output}", flush=True)
+
+
+def scorer(path: Path) -> Callable[[list[str], list[str]], list[float]]:
+    """Return the function `score` of a Python file."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: Callable[[list[str], list[str]], list[float]] = module.score
+    return found
 
 
 @torch.no_grad()
@@ -67,6 +82,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("model", help="folder of the model that answers")
     parser.add_argument("--prompts", type=Path, required=True, help='JSON lines with a "prompt"')
     parser.add_argument("-o", "--output", type=Path, required=True, help="file to write")
+    parser.add_argument("--gold", type=Path, default=Path(__file__).with_name("gold.py"))
     parser.add_argument("--pairs", type=int, default=3000, help="pairs to sample")
     parser.add_argument("--max-tokens", type=int, default=64, help="longest answer, in tokens")
     parser.add_argument("--batch-size", type=int, default=100, help="prompts at a time")

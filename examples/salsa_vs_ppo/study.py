@@ -1,0 +1,493 @@
+"""Run the study "does SALSA beat PPO?" as PLAN.md lays it down, one shell command after another.
+
+    python study.py BASE --train train.jsonl --heldout heldout.jsonl -o study/
+    python study.py BASE ... -o study/ --quick      2 seeds, 2 coefficients, 3 arms: some minutes
+    python study.py BASE ... -o study/ --scale      arms 1 and 2 alone: for a larger base
+
+BASE is a folder or a hub id of a causal language model that writes stories. Every step is a
+`salsa` command (or one of the small scripts next to this file); study/logs has each command with
+what it printed. A study that was stopped or killed resumes where it stopped when it is called
+again. --jobs commands run at a time, one thread each.
+
+The unit is a pipeline: two SFT models, their soup, a reward model, and PPO of every arm, all with
+seeds of their own. `analysis.py` reads what the finished pipelines left.
+"""
+
+import argparse
+import fcntl
+import json
+import math
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
+
+HERE = Path(__file__).resolve().parent
+EXAMPLES = HERE.parent
+GOLD, PLAIN = (f"python:{HERE / 'study_gold.py'}:{name}" for name in ("score", "plain"))
+CANDIDATES = 3  # SFT pairs that a pipeline tries before it is given up
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How the SFT models are made, and which pairs are admitted.
+
+    A pair is admitted if the gain of its soup in gold over the better of its models lies between
+    the two limits, on the tuning prompts.
+    """
+
+    name: str
+    shares: tuple[str, str]
+    epochs: int
+    learning_rate: float
+    least_gain: float = -math.inf
+    most_gain: float = math.inf
+
+    def admits(self, barrier: float, kl: float, gain: float) -> bool:
+        """Whether a pair is near enough to be averaged, far enough to matter, and of this kind."""
+        connected = barrier <= 0.02 and 0.3 <= kl <= 10
+        return connected and self.least_gain <= gain <= self.most_gain
+
+    def union(self) -> "Condition":
+        """One model that sees what both models see, as often as they do."""
+        if self.shares[0] == self.shares[1]:
+            return replace(self, epochs=2 * self.epochs)
+        return replace(self, shares=("1/1", "1/1"))
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A start and a reference, by the names of a pipeline's folders, and further options."""
+
+    name: str
+    ref: tuple[str, ...]
+    policy: str = "a"
+    options: tuple[str, ...] = ()
+
+
+# Numbered as in PLAN.md.
+PRIMARY = (
+    Arm("ppo", ("a",)),
+    Arm("salsa", ("soup",)),
+    Arm("start-soup", ("soup",), policy="soup"),
+)
+SECONDARY = (
+    Arm("ref-b", ("b",)),
+    Arm("two-kls", ("a", "b"), options=("--penalty", "mean-kl")),
+    Arm("union", ("union",)),
+    Arm("ema", ("a",), options=("--ref-update", "ema", "--ref-rate", "0.05")),
+    Arm("perturbed", ("perturbed",)),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is chosen before the first run."""
+
+    conditions: tuple[Condition, ...] = (
+        Condition("holds", ("1/2", "2/2"), epochs=4, learning_rate=3e-3, least_gain=0.1),
+        Condition("fails", ("1/1", "1/1"), epochs=2, learning_rate=1e-3, most_gain=0.1),
+    )
+    seeds: int = 12
+    secondary_seeds: int = 6
+    coefficients: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
+    pairs: int = 1500
+    updates: int = 16
+    batch_size: int = 64
+    best_of: int = 16
+
+
+QUICK = Plan(
+    seeds=2,
+    secondary_seeds=0,
+    coefficients=(0.03, 0.3),
+    pairs=400,
+    updates=3,
+    batch_size=16,
+    best_of=4,
+)
+LENGTH = 56  # tokens of an answer
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command and the file or folder that it leaves when it is complete."""
+
+    kind: str
+    output: Path
+    words: tuple[str, ...]
+    atomic: bool = True  # the output appears when it is complete
+
+    @property
+    def draft(self) -> Path:
+        """Where the command writes: a name of its own unless the output appears complete."""
+        return self.output if self.atomic else self.output.with_name(f"{self.output.name}.draft")
+
+    @property
+    def words_of_draft(self) -> list[str]:
+        return [str(self.draft) if word == str(self.output) else word for word in self.words]
+
+
+class Failed(Exception):
+    """A command ended with an error, or the study is being stopped."""
+
+
+class Study:
+    """The folder of a study: runs the commands, and says how far it is."""
+
+    def __init__(self, root: Path, base: str, plan: Plan, jobs: int, left: Counter[str]) -> None:
+        """`left` is the number of commands still to run, by kind."""
+        self.root, self.base, self.plan, self.jobs = root, base, plan, jobs
+        self.left = left
+        self.seconds: dict[str, list[float]] = {}
+        self.lock = threading.Lock()
+        self.running: set[subprocess.Popen[bytes]] = set()
+        self.stopped = threading.Event()
+        root.mkdir(parents=True, exist_ok=True)
+        # Commands inherit it: those of a study that was killed hold it until they have ended.
+        self.held = (root / ".lock").open("w")
+        try:
+            fcntl.flock(self.held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(
+                f"error: commands of a study are running in {root}; wait until they have ended"
+            )
+
+    def run(self, command: Command) -> None:
+        """Run a command unless its output is there.
+
+        Raises:
+            Failed: the command failed, or the study is being stopped.
+        """
+        if self.stopped.is_set():
+            raise Failed("stopped")
+        if command.output.exists():
+            self._count(command, None)
+            return
+        command.output.parent.mkdir(parents=True, exist_ok=True)
+        name = str(command.output.relative_to(self.root)).replace("/", "--")
+        log = self.root / "logs" / f"{name}.log"
+        log.parent.mkdir(exist_ok=True)
+        began = time.monotonic()
+        code = self._finish(command.words_of_draft, log)
+        if code:
+            tail = "\n".join(log.read_text(encoding="utf-8").splitlines()[-5:])
+            raise Failed(f"{command.output} ended with {code}, see {log}:\n{tail}")
+        command.draft.rename(command.output)
+        self._count(command, time.monotonic() - began)
+
+    def stop(self) -> None:
+        """End all commands; those of salsa save their state."""
+        self.stopped.set()
+        with self.lock:
+            for process in self.running:
+                process.terminate()
+
+    def _finish(self, words: Sequence[str], log: Path) -> int:
+        """The exit status of a command whose output goes to the log."""
+        environment = os.environ | {
+            "STUDY_BASE": self.base,
+            "OMP_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        with log.open("w", encoding="utf-8") as file:
+            print("$", shlex.join(words), file=file, flush=True)
+            process = subprocess.Popen(
+                words, stdout=file, stderr=file, env=environment, pass_fds=[self.held.fileno()]
+            )
+            with self.lock:
+                self.running.add(process)
+            code = process.wait()
+            with self.lock:
+                self.running.discard(process)
+        return code
+
+    def _count(self, command: Command, seconds: float | None) -> None:
+        with self.lock:
+            self.left[command.kind] -= 1
+            if seconds is None:
+                return
+            self.seconds.setdefault(command.kind, []).append(seconds)
+            every = mean(one for each in self.seconds.values() for one in each)
+            forecast = sum(
+                max(count, 0) * mean(self.seconds.get(kind, [every]))
+                for kind, count in self.left.items()
+            )
+            print(
+                f"{time.strftime('%H:%M:%S')}  {command.output.relative_to(self.root)}  "
+                f"{seconds:.0f} s;  {sum(max(count, 0) for count in self.left.values())} commands "
+                f"left, about {forecast / self.jobs / 60:.0f} min",
+                flush=True,
+            )
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """One unit of the study: a condition and a seed."""
+
+    study: Study
+    condition: Condition
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        return self.study.root / self.condition.name / f"seed-{self.seed:02}"
+
+    @property
+    def data(self) -> Path:
+        return self.study.root / "world"
+
+    def primary(self) -> None:
+        """The SFT pair, the reward model, arms 1, 2 and 6, and their evaluation."""
+        if self.admit():
+            for command in self.models():
+                self.study.run(command)
+            self.arms(PRIMARY, "primary", ("a", "b", "soup"), best_of=("a", "soup"))
+
+    def secondary(self) -> None:
+        """The other arms and their evaluation; the primary ones are done."""
+        if self.admit():
+            for command in self.other_references():
+                self.study.run(command)
+            self.arms(SECONDARY, "secondary", ("union", "perturbed"))
+
+    def admit(self) -> bool:
+        """Make SFT pairs until one meets the rule of PLAN.md; keep it as a, b and soup."""
+        chosen = self.folder / "admission.json"
+        if not chosen.exists():
+            tried: list[dict[str, object]] = []
+            for candidate in range(CANDIDATES):
+                place = self.folder / f"candidate-{candidate}"
+                for command in self.candidate(place, 100 * self.seed + 10 * candidate):
+                    self.study.run(command)
+                tried.append(judged(place, self.condition))
+                if tried[-1]["admitted"]:
+                    break
+            for name in ("a", "b", "soup"):
+                link = self.folder / name
+                link.unlink(missing_ok=True)
+                link.symlink_to(f"{tried[-1]['pair']}/{name}")
+            draft = chosen.with_suffix(".draft")
+            draft.write_text(json.dumps(tried, indent=1) + "\n", encoding="utf-8")
+            draft.rename(chosen)
+        admitted: bool = json.loads(chosen.read_text(encoding="utf-8"))[-1]["admitted"]
+        return admitted
+
+    def candidate(self, place: Path, seed: int) -> Iterator[Command]:
+        """Two SFT models, their soup, the barrier between them, and the gold of all three."""
+        for number, name in enumerate("ab"):
+            yield self.sft(place / name, seed + number + 1, self.condition.shares[number])
+        pair = (place / "a", place / "b")
+        yield salsa("soup", place / "soup", "soup", *pair, "--resume")
+        yield salsa("probe", place / "probe", "soup", *pair, "--probe", self.data / "probe.jsonl")
+        yield salsa(
+            *("admission", place / "gold", "eval", *pair, place / "soup", "--resume"),
+            *("--prompts", self.data / "tune.jsonl", "--response-length", LENGTH),
+            *("--judge", GOLD, "--judge", PLAIN, "--anchors", place / "soup"),
+        )
+
+    def sft(self, output: Path, seed: int, share: str) -> Command:
+        words = [sys.executable, EXAMPLES / "sft.py", self.study.base, "-o", output]
+        words += ["--data", self.data / "sft.jsonl", "--seed", seed, "--share", share]
+        words += ["--epochs", self.condition.epochs, "--batch-size", 32]
+        words += ["--learning-rate", self.condition.learning_rate, "--log-every", 1000]
+        return Command("sft", output, tuple(map(str, words)), atomic=False)
+
+    def models(self) -> Iterator[Command]:
+        """Preference pairs of A's answers in the order of gold, and a reward model from them."""
+        pairs = self.folder / "pairs.jsonl"
+        words = [sys.executable, EXAMPLES / "preferences.py", self.folder / "a", "-o", pairs]
+        words += ["--prompts", self.data / "prompts.jsonl", "--pairs", self.study.plan.pairs]
+        words += ["--max-tokens", LENGTH, "--seed", self.seed, "--gold", HERE / "study_gold.py"]
+        yield Command("pairs", pairs, tuple(map(str, words)), atomic=False)
+        yield salsa(
+            *("train-rm", self.folder / "rm", "train-rm", self.folder / "a", "--data", pairs),
+            *("--epochs", 2, "--batch-size", 16, "--learning-rate", 1e-3, "--seed", self.seed),
+            "--resume",
+        )
+
+    def other_references(self) -> Iterator[Command]:
+        """A model trained on the rows of both, and A as far from itself as the soup is."""
+        both = replace(self, condition=self.condition.union())
+        yield both.sft(self.folder / "union", 100 * self.seed + 1, "1/1")
+        perturbed = self.folder / "perturbed"
+        words = [sys.executable, HERE / "perturb.py", self.folder / "a", self.folder / "soup"]
+        words += ["--prompts", self.data / "tune.jsonl", "--seed", self.seed, "-o", perturbed]
+        yield Command("perturb", perturbed, tuple(map(str, words)), atomic=False)
+
+    def arms(
+        self, arms: Sequence[Arm], part: str, models: Sequence[str], best_of: Sequence[str] = ()
+    ) -> None:
+        """Train every arm with every coefficient, and evaluate all in one command."""
+        runs = [(arm, beta) for arm in arms for beta in self.study.plan.coefficients]
+        for arm, beta in runs:
+            self.study.run(self.ppo(arm, beta))
+        named = [
+            f"{arm.name}@{beta:g}={self.output_of(arm, beta)}".replace("@", "-")
+            for arm, beta in runs
+        ]
+        named += [f"{name}={self.folder / name}" for name in models]
+        extra: list[object] = []
+        if best_of:
+            extra += ["--best-of", self.study.plan.best_of]
+            extra += [word for name in best_of for word in ("--best-of-models", name)]
+        self.study.run(
+            salsa(
+                *("eval", self.folder / f"results-{part}", "eval", *named),
+                *("--prompts", self.data / "test.jsonl", "--response-length", LENGTH),
+                *("--judge", f"rm:{self.folder / 'rm'}", "--judge", GOLD, "--judge", PLAIN),
+                *("--anchors", self.folder / "a", "--anchors", self.folder / "soup"),
+                *(
+                    "--baseline",
+                    named[0].partition("=")[0],
+                    "--seed",
+                    self.seed,
+                    *extra,
+                    "--resume",
+                ),
+            )
+        )
+
+    def output_of(self, arm: Arm, beta: float) -> Path:
+        return self.folder / "runs" / f"{arm.name}-{beta:g}"
+
+    def ppo(self, arm: Arm, beta: float) -> Command:
+        plan = self.study.plan
+        references = [word for name in arm.ref for word in ("--ref", self.folder / name)]
+        return salsa(
+            *(
+                "ppo",
+                self.output_of(arm, beta),
+                "ppo",
+                *references,
+                "--policy",
+                self.folder / arm.policy,
+            ),
+            *("--reward", self.folder / "rm", "--prompts", self.data / "prompts.jsonl"),
+            *("--kl-coef", beta, *arm.options, "--critic", "reward", "--resume"),
+            *("--updates", plan.updates, "--batch-size", plan.batch_size),
+            *("--response-length", LENGTH, "--epochs", 2, "--seed", self.seed),
+            *("--learning-rate", 5e-4, "--critic-learning-rate", 1e-3, "--lambda", 1),
+            *("--schedule", "constant", "--anchor-every", 0, "--save-every", plan.updates),
+            *("--eval-prompts", self.data / "tune.jsonl", "--eval-every", plan.updates),
+        )
+
+
+def salsa(kind: str, output: Path, *words: object) -> Command:
+    """A command of salsa."""
+    command = [sys.executable, "-m", "salsa_cli", *words, "-o", output, "--quiet"]
+    return Command(kind, output, tuple(map(str, command)))
+
+
+def judged(place: Path, condition: Condition) -> dict[str, object]:
+    """What PLAN.md measures on an SFT pair, and whether the pair is admitted."""
+    probe = json.loads((place / "probe" / "probe.json").read_text())
+    results = json.loads((place / "gold" / "results.json").read_text())
+    gold = {row["model"]: row["score"] for row in results["scores"] if row["judge"] == GOLD}
+    a, b, soup = (gold[name] for name in ("a", "b", "soup"))
+    kl = next(row["kl"] for row in results["kl"] if row["model"] == "a")
+    barrier, gain = probe["barrier"], soup - max(a, b)
+    return {
+        "pair": str(place.name),
+        "barrier": barrier,
+        "kl": kl,
+        "gold": {"a": a, "b": b, "soup": soup},
+        "gain": gain,
+        "admitted": condition.admits(barrier, kl, gain),
+    }
+
+
+def world(given: argparse.Namespace, root: Path) -> Command:
+    words = [sys.executable, HERE / "world.py", "--train", given.train, "--heldout", given.heldout]
+    words += ["-o", root / "world"]
+    return Command("world", root / "world", tuple(map(str, words)), atomic=False)
+
+
+def commands_of(plan: Plan) -> Counter[str]:
+    """How many commands of each kind the plan takes, with one SFT pair a pipeline."""
+    primary = len(plan.conditions) * plan.seeds
+    secondary = len(plan.conditions) * plan.secondary_seeds
+    once = Counter(soup=1, probe=1, admission=1, pairs=1, eval=1) + Counter({"train-rm": 1})
+    found = Counter({kind: primary * count for kind, count in once.items()})
+    found["sft"] = 2 * primary + secondary
+    found["perturb"] = secondary
+    found["eval"] += secondary
+    arms = primary * len(PRIMARY) + secondary * len(SECONDARY)
+    found["ppo"] = arms * len(plan.coefficients)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("base", help="folder or hub id of the base model")
+    parser.add_argument("--train", type=Path, required=True, help='stories, {"text"} rows')
+    parser.add_argument("--heldout", type=Path, required=True, help="stories held out")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--seeds", type=int, help="pipelines a condition, fewer than planned")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true")
+    size.add_argument("--scale", action="store_true")
+    given = parser.parse_args()
+    plan = QUICK if given.quick else Plan()
+    if given.scale:
+        plan = replace(plan, seeds=3, secondary_seeds=0, conditions=plan.conditions[:1])
+    if given.seeds:
+        plan = replace(
+            plan, seeds=given.seeds, secondary_seeds=min(given.seeds, plan.secondary_seeds)
+        )
+    root = given.output.resolve()
+    base = str(Path(given.base).resolve()) if Path(given.base).exists() else given.base
+    study = Study(root, base, plan, given.jobs, commands_of(plan))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    pipelines = [
+        Pipeline(study, condition, seed)
+        for seed in range(1, plan.seeds + 1)
+        for condition in plan.conditions
+    ]
+    try:
+        study.run(world(given, root))
+    except Failed as error:
+        sys.exit(f"error: {error}")
+    failed = run_all(study, pipelines)
+    for one, error in failed:
+        print(f"error: {one.condition.name}, seed {one.seed}: {error}", file=sys.stderr)
+    print(f"python {HERE / 'analysis.py'} {root} prints the tables of what is done")
+    sys.exit(bool(failed))
+
+
+def run_all(study: Study, pipelines: Sequence[Pipeline]) -> list[tuple[Pipeline, Failed]]:
+    """Run the primary arms of all pipelines, then the others; returns what failed."""
+    with ThreadPoolExecutor(study.jobs) as pool:
+        try:
+            failed = list(outcomes({one: pool.submit(one.primary) for one in pipelines}))
+            out = {one for one, _ in failed}
+            rest = [one for one in pipelines if one.seed <= study.plan.secondary_seeds]
+            pending = {one: pool.submit(one.secondary) for one in rest if one not in out}
+            return failed + list(outcomes(pending))
+        except BaseException:
+            study.stop()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def outcomes(pending: dict[Pipeline, Future[None]]) -> Iterator[tuple[Pipeline, Failed]]:
+    """Those that failed, when all are done."""
+    for one, done in pending.items():
+        try:
+            done.result()
+        except Failed as error:
+            yield one, error
+
+
+if __name__ == "__main__":
+    main()
