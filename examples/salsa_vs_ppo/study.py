@@ -42,7 +42,7 @@ class Condition:
     """How the SFT models are made, and which pairs are admitted.
 
     A pair is admitted if the gain of its soup in gold over the better of its models lies between
-    the two limits, on the tuning prompts.
+    the two limits, on training prompts.
     """
 
     name: str
@@ -54,14 +54,14 @@ class Condition:
 
     def admits(self, barrier: float, kl: float, gain: float) -> bool:
         """Whether a pair is near enough to be averaged, far enough to matter, and of this kind."""
-        connected = barrier <= 0.02 and 0.3 <= kl <= 10
+        connected = barrier <= 0.02 and 0.3 <= kl <= 20
         return connected and self.least_gain <= gain <= self.most_gain
 
     def union(self) -> "Condition":
         """One model that sees what both models see, as often as they do."""
         if self.shares[0] == self.shares[1]:
             return replace(self, epochs=2 * self.epochs)
-        return replace(self, shares=("1/1", "1/1"))
+        return replace(self, shares=("1/2", "1/2"))
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Plan:
     """Everything that is chosen before the first run."""
 
     conditions: tuple[Condition, ...] = (
-        Condition("holds", ("1/2", "2/2"), epochs=4, learning_rate=3e-3, least_gain=0.1),
+        Condition("holds", ("1/4", "3/4"), epochs=6, learning_rate=3e-3, least_gain=0.1),
         Condition("fails", ("1/1", "1/1"), epochs=2, learning_rate=1e-3, most_gain=0.1),
     )
     seeds: int = 12
@@ -116,6 +116,7 @@ QUICK = Plan(
     best_of=4,
 )
 LENGTH = 56  # tokens of an answer
+ADMISSION = 512  # prompts that decide whether a pair is admitted
 
 
 @dataclass(frozen=True)
@@ -291,8 +292,9 @@ class Pipeline:
         yield salsa("probe", place / "probe", "soup", *pair, "--probe", self.data / "probe.jsonl")
         yield salsa(
             *("admission", place / "gold", "eval", *pair, place / "soup", "--resume"),
-            *("--prompts", self.data / "tune.jsonl", "--response-length", LENGTH),
-            *("--judge", GOLD, "--judge", PLAIN, "--anchors", place / "soup"),
+            *("--prompts", self.data / "prompts.jsonl", "--max-prompts", ADMISSION),
+            *("--response-length", LENGTH, "--judge", GOLD, "--judge", PLAIN),
+            *("--anchors", place / "soup"),
         )
 
     def sft(self, output: Path, seed: int, share: str) -> Command:
@@ -318,7 +320,7 @@ class Pipeline:
     def other_references(self) -> Iterator[Command]:
         """A model trained on the rows of both, and A as far from itself as the soup is."""
         both = replace(self, condition=self.condition.union())
-        yield both.sft(self.folder / "union", 100 * self.seed + 1, "1/1")
+        yield both.sft(self.folder / "union", 100 * self.seed + 1, both.condition.shares[0])
         perturbed = self.folder / "perturbed"
         words = [sys.executable, HERE / "perturb.py", self.folder / "a", self.folder / "soup"]
         words += ["--prompts", self.data / "tune.jsonl", "--seed", self.seed, "-o", perturbed]

@@ -1,0 +1,191 @@
+"""The study in examples/salsa_vs_ppo: its parts, and the quick plan from end to end."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.support import tiny
+from tests.support.worlds import World
+
+STUDY = Path(__file__).parents[2] / "examples" / "salsa_vs_ppo"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"study_{name}", STUDY / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_windows_of_a_story_share_no_sentence() -> None:
+    sentences = [f"Sentence number {n} is about a dog named Rex." for n in range(20)]
+    rows = list(script("world").windows(" ".join(sentences)))
+    assert len(rows) == 6  # one sentence of prompt and two of completion each
+    said = " ".join(row["prompt"] + row["completion"] for row in rows)
+    assert all(said.count(sentence) <= 1 for sentence in sentences)
+    assert rows[1]["prompt"] == sentences[3]
+    assert rows[1]["completion"] == f" {sentences[4]} {sentences[5]}"
+
+
+def test_a_pair_is_admitted_by_the_rule_of_the_plan() -> None:
+    holds, fails = script("study").Plan().conditions
+    assert holds.admits(barrier=-0.01, kl=7.7, gain=0.1)
+    assert fails.admits(barrier=0.02, kl=0.3, gain=-0.2)
+    assert not holds.admits(barrier=-0.01, kl=7.7, gain=0.09)
+    assert not fails.admits(barrier=0.0, kl=1.0, gain=0.11)
+    for barrier, kl in ((0.021, 5.0), (0.0, 0.29), (0.0, 20.1)):
+        assert not holds.admits(barrier, kl, gain=0.5)
+    # The model of both sees all rows as often as its models see theirs.
+    assert (holds.union().shares[0], holds.union().epochs) == ("1/2", holds.epochs)
+    assert (fails.union().shares[0], fails.union().epochs) == ("1/1", 2 * fails.epochs)
+
+
+def test_the_plan_has_the_seeds_and_coefficients_that_it_promises() -> None:
+    study = script("study")
+    plan = study.Plan()
+    count = study.commands_of(plan)
+    assert count["ppo"] == 2 * (12 * 3 + 6 * 5) * 4
+    assert count["sft"] == 2 * (12 * 2 + 6)
+    assert plan.coefficients == (0.01, 0.03, 0.1, 0.3)
+
+
+def test_gold_without_fluency_is_that_of_its_table() -> None:
+    gold = script("study_gold")
+    # 9 words: one happy sentence .6, an end .5, .03 a word.
+    assert gold.of_words(" They were so happy that day in the park.") == pytest.approx(1.37)
+    # 2 sad words, no end, 5 words.
+    assert gold.of_words(" He cried and was sad") == pytest.approx(-1.0 - 0.5 + 0.15)
+    # 24 words, 12 repeated pairs of which the penalty counts 10; 4 words over 20.
+    said = " " + "the big dog ran home now " * 4
+    assert gold.of_words(said) == pytest.approx(-2.0 - 0.5 + 0.48 - 0.4)
+
+
+@torch.no_grad()
+def test_fluency_is_the_mean_log_probability_of_the_answer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STUDY_BASE", str(world.a))
+    gold = script("study_gold")
+    monkeypatch.setattr(gold, "FLUENT", 4.0)  # no trained model: all is far from fluent
+    monkeypatch.setattr(gold, "LEAST", -20.0)
+    prompts, answers = ["the cat", "dog"], [" sat on mat", " ran"]
+    model = AutoModelForCausalLM.from_pretrained(world.a, dtype=torch.float64)
+    tokenizer = AutoTokenizer.from_pretrained(world.a)
+    for prompt, answer, found in zip(prompts, answers, gold.fluency(prompts, answers), strict=True):
+        head, whole = (tokenizer(text)["input_ids"] for text in (prompt, prompt + answer))
+        logprobs = model(torch.tensor([whole])).logits[0].log_softmax(-1)
+        places = range(len(head), len(whole))
+        expected = sum(float(logprobs[n - 1, whole[n]]) for n in places) / len(places)
+        assert found == pytest.approx(expected - 4.0, abs=1e-5)
+    assert gold.fluency(["the"], [""]) == [-20.0]
+
+
+def test_the_perturbed_model_is_as_far_away_as_the_soup(world: World, tmp_path: Path) -> None:
+    prompts = tiny.write_rows(tmp_path / "p.jsonl", [{"prompt": "the cat"}, {"prompt": "dog"}])
+    words = [sys.executable, STUDY / "perturb.py", world.a, world.b, "--prompts", prompts]
+    words += ["-o", tmp_path / "out", "--max-tokens", "4"]
+    done = subprocess.run(list(map(str, words)), check=True, capture_output=True, text=True)
+    said = done.stdout.split()
+    reached, wanted = float(said[4]), float(said[-1])
+    assert wanted > 0.001
+    assert reached == pytest.approx(wanted, rel=1e-3)
+
+
+class TestAnalysis:
+    """Figures by hand."""
+
+    def point(self, gold: float, kl: float = 0.0) -> Any:
+        return script("analysis").Point((gold - 1, gold, gold + 1), gold, 0.0, kl, 0.0, 9.0, 1.0)
+
+    def unit(self, **golds: tuple[float, float]) -> Any:
+        """One whose arms have beta .1 at 4 nats and .01 at 8, with these gold rewards."""
+        analysis = script("analysis")
+        arms = {}
+        for arm, (near, far) in golds.items():
+            arms[arm, 0.1], arms[arm, 0.01] = self.point(near, 4.0), self.point(far, 8.0)
+        tuning = {key: -key[1] for key in arms}
+        models = {"a": self.point(1.0), "b": self.point(1.0), "soup": self.point(1.5, 2.0)}
+        admission = [{"barrier": 0.0}]
+        return analysis.Unit(1, admission, models, arms, tuning, {})
+
+    def test_an_interval_is_students(self) -> None:
+        interval = script("analysis").Interval.of([1.0, 2.0, 3.0])
+        # 2 +- 4.302653 / sqrt(3)
+        assert interval.mean == 2.0
+        assert interval.half == pytest.approx(4.302653 / 3**0.5, rel=1e-6)
+        assert interval.p == pytest.approx(0.0742, abs=1e-4)  # t = 3.4641, 2 df
+        # P(T <= (2 - 3) / (1 / sqrt 3)) = P(T <= -1.7321) with 2 df
+        assert interval.within(3.0) == pytest.approx(0.1127, abs=1e-4)
+        assert script("analysis").Interval.of([1.0]).half is None
+
+    def test_gold_at_a_kl_is_along_the_start_and_the_runs(self) -> None:
+        unit = self.unit(ppo=(2.0, 3.0))
+        assert unit.at_kl("ppo", 2.0) == pytest.approx(1.5)  # half way from 1 at 0 to 2 at 4
+        assert unit.at_kl("ppo", 5.0) == pytest.approx(2.25)
+        assert unit.at_kl("ppo", 10.0) is None
+        assert self.unit(**{"start-soup": (2.0, 3.0)}).at_kl("start-soup", 1.0) is None
+
+    def test_pipelines_that_do_not_reach_a_kl_are_left_out_of_it(self) -> None:
+        analysis = script("analysis")
+        found = [self.unit(ppo=(2.0, 3.0), salsa=(2.5, 3.0))] * 3
+        assert analysis.at_equal_kl(found, "salsa", 10.0) is None
+        interval = analysis.at_equal_kl(found, "salsa", 4.0)
+        assert (interval.mean, interval.n) == (pytest.approx(0.5), 3)
+
+    def test_beta_is_tuned_on_the_proxy_and_the_oracle_on_gold(self) -> None:
+        unit = self.unit(ppo=(5.0, 3.0))
+        assert unit.tuned("ppo") == 0.01
+        assert unit.best("ppo") == 0.1
+
+    def test_a_win_rate_counts_ties_half(self) -> None:
+        analysis = script("analysis")
+        one, other = self.point(1.0), replace(self.point(1.0), gold=(0.0, 0.0, 3.0))
+        assert analysis.win_rate(one, other) == pytest.approx((0.5 + 1 + 0) / 3)
+
+    def test_all_tables_of_an_unfinished_study(self) -> None:
+        analysis = script("analysis")
+        found = [self.unit(ppo=(2.0, 3.0), salsa=(2.5, 3.1))]
+        said = "\n".join(analysis.tables({"holds": found}))
+        assert "Condition: holds (1 pipelines)" in said
+        assert "| holds | 5 | +0.400 (n = 1) | - |" in said
+
+
+@pytest.mark.slow
+def test_the_quick_plan_survives_a_kill_and_gives_the_same_tables_twice(
+    stories_model: Path, stories_data: Path, tmp_path: Path
+) -> None:
+    words = [sys.executable, str(STUDY / "study.py"), str(stories_model), "--quick"]
+    for name in ("train", "heldout"):
+        words += [f"--{name}", str(stories_data / f"{name}.jsonl")]
+
+    def tables(folder: Path) -> tuple[str, str]:
+        record = tmp_path / "results.json"
+        command = [sys.executable, str(STUDY / "analysis.py"), str(folder), "--json", str(record)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return done.stdout, record.read_text().replace(str(folder), "")
+
+    first, second = tmp_path / "first", tmp_path / "second"
+    started = subprocess.Popen([*words, "-o", str(first)], start_new_session=True)
+    while not list(first.glob("*/seed-01/rm")):
+        assert started.poll() is None
+        time.sleep(0.5)
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+    for folder in (first, second):
+        subprocess.run([*words, "-o", str(folder)], check=True)
+    assert tables(first) == tables(second)
+    assert len(json.loads(tables(first)[1])["holds"]) >= 1
