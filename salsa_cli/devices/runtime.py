@@ -123,6 +123,7 @@ class Runtime:
     def total(self, values: torch.Tensor) -> torch.Tensor:
         """The sum of `values` over the processes, the same in all of them."""
         if self.processes > 1:
+            self._join()
             distributed.all_reduce(values)
         return values
 
@@ -130,6 +131,7 @@ class Runtime:
         """The largest `value` of any process."""
         if self.processes == 1:
             return value
+        self._join()
         held = torch.tensor(value, dtype=torch.float64, device=self.device)
         distributed.all_reduce(held, distributed.ReduceOp.MAX)
         return float(held)
@@ -202,6 +204,7 @@ class Runtime:
         """Sum every gradient over the processes, in place."""
         if self.processes == 1:
             return
+        self._join()
         gradients = [one.grad for one in parameters if one.grad is not None]
         for bucket in _buckets(gradients):
             flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
@@ -209,6 +212,11 @@ class Runtime:
             sums = torch.split(flat, [gradient.numel() for gradient in bucket])
             for gradient, summed in zip(bucket, sums, strict=True):
                 gradient.copy_(summed.view_as(gradient))
+
+    def _join(self) -> None:
+        """Help the other processes gather layers until all have come to a collective operation."""
+        if self.sharding is not None:
+            self.sharding.frozen.join()
 
 
 def start_runtime(device: str, *, shard: bool = False, offload: bool = False) -> Runtime:

@@ -5,7 +5,7 @@ and is saved, in any number of forward passes, without collective operations.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,12 +14,15 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from salsa_cli.devices.frozen_layers import FrozenLayers
+
 
 @dataclass(frozen=True)
 class Sharding:
     """How to shard a network.
 
     Attributes:
+        frozen: the layers of frozen models that are sharded, too.
         reshard: free the layers' gathered weights between the forward and the backward pass (as
             ZeRO-3 does), or keep them (ZeRO-2).
         offload: keep the shards of weights and gradients, and with them the moments, in CPU memory;
@@ -28,6 +31,7 @@ class Sharding:
 
     reshard: bool = True
     offload: bool = False
+    frozen: FrozenLayers = field(default_factory=FrozenLayers, compare=False)
 
     def spread(
         self, network: torch.nn.Module, layers: Collection[str], device: torch.device

@@ -18,6 +18,7 @@ import torch
 from torch.nn import functional
 from transformers import AttentionInterface
 
+from salsa_cli.devices.frozen_layers import is_sharded
 from salsa_cli.generation import kv_cache, loop
 from salsa_cli.generation.generator import draw, ended
 from salsa_cli.generation.kv_cache import GrowingCache
@@ -49,6 +50,8 @@ def suits(model: Module) -> bool:
 
     A trial tells, once for every model; in the precision of the caller.
     """
+    if is_sharded(model):  # processes cannot communicate within a captured graph
+        return False
     if model not in _checked:
         known = loop.suits(model) and kv_cache.joinable(kv_cache.empty(model))
         _checked[model] = known and _agrees(model)

@@ -19,7 +19,9 @@ from salsa_cli.models.scalar_head import with_scalar_head
 from salsa_cli.weights import folders, weight_files
 from salsa_cli.weights.adapters import Adapter, open_adapter, without_copies
 
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
+_CPU = torch.device("cpu")
+
+LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 """The number of a layer in the name of a weight."""
 
 
@@ -48,9 +50,7 @@ def classifier(folder: Path, placement: Placement) -> Module:
 
     def load_base() -> Module:
         kind = AutoModelForSequenceClassification
-        return frozen(
-            load(kind, base, placement.dtype, "a reward model", num_labels=1), placement.device
-        )
+        return frozen(load(kind, base, placement.dtype, "a reward model", num_labels=1), _CPU)
 
     if head is None or has_score_head(base):
         model = placement.source(base, placement.dtype, placement.device, load_base)
@@ -149,7 +149,7 @@ def _layers_beyond(model: Module, unused: Iterable[str]) -> list[str]:
     layers = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     if layers is None:
         return []
-    numbers = ((name, _LAYER.search(name)) for name in unused)
+    numbers = ((name, LAYER.search(name)) for name in unused)
     return sorted(name for name, found in numbers if found and int(found[1]) >= layers)
 
 
@@ -189,7 +189,7 @@ def _base(folder: Path, placement: Placement) -> Module:
     def load_base() -> Module:
         return frozen(
             load(AutoModelForCausalLM, base, placement.dtype, "a causal language model"),
-            placement.device,
+            _CPU,
         )
 
     return placement.source(base, placement.dtype, placement.device, load_base)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from salsa_cli.devices.frozen_layers import is_sharded
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.devices.sharding import gathered, local, spread_like, whole
 from salsa_cli.errors import SalsaError
@@ -118,7 +119,7 @@ class Learner:
     def _norm(self, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
         """The norm of all gradients together."""
         sharding = self._runtime.sharding
-        if sharding is None or not sharding.offload:
+        if sharding is None or not (self._spread and sharding.offload):
             return _norm(gradients)
         # PyTorch would sum over the processes where the gradients are, in the CPU's memory.
         norms = [torch.linalg.vector_norm(local(one), dtype=torch.float32) for one in gradients]
@@ -196,7 +197,7 @@ class Learner:
 
     @property
     def _spread(self) -> bool:
-        return self._runtime.sharding is not None
+        return self.trained is not self.model
 
     @property
     def trained(self) -> Module:
@@ -211,8 +212,11 @@ class Learner:
 
 
 def _network(model: Module, compute: Callable[..., torch.Tensor], runtime: Runtime) -> Network:
-    """The trainable parameters of a model."""
-    if runtime.sharding is None:
+    """The network with the trainable parameters of a model.
+
+    Adapters on a frozen base that is sharded are whole in every process: they are small.
+    """
+    if runtime.sharding is None or is_sharded(model):
         trainable(model)
         return Network(model, compute)
     network = Network(copy.deepcopy(model), compute)

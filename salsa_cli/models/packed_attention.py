@@ -148,15 +148,23 @@ def _with_small_windows(model: Module) -> Module | None:
 
     None if nothing in the model looks like a window of attention.
     """
+    if not _windows(model):
+        return None
     copied = with_shared_tensors(model)
-    config = copied.config.get_text_config()
-    found = False
-    for place in (config, copied.config, *copied.modules()):
-        for name, value in list(vars(place).items()):
-            if _is_window(name) and isinstance(value, int) and value > 1:
-                setattr(place, name, min(value, _SMALL_WINDOW))
-                found = True
-    return copied if found else None
+    for place, name, value in _windows(copied):
+        setattr(place, name, min(value, _SMALL_WINDOW))
+    return copied
+
+
+def _windows(model: Module) -> list[tuple[object, str, int]]:
+    """What in a model looks like a window of attention: where, its name and its width."""
+    places = (model.config.get_text_config(), model.config, *model.modules())
+    return [
+        (place, name, value)
+        for place in places
+        for name, value in vars(place).items()
+        if _is_window(name) and isinstance(value, int) and value > 1
+    ]
 
 
 def _is_window(name: str) -> bool:

@@ -84,7 +84,8 @@ def load_actors(run: Run, server: Server | None = None) -> Actors:
     """
     plan, config, runtime = run.plan, run.config, run.runtime
     shared = Backbones(
-        backbones.representatives(weight_sharing.shared_backbones(plan.roles(config)))
+        backbones.representatives(weight_sharing.shared_backbones(plan.roles(config))),
+        runtime.sharding,
     )
     run.report(Working(f"loading {plan.policy}"))
     policy = _policy(plan.policy, config, runtime, shared)

@@ -182,7 +182,7 @@ def _models(plan: PPOPlan, config: PPOConfig, machine: Machine) -> dict[str, Mem
     found = plan.roles(config)
     shared = weight_sharing.shared_backbones(found)
     held = {
-        f"base {place.name}": MemoryUse(machine.frozen * weight_sharing.whole(place))
+        f"base {place.name}": MemoryUse(machine.frozen * _of_base(place, machine))
         for place in shared
     }
     for role in found:
@@ -197,6 +197,19 @@ def _models(plan: PPOPlan, config: PPOConfig, machine: Machine) -> dict[str, Mem
     return {name: one for name, one in held.items() if one.total}
 
 
+def _of_base(place: Path, machine: Machine) -> int:
+    """Parameters of a shared base that one process holds.
+
+    If it is sharded: a part of the layers, one layer that is gathered, and all the rest.
+    """
+    whole = weight_sharing.whole(place)
+    if machine.spread == 1:
+        return whole
+    layers = weight_sharing.in_layers(place)
+    share = 0 if machine.offloads else -(-layers // machine.spread)
+    return whole - layers + share + layers // shapes.shape(place).layers
+
+
 def _lent(anchor: Path, shared: Container[Path]) -> int:
     """Parameters of an anchor that it does not share with a base already loaded."""
     base = folders.base(anchor) if folders.is_adapter(anchor) else anchor
@@ -209,10 +222,11 @@ def _own(role: Role, config: PPOConfig, machine: Machine) -> MemoryUse:
     if not role.learns:
         moving = role.part == "reference" and config.ref_update != "none"
         return MemoryUse((4 if moving else machine.frozen) * role.own)
-    share = -(-role.own // machine.spread)
+    sharded = machine.spread > 1 and role.backbone is None
+    share = -(-role.own // machine.spread) if sharded else role.own
     # Where what learns is sharded, a second, whole model generates and scores.
-    plain = machine.frozen * role.own if machine.spread > 1 else 0
-    if machine.offloads:
+    plain = machine.frozen * role.own if sharded else 0
+    if machine.offloads and sharded:
         return MemoryUse(plain)
     width = _width(role, config)
     moments = 0 if "moments" in config.offloaded else int(MOMENTS[config.optimiser] * share)
@@ -361,7 +375,9 @@ def _learning_alone(
     again = config.recompute_layers if config.gradient_checkpointing else 0
     width = _machine(config, machine).product
     activations = activation_memory.checkpointed_activations(shape, rows, tokens, width, again)
-    gradients = 0 if machine.offloads else _width(role, config) * role.own // machine.spread
+    gradients = _width(role, config) * role.own
+    if role.backbone is None:
+        gradients = 0 if machine.offloads else gradients // machine.spread
     several = rows * machine.processes < config.minibatch_size
     if several and role.backbone is None:
         gradients += 4 * shape.vocabulary * shape.hidden

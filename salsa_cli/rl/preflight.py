@@ -154,21 +154,23 @@ def check_processes(config: PPOConfig, runtime: Runtime) -> None:
 
 
 def check_sharing(plan: PPOPlan, config: PPOConfig, *, sharded: bool) -> None:
-    """Refuse to offload or shard weights that several models share.
+    """Refuse to offload single models of several that share their weights.
 
     Args:
-        sharded: whether what learns is spread over the processes.
+        sharded: whether the shared weights are sharded over the processes; the shards may be
+            offloaded.
 
     Raises:
-        UsageError: models with adapters share a backbone, and are to be offloaded or spread.
+        UsageError: models with adapters share a backbone, and are to be offloaded.
     """
     if not weight_sharing.shared_backbones(plan.roles(config)):
         return
-    why = "has no effect in a run with adapters, whose models share one copy of their base"
-    if config.offloaded:
-        raise UsageError(f"--offload {why}. Remove it")
-    if sharded:
-        raise UsageError(f"--shard (FSDP) {why}: each process keeps a full copy. Remove it")
+    names = [name for name in config.offloaded if not (name == "weights" and sharded)]
+    if names:
+        raise UsageError(
+            f"--offload {','.join(names)} has no effect in a run with adapters, whose models share "
+            "one copy of their base. Remove it"
+        )
 
 
 def check_held_out(plan: PPOPlan, runtime: Runtime) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.devices.runtime import Runtime
+from salsa_cli.errors import SalsaError
 from salsa_cli.generation import vllm, vllm_model
 from salsa_cli.generation.vllm import Server
 from salsa_cli.generation.vllm_http import Refusal
@@ -91,6 +92,13 @@ def _with_adapters(server: Server, actors: Actors, run: Run, rank: int, report: 
         _send_adapters(server, actors, run)
     except Refusal as refused:
         most = next((one for one in RANKS if one >= rank), rank)
+        if run.runtime.sharding is not None:
+            raise SalsaError(
+                "the adapters of a policy whose base is sharded (--shard) cannot be merged, and "
+                f"the server does not load adapters (HTTP {refused.status}: {refused.reason}). "
+                "Start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora "
+                f"--max-lora-rank {most}"
+            ) from refused
         report(
             Note(
                 "the adapters are merged and sent to the server as full weights, because it does "

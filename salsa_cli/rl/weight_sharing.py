@@ -121,6 +121,12 @@ def whole(folder: Path) -> int:
     return weight_files.open_weight_files(folder).parameters
 
 
+def in_layers(folder: Path) -> int:
+    """Parameters of a model that are in its layers: not embeddings, final norm and output layer."""
+    tensors = weight_files.open_weight_files(folder).tensors.items()
+    return sum(spec.elements for name, spec in tensors if assembly.LAYER.search(name))
+
+
 def _adapter(folder: Path) -> int:
     """Parameters of an adapter; 0 for a whole model."""
     if not folders.is_adapter(folder):

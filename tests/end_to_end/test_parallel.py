@@ -5,21 +5,18 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from salsa_cli import ppo, train_rm
-from salsa_cli.config.base import Config, declared
 from salsa_cli.devices import processes
 from salsa_cli.records import read_json, read_rows
 from salsa_cli.runs.events import silent
 from tests.support import tiny
 from tests.support.agreement import close, same_metrics, same_weights, without_time
-from tests.support.parallel_runs import evaluated_config, rm_config
+from tests.support.launched import alive, arguments, children, wait_for_rows, wait_until
+from tests.support.parallel_runs import evaluated_config, lora_config, rm_config
 
 pytestmark = pytest.mark.long
 
@@ -63,6 +60,17 @@ def test_two_processes_train_the_policy_of_one(folder: Path, name: str) -> None:
     assert configs[0] == configs[1]
     # The ratio is exactly one before anything has moved, though others made the passes.
     assert {row["ratio_error"] for row in read_rows(folder / name / "metrics.jsonl")} == {0.0}
+
+
+def test_adapters_on_a_sharded_base_learn_what_they_do_in_one_process(folder: Path) -> None:
+    """Policy, critic, reference, start and held-out prompts run on the shards of one base."""
+    pytest.importorskip("peft", reason="peft is not installed")
+    ppo.run(lora_config(folder, folder / "lora-one"), silent)
+    same_metrics(folder / "lora-one", folder / "lora-sharded")
+    same_weights(folder / "lora-one", folder / "lora-sharded")
+    rows = read_rows(folder / "lora-sharded" / "metrics.jsonl")
+    assert {row["ratio_error"] for row in rows} == {0.0}
+    assert all(row["policy_grad_norm"] > 0 for row in rows) and "heldout" in rows[-1]
 
 
 @pytest.mark.parametrize("name", ["ppo-plain", "ppo-sharded"])
@@ -175,45 +183,3 @@ def start(folder: Path, output: Path, *more: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def arguments(config: Config) -> Iterator[str]:
-    """The command line of a configuration."""
-    defaults = {field.name: field.default for field in fields(config)}
-    for field in declared(type(config)):
-        value = getattr(config, field.name)
-        if value == defaults[field.name]:
-            continue
-        for item in value if isinstance(value, tuple) else (value,):
-            yield from (field.option,) if item is True else (field.option, str(item))
-
-
-def wait_for_rows(output: Path, count: int, run: subprocess.Popen[str]) -> None:
-    metrics = output.with_name(output.name + ".partial") / "metrics.jsonl"
-    wait_until(
-        lambda: (
-            run.poll() is not None
-            or (metrics.exists() and metrics.read_bytes().count(b"\n") >= count)
-        )
-    )
-    assert run.poll() is None, run.communicate()
-
-
-def wait_until(holds: object) -> None:
-    assert callable(holds)
-    deadline = time.monotonic() + 120
-    while not holds():
-        assert time.monotonic() < deadline, "waited for two minutes"
-        time.sleep(0.01)
-
-
-def children(pid: int) -> list[int]:
-    """The processes that another has started, in their order."""
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

@@ -440,6 +440,29 @@ def test_full_fine_tuning_of_seven_billion_fits_one_card_of_80_gb(
     assert demand(wide, H100).peak > 190e9
 
 
+def test_the_layers_of_a_sharded_base_are_in_parts(world: World, tmp_path: Path) -> None:
+    """A part of the layers, one layer that is gathered, and the rest; adapters are whole."""
+    pytest.importorskip("peft")
+    config = configure(world, tmp_path / "policy", ref=(str(world.a),), lora_rank=2)
+    base = f"base {world.a.name}"
+    alone, spread = demand(config, MIXED).models, demand(config, replace(MIXED, spread=2)).models
+    layers = BODY - 16
+    assert alone[base].weights == 2 * LANGUAGE
+    assert spread[base].weights == 2 * (LANGUAGE - layers + layers // 2 + layers // 2)
+    assert spread["policy"] == alone["policy"]
+    many = demand(config, replace(MIXED, spread=4)).models[base].weights
+    assert many == 2 * (LANGUAGE - layers + layers // 4 + layers // 2)
+    offloaded = demand(config, replace(MIXED, spread=4, offloads=True)).models[base].weights
+    assert offloaded == 2 * (LANGUAGE - layers + layers // 2)
+
+
+def test_shards_that_are_offloaded_are_not_on_the_device(world: World, tmp_path: Path) -> None:
+    config = configure(world, tmp_path / "policy")
+    found = demand(config, replace(MIXED, spread=2, offloads=True))
+    assert found.models["policy"] == MemoryUse(2 * LANGUAGE)
+    assert found.phases["learning"].gradients == found.phases["learning"].optimiser == 0
+
+
 def test_moments_that_are_offloaded_are_not_on_the_device(world: World, tmp_path: Path) -> None:
     config = configure(world, tmp_path / "policy", weights="bfloat16")
     plain = demand(config, MIXED)

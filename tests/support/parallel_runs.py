@@ -8,6 +8,7 @@ of a server as a second argument, the run of `tests/end_to_end/test_ppo_vllm.py`
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,23 @@ def evaluated_config(folder: Path, output: Path, **changes: Any) -> PPOConfig:
     return ppo_config(folder, output, **{**settings, **changes})
 
 
+def lora_config(folder: Path, output: Path, **changes: Any) -> PPOConfig:
+    """Two updates with new adapters, against the base itself, on which the critic is, too."""
+    settings: dict[str, Any] = {
+        "ref": (str(folder / "a"),),
+        "reward": (f"{folder / 'gold.py'}:score",),
+        "critic": "policy",
+        "lora_rank": 2,
+        "updates": 2,
+        "epochs": 1,
+        "ref_update": "none",
+        "anchor_every": 1,
+        "eval_prompts": str(folder / "eval.jsonl"),
+        "eval_every": 2,
+    }
+    return ppo_config(folder, output, **{**settings, **changes})
+
+
 def by_server(url: str) -> dict[str, Any]:
     """Two updates with answers of a server."""
     return {"generator": "vllm", "vllm_url": url, "updates": 2, "ref_update": "none"}
@@ -80,6 +98,8 @@ def main(folder: Path) -> None:
     """Train by both commands, plain and sharded; shards of reward models are offloaded."""
     ppo.run(evaluated_config(folder, folder / "ppo-plain"), silent)
     train_rm.run(rm_config(folder, folder / "rm-plain"), silent)
+    if find_spec("peft"):
+        ppo.run(lora_config(folder, folder / "lora-sharded", shard=True), silent)
     # Now and then two answers fit into a pass, so that one process has fewer passes to make.
     Runtime.pass_tokens = property(lambda self: 14)  # type: ignore[assignment,method-assign]
     changes: dict[str, Any] = {"shard": True, "micro_batch_size": None}
