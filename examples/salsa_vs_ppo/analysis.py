@@ -22,7 +22,7 @@ from salsa_cli.maths import frontier, student_t
 from salsa_cli.maths.significance import holm
 
 ARMS = ("ppo", "salsa", "ref-b", "two-kls", "union", "start-soup", "ema", "perturbed")
-EQUAL_KL = (2.0, 5.0, 10.0)  # nats an answer, to A
+EQUAL_KL = (2.0, 5.0, 10.0)  # nats per answer, to A
 MARGIN = 0.1  # of equivalence, in standard deviations of gold over answers of A
 
 
@@ -252,8 +252,8 @@ def precondition(found: list[Unit]) -> Iterator[str]:
         "the same without fluency": lambda unit: (
             unit.models["soup"].plain - max(unit.models["a"].plain, unit.models["b"].plain)
         ),
-        "KL(A to soup), nats an answer": lambda unit: unit.models["a"].kl_to_soup,
-        "barrier, nats a token": lambda unit: float(unit.admission[-1]["barrier"]),
+        "KL(A to soup), nats per answer": lambda unit: unit.models["a"].kl_to_soup,
+        "barrier, nats per token": lambda unit: float(unit.admission[-1]["barrier"]),
         "SFT pairs tried": lambda unit: float(len(unit.admission)),
     }
     yield from table(["figure", "mean [95 %]"], ([k, over(found, f)] for k, f in gains.items()))
@@ -297,8 +297,8 @@ def chosen_beta(found: list[Unit]) -> Iterator[str]:
     """H2: each arm at the beta that its held-out proxy chooses; and at the best, by gold."""
     yield "### SALSA - PPO with beta chosen for each arm\n"
     choices: dict[str, Callable[[Unit, str], float]] = {
-        "by the proxy on tuning prompts": Unit.tuned,
-        "by gold on test prompts (an oracle)": Unit.best,
+        "highest proxy on tuning prompts": Unit.tuned,
+        "highest gold on test prompts (an oracle)": Unit.best,
     }
     rows = []
     for name, choose in choices.items():
@@ -330,7 +330,7 @@ def others(found: list[Unit]) -> Iterator[str]:
 
 
 def sampling(found: list[Unit]) -> Iterator[str]:
-    yield "### Best of n without RL, chosen by the proxy\n"
+    yield "### Best of n without RL; the proxy chooses\n"
     rows = []
     for model in ("a", "soup"):
         pairs = [unit.best_of[model] for unit in found if model in unit.best_of]

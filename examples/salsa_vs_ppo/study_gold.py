@@ -29,7 +29,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from gold import SAD, diminishing, happy_sentences, repeated_pairs, words_of
 
-FLUENT, LEAST = -1.5, -2.0  # nats a token; fluency is what is missing to the first
+FLUENT, LEAST = -1.5, -2.0  # nats per token; fluency is what is missing to the first
 BATCH = 128
 
 

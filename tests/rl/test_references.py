@@ -190,7 +190,7 @@ def test_kls_are_said_at_the_sampling_temperature_and_at_1(
 def test_at_temperature_1_a_kl_is_said_once(world: World, tmp_path: Path) -> None:
     rows = rows_of(configure(world, tmp_path / "policy", updates=1))
     assert rows[0]["temperature"] == 1.0 and "kl_at_temperature_1" not in rows[0]
-    assert "temperature" not in (tmp_path / "policy" / "report.html").read_text()
+    assert "at temperature" not in (tmp_path / "policy" / "report.html").read_text()
 
 
 def answers_of(rollout: Rollout) -> list[tuple[torch.Tensor, torch.Tensor]]:
