@@ -16,7 +16,7 @@ from salsa_cli.generation.rollouts import OwnSampler, Rollout, Sampled, Sampler,
 from salsa_cli.maths import advantages as adv
 from salsa_cli.maths import importance, kl
 from salsa_cli.maths.importance import Mismatch
-from salsa_cli.models import tokenization
+from salsa_cli.models import lm_head, tokenization
 from salsa_cli.models.backbones import Placement
 from salsa_cli.models.forward import Module
 from salsa_cli.models.tokenization import Answer, Tokens
@@ -189,6 +189,9 @@ def _old_logprobs(
 ) -> torch.Tensor:
     """Log-probabilities `[B, R]` of the answers under the policy: of generation, or of a pass."""
     if sampled.own_logprobs is not None:
+        # The trial of the head is made now, not in a pass that recomputes its layers.
+        with run.runtime.autocast():
+            lm_head.find_head(actors.policy.model)
         return sampled.own_logprobs
     return rollouts.logprobs(
         actors.policy.model,

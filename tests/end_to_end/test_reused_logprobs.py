@@ -27,7 +27,8 @@ def test_old_log_probabilities_come_from_generation(
     for reuse in (False, True):
         passes.clear()
         changes = {"updates": 2, "anchor_every": 0, "reuse_logprobs": reuse}
-        config = configure(world, tmp_path / str(reuse), **changes)
+        # The first pass of the policy is then one that recomputes, in which no trial may be made.
+        config = configure(world, tmp_path / str(reuse), gradient_checkpointing=reuse, **changes)
         run(config)
         # Of the reference, and of the policy where nothing is reused; in each update.
         assert len(passes) == (2 if reuse else 4)
