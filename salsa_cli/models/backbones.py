@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from salsa_cli.devices.frozen_layers import Shards, without_storage
+from salsa_cli.devices.frozen_layers import Shards, layer_parameters, without_storage
 from salsa_cli.devices.sharding import Sharding
 from salsa_cli.models.lm_head import Module
 from salsa_cli.weights import compatibility, weight_files
@@ -100,7 +100,7 @@ class Backbones:
     def _kept(self, model: Module, device: torch.device) -> Module:
         """The model that others are copies of; if it is sharded, its layers are empty."""
         names = layer_names(model)
-        if self._sharding is None or not names:
+        if self._sharding is None or not layer_parameters(model, names):
             return model.to(device)
         # The layers go to the device one at a time, since the whole model may not fit there.
         for module in _outside(model, names):
