@@ -61,7 +61,7 @@ def test_draws_without_weight_are_left_out() -> None:
 
 @pytest.mark.parametrize(
     ("points", "weights", "words"),
-    [([], [], "table"), ([1], [0], "nothing"), ([np.nan], [1], "NaN")],
+    [([], [], "table"), ([1], [0], "sum to 0"), ([np.nan], [1], "NaN")],
 )
 def test_refusals(points: list[float], weights: list[float], words: str) -> None:
     with pytest.raises(ValueError, match=words):
