@@ -207,7 +207,7 @@ def test_a_whole_policy_learns_by_low_rank_updates_and_takes_them_in(
         patch.setattr(saving, "save_policy", keep)
         ppo.run(config, listen)
     where = adapted.base.resolve()
-    assert f"loaded once, and shared by policy, critic, reference, reward: {where}" in notes
+    assert f"loaded once and shared by policy, critic, reference, reward: {where}" in notes
     before = load_file(adapted.base / "model.safetensors")
     after = load_file(config.output / "model.safetensors")
     assert before.keys() == after.keys()
@@ -248,8 +248,8 @@ def test_bases_that_differ_are_loaded_apart(adapted: AdapterWorld, tmp_path: Pat
 
     config = configure(adapted, tmp_path / "policy", reward=(str(foreign),), updates=1)
     ppo.run(config, listen)
-    assert f"loaded once, and shared by policy, reference: {adapted.base.resolve()}" in notes
-    assert f"loaded once, and shared by critic, reward: {other.resolve()}" in notes
+    assert f"loaded once and shared by policy, reference: {adapted.base.resolve()}" in notes
+    assert f"loaded once and shared by critic, reward: {other.resolve()}" in notes
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_the_soup_of_a_whole_folder_is_the_averaged_reward_model(
 
     everything = tuple(str(path) for path in sorted(ensemble.iterdir()))
     soup.run(SoupConfig(models=everything, output=tmp_path / "soup"), hear)
-    assert any("left out" in text and "report.html" in text for text in notes)
+    assert any("ignored, because" in text and "report.html" in text for text in notes)
     weights = [
         AutoModelForSequenceClassification.from_pretrained(folder).score.weight
         for folder in (*(ensemble / str(k) for k in range(3)), tmp_path / "soup")

@@ -88,7 +88,7 @@ def test_the_user_knows_that_it_is_one_base(
     if option == "base":
         told = json.loads((tmp_path / "ref" / "adapter_config.json").read_text())
         assert told["base_model_name_or_path"] == str(world.a)
-        assert f"--base {world.a}" in (tmp_path / "ref" / "README.md").read_text()
+        assert f"--base {world.a.name}" in (tmp_path / "ref" / "README.md").read_text()
 
 
 def test_base_is_for_adapters_and_once(
