@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from salsa_cli.config.base import MEGABYTE, ResultModelConfig, Setting
 from salsa_cli.errors import UsageError
+from salsa_cli.formatting import counted
 
 WeightDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -168,7 +169,9 @@ class SoupConfig(ResultModelConfig):
         if self.alpha is not None and count != 2:
             raise UsageError(f"--alpha mixes two models; found {count}. Use --weights for more")
         if self.weights is not None and len(self.weights) != count:
-            raise UsageError(f"--weights has {len(self.weights)} numbers for {count} models")
+            raise UsageError(
+                f"--weights has {counted(len(self.weights), 'number')} for {count} models"
+            )
         if not all(map(math.isfinite, (*(self.weights or ()), sum(self.weights or ())))):
             raise UsageError("--weights must be finite numbers, and so must their sum")
         if self.normalize and (self.weights is None or not sum(self.weights)):

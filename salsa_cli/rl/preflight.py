@@ -14,7 +14,7 @@ from salsa_cli.config.comparison import with_choices
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.data import Prompt
 from salsa_cli.devices.runtime import Runtime
-from salsa_cli.errors import SalsaError, UsageError
+from salsa_cli.errors import SalsaError, UsageError, during
 from salsa_cli.models import input_limits, loading, lora, parts, shapes
 from salsa_cli.models.tokenization import row_ids, template_warning
 from salsa_cli.records import JSON
@@ -223,8 +223,13 @@ def _same_settings(config: PPOConfig) -> None:
 
 
 def _policy(config: PPOConfig, reference: Reference) -> Path:
-    named = config.policy or next(iter(reference.ingredients), None)
-    return loading.find(named) if named else reference.first
+    if config.policy:
+        return loading.find(config.policy)
+    if not reference.ingredients:
+        return reference.first
+    what = f"the start, first ingredient of {reference.name} (--policy names another)"
+    with during(what):
+        return loading.find(reference.ingredients[0])
 
 
 def _reward(name: str) -> str:

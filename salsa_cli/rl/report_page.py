@@ -145,9 +145,10 @@ def _subtitle(history: History) -> str:
 
 def _figures(history: History) -> pages.KeyFigures:
     last = history[-_LAST:]
+    over = f"mean of the last {len(last)} updates; " if len(last) > 1 else ""
 
     def figure(name: str, of: Figure, unit: Unit = "number") -> pages.KeyFigure:
-        start = f"{number(of(history[0]), unit)} at the start"
+        start = f"{over}{number(of(history[0]), unit)} at the start"
         return pages.KeyFigure(name, number(fmean(map(of, last)), unit), start)
 
     return pages.KeyFigures(

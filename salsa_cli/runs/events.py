@@ -4,6 +4,7 @@ A command emits events and does not know who receives them. They go to stderr or
 is for the result.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,7 +141,7 @@ class DryRun:
 
     def summary(self) -> tuple[str, Table | None]:
         """One fact a line."""
-        lines = [f"{name}: {_with_unit(name, value)}" for name, value in self.facts.items()]
+        lines = [f"{_label(name)}: {_with_unit(name, value)}" for name, value in self.facts.items()]
         given = [one for one in self.settings if one[2] != DEFAULT]
         lines += ["settings that are not defaults:"] if given else []
         lines += [f"  {key} = {to_json(value)}  # {source}" for key, value, source in given]
@@ -170,6 +171,13 @@ def metrics_file(path: Path) -> Report:
                 file.write(to_json(event.values) + "\n")
 
     return write
+
+
+def _label(name: str) -> str:
+    """The name of a fact for a person, whose value tells its unit."""
+    if name == "seconds about":
+        return "time, about"
+    return re.sub("^bytes (of )?", "", name)
 
 
 def _with_unit(name: str, value: Value) -> str:

@@ -33,7 +33,7 @@ def test_weights_of_a_soup() -> None:
         ({"models": ("a",)}, "a soup needs two or more models; found 1"),
         ({"alpha": 0.5, "weights": (0.5, 0.5)}, "use one of them"),
         ({"alpha": 0.5, "models": ("a", "b", "c")}, "Use --weights"),
-        ({"weights": (1.0,)}, "--weights has 1 numbers for 2 models"),
+        ({"weights": (1.0,)}, "--weights has 1 number for 2 models"),
         (
             {"weights": (0.5, 0.6)},
             "--weights sum to 1.1; expected 1 (or use --normalize)",

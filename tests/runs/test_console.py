@@ -191,8 +191,8 @@ def test_a_dry_run_has_units_and_origins(capsys: pytest.CaptureFixture[str]) -> 
     print_result(dry)
     assert capsys.readouterr().out.splitlines() == [
         "tensors: 3",
-        "bytes to write: 13.5GB",
-        "seconds about: 2 min 5 s",
+        "to write: 13.5GB",
+        "time, about: 2 min 5 s",
         "seconds: less than a second",
         "settings that are not defaults:",
         "  alpha = 0.5  # --alpha",
