@@ -55,8 +55,9 @@ class AxisScale:
 def fit(axis: Axis, values: Iterable[float | None]) -> tuple[float, float]:
     """The ends of an axis: those of the values that it shows and of `axis.low` and `axis.high`.
 
-    Where they coincide they are moved apart, so that the result always has a width. Without any
-    value: 0 to 1, or 1 to 10 on a logarithmic axis.
+    Where they coincide they are moved apart, so that the result always has a width; shares stay
+    within 0 to 1 and counts at 0 or above. Without any value: 0 to 1, or 1 to 10 on a logarithmic
+    axis.
     """
     shown = [v for v in (*values, axis.low, axis.high) if v is not None and axis.shows(v)]
     if not shown:
@@ -66,8 +67,17 @@ def fit(axis: Axis, values: Iterable[float | None]) -> tuple[float, float]:
         if axis.kind == "log":
             return low / 2, high * 2
         apart = abs(low) / 10 or 1.0
-        return low - apart, high + apart
+        return _sensible(axis.unit, low, low - apart, high + apart)
     return low, high
+
+
+def _sensible(unit: Unit, value: float, low: float, high: float) -> tuple[float, float]:
+    """Ends around a single value that no share and no count can be beyond."""
+    if unit == "number" or value < 0:
+        return low, high
+    if unit == "percent" and value <= 1:
+        high = min(high, 1.0)
+    return max(low, 0.0), high
 
 
 def widen(axis: Axis, ends: tuple[float, float]) -> tuple[float, float]:

@@ -128,3 +128,11 @@ def test_ticks_are_few_inside_and_told_apart(low: float, span: float, unit: scal
 )
 def test_numbers_for_a_reader(value: float, unit: scales.Unit, text: str) -> None:
     assert scales.number(value, unit) == text
+
+
+def test_ends_around_one_value_are_shares_and_counts() -> None:
+    assert scales.fit(Axis(unit="percent"), [0.0, 0.0]) == (0.0, 1.0)
+    assert scales.fit(Axis(unit="percent"), [1.0]) == (pytest.approx(0.9), 1.0)
+    assert scales.fit(Axis(unit="count"), [0]) == (0.0, 1.0)
+    assert scales.fit(Axis(unit="percent"), [-0.5]) == (pytest.approx(-0.55), pytest.approx(-0.45))
+    assert scales.fit(Axis(), [0.0]) == (-1.0, 1.0)
