@@ -5,6 +5,7 @@ the README files of tests and benchmarks; the text of the example scripts. Promp
 are left as their publishers wrote them.
 """
 
+import ast
 import re
 from pathlib import Path
 
@@ -88,3 +89,21 @@ def test_wrapped_and_split_texts_are_read_whole() -> None:
     source = 'x = (\n    "the run is handed "\n    f"over to {y}"\n)  # it lies\n# in a\n'
     assert stilted(unwrapped(source)) == ["handed over", "lies in"]
     assert stilted("Nothing\n    is proven; it is told apart.") == ["Nothing is proven"]
+
+
+# Names that are filled in later, by `format` or by rich; a user's own template; subscripts.
+TEMPLATES = {"question", "answer", "answer_a", "answer_b", "reference", "text", "limit"}
+TEMPLATES |= {"task.description", "task.fields[detail]", "t+1", "j != i"}
+
+
+def test_no_text_shows_the_name_of_a_variable() -> None:
+    """A string that lost its f shows {NAME} to the reader."""
+    found = [
+        (path.name, node.lineno, name)
+        for path in sorted((ROOT / "salsa_cli").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for name in re.findall(r"\{([A-Za-z_'][^{}:;]*)\}", node.value)
+        if name not in TEMPLATES
+    ]
+    assert found == []

@@ -567,7 +567,7 @@ class PPOConfig(TrainingConfig):
         tuple[str, ...],
         Setting(
             "Models, the optimizer's moments or (with --shard) the trained weights to keep in CPU "
-            "memory while the GPU does not need them: {', '.join(OFFLOADABLE)}.",
+            f"memory while the GPU does not need them: {', '.join(OFFLOADABLE)}.",
             values=tuple(OFFLOADABLE),
             metavar="NAMES",
             panel="Training",
@@ -614,7 +614,7 @@ class PPOConfig(TrainingConfig):
         int | None,
         Setting(
             "Number of checkpoints to keep, also after the run, so that --resume with more "
-            "--updates can extend it. Default: {CHECKPOINTS}, and none when it is finished.",
+            f"--updates can extend it. Default: {CHECKPOINTS}, and none when it is finished.",
             low=1,
             metavar="N",
             panel="Run",

@@ -155,7 +155,7 @@ def template_warning(name: object, tokenizer: Tokenizer, prompts: Sequence[Promp
     if _holds_messages(plain[0]):
         advice = (
             "It is a list of messages written as text, because a CSV cell can only contain text: "
-            "pass conversations in a JSON Lines or Parquet file, {messages}"
+            f"pass conversations in a JSON Lines or Parquet file, {messages}"
         )
     return (
         f"{name} has a chat template, and {len(plain)} of {len(prompts)} prompts are plain text, "
