@@ -47,8 +47,9 @@ def write(config: PPOConfig, start: Path, history: History, kept: BestUpdate | N
         (
             f"{head}\n# A policy trained with {algorithm}\n",
             f"Trained by `salsa ppo` {VERSION} in {counted(len(history), 'update')} of "
-            f"{counted(config.batch_size, 'answer')}; the mean reward went from "
-            f"{figure(first.reward)} in the first to {figure(last.reward)} in the last.\n",
+            f"{counted(config.batch_size, 'answer')}; the mean training reward was "
+            f"{figure(first.reward)} in the first update and {figure(last.reward)} in the last, "
+            "each on prompts of its own.\n",
             f"| | |\n|---|---|\n{rows}",
             f"    {command}\n",
             "## KL to the reference and other anchors\n",

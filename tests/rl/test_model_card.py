@@ -54,7 +54,7 @@ def test_a_policy_of_a_model_of_the_hub(tmp_path: Path) -> None:
     }
     assert "| reference | soup(a: x,b) |" in text and "| reward | rm\\|1 |" in text
     assert f"Trained by `salsa ppo` {VERSION} in 3 updates of 64 answers" in text
-    assert "the mean reward went from 0.500 in the first to 1.500 in the last" in text
+    assert "training reward was 0.500 in the first update and 1.500 in the last" in text
 
 
 def test_the_card_says_how_the_policy_was_trained(tmp_path: Path) -> None:

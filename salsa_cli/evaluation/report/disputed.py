@@ -37,6 +37,18 @@ class Dispute:
         return sum((value - mean) ** 2 for value in known) / len(known)
 
     @property
+    def difference(self) -> tuple[float, float]:
+        """How far the verdicts are from a tie: by outcome, then by score."""
+        known = [v.outcome for v in self.verdicts if v.outcome is not None]
+        scores = [
+            abs(v.score_a - v.score_b)
+            for v in self.verdicts
+            if v.score_a is not None and v.score_b is not None
+        ]
+        from_tie = abs(sum(known) / len(known) - 0.5) if known and self.b is not None else 0.0
+        return from_tie, max(scores, default=0.0)
+
+    @property
     def grade(self) -> float | None:
         """The mean score of a single answer."""
         scores = [v.score_a for v in self.verdicts if v.score_a is not None]
@@ -44,7 +56,7 @@ class Dispute:
 
 
 def disputes(verdicts: Iterable[Verdict]) -> list[Dispute]:
-    """Verdicts grouped by what they judge, the most disputed first."""
+    """Verdicts grouped by what they judge: the most disputed first, then the most different."""
     groups: dict[tuple[str, int, str, str | None], list[Verdict]] = {}
     for given in verdicts:
         turned = given.b is not None and (given.question, given.turn, given.b, given.a) in groups
@@ -52,7 +64,7 @@ def disputes(verdicts: Iterable[Verdict]) -> list[Dispute]:
         key = (verdict.question, verdict.turn, verdict.a, verdict.b)
         groups.setdefault(key, []).append(verdict)
     found = [Dispute(*key, group) for key, group in groups.items()]
-    return sorted(found, key=lambda dispute: -dispute.disagreement)
+    return sorted(found, key=lambda one: (one.disagreement, *one.difference), reverse=True)
 
 
 def asked(questions: Iterable[Question]) -> dict[str, tuple[str, ...]]:
@@ -75,7 +87,7 @@ def blocks(verdicts: Sequence[Verdict], answers: Answers, prompts: Prompts) -> l
         pages.Choice(name, {shown.index(n) for n in one}) for name, one in chosen.items() if one
     ]
     return [
-        pages.Heading("Disputed answers"),
+        pages.Heading("Answers side by side"),
         pages.Prose("Each line says who a judge found better: a is the model that is named first."),
         pages.Choices("Answers", choices, [_dispute(readable[n], answers, prompts) for n in shown]),
     ]
@@ -85,7 +97,9 @@ def _chosen(readable: Sequence[Dispute]) -> dict[str, list[int]]:
     """Indices of the disputes to show, by the name of the choice."""
     rates = [_rates(one) for one in readable]
     models = dict.fromkeys(model for one in rates for model in one)
-    chosen = {"most disputed": list(range(len(readable)))[:_MOST_READ]}
+    disputed = readable[0].disagreement > 0
+    first = "most disputed" if disputed else "largest difference"
+    chosen = {first: list(range(len(readable)))[:_MOST_READ]}
     for model in list(models)[:_MOST_MODELS]:
         lost = [n for n, one in enumerate(rates) if one.get(model, 1.0) < 0.5]
         chosen[f"{model} loses"] = sorted(lost, key=lambda n: rates[n][model])[:_MOST_LOST]

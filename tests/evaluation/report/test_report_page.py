@@ -78,6 +78,12 @@ def test_the_most_disputed_comes_first() -> None:
     assert len(case.verdicts) == 2 and case.disagreement == 0.0
 
 
+def test_of_one_judge_the_largest_differences_come_first() -> None:
+    given = [("tie", 0.5, 2.0, 2.0), ("near", 1.0, 1.5, 1.0), ("far", 0.0, 1.0, 3.0)]
+    verdicts = [Verdict(q, "j", "x", "y", outcome=o, score_a=a, score_b=b) for q, o, a, b in given]
+    assert [case.question for case in disputed.disputes(verdicts)] == ["far", "near", "tie"]
+
+
 def test_answers_are_chosen_by_who_loses(tmp_path: Path) -> None:
     result = run(tmp_path, pairs(1, 0, 1))
     outcomes = {"split": (1, 0), "x wins": (1, 1), "y wins": (0, 0), "y rather": (0, 0.5)}
