@@ -12,6 +12,7 @@ from salsa_cli.config.base import Config
 from salsa_cli.config.comparison import differences, shown
 from salsa_cli.errors import SalsaError, os_errors
 from salsa_cli.records import JSON, to_json
+from salsa_cli.weights.folders import SETTINGS_DIGEST
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,19 @@ def check_same_settings(saved: Path, settings: Mapping[str, JSON], config: Confi
         )
 
 
+def _as_recorded(before: JSON, now: JSON) -> JSON:
+    """`now` without the digests of settings that an older record does not have."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return {
+            key: _as_recorded(before.get(key), value)
+            for key, value in now.items()
+            if key in before or key != SETTINGS_DIGEST
+        }
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        return [_as_recorded(one, other) for one, other in zip(before, now, strict=True)]
+    return now
+
+
 def check_same_inputs(saved: Path, before: Mapping[str, JSON], inputs: Mapping[str, JSON]) -> None:
     """Refuse to continue a run whose models or data have changed since it began.
 
@@ -116,11 +130,14 @@ def check_same_inputs(saved: Path, before: Mapping[str, JSON], inputs: Mapping[s
     Raises:
         SalsaError: names every input that differs, with both descriptions.
     """
-    inputs = json.loads(to_json(inputs))
+    now = {
+        name: _as_recorded(before.get(name), value)
+        for name, value in json.loads(to_json(inputs)).items()
+    }
     differing = [
-        f"{name} was {shown(before.get(name))}, is {shown(inputs.get(name))}"
-        for name in sorted({*before, *inputs})
-        if before.get(name) != inputs.get(name)
+        f"{name} was {shown(before.get(name))}, is {shown(now.get(name))}"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
     ]
     if differing:
         raise SalsaError(

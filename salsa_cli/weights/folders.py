@@ -9,7 +9,7 @@ from pathlib import Path
 
 from salsa_cli import data
 from salsa_cli.errors import SalsaError, one_line, os_errors
-from salsa_cli.records import JSON, read_json, write_json
+from salsa_cli.records import JSON, read_json, to_json, write_json
 from salsa_cli.weights.weight_files import (
     adapter_message,
     digest,
@@ -46,6 +46,12 @@ TOKENIZER_FILES = (
 
 ADAPTER_CONFIG = "adapter_config.json"
 
+SETTINGS_DIGEST = "settings_sha256"
+"""Key of a model's record; records of salsa before 0.2.0 do not have it."""
+
+# Keys of configuration files that say where a model came from and what wrote it.
+_WRITER = {"_name_or_path", "transformers_version", "peft_version"}
+
 REWARD_SCALE = "salsa_reward"
 """Key in config.json (file name for adapters) of a reward model's score mean and deviation."""
 
@@ -70,6 +76,7 @@ def resolve_any(name: str) -> Path:
     """Like `resolve`, but also accepts LoRA adapters."""
     with os_errors(Path(name), "read"):
         folder = local_folder(name) or _fetch(name)
+        _check_one_kind(folder)
         if (folder / "config.json").is_file() or is_adapter(folder):
             return folder
         inside = [one for one in sorted(folder.iterdir()) if (one / ADAPTER_CONFIG).is_file()]
@@ -82,13 +89,21 @@ def resolve_any(name: str) -> Path:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds a LoRA adapter and no model.
+    """Whether a folder holds a LoRA adapter; some tools save the base's config.json with it."""
+    return (folder / ADAPTER_CONFIG).is_file()
 
-    Some tools save the base's config.json along with an adapter; weights make it a model.
+
+def _check_one_kind(folder: Path) -> None:
+    """Refuse a folder with an adapter and full weights: Transformers would load the base instead.
+
+    Raises:
+        SalsaError: it has both.
     """
-    if not (folder / ADAPTER_CONFIG).is_file():
-        return False
-    return not (folder / "config.json").is_file() or not has_model_weights(folder)
+    if is_adapter(folder) and (folder / "config.json").is_file() and has_model_weights(folder):
+        raise SalsaError(
+            f"{folder} contains both a model and a LoRA adapter ({ADAPTER_CONFIG}), so which of "
+            "them is meant is not clear. Move the files of one of them to another folder"
+        )
 
 
 def base(folder: Path) -> Path:
@@ -205,22 +220,39 @@ def members(folder: Path) -> tuple[Path, ...]:
         gap = next(place for place, number in enumerate(numbers) if number != place)
         raise SalsaError(f"{folder} is an incomplete ensemble: member {gap} is missing")
     for member in found:
+        _check_one_kind(member)
         if not (member / "config.json").is_file() and not is_adapter(member):
             raise SalsaError(f"{member}: no config.json found; expected a member of an ensemble")
     return found
 
 
 def describe(folder: Path) -> dict[str, JSON]:
-    """A model or an ensemble for the record: its path and the digest of its weights.
+    """A model or an ensemble for the record: its path, digests of its weights and of its settings.
 
-    For an adapter, also its base.
+    The settings are the other files that decide what the model computes or reads: configuration and
+    tokenizer. For an adapter, also its base.
     """
     if parts := members(folder):
         return {"path": str(folder), "members": [describe(part) for part in parts]}
-    if is_adapter(folder):
-        weights = weights_digest(open_adapter_weights(folder))
-        return {"path": str(folder), "weights_xxh3": weights, "base": describe(base(folder))}
-    return {"path": str(folder), "weights_xxh3": weights_digest(open_weight_files(folder))}
+    adapter = is_adapter(folder)
+    files = open_adapter_weights(folder) if adapter else open_weight_files(folder)
+    found: dict[str, JSON] = {"path": str(folder), "weights_xxh3": weights_digest(files)}
+    found[SETTINGS_DIGEST] = _settings_digest(folder)
+    return {**found, "base": describe(base(folder))} if adapter else found
+
+
+def _settings_digest(folder: Path) -> str:
+    """One digest of the configuration and tokenizer files; who wrote them does not count."""
+    found = sha256()
+    for name in ("config.json", "generation_config.json", ADAPTER_CONFIG):
+        if (folder / name).is_file():
+            stored = read_json(folder / name)
+            kept = {key: stored[key] for key in sorted(stored) if key not in _WRITER}
+            found.update(f"{name} {to_json(kept)}\n".encode())
+    for path in sorted({path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)}):
+        if path.is_file():
+            found.update(f"{path.name} {digest(path)}\n".encode())
+    return found.hexdigest()[:32]
 
 
 def describe_files(name: str, files: tuple[Path, ...]) -> dict[str, JSON]:

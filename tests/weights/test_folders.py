@@ -1,7 +1,9 @@
 """Model folders found here or on the hub."""
 
+import shutil
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,14 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors as hub_errors
 
+from salsa_cli.errors import SalsaError
+from salsa_cli.records import read_json, write_json
+from salsa_cli.runs import checkpoints
 from salsa_cli.weights import folders
 from salsa_cli.weights.folders import resolve
+from tests.support.adapters import AdapterWorld
 from tests.support.files import failure
+from tests.support.worlds import World
 
 
 @pytest.fixture
@@ -155,3 +162,52 @@ class TestResolve:
         monkeypatch.setitem(sys.modules, "huggingface_hub", None)
         monkeypatch.chdir(tmp_path)
         assert "pip install huggingface_hub" in failure(lambda: resolve("org/name"))
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("config.json", {"rms_norm_eps": 0.5}),
+        ("generation_config.json", {"eos_token_id": [0, 1]}),
+        ("tokenizer_config.json", {"eos_token": "cat"}),
+    ],
+)
+def test_a_record_tells_what_a_model_computes_and_reads(
+    world: World, tmp_path: Path, file: str, changes: dict[str, Any]
+) -> None:
+    model = Path(shutil.copytree(world.a, tmp_path / "m"))
+    before = folders.describe(model)
+    edit(model / file, transformers_version="1.2.3", _name_or_path="elsewhere")
+    if file != "tokenizer_config.json":  # whose bytes count
+        assert folders.describe(model) == before
+    edit(model / file, **changes)
+    now = folders.describe(model)
+    assert now["weights_xxh3"] == before["weights_xxh3"]
+    with pytest.raises(SalsaError, match="other inputs: reference was"):
+        checkpoints.check_same_inputs(tmp_path, {"reference": [before]}, {"reference": [now]})
+    old = {key: value for key, value in before.items() if key != folders.SETTINGS_DIGEST}
+    checkpoints.check_same_inputs(tmp_path, {"reference": [old]}, {"reference": [now]})
+
+
+def test_a_record_tells_the_scale_of_an_adapter(adapted: AdapterWorld, tmp_path: Path) -> None:
+    adapter = Path(shutil.copytree(adapted.a, tmp_path / "a"))
+    before = folders.describe(adapter)
+    edit(adapter / "adapter_config.json", lora_alpha=400)
+    assert folders.describe(adapter) != before
+
+
+def test_a_folder_with_a_model_and_an_adapter_is_refused(
+    adapted: AdapterWorld, world: World, tmp_path: Path
+) -> None:
+    both = Path(shutil.copytree(world.a, tmp_path / "both"))
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copyfile(adapted.a / name, both / name)
+    for look in (folders.resolve, folders.resolve_any):
+        assert "both contains both a model and a LoRA adapter" in failure(partial(look, str(both)))
+    # The base's configuration alone does not make it a model.
+    (both / "model.safetensors").unlink()
+    assert folders.resolve_any(str(both)) == both
+
+
+def edit(path: Path, **changes: Any) -> None:
+    write_json(path, {**read_json(path), **changes})
