@@ -202,7 +202,7 @@ def run(config: PPOConfig, report: Report) -> Result:
         report(Note("the first update compiles the layers, which takes half a minute or more"))
     with (
         runtime.held_by_main(
-            lambda: _begin(config, report, extends=extends),
+            lambda: _begin(plan, config, report, extends=extends),
             run_folder.partial_folder(config.output),
         ) as folder,
         runtime.together(),
@@ -215,9 +215,12 @@ def run(config: PPOConfig, report: Report) -> Result:
     return result
 
 
-def _begin(config: PPOConfig, report: Report, *, extends: bool) -> AbstractContextManager[Path]:
+def _begin(
+    plan: PPOPlan, config: PPOConfig, report: Report, *, extends: bool
+) -> AbstractContextManager[Path]:
     """The folder in which the run works; that of a finished run, where it is extended."""
     if extends:
+        preflight.checked_inputs(plan, config)  # a refusal leaves the finished run where it is
         place = run_folder.partial_folder(config.output)
         report(
             Note(

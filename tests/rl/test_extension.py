@@ -14,6 +14,7 @@ from salsa_cli.errors import SalsaError
 from salsa_cli.rl import extension
 from salsa_cli.runs import run_folder
 from salsa_cli.runs.events import silent
+from salsa_cli.weights import folders
 from tests.support.ppo_runs import configure, rows_without_time, run, stopping_at
 from tests.support.worlds import World
 
@@ -67,6 +68,16 @@ def test_fewer_updates_or_other_settings_are_refused(short: PPOConfig) -> None:
         with pytest.raises(SalsaError, match=found):
             run(replace(short, resume=True, **changes))
     assert short.output.exists()
+
+
+def test_other_inputs_are_refused_before_the_folder_is_renamed(
+    short: PPOConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "_settings_digest", lambda folder: "another")
+    with pytest.raises(SalsaError, match="other inputs"):
+        run(replace(short, resume=True, updates=5))
+    assert short.output.exists()
+    assert not run_folder.partial_folder(short.output).exists()
 
 
 def test_a_run_without_a_checkpoint_is_refused(short: PPOConfig) -> None:
