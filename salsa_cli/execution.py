@@ -86,6 +86,8 @@ def _execute(module: str, config: Config, manners: Manners) -> None:
     if missing := processes.to_start(_processes(module, config)):
         sys.exit(processes.start(missing))
     with console.listening(manners.quiet or bool(processes.rank())) as report:
+        for text in config.ignored:
+            report(Note(text))
         if module not in WITHOUT_TORCH:
             report(Working("loading PyTorch and Transformers"))
         run: Callable[[Config, Report], Result] = import_module(module).run

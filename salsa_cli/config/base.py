@@ -249,6 +249,18 @@ class Config:
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """Where the values come from, by field; what is not in it has its default."""
 
+    ignored: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """Notes about settings of files and the environment that are ignored, as `idle` says."""
+
+    @classmethod
+    def idle(cls, values: Mapping[str, object]) -> tuple[frozenset[str], str]:
+        """Fields that have no effect with other `values`, and with which.
+
+        On the command line such an option is an error. A file or the environment may set it for
+        other runs of the same folder, so there it is ignored, with a note.
+        """
+        return frozenset(), ""
+
     def __post_init__(self) -> None:
         reasons = []
         for one in declared(type(self)):
@@ -270,7 +282,7 @@ def declared(config_type: type) -> tuple[Field, ...]:
     hints = get_type_hints(config_type, include_extras=True)
     found = []
     for one in fields(config_type):
-        if one.name == "origins":
+        if one.name in ("origins", "ignored"):
             continue
         annotation = hints[one.name]
         (setting,) = (m for m in annotation.__metadata__ if isinstance(m, Setting))

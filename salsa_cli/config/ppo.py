@@ -1,12 +1,13 @@
 """The settings of `salsa ppo`, and which of them contradict each other."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from ipaddress import ip_address
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from salsa_cli.config.base import Setting, TrainingConfig
+from salsa_cli.config.base import Setting, TrainingConfig, declared
 from salsa_cli.errors import UsageError
 
 EMA_RATE = 0.01
@@ -700,6 +701,14 @@ class PPOConfig(TrainingConfig):
             listed = "\n".join(f"  - {reason}" for reason in reasons)
             raise UsageError(f"these settings contradict each other:\n{listed}")
 
+    @classmethod
+    def idle(cls, values: Mapping[str, object]) -> tuple[frozenset[str], str]:
+        """Settings of a critic where none is trained."""
+        advantage = values.get("advantage", cls.advantage)
+        if advantage == "gae":
+            return frozenset(), ""
+        return frozenset(_OF_A_CRITIC), f"with --advantage {advantage}"
+
     @property
     def has_critic(self) -> bool:
         """Whether a critic is trained."""
@@ -763,33 +772,38 @@ class PPOConfig(TrainingConfig):
         return self.max_eval_prompts or MAX_EVAL_PROMPTS
 
     def undivided(self, processes: int) -> Iterator[str]:
-        """Reason why a minibatch cannot be divided among `processes`, if there is one."""
-        if self.minibatch_size % processes:
-            yield (
-                f"a minibatch of {self.minibatch_size} answers (--batch-size {self.batch_size} in "
-                f"--minibatches {self.minibatches}) cannot be divided among {processes} processes; "
-                f"expected a multiple of {processes}"
+        """Reason why the answers of an update cannot be divided, if there is one.
+
+        Every process has the same number of answers in each minibatch, and whole prompts.
+        """
+        step = processes * math.lcm(self.minibatches, self.group_size)
+        if self.batch_size % step == 0:
+            return
+        default = " (the default)" if self.samples_per_prompt is None else ""
+        among = [
+            text
+            for text, count in (
+                (f"--minibatches {self.minibatches}", self.minibatches),
+                (f"--samples-per-prompt {self.group_size}{default}", self.group_size),
+                (f"{processes} processes", processes),
             )
-        elif self.group_size > 1 and self.batch_size // self.group_size % processes:
-            yield (
-                f"--batch-size {self.batch_size} has {self.batch_size // self.group_size} prompts "
-                f"of --samples-per-prompt {self.group_size}, which cannot be divided among "
-                f"{processes} processes; expected a multiple of {processes * self.group_size}"
-            )
+            if count > 1
+        ]
+        lower = self.batch_size // step * step
+        yield (
+            f"--batch-size {self.batch_size}, which counts answers, cannot be divided by "
+            f"{' and '.join(among)}; expected a multiple of {step}, such as "
+            f"{f'{lower} or ' if lower else ''}{lower + step}"
+        )
 
     def _sizes(self) -> Iterator[str]:
-        if self.batch_size % self.minibatches:
-            yield (
-                f"--batch-size {self.batch_size} is not a multiple "
-                f"of --minibatches {self.minibatches}"
-            )
+        if undivided := list(self.undivided(self.processes)):
+            yield from undivided
         elif self.minibatch_size % self.forward_size:
             yield (
                 f"--micro-batch-size {self.forward_size} does not divide "
                 f"a minibatch of {self.minibatch_size} answers"
             )
-        else:
-            yield from self.undivided(self.processes)
         if self.recompute_layers is not None and not self.gradient_checkpointing:
             yield "--recompute-layers has no effect without --gradient-checkpointing"
         if self.critic_warmup >= self.updates:
@@ -801,14 +815,20 @@ class PPOConfig(TrainingConfig):
     def _lambdas(self) -> Iterator[str]:
         if self.adaptive_lambda is not None and self.lam != _default("lam"):
             yield f"--lambda {self.lam:g} has no effect with --adaptive-lambda, which replaces it"
+        if self.adaptive_lambda is not None and self.adaptive_lambda * self.response_length <= 1:
+            yield (
+                f"--adaptive-lambda {self.adaptive_lambda:g} gives lambda 0 to all answers of "
+                f"at most {self.response_length} tokens; expected more than "
+                f"{1 / self.response_length:.3g}, which is 1 / --response-length"
+            )
+        if self.clip_high is not None and self.clip_high < self.clip:
+            yield (
+                f"--clip-high {self.clip_high:g} is below --clip {self.clip:g}; expected a wider "
+                "range above 1"
+            )
 
     def _groups(self) -> Iterator[str]:
         """Why answers cannot be compared within their prompt; what belongs to a critic alone."""
-        if self.batch_size % self.group_size:
-            yield (
-                f"--batch-size {self.batch_size} is not a multiple of --samples-per-prompt "
-                f"{self.group_size}: it counts answers"
-            )
         if self.has_critic:
             return
         if self.group_size < 2:
@@ -816,22 +836,16 @@ class PPOConfig(TrainingConfig):
                 f"--advantage {self.advantage} compares the answers of a prompt; "
                 f"expected --samples-per-prompt 2 or more, found {self.group_size}"
             )
-        given = (
-            ("--critic", self.critic is not None),
-            ("--critic-learning-rate", self.critic_learning_rate is not None),
-            ("--critic-warmup", self.critic_warmup != 0),
-            ("--value-clip", self.value_clip != _default("value_clip")),
-            ("--lambda", self.lam != _default("lam")),
-            ("--critic-lambda", self.critic_lambda is not None),
-            ("--adaptive-lambda", self.adaptive_lambda is not None),
-            ("--gamma", self.gamma != _default("gamma")),
-            ("--whiten-rewards", self.whiten_rewards),
-            ("--stop-on weak-critic", "weak-critic" in self.stop_on),
-        )
-        idle = [option for option, found in given if found]
+        idle = [
+            field.option
+            for field in declared(type(self))
+            if field.name in _OF_A_CRITIC and getattr(self, field.name) != _default(field.name)
+        ]
+        if "weak-critic" in self.stop_on:
+            idle.append("--stop-on weak-critic")
         if idle:
             yield (
-                f"{', '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect with "
+                f"{', '.join(idle)} {'is' if len(idle) == 1 else 'are'} not used by "
                 f"--advantage {self.advantage}, which trains no critic and has one return per "
                 "answer"
             )
@@ -975,6 +989,20 @@ class PPOConfig(TrainingConfig):
                 f"--vllm-url {self.vllm_url}: expected a server on this machine, such as "
                 f"{VLLM_URL}; the host may be localhost, 127.0.0.0/8 or [::1]"
             )
+
+
+_OF_A_CRITIC = (
+    "critic",
+    "critic_learning_rate",
+    "critic_warmup",
+    "value_clip",
+    "lam",
+    "critic_lambda",
+    "adaptive_lambda",
+    "gamma",
+    "whiten_rewards",
+)
+"""Settings that only a critic and its returns use."""
 
 
 def _default(name: str) -> object:

@@ -16,6 +16,9 @@ from salsa_cli.config.values import convert
 from salsa_cli.errors import UsageError
 from salsa_cli.records import JSON
 
+_FLAG = 3
+"""The rank of an option on the command line."""
+
 
 @dataclass(frozen=True)
 class Given:
@@ -66,7 +69,7 @@ def configure(
         **_from_file(command, manners(given).config, folder),
         **_from_environment(command, fields, environment),
         **{
-            field.name: Given(convert(field, given[field.name], field.option), field.option, 3)
+            field.name: Given(convert(field, given[field.name], field.option), field.option, _FLAG)
             for field in fields
             if field.name in given
         },
@@ -80,7 +83,22 @@ def configure(
     if missing := [field for field in fields if field.required and field.name not in found]:
         raise UsageError(_missing(command, arguments, missing))
     values: dict[str, Any] = {name: one.value for name, one in found.items()}
-    return config_type(**values, origins={name: one.origin for name, one in found.items()})
+    idle, cause = config_type.idle(values)
+    ignored = [field for field in fields if field.name in idle and _may_be_ignored(found, field)]
+    kept = {name: one for name, one in found.items() if name not in {one.name for one in ignored}}
+    return config_type(
+        **{name: values[name] for name in kept},
+        origins={name: one.origin for name, one in kept.items()},
+        ignored=tuple(
+            f"{found[field.name].origin}: {field.key} is ignored, because it has no effect {cause}"
+            for field in ignored
+        ),
+    )
+
+
+def _may_be_ignored(found: Mapping[str, Given], field: Field) -> bool:
+    """Whether it was set for other runs, too: in a file or the environment, not as a flag."""
+    return field.name in found and found[field.name].rank < _FLAG
 
 
 def described(config: Config) -> list[tuple[str, JSON, str]]:

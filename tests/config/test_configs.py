@@ -106,9 +106,13 @@ def ppo(**changes: object) -> PPOConfig:
 
 def test_batches_that_do_not_divide() -> None:
     assert ppo(batch_size=24, minibatches=3, micro_batch_size=4).minibatch_size == 8
-    with pytest.raises(UsageError, match="--batch-size 10 is not a multiple of --minibatches 3"):
+    with pytest.raises(
+        UsageError, match="by --minibatches 3; expected a multiple of 3, such as 9 or 12"
+    ):
         ppo(batch_size=10, minibatches=3)
-    with pytest.raises(UsageError, match="cannot be divided among 3 processes; expected a mul"):
+    with pytest.raises(
+        UsageError, match="by 3 processes; expected a multiple of 3, such as 6 or 9"
+    ):
         ppo(batch_size=8, processes=3)
     with pytest.raises(UsageError, match="--micro-batch-size 3 does not divide a minibatch of 8"):
         ppo(batch_size=8, micro_batch_size=3)
@@ -136,6 +140,11 @@ def test_bounds_of_ppo(field: str, value: float) -> None:
     [
         ({"adaptive_lambda": 0.05, "lam": 0.9}, "--lambda 0.9 has no effect with --adaptive-lam"),
         ({"reuse_logprobs": True, "generator": "vllm"}, "--reuse-logprobs needs log-prob"),
+        ({"clip_high": 0.1}, "--clip-high 0.1 is below --clip 0.2"),
+        (
+            {"adaptive_lambda": 0.05, "response_length": 20},
+            "gives lambda 0 to all answers of at most 20 tokens; expected more than 0.05",
+        ),
         ({"recompute_layers": 1}, "--recompute-layers has no effect without --gradient-check"),
         ({"overlong_buffer": 4}, "--overlong-buffer has no effect without --overlong-penalty"),
         (
@@ -144,11 +153,11 @@ def test_bounds_of_ppo(field: str, value: float) -> None:
         ),
         (
             {"advantage": "grpo", "critic_lambda": 1.0},
-            "--critic-lambda has no effect with --advantage grpo",
+            "--critic-lambda is not used by --advantage grpo",
         ),
         (
             {"advantage": "group", "adaptive_lambda": 0.05},
-            "--adaptive-lambda has no effect with --advantage group",
+            "--adaptive-lambda is not used by --advantage group",
         ),
         ({"stop_on": ("equal-groups",)}, "--stop-on equal-groups has no effect with --adv"),
     ],

@@ -45,6 +45,26 @@ def test_each_source_overrides_those_after_it(tmp_path: Path) -> None:
     assert record(config)["lambda"] == 0.9
 
 
+def test_what_an_advantage_does_not_use_is_ignored_in_files_and_refused_as_a_flag(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "salsa.toml").write_text("[ppo]\ncritic_learning_rate = 1e-3\nlambda = 1\n")
+    env = {"SALSA_PPO_CRITIC_WARMUP": "2"}
+    config = configure(tmp_path, "ppo", *PPO, env=env)
+    assert (config.lam, config.critic_warmup, config.ignored) == (1.0, 2, ())
+    config = configure(tmp_path, "ppo", *PPO, "--advantage", "rloo", env=env)
+    assert (config.lam, config.critic_learning_rate, config.critic_warmup) == (0.95, None, 0)
+    assert origins(config)["lambda"] == "default"
+    assert [text.partition(",")[0] for text in config.ignored] == [
+        "salsa.toml [ppo]: lambda is ignored",
+        "salsa.toml [ppo]: critic_learning_rate is ignored",
+        "SALSA_PPO_CRITIC_WARMUP: critic_warmup is ignored",
+    ]
+    assert config.ignored[0].endswith("it has no effect with --advantage rloo")
+    with pytest.raises(UsageError, match="--lambda is not used by --advantage rloo"):
+        configure(tmp_path, "ppo", *PPO, "--advantage", "rloo", "--lambda", "1")
+
+
 def test_required_settings_may_come_from_anywhere(tmp_path: Path) -> None:
     (tmp_path / "salsa.toml").write_text('[ppo]\nprompts = "p.jsonl"\nref = ["a/", "b/"]\n')
     env = {"SALSA_PPO_REWARD": "rm-1/,rm-2/", "SALSA_PPO_PENALTY": "mean-kl"}

@@ -215,21 +215,24 @@ def test_half_of_the_trained_memory_is_saved(world: World, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"critic": "reward"}, "--critic has no effect with --advantage rloo"),
-        ({"critic_learning_rate": 1e-4}, "--critic-learning-rate has no effect"),
-        ({"critic_warmup": 1}, "--critic-warmup has no effect"),
-        ({"value_clip": 0.1}, "--value-clip has no effect"),
-        ({"lam": 1.0}, "--lambda has no effect"),
-        ({"gamma": 0.9}, "--gamma has no effect"),
-        ({"whiten_rewards": True}, "--whiten-rewards has no effect"),
-        ({"stop_on": ("weak-critic",)}, "--stop-on weak-critic has no effect"),
-        ({"critic_warmup": 1, "lam": 1.0}, "--critic-warmup, --lambda have no effect with"),
+        ({"critic": "reward"}, "--critic is not used by --advantage rloo"),
+        ({"critic_learning_rate": 1e-4}, "--critic-learning-rate is not used by"),
+        ({"critic_warmup": 1}, "--critic-warmup is not used by"),
+        ({"value_clip": 0.1}, "--value-clip is not used by"),
+        ({"lam": 1.0}, "--lambda is not used by"),
+        ({"gamma": 0.9}, "--gamma is not used by"),
+        ({"whiten_rewards": True}, "--whiten-rewards is not used by"),
+        ({"stop_on": ("weak-critic",)}, "--stop-on weak-critic is not used by"),
+        ({"critic_warmup": 1, "lam": 1.0}, "--lambda, --critic-warmup are not used by"),
         ({"samples_per_prompt": 1}, "expected --samples-per-prompt 2 or more, found 1"),
-        ({"samples_per_prompt": 3}, "--batch-size 8 is not a multiple of --samples-per-prompt 3"),
+        (
+            {"samples_per_prompt": 3},
+            "--samples-per-prompt 3; expected a multiple of 6, such as 6",
+        ),
         (
             {"samples_per_prompt": 4, "processes": 4, "minibatches": 1},
-            "--batch-size 8 has 2 prompts of --samples-per-prompt 4, which cannot be divided among "
-            "4 processes; expected a multiple of 16",
+            "--batch-size 8, which counts answers, cannot be divided by --samples-per-prompt 4 and "
+            "4 processes; expected a multiple of 16, such as 16",
         ),
     ],
     ids=str,
