@@ -225,7 +225,7 @@ class PPOConfig(TrainingConfig):
     reward_clip: Annotated[
         float | None,
         Setting(
-            "Clip rewards to [-X, X].",
+            "Clip rewards to [-X, X], before --no-eos and --overlong-penalty.",
             above=0,
             metavar="X",
             panel="Reward",

@@ -97,8 +97,8 @@ CRITIC_UPDATES, CRITIC_WINDOW = 20, 10
 is above 0 after about five; one that is worse than a constant after 20 has not learned."""
 
 EQUAL_GROUPS = 0.5
-"""Share of the prompts whose answers all have one reward. They give no gradient; above a
-half, most of the time and memory goes into answers that do not count."""
+"""Share of the prompts whose answers all have one reward. Only the penalty tells them apart; above
+a half, most of the time and memory goes into answers that cannot raise the reward."""
 
 History = Sequence[UpdateMetrics]
 Monitor = Callable[[History], str | None]
@@ -345,9 +345,9 @@ def equal_groups(history: History) -> str | None:
     if not equal > EQUAL_GROUPS * groups:
         return None
     return (
-        f"in {equal} of the last {groups} prompts all answers have the same reward, which gives no "
-        "gradient. Raise --samples-per-prompt or --temperature, remove prompts that are too easy "
-        "or too hard, or use a finer-grained reward"
+        f"in {equal} of the last {groups} prompts all answers have the same reward, so that only "
+        "the penalty changes the policy there. Raise --samples-per-prompt or --temperature, remove "
+        "prompts that are too easy or too hard, or use a finer-grained reward"
     )
 
 
