@@ -557,7 +557,7 @@ def test_the_newest_checkpoints_are_kept(world: World, tmp_path: Path) -> None:
     assert kept == ["000002.pt", "000003.pt", "000004.pt"]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_kills_leave_no_trace() -> None:
     """Three of the moments; `python -m tests.support.kills` tries twenty."""
     assert kills.main(3, seed=5) == 0

@@ -109,7 +109,7 @@ def trained(stories_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return config.output
 
 
-@pytest.mark.parametrize("source", [llmbar, pandalm])
+@pytest.mark.parametrize("source", [llmbar, pytest.param(pandalm, marks=pytest.mark.slow)])
 def test_accuracy_by_subset_is_what_transformers_and_loops_find(
     trained: Path, tmp_path: Path, source: Any
 ) -> None:

@@ -219,7 +219,8 @@ def test_all_settings_that_do_not_go_together_at_once(world: World, tmp_path: Pa
         configure(world, tmp_path / "p", batch_size=10, minibatches=3, ref_every=2, kl_horizon=9)
     assert str(caught.value) == (
         "these settings contradict each other:\n"
-        "  - --batch-size 10 is not a multiple of --minibatches 3\n"
+        "  - --batch-size 10, which counts answers, cannot be divided by --minibatches 3; expected "
+        "a multiple of 3, such as 9 or 12\n"
         "  - --kl-horizon has no effect without --kl-target\n"
         "  - --ref-every has no effect without --ref-update"
     )
