@@ -176,6 +176,8 @@ def test_dropout_is_off_while_weights_are_trained(tmp_path: Path) -> None:
     """A folder that asks for dropout: two passes agree to the bit, with gradients too."""
     folder = tiny.save_language_model(tmp_path / "a", seed=1, attention_dropout=0.5)
     loaded = loading.load_language_model(folder, Placement(torch.float32, CPU))
+    # Mixtures add noise, and others drop layers, in training mode; dropout rates are 0 either way.
+    assert not loaded.model.training
     loading.trainable(loaded.model)
     prompts, answers = pad_left(ROWS, 0), pad_right(ROWS, 0)
     read = Sequences.of(prompts, answers)
