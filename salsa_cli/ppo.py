@@ -190,6 +190,9 @@ def run(config: PPOConfig, report: Report) -> Result:
         if not extends:
             run_folder.check_output(config.output, config.force, plan.read)
         preflight.check_held_out(plan, runtime)
+        if preflight.resumed_checkpoint(config) is not None:
+            place = config.output if extends else run_folder.partial_folder(config.output)
+            _watchdog(place, config, runtime, report).check_resume()
         preflight.check_sharing(plan, config, sharded=runtime.sharding is not None)
     config, needed = runtime.from_main(lambda: choose_micro_batch(config, plan, runtime, report))
     server = runtime.from_main(lambda: sampling_server.connect(plan, config, runtime, report))
@@ -240,8 +243,7 @@ def train(run: Run, server: Server | None) -> PPOResult:
     if note := packed_attention.padding_note(loaded.policy.model):
         report(Note(note))
     actors, state = restore_or_begin(loaded, run, report)
-    exact = learning.has_exact_ratio(config, runtime.device)
-    watchdog = Watchdog(folder / "metrics.jsonl", config, report, exact_ratio=exact)
+    watchdog = _watchdog(folder, config, runtime, report)
     best_policy = BestPolicy(config, _history(folder))
     with (
         interrupts.deferred_interrupts(report) as interrupted,
@@ -287,6 +289,11 @@ def train(run: Run, server: Server | None) -> PPOResult:
 
     with snapshots.unrounded(actors, run):
         return runtime.from_main(conclude)
+
+
+def _watchdog(folder: Path, config: PPOConfig, runtime: Runtime, report: Report) -> Watchdog:
+    exact = learning.has_exact_ratio(config, runtime.device)
+    return Watchdog(folder / "metrics.jsonl", config, report, exact_ratio=exact)
 
 
 def choose_micro_batch(

@@ -438,7 +438,8 @@ def test_an_interrupted_ppo_finishes_its_update_and_says_how_to_go_on(
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == code, stderr
     rows = metrics.read_text().count("\n")
-    assert "finishing this step, then stopping; press Ctrl-C again to stop at once" in stderr
+    again = "press Ctrl-C again" if sent is signal.SIGINT else "send SIGTERM again"
+    assert f"finishing this step, then stopping; {again} to stop at once" in stderr
     assert f"keeps the run up to step {rows}; continue it with --resume" in stderr
     assert "Traceback" not in stderr
     assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]

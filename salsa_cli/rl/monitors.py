@@ -337,7 +337,7 @@ def weak_critic(history: History) -> str | None:
 
 
 def equal_groups(history: History) -> str | None:
-    """Most prompts have answers of one reward, between which nothing can be learned."""
+    """Most prompts have answers of one reward, which only the penalty tells apart."""
     recent = [m for m in history[-RECENT:] if m.equal_groups is not None and m.groups]
     if len(recent) < RECENT:
         return None

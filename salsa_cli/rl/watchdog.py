@@ -27,13 +27,29 @@ class Watchdog:
         named = [FOREWARNING] if exact_ratio else [FOREWARNING, "ratio-error"]
         self._watch = AlarmTracker(named=named)
         self._stop: str | None = None
-        for row in read_rows(metrics_file) if metrics_file.exists() else ():
-            self._watch.add(UpdateMetrics.of(row))
+        rows = read_rows(metrics_file) if metrics_file.exists() else []
+        self._raised = [alarm for row in rows for alarm in self._watch.add(UpdateMetrics.of(row))]
 
     @property
     def stops(self) -> bool:
         """Whether a warning that `--stop-on` names has been raised before the last update."""
         return self._stop is not None
+
+    def check_resume(self) -> None:
+        """Refuse to resume a run with the `--stop-on` that has stopped it.
+
+        A warning is raised once in a run, so that it would not stop the run again: a pipeline that
+        repeats its command with `--resume` would finish what was stopped for a reason.
+
+        Raises:
+            SalsaError: names the warning and what can be done.
+        """
+        for alarm in self._raised:
+            if alarm.name in self._config.stop_on and alarm.update < self._config.updates:
+                raise SalsaError(
+                    f"this run raised {alarm.name} after update {alarm.update}, which --stop-on "
+                    f"{alarm.name} stops. {_continued(alarm)}"
+                )
 
     def check_start(self, kl: float, reference_end: float | None, spread: float) -> None:
         """Warn before the first step if the penalty alone will shorten the answers.
@@ -61,7 +77,10 @@ class Watchdog:
             self._report(Warned(str(alarm)))
         fatal = [alarm for alarm in alarms if alarm.name in self._config.stop_on]
         if fatal and metrics.update < self._config.updates:
-            self._stop = f"stopped after update {metrics.update} by --stop-on {fatal[0]}"
+            self._stop = (
+                f"stopped after update {metrics.update} by --stop-on {fatal[0]}. "
+                f"{_continued(fatal[0])}"
+            )
 
     def report_sample(self, prompt: str, answer: str) -> None:
         """Report a sample of the policy's answers."""
@@ -75,3 +94,11 @@ class Watchdog:
         """
         if self._stop is not None:
             raise SalsaError(self._stop)
+
+
+def _continued(alarm: Alarm) -> str:
+    """What can be done with a run that a warning has stopped."""
+    return (
+        "Other settings need a new run: another -o, or --force, which deletes this one. To "
+        f"continue this one as it is, leave out --stop-on {alarm.name}"
+    )

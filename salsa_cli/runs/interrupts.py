@@ -59,11 +59,13 @@ def deferred_interrupts(report: Report) -> Iterator[Interrupts]:
     """
     held = Interrupts()
     kinds = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+    again = {signal.SIGINT: "press Ctrl-C again", signal.SIGTERM: "send SIGTERM again"}
 
     def receive(signum: int, frame: FrameType | None) -> None:
         held.note(kinds[signal.Signals(signum)])
         with suppress(RuntimeError):  # raised if the signal interrupts a line being written
-            report(Note("finishing this step, then stopping; press Ctrl-C again to stop at once"))
+            how = again[signal.Signals(signum)]
+            report(Note(f"finishing this step, then stopping; {how} to stop at once"))
 
     before = {}
     if threading.current_thread() is threading.main_thread():

@@ -43,12 +43,12 @@ def check_output(output: Path, force: bool, inputs: Iterable[Path] = ()) -> None
     """
     if output.name in ("", ".."):
         raise UsageError(f"-o {output}: expected the name of a new folder")
-    if (output.exists() or output.is_symlink()) and not force:
-        raise SalsaError(f"{output} already exists; choose another -o, or replace it with --force")
-    if output.is_symlink() or (output.exists() and not output.is_dir()):
-        raise SalsaError(f"{output} is a link or a file, which --force does not replace")
-    if output.exists():
+    if output.exists() or output.is_symlink():
         _check_replaceable(output, inputs)
+        if not force:
+            raise SalsaError(
+                f"{output} already exists; choose another -o, or replace it with --force"
+            )
     above = output.absolute().parent
     while not above.exists():
         above = above.parent
@@ -57,6 +57,12 @@ def check_output(output: Path, force: bool, inputs: Iterable[Path] = ()) -> None
 
 
 def _check_replaceable(output: Path, inputs: Iterable[Path]) -> None:
+    """Refuse what `--force` does not replace, so that it is advised only where it works."""
+    if output.is_symlink() or not output.is_dir():
+        raise SalsaError(
+            f"{output} already exists and is a link or a file, which --force does not replace; "
+            "choose another -o"
+        )
     place = output.resolve()
     for path in inputs:
         if path.exists() and path.resolve().is_relative_to(place):
@@ -64,8 +70,8 @@ def _check_replaceable(output: Path, inputs: Iterable[Path]) -> None:
     names = {entry.name for entry in output.iterdir()}
     if names and not names & _EXPLAINED:
         raise SalsaError(
-            f"{output} contains neither a model nor a result of salsa, so --force does not replace "
-            "it; choose another -o, or delete it yourself"
+            f"{output} already exists and contains neither a model nor a result of salsa, so "
+            "--force does not replace it; choose another -o, or delete it yourself"
         )
 
 

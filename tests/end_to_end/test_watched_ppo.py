@@ -61,8 +61,14 @@ def test_a_warning_stops_the_run_which_then_resumes_to_the_same_bits(
     assert text.startswith("stopped after update 1 by --stop-on missing-end: 12% of the answers")
     assert text.endswith(f"{partial} keeps the run up to step 1; continue it with --resume")
     assert (partial / "report.html").exists() and not config.output.exists()
+    assert "To continue this one as it is, leave out --stop-on missing-end" in text
+    # Repeated as it was, it must not end well what was stopped for a reason.
+    for again in (replace(config, resume=True), replace(config, resume=True, dry_run=True)):
+        with pytest.raises(SalsaError, match="raised missing-end after update 1, which --stop-on"):
+            ppo.run(again, silent)
+    assert partial.exists() and not config.output.exists()
     events: list[Event] = []
-    ppo.run(replace(config, resume=True), events.append)
+    ppo.run(replace(config, resume=True, stop_on=("length-collapse",)), events.append)
     assert "missing-end" not in warnings(events)  # it was named before the run stopped
     assert rows_without_time(config.output) == rows_without_time(whole.output)
     for name, weight in weights(whole.output).items():

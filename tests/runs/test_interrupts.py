@@ -15,10 +15,14 @@ from salsa_cli.runs.signals import Terminated
 
 
 @pytest.mark.parametrize(
-    ("sent", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
+    ("sent", "kind", "again"),
+    [
+        (signal.SIGINT, KeyboardInterrupt, "press Ctrl-C again"),
+        (signal.SIGTERM, Terminated, "send SIGTERM again"),
+    ],
 )
 def test_the_first_waits_and_the_second_does_not(
-    sent: signal.Signals, kind: type[KeyboardInterrupt]
+    sent: signal.Signals, kind: type[KeyboardInterrupt], again: str
 ) -> None:
     heard: list[Event] = []
     runtime = start_runtime("cpu")
@@ -31,9 +35,7 @@ def test_the_first_waits_and_the_second_does_not(
             os.kill(os.getpid(), sent)
             held.agree(runtime)
             assert held.pending
-            assert heard == [
-                Note("finishing this step, then stopping; press Ctrl-C again to stop at once")
-            ]
+            assert heard == [Note(f"finishing this step, then stopping; {again} to stop at once")]
             with pytest.raises(kind):
                 held.raise_pending()
             with pytest.raises(kind):
