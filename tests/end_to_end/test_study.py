@@ -180,7 +180,7 @@ def test_the_quick_plan_survives_a_kill_and_gives_the_same_tables_twice(
 
     first, second = tmp_path / "first", tmp_path / "second"
     started = subprocess.Popen([*words, "-o", str(first)], start_new_session=True)
-    while not list(first.glob("*/seed-01/rm")):
+    while not list(first.glob("*/seed-02/rm")):
         assert started.poll() is None
         time.sleep(0.5)
     os.killpg(started.pid, signal.SIGKILL)
