@@ -1,4 +1,7 @@
-"""Numbers, sizes and durations as people read them."""
+"""Numbers, sizes, durations and lines as people read them."""
+
+import re
+import textwrap
 
 
 def plain(text: str, length: int) -> str:
@@ -36,9 +39,33 @@ def figure(value: float) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds for a person: 4.2 s, 3 min 20 s, 2 h 5 min."""
+    if seconds < 0.1:
+        return "less than 0.1 s"
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def fitted(text: str, width: int, hanging: str = "") -> str:
+    """Lines of at most `width` characters, broken between words.
+
+    What follows a break begins with `hanging`, or below the text of an item (`  - `). Words that
+    are longer stay whole, and so do other lines that begin with a blank: they are commands to copy.
+    """
+    return "\n".join(_broken(line, width, hanging) for line in text.split("\n"))
+
+
+def _broken(line: str, width: int, hanging: str) -> str:
+    item = re.match(r" *- ", line)
+    if len(line) <= width or (item is None and line.startswith(" ")):
+        return line
+    return textwrap.fill(
+        line,
+        width,
+        subsequent_indent=" " * len(item[0]) if item else hanging,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -1,4 +1,4 @@
-"""Numbers, sizes and durations as people read them."""
+"""Numbers, sizes, durations and lines as people read them."""
 
 import pytest
 
@@ -67,7 +67,8 @@ def test_figures(value: float, shown: str) -> None:
     ("seconds", "shown"),
     [
         (4.24, "4.2 s"),
-        (0.0, "0.0 s"),
+        (0.02, "less than 0.1 s"),
+        (0.1, "0.1 s"),
         (42.4, "42 s"),
         (60, "1 min 0 s"),
         (200, "3 min 20 s"),
@@ -77,3 +78,15 @@ def test_figures(value: float, shown: str) -> None:
 )
 def test_durations(seconds: float, shown: str) -> None:
     assert formatting.duration(seconds) == shown
+
+
+def test_lines_are_broken_between_words() -> None:
+    text = (
+        "error: two problems-at-once:\n  - the first of both\n  salsa ppo --ref REF\nsft-a/sft-b/x"
+    )
+    assert formatting.fitted(text, 16) == (
+        "error: two\nproblems-at-once:\n  - the first of\n    both\n  salsa ppo --ref REF\n"
+        "sft-a/sft-b/x"
+    )
+    assert formatting.fitted("one two three four", 9, hanging="  ") == "one two\n  three\n  four"
+    assert formatting.fitted(text, 80) == text

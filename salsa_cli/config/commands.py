@@ -61,7 +61,7 @@ COMMANDS = {
             (
                 ("--ref ref/ --reward rm/ --prompts prompts.jsonl -o policy/", "from a soup"),
                 (
-                    "--ref sft/ --reward rm-1/ --reward rm-2/ --prompts p.jsonl -o policy/",
+                    "--ref sft/ --reward rm-1/,rm-2/ --prompts p.jsonl -o policy/",
                     "two rewards",
                 ),
             ),

@@ -71,7 +71,7 @@ def of_command(command: Command, fields: Sequence["Field"], *, full: bool) -> Pa
         " ".join(["salsa", command.name, "[OPTIONS]", *(one.metavar for one in arguments)]),
         [
             command.summary,
-            "\n".join(f"salsa {command.name} {line}" for line, _ in command.examples),
+            "\n  ".join(["Examples:", *(f"salsa {command.name} {e}" for e, _ in command.examples)]),
         ],
         [(title, entries) for title, entries in panels.items() if entries],
         _footer(command, fields),

@@ -4,6 +4,7 @@ Typer's own drawing imports rich's Markdown, which takes longer than the help it
 """
 
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console, RenderableType
@@ -15,6 +16,15 @@ from salsa_cli.config.help import Entry, Page
 
 _STYLES = {r"(?<![\w-])--?[A-Za-z][\w-]*": "cyan", r"\[[^][]*\]$": "dim"}
 """Options and, at its end, the notes of a text (`[default: 1]`)."""
+
+_GAP = 2
+"""Blanks between two columns."""
+
+_BORDERS = "│  │"
+"""What a panel puts around its content."""
+
+_HELD = "\ue000"
+"""Stands for a blank at which a line is not broken; a character for private use."""
 
 
 def draw(page: Page) -> None:
@@ -47,23 +57,35 @@ def _prose(paragraphs: Sequence[str], console: Console) -> Iterator[Text]:
 
 
 def _table(entries: Sequence[Entry], width: int) -> Table:
-    """One row an entry; columns that no entry fills are left out."""
-    table = Table.grid(padding=(0, 2, 0, 0), expand=True)
-    cells = [
-        (
-            Text(one.name, "bold cyan"),
-            Text(one.short, "bold green"),
-            Text("\n".join(_folded(one.value, width // 5)), "yellow"),
-        )
-        for one in entries
-    ]
-    filled = [place for place in range(3) if any(row[place] for row in cells)]
-    for _ in filled:
+    """One row an entry; a column of values that no entry fills is left out."""
+    names = [Text.assemble((one.name, "bold cyan"), _short(one)) for one in entries]
+    values = [Text("\n".join(_folded(one.value, width // 5)), "yellow") for one in entries]
+    columns = [column for column in (names, values) if any(column)]
+    taken = sum(
+        max(line.cell_len for cell in column for line in cell.split()) for column in columns
+    )
+    room = width - len(_BORDERS) - taken - _GAP * len(columns)
+    table = Table.grid(padding=(0, _GAP, 0, 0), expand=True, pad_edge=False)
+    for _ in columns:
         table.add_column(no_wrap=True)
     table.add_column(ratio=1)
-    for row, one in zip(cells, entries, strict=True):
-        table.add_row(*(row[place] for place in filled), _styled(one.text))
+    for row, one in zip(zip(*columns, strict=True), entries, strict=True):
+        table.add_row(*row, _styled(_wrapped(one.text, room)))
     return table
+
+
+def _short(entry: Entry) -> Text:
+    return Text.assemble(", ", (entry.short, "bold green")) if entry.short else Text()
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Lines of words; a note such as `default: 256MB` is never broken."""
+    held = re.sub(r"\[[^][]*\]$", lambda notes: _held(notes[0]), text)
+    return textwrap.fill(held, max(width, 1), break_on_hyphens=False).replace(_HELD, " ")
+
+
+def _held(notes: str) -> str:
+    return "; ".join(note.replace(" ", _HELD) for note in notes.split("; "))
 
 
 def _folded(choices: str, width: int) -> Iterator[str]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from salsa_cli.formatting import amount, duration, figure, plain
+from salsa_cli.formatting import amount, duration, figure, fitted, plain
 from salsa_cli.runs.events import (
     Advanced,
     Event,
@@ -149,7 +149,7 @@ def print_result(result: Result) -> None:
         sys.stdout.flush()
         print_table(table)
     if text:
-        print(text)
+        print(_shown(text, sys.stdout, hanging="  "))
     page = Path(str(result.record().get("output", ""))) / "report.html"
     if page.is_file():
         print(f"report: {page}")
@@ -158,5 +158,19 @@ def print_result(result: Result) -> None:
 
 def print_error(text: str) -> None:
     """One error, on stderr."""
-    red, reset = ("\x1b[31m", "\x1b[0m") if has_colour(sys.stderr, os.environ) else ("", "")
-    print(f"{red}error:{reset} {text}", file=sys.stderr, flush=True)
+    text = _shown(f"error: {text}", sys.stderr)
+    if has_colour(sys.stderr, os.environ):
+        text = text.replace("error:", "\x1b[31merror:\x1b[0m", 1)
+    print(text, file=sys.stderr, flush=True)
+
+
+def _shown(text: str, stream: IO[str], hanging: str = "") -> str:
+    """Text as a terminal shows it, broken between words; a file or a pipe gets it as it is."""
+    if not stream.isatty():
+        return text
+    columns = os.environ.get("COLUMNS", "")
+    try:
+        width = int(columns) if columns.isdigit() else os.get_terminal_size(stream.fileno()).columns
+    except OSError:
+        return text
+    return fitted(text, width, hanging) if width else text

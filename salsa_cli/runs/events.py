@@ -188,7 +188,7 @@ def _with_unit(name: str, value: Value) -> str:
         return amount(value, "B")
     if name.startswith("seconds"):
         return duration(value) if value >= 1 else "less than a second"
-    return str(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _key(name: str) -> str:

@@ -39,6 +39,12 @@ _WIDE = 110
 _SHORTEST = 20
 """Characters that a name keeps however narrow the terminal is."""
 
+_STEP = 11
+"""Characters of a step beside its name and its amounts: a spinner, the time, blanks."""
+
+_AMOUNTS = 44
+"""Characters of the amounts of a step, such as `1,024/2,048  1,234/s  token 4,096/8,192`."""
+
 
 class LiveView:
     """Progress bars for the stages; below them what is being done, figures, a sample answer."""
@@ -48,20 +54,19 @@ class LiveView:
         self._console = console
         wide = console.width >= _WIDE
         # What is left for names beside the bar, the amounts, the speed and the times.
-        self._room = max(_SHORTEST, console.width - (68 if wide else 52))
+        self._room = max(_SHORTEST, console.width - (73 if wide else 53))
         self._bars = Progress(
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=28 if wide else 12),
+            BarColumn(bar_width=28 if wide else 8),
             _Amount(),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            _Time(compact=True, elapsed_when_finished=True),
             console=console,
         )
         self._steps = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
-            _Amount(),
-            TextColumn("{task.fields[detail]}", style="dim", markup=False),
+            _Counted(),
             TimeElapsedColumn(),
             console=console,
         )
@@ -100,7 +105,7 @@ class LiveView:
         if before is None or before.step != event.step or event.done < before.done:
             self._rest()
             self._steps.add_task(
-                _short(event.step, self._room),
+                _short(event.step, self._room_beside(event)),
                 total=event.total or None,
                 unit=event.unit,
                 detail=event.detail,
@@ -109,6 +114,11 @@ class LiveView:
             self._steps.update(task, completed=event.done, detail=event.detail)
         self._step = event
         self._draw()
+
+    def _room_beside(self, event: Working) -> int:
+        """What is left for the name of a step beside the spinner, the amounts and the time."""
+        amounts = _AMOUNTS if event.total else 0
+        return max(_SHORTEST, self._console.width - _STEP - amounts)
 
     def _rest(self) -> None:
         """Nothing is being done."""
@@ -177,21 +187,50 @@ class _Amount(ProgressColumn):
         return Text(text)
 
 
+class _Counted(_Amount):
+    """The amounts of a step, and its detail."""
+
+    def render(self, task: Task) -> Text:
+        parts = [str(super().render(task)), str(task.fields["detail"])]
+        return Text("  ".join(part for part in parts if part), style="dim")
+
+
+class _Time(TimeRemainingColumn):
+    """`00:12 left`, and what a finished stage took: `00:30`."""
+
+    def render(self, task: Task) -> Text:
+        shown = super().render(task)
+        return shown if task.finished or task.time_remaining is None else shown.append(" left")
+
+
 def print_table(table: Table) -> None:
-    """A table on stdout."""
+    """A table on stdout.
+
+    No name is truncated. On a terminal that is too narrow, the columns come closer together, and
+    names take several lines; a file or a pipe gets one line per row.
+    """
     console = Console(highlight=False, soft_wrap=True, emoji=False)
-    drawn = _rich_table(table)
-    # Do not truncate names: a line that is too long wraps in the terminal.
-    wide = console.options.update(max_width=10_000)
-    console.width = max(console.width, Measurement.get(console, wide, drawn).maximum)
+    drawn = _rich_table(table, gap=2)
+    widest = console.options.update(max_width=10_000)
+    needed = Measurement.get(console, widest, drawn).maximum
+    if needed > console.width:
+        if console.file.isatty():
+            drawn = _rich_table(table, gap=1)
+        else:
+            console.width = needed
     console.print(drawn)
 
 
-def _rich_table(table: Table) -> RichTable:
-    drawn = RichTable(box=None, padding=(0, 2, 0, 0))
+def _rich_table(table: Table, gap: int) -> RichTable:
+    drawn = RichTable(box=None, padding=(0, gap, 0, 0), pad_edge=False)
     for position, name in enumerate(table.columns):
+        is_name = position < table.names
         drawn.add_column(
-            name, justify="left" if position < table.names else "right", header_style="bold"
+            name,
+            justify="left" if is_name else "right",
+            header_style="bold",
+            overflow="fold",
+            no_wrap=not is_name,
         )
     for row in table.rows:
         drawn.add_row(*(escape(cell) for cell in row))

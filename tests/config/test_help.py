@@ -7,6 +7,7 @@ import pytest
 from salsa_cli.config.application import application
 from salsa_cli.config.base import declared
 from salsa_cli.config.commands import COMMANDS, Command
+from salsa_cli.config.help import of_command
 from salsa_cli.config.manners import Manners
 
 
@@ -19,7 +20,7 @@ def shown(
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda one: one.name)
-@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("width", [80, 120, 200])
 def test_everything_is_shown_and_fits(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -30,12 +31,28 @@ def test_everything_is_shown_and_fits(
     short = shown(capsys, monkeypatch, width, command.name, "--help")
     for field in (*declared(command.config_type()), *declared(Manners)):
         name = field.metavar if field.setting.positional else field.option
-        assert re.search(rf"{re.escape(name)}[\s.]", full), name
+        assert re.search(rf"{re.escape(name)}[\s.,]", full), name
         if field.required:
             assert name in short
     assert max(map(len, f"{full}{short}".splitlines())) <= width
     assert len(re.findall("^│ --(?!help)", short, re.MULTILINE)) <= 15
     assert "--help-all" in short
+    for example, _ in command.examples:
+        assert f"\n   salsa {command.name} {example}\n" in short
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda one: one.name)
+def test_a_default_or_a_bound_is_never_broken(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    text = shown(capsys, monkeypatch, 80, command.name, "--help-all")
+    page = of_command(command, declared(command.config_type()), full=True)
+    entries = [entry.text for _, panel in page.panels for entry in panel]
+    notes = [
+        n for text in entries for ns in re.findall(r"\[([^][]*)\]$", text) for n in ns.split("; ")
+    ]
+    assert len(notes) >= 9
+    assert [note for note in notes if note not in text] == []
 
 
 def test_bounds_and_defaults(
@@ -54,7 +71,14 @@ def test_the_overview_names_all_commands(
 ) -> None:
     text = shown(capsys, monkeypatch, 80)
     assert all(one.name in text and one.summary in text for one in COMMANDS.values())
-    assert text.index("--help ") > text.index("--show-completion")
+    assert text.splitlines()[-10:-5] == [
+        "│ --version, -V                  Print the version.                            │",
+        "│ --install-completion  [SHELL]  Install completion for this shell, or for     │",
+        "│                                bash, zsh or fish.                            │",
+        "│ --show-completion     [SHELL]  Print the script of the completion.           │",
+        "│ --help, -h                     Show this message and exit.                   │",
+    ]
+    assert text.index("--help, -h") > text.index("--show-completion")
 
 
 def test_names_of_choices_are_folded_and_no_line_ends_in_blanks(

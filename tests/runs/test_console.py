@@ -1,6 +1,7 @@
 """Plain lines, results and errors, and when there is a live view."""
 
 import io
+import sys
 import time
 from collections.abc import Mapping
 from itertools import pairwise
@@ -183,14 +184,32 @@ def test_the_report_of_a_result_is_named(
     assert capsys.readouterr().out == f"done\nreport: {tmp_path}/report.html\n"
 
 
+def test_words_are_whole_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(f"sys.{name}", Terminal())
+    monkeypatch.setenv("COLUMNS", "24")
+    monkeypatch.setenv("NO_COLOR", "1")
+    print_error("nothing of this was found:\n  - a/b/c.jsonl: no such file")
+    print_result(DryRun({"models to be compared": "salsa, ppo"}))
+    assert sys.stderr.getvalue() == (  # type: ignore[attr-defined]
+        "error: nothing of this\nwas found:\n  - a/b/c.jsonl: no such\n    file\n"
+    )
+    assert sys.stdout.getvalue() == "models to be compared:\n  salsa, ppo\n"  # type: ignore[attr-defined]
+
+
 def test_a_dry_run_has_units_and_origins(capsys: pytest.CaptureFixture[str]) -> None:
     dry = DryRun(
-        {"tensors": 3, "bytes to write": 13_500_000_000, "seconds about": 125.0, "seconds": 0.04},
+        {
+            "tensors": 1200,
+            "bytes to write": 13_500_000_000,
+            "seconds about": 125.0,
+            "seconds": 0.04,
+        },
         settings=[("alpha", 0.5, "--alpha"), ("memory", 1, "default"), ("models", ["a"], "S")],
     )
     print_result(dry)
     assert capsys.readouterr().out.splitlines() == [
-        "tensors: 3",
+        "tensors: 1,200",
         "to write: 13.5GB",
         "time, about: 2 min 5 s",
         "seconds: less than a second",

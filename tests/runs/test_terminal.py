@@ -1,12 +1,13 @@
 """The live view of a terminal."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
 
-from salsa_cli.runs.events import Advanced, Event, Note, Said, Working
-from salsa_cli.runs.terminal import LiveView
+from salsa_cli.runs.events import Advanced, Event, Note, Said, Table, Working
+from salsa_cli.runs.terminal import LiveView, print_table
 
 
 def test_the_live_view_shows_bars_and_figures() -> None:
@@ -81,3 +82,96 @@ def test_a_long_name_leaves_room_for_the_amounts(width: int) -> None:
     assert "judging by" in lines[0] and "gold.py:score" in lines[0]
     assert "400/1,200 answers" in lines[0]
     assert "loading" in lines[1] and "v0.3" in lines[1] and "0:00:0" in lines[1]
+
+
+RATES = Table(
+    ("model", "judge", "a wins", "n"),
+    [("salsa", "rm:rm", "12.5%", "16"), ("ppo-long-name", "python:gold.py", "100.0%", "1,600")],
+    names=2,
+)
+
+
+def plain(text: str) -> str:
+    """Without control codes."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "width", "lines"),
+    [
+        (
+            Screen(),
+            80,
+            [
+                "model          judge           a wins      n",
+                "salsa          rm:rm            12.5%     16",
+                "ppo-long-name  python:gold.py  100.0%  1,600",
+            ],
+        ),
+        (
+            Screen(),
+            42,
+            [
+                "model         judge          a wins     n",
+                "salsa         rm:rm           12.5%    16",
+                "ppo-long-name python:gold.py 100.0% 1,600",
+            ],
+        ),
+        (
+            Screen(),
+            32,
+            [
+                "model     judge     a wins     n",
+                "salsa     rm:rm      12.5%    16",
+                "ppo-long- python:go 100.0% 1,600",
+                "name      ld.py",
+            ],
+        ),
+        (
+            io.StringIO(),
+            32,
+            [
+                "model          judge           a wins      n",
+                "salsa          rm:rm            12.5%     16",
+                "ppo-long-name  python:gold.py  100.0%  1,600",
+            ],
+        ),
+    ],
+)
+def test_a_table_fits_the_terminal_and_truncates_nothing(
+    monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, width: int, lines: list[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("sys.stdout", stream)
+    print_table(RATES)
+    assert [line.rstrip() for line in plain(stream.getvalue()).splitlines()] == lines
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_every_line_of_the_live_view_fits(width: int) -> None:
+    """At the largest amounts that are likely, and with what is being done told in full."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    view = LiveView(console)
+    view(Advanced("judging by rm:models/reward-model-7b/", 12_345, 98_765, "answers"))
+    events = [
+        (Working("loading PyTorch and Transformers"), "loading PyTorch and Transformers"),
+        (Working("checking the models and the prompts"), "checking the models and the prompts"),
+        (Working("answers", 9, 16, detail="token 6/64"), "answers 9/16  token 6/64"),
+    ]
+    assert isinstance(console.file, io.StringIO)
+    for event, told in events:
+        view(event)
+        before = len(console.file.getvalue())
+        assert view._live is not None
+        view._live.refresh()
+        picture = plain(console.file.getvalue()[before:])
+        assert told in picture
+        assert "12,345/98,765 answers" in picture
+        assert max(map(len, picture.splitlines())) <= width
+    view.close()
