@@ -7,16 +7,14 @@ answered at once.
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from salsa_cli.config.application import application
 from salsa_cli.config.commands import Command
 from salsa_cli.devices import processes
-from salsa_cli.errors import SalsaError
-from salsa_cli.runs import signals
-
-INTERRUPTED = 130
-TERMINATED = 143
+from salsa_cli.errors import SalsaError, explained
+from salsa_cli.runs import lasting_stderr, signals
 
 
 def main() -> None:
@@ -29,6 +27,7 @@ def main() -> None:
     try:
         if sys.platform == "win32":
             raise SalsaError("salsa runs on Linux and macOS; on Windows, run it in WSL")
+        lasting_stderr.outlive_reader()
         signals.terminate_like_interrupt()
         processes.watch_launcher()
         application(_command)(sys.argv[1:])
@@ -49,35 +48,22 @@ def _fail(error: Exception) -> NoReturn:
         raise error
     if processes.reports(error):
         place = f"process {processes.rank()}: " if processes.rank() else ""
-        _print_error(place + _explain(error))
+        _print_error(place + explained(error))
     code = error.exit_code if isinstance(error, SalsaError) else 1
     processes.leave(code)
     sys.exit(code)
 
 
-def _explain(error: Exception) -> str:
-    if isinstance(error, SalsaError):
-        return str(error)
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'file system'}: {error.strerror}"
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return f"out of memory ({error}); try a smaller --batch-size or a shorter length"
-    return (
-        f"{type(error).__name__}: {error}\n"
-        "This is a bug in salsa. Set SALSA_DEBUG=1 to see the traceback."
-    )
-
-
 def _stop(interrupt: KeyboardInterrupt) -> NoReturn:
-    terminated = isinstance(interrupt, signals.Terminated)
     processes.let_main_go_first()
     if not processes.rank():
-        _print_error(str(interrupt) or ("terminated" if terminated else "interrupted"))
-    sys.stdout.flush()
+        _print_error(str(interrupt) or signals.described(type(interrupt)))
+    with suppress(OSError):  # the terminal may be closed
+        sys.stdout.flush()
     sys.stderr.flush()
     # An interrupt that has passed through an extension module's own call of the interpreter makes
     # Python end itself by SIGINT, whatever the exit code is. Everything is cleaned up; exit now.
-    os._exit(TERMINATED if terminated else INTERRUPTED)
+    os._exit(signals.EXIT_CODES[type(interrupt)])
 
 
 def _print_error(text: str) -> None:

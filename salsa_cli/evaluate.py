@@ -35,6 +35,7 @@ from salsa_cli.maths import statistics
 from salsa_cli.records import read_json, to_json, write_json
 from salsa_cli.runs import checkpoints, run_folder
 from salsa_cli.runs.events import DryRun, Note, Report, Result, Working
+from salsa_cli.runs.unfinished import working_folder
 
 LINE_POINTS, PLANE_POINTS = 11, 5
 MAX_INVALID = 0.05
@@ -60,9 +61,7 @@ def run(config: EvalConfig, report: Report) -> Result:
     gate.check([arm.name for arm in plan.arms], [judge.scores for judge in plan.judges], config)
     if config.dry_run:
         return DryRun(dry_run.facts(plan, config))
-    with run_folder.resumable(
-        config.output, force=config.force, resume=config.resume, kept=_kept
-    ) as folder:
+    with working_folder("eval", config, report, resume=config.resume, kept=_kept) as folder:
         begin(folder, plan, config)
         runtime = start_runtime(config.device)
         answered = answer(folder, plan, config, runtime, report)

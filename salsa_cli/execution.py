@@ -3,6 +3,7 @@
 The module that does the work is imported only when everything that can be checked without it is.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -133,19 +134,22 @@ def _print(result: Result, manners: Manners) -> None:
     elif manners.markdown:
         _say(markdown.of_result(result))
     elif not manners.quiet:
-        with _broken_pipe_ignored():
+        with _lost_reader_ignored():
             console.print_result(result)
 
 
 def _say(text: str) -> None:
-    with _broken_pipe_ignored():
+    with _lost_reader_ignored():
         print(text, flush=True)
 
 
 @contextmanager
-def _broken_pipe_ignored() -> Iterator[None]:
+def _lost_reader_ignored() -> Iterator[None]:
     try:
         yield
-    except BrokenPipeError:
-        # The reader of stdout is gone. A result is in its folder; print nothing at exit.
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
+        # The pipe's reader or the terminal is gone. A result is in its folder; print nothing at
+        # exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,6 +8,7 @@ average of two SFT models, while the policy starts from one of them.
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ from salsa_cli.runs.events import (
     silent,
 )
 from salsa_cli.runs.tracking import TrackedRun
+from salsa_cli.runs.unfinished import working_folder
 from salsa_cli.weights import folders
 
 SAMPLES = 2
@@ -231,7 +233,13 @@ def _begin(
             )
         )
         run_folder.reopen(config.output)
-    return run_folder.resumable(config.output, force=config.force, resume=config.resume)
+    return working_folder(
+        "ppo",
+        config,
+        report,
+        resume=config.resume,
+        write_page=partial(report_page.write, config=config),
+    )
 
 
 def train(run: Run, server: Server | None) -> PPOResult:
@@ -445,10 +453,7 @@ def save_policy(inputs: Mapping[str, JSON], actors: Actors, run: Run, result: PP
 def _recording(config: PPOConfig, folder: Path, done: int, report: Report) -> Iterator[Report]:
     """Everything that receives the updates: the terminal, files and trackers."""
     run = TrackedRun("salsa-ppo", config.run_name, config.output.name, record(config), done)
-    with (
-        tracking.tracking(config.track, folder, run, report) as track,
-        report_page.kept(folder, config),
-    ):
+    with tracking.tracking(config.track, folder, run, report) as track:
         yield both(both(report, metrics_file(folder / "metrics.jsonl")), track)
 
 

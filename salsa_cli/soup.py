@@ -25,6 +25,7 @@ from salsa_cli.formatting import amount, duration, plain
 from salsa_cli.records import JSON, read_json, write_text
 from salsa_cli.runs import run_folder
 from salsa_cli.runs.events import Advanced, DryRun, Note, Report, Result, Table, Warned, Working
+from salsa_cli.runs.unfinished import working_folder
 from salsa_cli.soups import journal
 from salsa_cli.soups.block_threads import in_blocks
 from salsa_cli.soups.journal import Entry, Journal
@@ -113,8 +114,8 @@ def run(config: SoupConfig, report: Report) -> Result:
     left_out = tuple(name for one in plan.companions for name in one.left_out)
     if left_out:
         report(Note(f"not copied from {plan.template}: {', '.join(map(one_line, left_out))}"))
-    with run_folder.resumable(
-        config.output, force=config.force, resume=config.resume, kept=journal.progress
+    with working_folder(
+        "soup", config, report, resume=config.resume, kept=journal.progress
     ) as folder:
         with Journal(folder, identity, earlier) as notes:
             written = write_weights(plan, config, folder, notes, report)

@@ -38,6 +38,7 @@ from salsa_cli.reward_models.rewards import RewardScale
 from salsa_cli.runs import checkpoints, run_folder, tracking
 from salsa_cli.runs.events import DryRun, Note, Report, Result, Working, both, metrics_file, silent
 from salsa_cli.runs.tracking import TrackedRun
+from salsa_cli.runs.unfinished import working_folder
 from salsa_cli.weights import folders
 
 RECORD = "salsa.json"
@@ -75,7 +76,7 @@ def run(config: TrainRMConfig, report: Report) -> Result:
     inputs = runtime.from_main(lambda: _inputs(config, plan))
     with (
         runtime.held_by_main(
-            lambda: run_folder.resumable(config.output, force=config.force, resume=config.resume),
+            lambda: working_folder("train-rm", config, report, resume=config.resume),
             run_folder.partial_folder(config.output),
         ) as folder,
         runtime.together(),

@@ -1,7 +1,9 @@
 """The command line that gives a configuration: for reports, model cards and records."""
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
 from salsa_cli.config.base import Config, Field, declared
 
@@ -17,9 +19,38 @@ def command_line(command: str, config: Config, shown: Callable[[str], str] = str
         for one in declared(type(config))
         if one.setting.recorded and (one.required or getattr(config, one.name) != one.default)
     ]
-    fields.sort(key=lambda one: (not one.setting.positional, one.name == "output"))
-    given = [part for one in fields for part in _parts(one, getattr(config, one.name))]
-    return shlex.join(["salsa", command, *map(shown, given)])
+    return shlex.join(["salsa", command, *map(shown, _arguments(fields, config))])
+
+
+def resume_line(command: str, config: Config, changes: Mapping[str, object]) -> str:
+    """The command that resumes a run, with changed settings by the name of their field.
+
+    Unlike `command_line`, it has the settings that are not recorded, like `--processes`, those that
+    were given although they are the defaults, and `--force` if the run will replace a result.
+    """
+    dropped = {"resume", "dry_run"} if config.output.exists() else {"resume", "dry_run", "force"}
+    changed = replace(config, **dict[str, Any](changes))
+    fields = [
+        one
+        for one in declared(type(config))
+        if one.name not in dropped
+        and (one.required or one.name in config.origins or getattr(config, one.name) != one.default)
+    ]
+    return shlex.join(["salsa", command, *_arguments(fields, changed), "--resume"])
+
+
+def _arguments(fields: Iterable[Field], config: Config) -> Iterator[str]:
+    """The arguments for these settings: positional ones first, then recorded ones, then others."""
+    order = sorted(
+        fields,
+        key=lambda one: (
+            not one.setting.positional,
+            not one.setting.recorded,
+            one.name == "output",
+        ),
+    )
+    for one in order:
+        yield from _parts(one, getattr(config, one.name))
 
 
 def _parts(field: Field, value: object) -> Iterator[str]:

@@ -100,8 +100,8 @@ def _check_launcher() -> None:
 def start(number: int) -> int:
     """Run this command line in `number` processes; returns the exit code of the run.
 
-    Ctrl-C and SIGTERM are forwarded to all of them. They exit when this process does, even if it
-    is killed.
+    Ctrl-C, SIGTERM and SIGHUP are forwarded to all of them. They exit when this process does, even
+    if it is killed.
 
     Raises:
         SalsaError: one of them was killed by a signal, and so could not report an error.
@@ -205,22 +205,23 @@ def _launch(place: int, environment: dict[str, str], lifeline: int) -> subproces
 
 
 class _Forwarded:
-    """Counts the signals that were forwarded."""
+    """Counts the signals that were forwarded; SIGHUP, which may come twice, does not count."""
 
     times = 0
 
 
 @contextmanager
 def _signals(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[_Forwarded]:
-    """Forward Ctrl-C and SIGTERM; a signal that is ignored stays ignored."""
+    """Forward Ctrl-C, SIGTERM and SIGHUP; a signal that is ignored stays ignored."""
     forwarded = _Forwarded()
 
     def forward(signum: int, frame: FrameType | None) -> None:
-        forwarded.times += 1
+        forwarded.times += signum != signal.SIGHUP
         for worker in workers:
             worker.send_signal(signum)  # does nothing to one that has ended
 
-    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {one: signal.getsignal(one) for one in kinds}
     try:
         for one, handler in before.items():
             if handler is not signal.SIG_IGN:

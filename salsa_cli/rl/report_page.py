@@ -4,9 +4,8 @@ Made from its settings and its log files alone, so a run that was stopped has on
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from math import sqrt
 from pathlib import Path
@@ -14,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from salsa_cli import pages
+from salsa_cli.config.command_line import resume_line
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.pages.charts import Histogram, Line, LineChart, Points, Rule, Sample, ScatterChart
 from salsa_cli.pages.scales import Axis, Unit, number
@@ -23,7 +23,7 @@ from salsa_cli.rl.best import BestUpdate
 from salsa_cli.rl.held_out_metrics import HeldOutFigure, HeldOutMetrics
 from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.rl.monitors import Alarm, History
-from salsa_cli.runs import provenance
+from salsa_cli.runs import provenance, stops
 
 FILE = "report.html"
 
@@ -87,19 +87,24 @@ class LoggedRun:
 
 def write(folder: Path, config: PPOConfig) -> None:
     """Write the report of the run in `folder`, atomically."""
-    found = page(config.output.name, LoggedRun.read(folder))
+    log = LoggedRun.read(folder)
+    found = page(config.output.name, log)
+    if len(log.history) < config.updates and stops.read(folder) is None:
+        found = replace(found, blocks=(*_unfinished(log.history, config), *found.blocks))
     whole = provenance.completed(found, "ppo", config, folder, FILES)
     write_text(folder / FILE, pages.render(whole))
 
 
-@contextmanager
-def kept(folder: Path, config: PPOConfig) -> Iterator[None]:
-    """Write the report when the block ends, however it ends; where it cannot, leave it."""
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # what ends the run is to be told, not this
-            write(folder, config)
+def _unfinished(history: History, config: PPOConfig) -> list[pages.Block]:
+    """How far the run was, for a reader of the page who finds it killed."""
+    text = f"Written after {len(history):,} of {config.updates:,} updates, while the run went on."
+    return [
+        pages.Callout("This run is not finished.", text, "note"),
+        pages.Details(
+            "If it is no longer running: how to go on",
+            [pages.Code(resume_line("ppo", config, {}))],
+        ),
+    ]
 
 
 def page(name: str, log: LoggedRun) -> pages.Page:

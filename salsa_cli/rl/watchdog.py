@@ -1,9 +1,10 @@
 """Watches a PPO run: reports its warnings, and stops it for those that `--stop-on` names."""
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from salsa_cli.config.ppo import PPOConfig
-from salsa_cli.errors import SalsaError
+from salsa_cli.errors import Halted, SalsaError
 from salsa_cli.records import read_rows
 from salsa_cli.rl.metrics import UpdateMetrics
 from salsa_cli.rl.monitors import FOREWARNING, Alarm, AlarmTracker, stopping_gain
@@ -26,14 +27,14 @@ class Watchdog:
         self._report = report
         named = [FOREWARNING] if exact_ratio else [FOREWARNING, "ratio-error"]
         self._watch = AlarmTracker(named=named)
-        self._stop: str | None = None
+        self._fatal: Sequence[Alarm] = ()
         rows = read_rows(metrics_file) if metrics_file.exists() else []
         self._raised = [alarm for row in rows for alarm in self._watch.add(UpdateMetrics.of(row))]
 
     @property
     def stops(self) -> bool:
         """Whether a warning that `--stop-on` names has been raised before the last update."""
-        return self._stop is not None
+        return bool(self._fatal)
 
     def check_resume(self) -> None:
         """Refuse to resume a run with the `--stop-on` that has stopped it.
@@ -44,12 +45,17 @@ class Watchdog:
         Raises:
             SalsaError: names the warning and what can be done.
         """
-        for alarm in self._raised:
-            if alarm.name in self._config.stop_on and alarm.update < self._config.updates:
-                raise SalsaError(
-                    f"this run raised {alarm.name} after update {alarm.update}, which --stop-on "
-                    f"{alarm.name} stops. {_continued(alarm)}"
-                )
+        fatal = [
+            alarm
+            for alarm in self._raised
+            if alarm.name in self._config.stop_on and alarm.update < self._config.updates
+        ]
+        if fatal:
+            raised = " and ".join(f"{alarm.name} after update {alarm.update}" for alarm in fatal)
+            raise SalsaError(
+                f"this run raised {raised}, which --stop-on stops. "
+                f"{_continued({alarm.name for alarm in fatal})}"
+            )
 
     def check_start(self, kl: float, reference_end: float | None, spread: float) -> None:
         """Warn before the first step if the penalty alone will shorten the answers.
@@ -77,10 +83,7 @@ class Watchdog:
             self._report(Warned(str(alarm)))
         fatal = [alarm for alarm in alarms if alarm.name in self._config.stop_on]
         if fatal and metrics.update < self._config.updates:
-            self._stop = (
-                f"stopped after update {metrics.update} by --stop-on {fatal[0]}. "
-                f"{_continued(fatal[0])}"
-            )
+            self._fatal = fatal
 
     def report_sample(self, prompt: str, answer: str) -> None:
         """Report a sample of the policy's answers."""
@@ -90,15 +93,22 @@ class Watchdog:
         """Stop the run if a warning that `--stop-on` names has been raised.
 
         Raises:
-            SalsaError: names the warning.
+            Halted: names the warning.
         """
-        if self._stop is not None:
-            raise SalsaError(self._stop)
+        if not self._fatal:
+            return
+        named = {alarm.name for alarm in self._fatal}
+        stopped = "\n".join(f"--stop-on {alarm}" for alarm in self._fatal)
+        raise Halted(
+            f"stopped after update {self._fatal[0].update} by {stopped}. {_continued(named)}",
+            {"stop_on": tuple(name for name in self._config.stop_on if name not in named)},
+        )
 
 
-def _continued(alarm: Alarm) -> str:
-    """What can be done with a run that a warning has stopped."""
+def _continued(named: Collection[str]) -> str:
+    """What can be done with a run that warnings have stopped."""
+    options = " and ".join(f"--stop-on {name}" for name in sorted(named))
     return (
         "Other settings need a new run: another -o, or --force, which deletes this one. To "
-        f"continue this one as it is, leave out --stop-on {alarm.name}"
+        f"continue this one as it is, leave out {options}"
     )

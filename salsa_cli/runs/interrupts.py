@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, deferred until the end of a step."""
+"""Ctrl-C, SIGTERM and SIGHUP, deferred until the end of a step."""
 
 import signal
 import threading
@@ -8,13 +8,13 @@ from types import FrameType
 
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.runs.events import Note, Report
-from salsa_cli.runs.signals import Terminated
+from salsa_cli.runs.signals import EXCEPTIONS, HungUp
 
-_KINDS = (None, KeyboardInterrupt, Terminated)
+_KINDS = (None, *EXCEPTIONS.values())
 
 
 class Interrupts:
-    """A Ctrl-C or SIGTERM received in the middle of a step.
+    """A Ctrl-C, SIGTERM or SIGHUP received in the middle of a step.
 
     It takes effect when all processes of the run know of it: a process that stopped alone would
     leave the others waiting in the middle of a step.
@@ -35,10 +35,14 @@ class Interrupts:
         return self._received if self._agreed is None else None
 
     def note(self, kind: type[KeyboardInterrupt]) -> None:
-        """Remember a signal; a second one is raised at once."""
-        if self._received is not None:
+        """Remember a signal; a second one is raised at once.
+
+        SIGHUP never counts as the second, nor what follows it: the kernel, the shell and the
+        session manager may each send a signal when a terminal is closed.
+        """
+        if self._received not in (None, HungUp) and kind is not HungUp:
             raise kind
-        self._received = kind
+        self._received = self._received or kind
 
     def agree(self, runtime: Runtime) -> None:
         """Share what any process has received, so that all stop after the same step."""
@@ -52,24 +56,28 @@ class Interrupts:
 
 @contextmanager
 def deferred_interrupts(report: Report) -> Iterator[Interrupts]:
-    """Defer Ctrl-C and SIGTERM until the block asks for them; a second one is raised at once.
+    """Defer Ctrl-C, SIGTERM and SIGHUP until the block asks for them.
+
+    A second Ctrl-C or SIGTERM is raised at once.
 
     A signal that arrives after the block's last agreement is raised at the end of the block. A
     signal that is ignored, as in a background job of a shell, stays ignored.
     """
     held = Interrupts()
-    kinds = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
-    again = {signal.SIGINT: "press Ctrl-C again", signal.SIGTERM: "send SIGTERM again"}
+    again = {
+        signal.SIGINT: "; press Ctrl-C again to stop at once",
+        signal.SIGTERM: "; send SIGTERM again to stop at once",
+    }
 
     def receive(signum: int, frame: FrameType | None) -> None:
-        held.note(kinds[signal.Signals(signum)])
+        held.note(EXCEPTIONS[signal.Signals(signum)])
         with suppress(RuntimeError):  # raised if the signal interrupts a line being written
-            how = again[signal.Signals(signum)]
-            report(Note(f"finishing this step, then stopping; {how} to stop at once"))
+            how = again.get(signal.Signals(signum), "")
+            report(Note(f"finishing this step, then stopping{how}"))
 
     before = {}
     if threading.current_thread() is threading.main_thread():
-        before = {one: signal.getsignal(one) for one in kinds}
+        before = {one: signal.getsignal(one) for one in EXCEPTIONS}
     try:
         for one, handler in before.items():
             if handler is not signal.SIG_IGN:

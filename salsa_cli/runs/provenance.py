@@ -11,6 +11,7 @@ from salsa_cli.config.command_line import command_line
 from salsa_cli.config.record import origins, record
 from salsa_cli.formatting import amount
 from salsa_cli.records import JSON, to_json
+from salsa_cli.runs import stops
 from salsa_cli.runs.versions import versions
 
 RECORD = {"salsa.json": "settings, inputs with their digests, versions"}
@@ -25,6 +26,8 @@ def completed(
 ) -> pages.Page:
     """The page with how its result was made: version and date at its top, the rest at its end.
 
+    If the run in `folder` has stopped, the reason comes first.
+
     Args:
         folder: where the page is written.
         files: names or patterns of data files next to it, with what they hold; those that are not
@@ -33,6 +36,7 @@ def completed(
     found = versions()
     stamp = f"salsa {found['salsa']}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     blocks: list[pages.Block] = [
+        *_stopped(stops.read(folder)),
         *page.blocks,
         pages.Heading("How it was made"),
         pages.Code(command_line(command, config)),
@@ -44,6 +48,18 @@ def completed(
         pages.Details("Versions", [pages.DataTable(("", "version"), list(found.items()), 2)]),
     ]
     return replace(page, blocks=blocks, subtitle="\n".join(filter(None, (page.subtitle, stamp))))
+
+
+def _stopped(stop: stops.Stop | None) -> list[pages.Block]:
+    """Why a run has stopped, and the command that goes on."""
+    if stop is None:
+        return []
+    text = f"{stop.reason} ({stop.time}). This folder keeps {stop.kept}. {stop.first}".rstrip()
+    return [
+        pages.Callout("This run is not finished.", text),
+        pages.Prose("To go on:"),
+        pages.Code(stop.resume),
+    ]
 
 
 def _settings(config: Config) -> pages.DataTable:

@@ -14,6 +14,7 @@ from salsa_cli.config.comparison import differences
 from salsa_cli.config.record import origins, record
 from salsa_cli.errors import SalsaError, UsageError, os_errors
 from salsa_cli.records import JSON, write_json
+from salsa_cli.runs import signals, stops
 from salsa_cli.runs.checkpoints import latest_checkpoint
 from salsa_cli.runs.versions import versions
 
@@ -110,8 +111,10 @@ def resumable(
     """
     folder = partial_folder(output)
     if not resume and not force and kept(folder) is not None:
+        stop = stops.read(folder)
+        why = f" ({stop.headline})" if stop is not None else ""
         raise SalsaError(
-            f"{folder} contains an unfinished run; continue it with --resume, "
+            f"{folder} contains an unfinished run{why}; continue it with --resume, "
             "or start again with --force"
         )
     with _locked(output, force):
@@ -126,9 +129,11 @@ def resumable(
             if saved is None:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
-            hint = f"{folder} keeps {saved}; continue it with --resume"
+            # An existing result would be taken for the end of this run.
+            how = "--resume --force" if force and output.exists() else "--resume"
+            hint = f"{folder} keeps {saved}; continue it with {how}"
             if isinstance(end, KeyboardInterrupt):
-                raise type(end)(f"interrupted; {hint}") from end
+                raise type(end)(f"{signals.described(type(end))}; {hint}") from end
             if isinstance(end, SalsaError) and saved != begun:
                 raise type(end)(f"{end}\n{hint}") from end
             raise

@@ -1,7 +1,7 @@
 """The command line of a configuration, parsed again."""
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +9,7 @@ import pytest
 
 from salsa_cli.config import sources
 from salsa_cli.config.base import Config, Setting
-from salsa_cli.config.command_line import command_line
+from salsa_cli.config.command_line import command_line, resume_line
 from salsa_cli.config.commands import COMMANDS
 from salsa_cli.config.options import parse
 
@@ -63,3 +63,19 @@ def test_only_what_differs_from_its_default_is_written() -> None:
     assert command_line(name, config, str.upper) == (
         "salsa soup A B --ALPHA 0.1 --MEMORY 64000000 --VERIFY -O OUT"
     )
+
+
+def test_a_run_resumes_with_what_no_file_may_change(tmp_path: Path) -> None:
+    """A default that overrides salsa.toml, and settings that are not recorded, are written out."""
+    _, name, *arguments = shlex.split(TYPED[3])
+    command = COMMANDS[name]
+    (tmp_path / "salsa.toml").write_text("[train-rm]\nepochs = 7\nprocesses = 2\n")
+    given = [*arguments, "--force", "--epochs", "1"]
+
+    def configured(arguments: list[str]) -> Any:
+        return sources.configure(command, parse(command, arguments), arguments, {}, tmp_path)
+
+    config = configured(given)
+    line = resume_line(name, config, {})
+    assert "--epochs 1" in line and "--processes 2" in line and "--force" not in line
+    assert configured(shlex.split(line)[2:]) == replace(config, force=False, resume=True)

@@ -60,7 +60,13 @@ def test_a_warning_stops_the_run_which_then_resumes_to_the_same_bits(
     text = str(stopped.value)
     assert text.startswith("stopped after update 1 by --stop-on missing-end: 12% of the answers")
     assert text.endswith(f"{partial} keeps the run up to step 1; continue it with --resume")
-    assert (partial / "report.html").exists() and not config.output.exists()
+    assert not config.output.exists()
+    noted = json.loads((partial / "state.json").read_text())
+    assert noted["reason"].startswith("stopped after update 1 by --stop-on missing-end: 12%")
+    goes_on = noted["resume"]
+    assert goes_on.endswith(f"-o {config.output} --resume") and "--stop-on" not in goes_on
+    page = (partial / "report.html").read_text()
+    assert page.index("stopped after update 1") < page.index(goes_on) < page.index("<figure")
     assert "To continue this one as it is, leave out --stop-on missing-end" in text
     # Repeated as it was, it must not end well what was stopped for a reason.
     for again in (replace(config, resume=True), replace(config, resume=True, dry_run=True)):

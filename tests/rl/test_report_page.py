@@ -59,6 +59,9 @@ def test_the_report_of_a_real_run(tmp_path: Path) -> None:
     titles = tree.text["figcaption"]
     for title in ("Reward", "KL to the anchors", "Length", "Entropy", "Reward against KL"):
         assert title in titles
+    assert tree.text["strong"] == ["This run is not finished.", "No warning."]
+    report_page.write(tmp_path, replace(CONFIG, updates=len(rows)))
+    tree = Tree((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert tree.text["strong"] == ["No warning."]
     # The start is the first ingredient: one line for both.
     assert {"to the reference", "to start, sft-1", "to sft-2"} <= set(tree.text["li"])
@@ -98,7 +101,7 @@ def test_figures_that_were_not_finite_are_gaps(tmp_path: Path) -> None:
     rows[3] |= {"reward": None, "reward_std": None, "length": None, "kl": None, "entropy": None}
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "metrics.jsonl").write_text(lines, encoding="utf-8")
-    report_page.write(tmp_path, CONFIG)
+    report_page.write(tmp_path, replace(CONFIG, updates=len(rows)))
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     tree = Tree(html)
     assert "none" in tree.text["dd"]  # the mean of the last five updates
@@ -182,11 +185,13 @@ def test_how_the_run_was_made_stands_on_its_page(tmp_path: Path) -> None:
     report_page.write(tmp_path, config)
     tree = Tree((tmp_path / "report.html").read_text(encoding="utf-8"))
     command = "salsa ppo --ref ref --reward rm --prompts p.jsonl --kl-coef 0.25 --updates 7"
-    assert sorted(tree.text["pre"][0].split(" --")) == sorted(f"{command} -o policy".split(" --"))
+    to_go_on, made_by, settings, *_ = tree.text["pre"]
+    assert to_go_on.endswith("-o policy --resume")
+    assert sorted(made_by.split(" --")) == sorted(f"{command} -o policy".split(" --"))
     cells = tree.text["td"]
     assert cells[cells.index("kl_coef") :][:3] == ["kl_coef", "0.25", "salsa.toml [ppo]"]
     assert VERSION in cells and f"salsa {VERSION}, 20" in tree.text["p"][0]
-    assert json.loads(tree.text["pre"][1])["kl_coef"] == 0.25
+    assert json.loads(settings)["kl_coef"] == 0.25
     # Only files that are there, by relative links.
     links = [value for name, value in tree.attributes if name == "href"]
     assert links == ["./metrics.jsonl", "./samples.jsonl"]

@@ -11,7 +11,7 @@ import pytest
 from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.runs import interrupts
 from salsa_cli.runs.events import Event, Note, silent
-from salsa_cli.runs.signals import Terminated
+from salsa_cli.runs.signals import EXCEPTIONS, HungUp, Terminated
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,18 @@ def test_the_first_waits_and_the_second_does_not(
         assert signal.getsignal(sent) is signal.default_int_handler
     finally:
         signal.signal(sent, before)
+
+
+def test_a_closed_terminal_may_send_several_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel, the shell and the session manager each may; none of them is an impatient user."""
+    for sent in (signal.SIGTERM, signal.SIGHUP):
+        monkeypatch.setattr(signal, "getsignal", lambda one: signal.SIG_DFL)
+        with pytest.raises(EXCEPTIONS[sent]), interrupts.deferred_interrupts(silent):
+            for one in (sent, signal.SIGHUP, signal.SIGHUP):
+                os.kill(os.getpid(), one)
+    with pytest.raises(HungUp), interrupts.deferred_interrupts(silent):
+        for one in (signal.SIGHUP, signal.SIGTERM):
+            os.kill(os.getpid(), one)
 
 
 def test_what_arrives_while_processes_agree_waits_for_the_next_agreement() -> None:
