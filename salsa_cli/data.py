@@ -353,6 +353,13 @@ def conversation(source: Source, index: int, column: str, value: object) -> tupl
     return tuple(turns)
 
 
+def file_format(name: str) -> str:
+    """How a file of this name is read: its suffixes; `-` holds JSON lines."""
+    if name == STDIN:
+        return _SUFFIXES[0]
+    return (_kind(Path(name)) or "") + (".gz" if name.endswith(".gz") else "")
+
+
 def _kind(path: Path) -> str | None:
     name = path.name.removesuffix(".gz")
     return next((suffix for suffix in _SUFFIXES if name.endswith(suffix)), None)

@@ -140,7 +140,7 @@ def begin(folder: Path, plan: EvalPlan, config: EvalConfig) -> None:
     if path.exists():
         before = read_json(path)
         settings = planning.with_larger_limit(before["settings"], config)
-        checkpoints.check_same_settings(path, settings, config)
+        checkpoints.check_same_settings(path, settings, before["inputs"], config)
         checkpoints.check_same_inputs(path, before["inputs"], inputs)
     run_folder.write_record(folder, path.name, eval_result.made_by(config, inputs))
     (folder / "answers").mkdir(exist_ok=True)

@@ -81,13 +81,13 @@ def run(config: TrainRMConfig, report: Report) -> Result:
         ) as folder,
         runtime.together(),
     ):
-        training = TrainingRun(plan, config, runtime, folder)
+        training = TrainingRun(plan, config, runtime, folder, inputs)
         train_members(training, report)
 
         def finish() -> TrainRMResult:
             found = evaluate(training)
             result = _result(config, plan, found, time.monotonic() - began)
-            write(training, inputs, found, result)
+            write(training, found, result)
             return result
 
         return runtime.from_main(finish)
@@ -215,9 +215,7 @@ def evaluate(run: TrainingRun) -> HeldOutAssessment:
     return held_out.assess(run.plan.held_out, scores, scales)
 
 
-def write(
-    run: TrainingRun, inputs: Mapping[str, JSON], found: HeldOutAssessment, result: TrainRMResult
-) -> None:
+def write(run: TrainingRun, found: HeldOutAssessment, result: TrainRMResult) -> None:
     """Write evaluation, report, model cards and record, then remove the checkpoints."""
     plan, config, folder = run.plan, run.config, run.folder
     tokenizer = loading.load_tokenizer(plan.model)
@@ -227,7 +225,7 @@ def write(
     made = run_folder.made_by(
         "train-rm",
         config,
-        inputs,
+        run.inputs,
         result=dict(result.record()),
         dropped={given.name: [asdict(one) for one in given.dropped] for given in plan.sources},
         cut={given.name: given.cut for given in plan.sources if given.cut},

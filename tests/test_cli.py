@@ -281,7 +281,7 @@ BAD = [
         1,
     ),
     (["soup", "A", "RM", "-o", "out"], "these models cannot be averaged", 1),
-    (["soup", "A", "B", "-o", "empty"], "empty already exists; choose another -o, or replace", 1),
+    (["soup", "A", "B", "-o", "taken"], "taken already exists; choose another -o, or replace", 1),
     (["soup", "A", "B", "--alpha", "1.5", "-o", "out"], "--alpha is 1.5, which is out of range", 2),
     (["soup", "A", "B", "--alpha", "x", "-o", "out"], "--alpha", 2),
     (["soup", "A", "-o", "out"], "a soup needs two or more models", 2),
@@ -292,7 +292,7 @@ BAD = [
     (["train-rm", "A", "--data", "empty.jsonl", "-o", "out"], "empty.jsonl is empty", 1),
     (["train-rm", "none", "--data", "PREFS", "-o", "out"], "none: no such folder", 1),
     (["train-rm", "A", "--data", "PREFS", "-o", "out", "--epochs", "0"], "--epochs is 0", 2),
-    (["train-rm", "A", "--data", "PREFS", "-o", "empty"], "empty already exists", 1),
+    (["train-rm", "A", "--data", "PREFS", "-o", "taken"], "taken already exists", 1),
     (
         ["ppo", "--ref", "S", "--reward", "RM", "--prompts", "empty.jsonl", "-o", "out"],
         "is empty",
@@ -309,7 +309,7 @@ BAD = [
         "no config.json",
         1,
     ),
-    (["ppo", "--ref", "S", "--reward", "RM", "--prompts", "P", "-o", "empty"], "already exists", 1),
+    (["ppo", "--ref", "S", "--reward", "RM", "--prompts", "P", "-o", "taken"], "already exists", 1),
     (
         ["ppo", "--ref", "S", "--reward", "RM", "--prompts", "P", "-o", "out", "--kl-coef", "-1"],
         "--kl-coef is -1, which is out of range; expected a number, X >= 0",
@@ -327,6 +327,8 @@ def test_bad_input(
     world: World, tmp_path: Path, arguments: list[str], words: str, code: int
 ) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "config.json").touch()
     (tmp_path / "empty.jsonl").write_text("")
     tiny.write_rows(
         tmp_path / "column.jsonl",
@@ -335,7 +337,8 @@ def test_bad_input(
     named = {"A": world.a, "B": world.b, "S": world.soup, "RM": world.rm}
     named |= {"P": world.prompts, "PREFS": world.preferences, "rm:RM": f"rm:{world.rm}"}  # type: ignore[dict-item]
     done = salsa(*(named.get(word, word) for word in arguments), cwd=tmp_path)
-    assert_refused(done, words, tmp_path, {"empty", "empty.jsonl", "column.jsonl"}, code)
+    given = {"empty", "taken", "empty.jsonl", "column.jsonl"}
+    assert_refused(done, words, tmp_path, given, code)
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

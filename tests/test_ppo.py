@@ -145,6 +145,7 @@ def test_four_updates_trace_the_golden_figures(finished: PPOConfig) -> None:
 def test_a_run_that_was_stopped_resumes_to_the_same_bits(
     world: World, finished: PPOConfig, tmp_path: Path, stop_at: int
 ) -> None:
+    """Also where the data has moved, and where an empty folder waits for the result."""
     config = configure(world, tmp_path / "policy")
     stopping = stopping_at(stop_at)
     if stop_at == 2:  # stopped before the first checkpoint: nothing is left
@@ -158,8 +159,10 @@ def test_a_run_that_was_stopped_resumes_to_the_same_bits(
         with pytest.raises(SalsaError, match="contains an unfinished run"):
             ppo.run(config, silent)
     notes: list[str] = []
+    moved = tiny.prompts(tmp_path / "moved.jsonl")
+    config.output.mkdir()
     ppo.run(
-        replace(config, resume=True),
+        replace(config, resume=True, prompts=str(moved)),
         lambda event: notes.append(event.text) if isinstance(event, Note) else None,
     )
     assert ("resumed after update 2" in notes) == (stop_at == 3)

@@ -104,7 +104,12 @@ def test_a_run_that_was_stopped_resumes_to_the_same_bits(
         train_rm.run(config, stopping)
     saved = checkpoints.latest_checkpoint(run_folder.partial_folder(config.output))
     assert saved is not None and saved.step == 8
-    train_rm.run(replace(config, resume=True), silent)
+    other = tiny.write_rows(tmp_path / "other.jsonl", read_rows(world.preferences)[1:])
+    moved = shutil.copyfile(world.preferences, tmp_path / "moved.jsonl")
+    model = shutil.copytree(world.a, tmp_path / "sft")
+    with pytest.raises(SalsaError, match="other settings: data was"):
+        train_rm.run(replace(config, resume=True, data=str(other)), silent)
+    train_rm.run(replace(config, resume=True, data=str(moved), model=str(model)), silent)
     first, second = ((c.output / "model.safetensors").read_bytes() for c in (config, trained))
     assert first == second
     untimed = [

@@ -217,6 +217,7 @@ def save(progress: Progress, steps: int, run: TrainingRun) -> None:
     """
     content = {
         "settings": to_json(result_settings(run.config)),
+        "inputs": to_json(run.inputs),
         "member": progress.member,
         "step": progress.step,
         "learner": progress.learner,
@@ -236,7 +237,10 @@ def restore(run: TrainingRun, steps: int, report: Report) -> Progress:
             report(Note("no checkpoint to resume from; starting from the beginning"))
         return Progress()
     state = checkpoints.load_checkpoint(saved)
-    checkpoints.check_same_settings(saved.file, json.loads(state["settings"]), config)
+    inputs = json.loads(state["inputs"]) if "inputs" in state else run.inputs  # of before 0.2.0
+    settings = json.loads(state["settings"])
+    checkpoints.check_same_settings(saved.file, settings, inputs, config)
+    checkpoints.check_same_inputs(saved.file, inputs, run.inputs)
     progress = Progress(state["member"], state["step"], state["learner"])
     if run.runtime.main:
         run_folder.keep_rows(folder / METRICS, progress.steps_done(steps))

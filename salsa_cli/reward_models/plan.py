@@ -1,10 +1,12 @@
 """What `train-rm` works on: the plan that its configuration names, and the run around it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.devices.runtime import Runtime
+from salsa_cli.records import JSON
 from salsa_cli.reward_models.pair_data import SourcePairs
 from salsa_cli.reward_models.pairs import EncodedPair
 
@@ -22,12 +24,16 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One training run: its plan, its settings, where it computes and the folder it writes to."""
+    """One training run: its plan, its settings, where it computes and the folder it writes to.
+
+    `inputs` are the model and the data with their digests; a resumed run must find the same.
+    """
 
     plan: TrainingPlan
     config: TrainRMConfig
     runtime: Runtime
     folder: Path
+    inputs: Mapping[str, JSON] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from salsa_cli.errors import SalsaError
 from salsa_cli.models import learners
 from salsa_cli.records import JSON, read_json
 from salsa_cli.runs import checkpoints, run_folder
+from salsa_cli.runs.moved_inputs import with_moved_inputs
 
 
 def is_asked(config: PPOConfig, record: str) -> bool:
@@ -37,7 +38,8 @@ def check(config: PPOConfig, record: str) -> None:
     """
     made = _finished(config.output / record)
     assert made is not None
-    output, before = config.output, made["settings"]
+    output = config.output
+    before = with_moved_inputs(made["settings"], made.get("inputs", {}), config)
     if differing := differences({**before, "updates": config.updates}, config):
         raise SalsaError(
             f"{output} is complete, but was made with other settings: {'; '.join(differing)}. "

@@ -217,9 +217,10 @@ def resumed_checkpoint(config: PPOConfig) -> checkpoints.Saved | None:
 
 def _same_settings(config: PPOConfig) -> None:
     if (saved := resumed_checkpoint(config)) is not None:
-        stored = json.loads(checkpoints.peek_checkpoint(saved)["settings"])
-        stored = extension.with_more_updates(stored, config)
-        checkpoints.check_same_settings(saved.file, stored, config)
+        state = checkpoints.peek_checkpoint(saved)
+        settings = extension.with_more_updates(json.loads(state["settings"]), config)
+        inputs = json.loads(state["inputs"])
+        checkpoints.check_same_settings(saved.file, settings, inputs, config)
 
 
 def _policy(config: PPOConfig, reference: Reference) -> Path:

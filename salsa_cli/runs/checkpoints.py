@@ -3,15 +3,16 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from salsa_cli.config.base import Config
+from salsa_cli.config.base import Config, declared
 from salsa_cli.config.comparison import differences, shown
 from salsa_cli.errors import SalsaError, os_errors
 from salsa_cli.records import JSON, to_json
+from salsa_cli.runs.moved_inputs import content, with_moved_inputs
 from salsa_cli.weights.folders import SETTINGS_DIGEST
 
 
@@ -90,22 +91,41 @@ def drop_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def check_same_settings(saved: Path, settings: Mapping[str, JSON], config: Config) -> None:
+def check_same_settings(
+    saved: Path, settings: Mapping[str, JSON], inputs: Mapping[str, JSON], config: Config
+) -> None:
     """Refuse to continue a run with other settings than those it began with.
 
-    Settings that do not change the result may differ.
+    Settings that do not change the result may differ, and so may the place of data and models of
+    the same content.
 
     Args:
-        saved: the file that holds the run's `settings`.
+        saved: the file that holds the run's `settings` and `inputs`.
 
     Raises:
         SalsaError: names every setting that differs, with both values.
     """
-    if differing := differences(settings, config):
+    if differing := differences(with_moved_inputs(settings, inputs, config), config):
         raise SalsaError(
             f"{saved} was written by a run with other settings: {'; '.join(differing)}. "
             "Resume with the same ones, or start again with --force"
+            f"{_about_names(differing, config)}"
         )
+
+
+def _about_names(differing: Sequence[str], config: Config) -> str:
+    """Why a model that has only moved is another one, and what to do."""
+    named = {
+        field.key
+        for field in declared(type(config))
+        if field.setting.names in ("reference", "reward", "arm", "judge")
+    }
+    if not any(text.partition(" was ")[0] in named for text in differing):
+        return ""
+    return (
+        ". What the run has stored is named after these models; if one has only moved, make a link "
+        "at its old place (ln -s NEW OLD) and resume with the old name"
+    )
 
 
 def _as_recorded(before: JSON, now: JSON) -> JSON:
@@ -124,6 +144,8 @@ def _as_recorded(before: JSON, now: JSON) -> JSON:
 def check_same_inputs(saved: Path, before: Mapping[str, JSON], inputs: Mapping[str, JSON]) -> None:
     """Refuse to continue a run whose models or data have changed since it began.
 
+    They may be somewhere else.
+
     Args:
         saved: the file that holds what the inputs were `before`.
 
@@ -137,7 +159,7 @@ def check_same_inputs(saved: Path, before: Mapping[str, JSON], inputs: Mapping[s
     differing = [
         f"{name} was {shown(before.get(name))}, is {shown(now.get(name))}"
         for name in sorted({*before, *now})
-        if before.get(name) != now.get(name)
+        if content(before.get(name)) != content(now.get(name))
     ]
     if differing:
         raise SalsaError(

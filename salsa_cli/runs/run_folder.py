@@ -16,6 +16,7 @@ from salsa_cli.errors import SalsaError, UsageError, os_errors
 from salsa_cli.records import JSON, write_json
 from salsa_cli.runs import signals, stops
 from salsa_cli.runs.checkpoints import latest_checkpoint
+from salsa_cli.runs.moved_inputs import with_moved_inputs
 from salsa_cli.runs.versions import versions
 
 PARTIAL = ".partial"
@@ -31,7 +32,7 @@ def partial_folder(output: Path) -> Path:
 
 
 def check_output(output: Path, force: bool, inputs: Iterable[Path] = ()) -> None:
-    """Refuse an output that exists or cannot be created.
+    """Refuse an output that exists or cannot be created; an empty folder does not count.
 
     Args:
         inputs: what the run reads. `force` replaces neither them nor a folder that holds them, nor
@@ -44,7 +45,9 @@ def check_output(output: Path, force: bool, inputs: Iterable[Path] = ()) -> None
     """
     if output.name in ("", ".."):
         raise UsageError(f"-o {output}: expected the name of a new folder")
-    if output.exists() or output.is_symlink():
+    if is_free(output):
+        _check_renaming(output)
+    else:
         _check_replaceable(output, inputs)
         if not force:
             raise SalsaError(
@@ -55,6 +58,22 @@ def check_output(output: Path, force: bool, inputs: Iterable[Path] = ()) -> None
         above = above.parent
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise SalsaError(f"{output} cannot be created: {above} is not a writable folder")
+
+
+def is_free(output: Path) -> bool:
+    """Whether a result may take this name: nothing has it, or an empty folder."""
+    if output.is_symlink() or not output.exists():
+        return not output.is_symlink()
+    return output.is_dir() and not any(output.iterdir())
+
+
+def _check_renaming(output: Path) -> None:
+    """Refuse an empty folder that a rename cannot replace."""
+    if output.is_mount():
+        raise SalsaError(
+            f"{output} is a mount point, and a result appears by a rename, which cannot replace "
+            f"it; choose a folder in it: -o {output / 'NAME'}"
+        )
 
 
 def _check_replaceable(output: Path, inputs: Iterable[Path]) -> None:
@@ -69,7 +88,7 @@ def _check_replaceable(output: Path, inputs: Iterable[Path]) -> None:
         if path.exists() and path.resolve().is_relative_to(place):
             raise SalsaError(f"{output} contains {path}, an input of this run; choose another -o")
     names = {entry.name for entry in output.iterdir()}
-    if names and not names & _EXPLAINED:
+    if not names & _EXPLAINED:
         raise SalsaError(
             f"{output} already exists and contains neither a model nor a result of salsa, so "
             "--force does not replace it; choose another -o, or delete it yourself"
@@ -130,7 +149,7 @@ def resumable(
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
             # An existing result would be taken for the end of this run.
-            how = "--resume --force" if force and output.exists() else "--resume"
+            how = "--resume --force" if force and not is_free(output) else "--resume"
             hint = f"{folder} keeps {saved}; continue it with {how}"
             if isinstance(end, KeyboardInterrupt):
                 raise type(end)(f"{signals.described(type(end))}; {hint}") from end
@@ -157,8 +176,8 @@ def publish(folder: Path, output: Path) -> None:
     without it.
     """
     _sync(folder)
-    if not output.exists():
-        folder.rename(output)
+    if is_free(output):
+        folder.rename(output)  # also replaces an empty folder, atomically
         (output / _LOCK).unlink(missing_ok=True)
         return
     retired = output.with_name(f"{output.name}.replaced-{os.getpid()}")
@@ -225,7 +244,8 @@ def finished(name: str, config: Config) -> dict[str, Any] | None:
     made = json.loads(path.read_text(encoding="utf-8"))
     if "result" not in made:
         return None
-    if differing := differences(made["settings"], config):
+    before = with_moved_inputs(made["settings"], made.get("inputs", {}), config)
+    if differing := differences(before, config):
         raise SalsaError(
             f"{output} is complete, but was made with other settings: {'; '.join(differing)}. "
             "Choose another -o, or replace it with --force"

@@ -56,10 +56,10 @@ def test_other_settings_are_named() -> None:
     file = Path("000003.pt")
     config = SoupConfig(models=("a", "b"), output=Path("out"), memory=10**8)
     before = {**record(config), "memory": 10**9, "output": "/somewhere/out"}
-    checkpoints.check_same_settings(file, before, config)
+    checkpoints.check_same_settings(file, before, {}, config)
     before |= {"alpha": 0.3, "models": ["a", "c"]}
     with pytest.raises(SalsaError) as caught:
-        checkpoints.check_same_settings(file, before, config)
+        checkpoints.check_same_settings(file, before, {}, config)
     assert str(caught.value) == (
         "000003.pt was written by a run with other settings: models was ['a', 'c'], is ['a', 'b']; "
         "alpha was 0.3, is not set. Resume with the same ones, or start again with --force"

@@ -31,6 +31,7 @@ def test_a_draft_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 def test_an_output_that_exists_is_kept(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").touch()
     with (
         pytest.raises(SalsaError, match="already exists; choose another -o, or replace"),
         run_folder.draft(tmp_path / "out", force=False),
@@ -130,6 +131,31 @@ def test_a_result_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None
         assert run_folder._is_at(lock, stale / ".lock")
         stale.rename(tmp_path / "out")
         assert not run_folder._is_at(lock, stale / ".lock")
+
+
+def test_an_empty_folder_takes_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `mkdir -p` ahead of a command makes it."""
+    output = tmp_path / "out"
+    output.mkdir()
+    with pytest.raises(RuntimeError), run_folder.draft(output, force=False):
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == [output] and list(output.iterdir()) == []
+    monkeypatch.setattr(run_folder.shutil, "rmtree", None)  # nothing is retired: one rename
+    with run_folder.draft(output, force=False) as folder:
+        (folder / "result").touch()
+        assert list(output.iterdir()) == []
+    assert [path.name for path in output.iterdir()] == ["result"]
+    with pytest.raises(SalsaError, match="already exists"):
+        run_folder.check_output(output, force=False)
+
+
+def test_a_mount_point_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a volume of a container: no rename replaces it, and it is empty."""
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path)
+    with pytest.raises(SalsaError, match=r"is a mount point.*choose a folder in it"):
+        run_folder.check_output(tmp_path, force=False)
 
 
 def test_an_output_below_a_file_is_refused(tmp_path: Path) -> None:
