@@ -31,6 +31,7 @@ ScatterChart, IntervalChart, ReliabilityChart, Histogram, TriangleChart) are blo
 they tell their values on hover.
 """
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -232,7 +233,7 @@ def _block(block: Block) -> str:
         case Quotes():
             return _quotes(block)
         case Code(text):
-            return f"<pre>{escaped(text)}</pre>"
+            return f"<pre>{_options_whole(escaped(text))}</pre>"
         case Grid((lone,)):
             return _block(lone)
         case Grid(blocks):
@@ -247,6 +248,11 @@ def _block(block: Block) -> str:
             return f"<details>{head}\n{_all(blocks)}</details>"
         case _:
             return _chart(block, svg.sizes(block))
+
+
+def _options_whole(code: str) -> str:
+    """Options of a command line, which browsers would otherwise break at their hyphens."""
+    return re.sub(r"(?<!\S)--?[a-z][a-z-]*(?!\S)", r'<span class="whole">\g<0></span>', code)
 
 
 def _in_grid(block: Block) -> str:

@@ -12,6 +12,11 @@ TICKS = 5
 """Ticks that an axis has at most, give or take one: more crowd a narrow screen."""
 
 _STEPS = (1.0, 2.0, 5.0, 10.0)
+
+_WITHIN = 1e-6
+"""Share of a step by which a value may lie outside of the axis, which nobody sees. Rounding errors
+such as a KL of -7e-9 do not add a step."""
+
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -95,14 +100,16 @@ def widen(axis: Axis, ends: tuple[float, float]) -> tuple[float, float]:
 
 def outer(low: float, high: float, size: float) -> tuple[int, int]:
     """The multiples of a step that enclose `low` and `high`, as whole numbers of steps."""
-    return floor(low / size + 1e-9), ceil(high / size - 1e-9)
+    first, last = floor(low / size + _WITHIN), ceil(high / size - _WITHIN)
+    return first, max(last, first + 1)
 
 
 def ticks(axis: Axis, ends: tuple[float, float]) -> tuple[float, ...]:
     """Round numbers from the first end to the second.
 
     Linear axes step by 1, 2 or 5 times a power of ten. Logarithmic ones take powers of ten, and
-    their doubles and fivefolds where the axis spans less than two decades.
+    their doubles and fivefolds where the axis spans less than two decades; all multiples where it
+    spans less than a factor of five.
     """
     low, high = ends
     if axis.kind == "log":
@@ -160,7 +167,8 @@ def _log_ticks(low: float, high: float) -> tuple[float, ...]:
         every = ceil((last - first + 1) / (TICKS + 1))
         found = [10.0**e for e in range(first, last + 1) if e % every == 0]
     else:
-        found = [m * 10.0**e for e in range(first, last + 1) for m in _STEPS[:3]]
+        multiples = _STEPS[:3] if high / low >= 5 else range(1, 10)
+        found = [m * 10.0**e for e in range(first, last + 1) for m in multiples]
     return tuple(v for v in found if low * (1 - 1e-9) <= v <= high * (1 + 1e-9))
 
 

@@ -41,8 +41,9 @@ DARK = {
 }
 
 
-MEDIUM_FROM, BROAD_FROM, WIDE_FROM, FULL_FROM = 430, 620, 880, 1200
-"""Widths in pixels from which a chart is shown in its larger sizes."""
+MEDIUM_FROM, BROAD_FROM, WIDE_FROM, FULL_FROM = 480, 680, 920, 1290
+"""Widths in pixels from which a chart is shown in its larger sizes, each scaled to 92% at least, so
+that its text is 11 pixels high or more."""
 
 
 def _hover_area(size: svg.Size) -> str:
@@ -95,6 +96,7 @@ p {{ margin: 0 0 .8rem; max-width: 75ch; white-space: pre-line; overflow-wrap: a
 pre {{ background: var(--raised); border-radius: 6px; padding: .8rem 1rem; margin: 0 0 1rem;
   font: .82rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace;
   white-space: pre-wrap; overflow-wrap: anywhere; }}
+.whole {{ white-space: nowrap; }}
 details {{ margin: 0 0 1rem; }}
 summary {{ cursor: pointer; color: var(--accent); margin-bottom: .6rem; }}
 .callout {{ max-width: none; border-left: 4px solid var(--accent); background: var(--raised);

@@ -70,7 +70,7 @@ class EnsembleDisagreement:
 
 @dataclass(frozen=True)
 class Assessment:
-    """Accuracy with its 95 % Wilson interval, calibration, categories, length bias.
+    """Accuracy with its 95% Wilson interval, calibration, categories, length bias.
 
     `accuracy` counts a tie as half. `margin` is the mean raw score of the chosen answer minus that
     of the rejected one (for an ensemble, of normalised scores). `calibration_error` is the expected
@@ -193,7 +193,7 @@ def _disagreement(
 
 
 def group(name: str, leads: Vector) -> Group:
-    """The accuracy of some leads, ties as half, with its 95 % Wilson interval."""
+    """The accuracy of some leads, ties as half, with its 95% Wilson interval."""
     ties = int((leads == 0).sum())
     interval: Interval = statistics.wilson_interval(_points(leads), len(leads))
     return Group(name, len(leads), interval.estimate, interval.low, interval.high, ties)

@@ -53,7 +53,7 @@ preferred to another is sigmoid(score of the first - score of the second).
 
 ## Evaluation
 
-On held-out pairs ({held_out}); ties count as half, with 95 % Wilson intervals:
+On held-out pairs ({held_out}); ties count as half, with 95% Wilson intervals:
 
 | pairs | n | accuracy | interval |
 |---|---|---|---|

@@ -25,7 +25,7 @@ from salsa_cli.reward_models.preferences import (
 from salsa_cli.runs.events import Note, Report, Warned
 
 WIDE_MARGIN = 10.0
-"""Margins above this are warned of: a difference of 10 is a probability of 99.995 %."""
+"""Margins above this are warned of: a difference of 10 is a probability of 99.995%."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class PairReader:
         if rows := [one.row for one in given if abs(one.margin) > WIDE_MARGIN]:
             yield (
                 f"{name}: {counted(len(rows), 'margin')} beyond {WIDE_MARGIN:g} (first in row "
-                f"{rows[0]}); a score difference of 10 is a probability of 99.995 %. Scale the "
+                f"{rows[0]}); a score difference of 10 is a probability of 99.995%. Scale the "
                 "column down"
             )
 

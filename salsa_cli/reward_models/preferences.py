@@ -29,7 +29,7 @@ MARGIN = "margin"
 """The usual name of the margin column."""
 
 LARGEST_MARGIN = 100.0
-"""A score difference of 10 is a probability of 99.995 %; more than this is not a margin."""
+"""A score difference of 10 is a probability of 99.995%; more than this is not a margin."""
 
 _TURN = "\n\nAssistant:"
 
@@ -319,7 +319,7 @@ def _margin(source: Source, index: int, name: str) -> float:
             index,
             f"column '{name}' holds {number:g}; expected the score difference that the chosen "
             f"answer should have, at most {LARGEST_MARGIN:g} (a difference of 10 is a probability "
-            "of 99.995 %)",
+            "of 99.995%)",
         )
     return number
 

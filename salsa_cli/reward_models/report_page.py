@@ -48,7 +48,7 @@ BIASED = 0.5
 """Correlation of score and length above which the report warns."""
 
 FEW = 16
-"""Below this number of pairs the 95 % interval of a correlation of one half contains 0."""
+"""Below this number of pairs the 95% interval of a correlation of one half contains 0."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _page(
 
 def _key_figures(given: HeldOutAssessment, more: Sequence[pages.KeyFigure]) -> pages.KeyFigures:
     found, whole = given.together, given.together.accuracy
-    interval = f"{whole.low:.1%} to {whole.high:.1%} (95 %)"
+    interval = f"{whole.low:.1%} to {whole.high:.1%} (95%)"
     lead = "chosen - rejected"
     if len(given.members) > 1:  # their raw scores have different scales
         lead += ", each member's divided by its standard deviation"
@@ -199,7 +199,7 @@ def _charts(given: HeldOutAssessment, scores: ScoreReport) -> list[pages.Block]:
             [_bin(one) for one in found.reliability],
             x_label="probability that the preferred answer is better",
             y_label="observed share",
-            note=f"Expected calibration error {found.calibration_error:.1%}.",
+            note=f"Expected calibration error {found.calibration_error:.1%}. {_BINS}",
         ),
     ]
     if len(given.members) > 1:
@@ -213,6 +213,12 @@ def _charts(given: HeldOutAssessment, scores: ScoreReport) -> list[pages.Block]:
         names = [one.name for one in found.categories]
         charts.append(_accuracies("Accuracy by category", found.categories, names))
     return charts
+
+
+_BINS = (
+    "Points show how often the preferred answer is the chosen one, with 95% intervals; bars show "
+    "the share of the pairs."
+)
 
 
 def _accuracies(title: str, groups: Sequence[Group], names: Sequence[str]) -> IntervalChart:

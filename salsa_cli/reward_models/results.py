@@ -20,7 +20,7 @@ class RewardModelResult:
         pairs: number of training pairs.
         dropped: rows of all files that were dropped.
         truncated: rows with a truncated answer.
-        eval_low, eval_high: 95 % interval of the accuracy.
+        eval_low, eval_high: 95% interval of the accuracy.
         eval_margin: mean score of the chosen answer minus that of the rejected one; for an
             ensemble, of normalised scores.
         categories: accuracy by category, where the data has categories.
@@ -64,7 +64,7 @@ class RewardModelResult:
             (one.name, str(one.n), f"{one.accuracy:.1%}", f"{one.low:.1%} to {one.high:.1%}")
             for one in self.categories
         ]
-        table = Table(("", "pairs", "accuracy", "95 % interval"), rows) if rows else None
+        table = Table(("", "pairs", "accuracy", "95% interval"), rows) if rows else None
         return "\n".join([self._first_line(), *self._more_lines()]), table
 
     def _first_line(self) -> str:
@@ -73,7 +73,7 @@ class RewardModelResult:
         return (
             f"{self.output}: {what} {self.eval_accuracy:.1%} on "
             f"{counted(self.eval_pairs, 'held-out pair')}{ties} "
-            f"(95 % interval {self.eval_low:.1%} to {self.eval_high:.1%})"
+            f"(95% interval {self.eval_low:.1%} to {self.eval_high:.1%})"
         )
 
     def _more_lines(self) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 from salsa_cli import pages
 from salsa_cli.config.command_line import resume_line
 from salsa_cli.config.ppo import PPOConfig
+from salsa_cli.formatting import duration
 from salsa_cli.pages.charts import Histogram, Line, LineChart, Points, Rule, Sample, ScatterChart
 from salsa_cli.pages.scales import Axis, Unit, number
 from salsa_cli.records import write_text
@@ -142,8 +143,8 @@ def _subtitle(history: History) -> str:
     seconds = sum(sum(m.time.values()) for m in history)
     tokens = sum(m.tokens for m in history)
     return (
-        f"{len(history):,} updates, {answers:,} answers, {tokens:,} tokens in {seconds / 60:.1f} "
-        f"minutes of computing: {tokens / seconds if seconds else 0:,.0f} tokens/s"
+        f"{len(history):,} updates, {answers:,} answers, {tokens:,} tokens in {duration(seconds)} "
+        f"of computing: {tokens / seconds if seconds else 0:,.0f} tokens/s"
         f"{_stated(history)}"
     )
 
@@ -233,7 +234,7 @@ def _reward(history: History) -> LineChart:
         [m.reward + error for m, error in zip(history, errors, strict=True)],
     )
     members = [_line(name, history, lambda m, n=name: m.rewards[n]) for name in history[0].rewards]  # type: ignore[misc]
-    note = "The band is the 95 % interval of the mean over an update's answers."
+    note = "The band is the 95% interval of the mean over an update's answers."
     return LineChart("Reward", _UPDATES, Axis("mean"), [band, *members], note=note)
 
 
@@ -345,7 +346,7 @@ def _held_out(
     ]
     note = (
         f"{first.prompts} prompts that are not trained on, with the same seeds each time; each "
-        "point is the policy after that many updates. Bands are 95 % intervals of the means."
+        "point is the policy after that many updates. Bands are 95% intervals of the means."
     )
     return [
         pages.Heading("Held-out prompts"),

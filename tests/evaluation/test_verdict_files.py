@@ -31,7 +31,7 @@ def test_54_percent_of_80_prompts_prove_nothing(tmp_path: Path) -> None:
     assert table is not None and table.rows[0][3] == "53.8%"
     # (1.96 + 0.84) sqrt(0.5375 * 0.4625 / 79) = 0.157.
     assert (
-        "By gpt-4, no significant difference between x and y (53.8%, 80 prompts). With 80 % "
+        "By gpt-4, no significant difference between x and y (53.8%, 80 prompts). With 80% "
         "power, this many prompts show a difference of 15.7 points or more."
     ) in text
 
@@ -248,7 +248,7 @@ def test_equal_length(tmp_path: Path) -> None:
     parts = {row.category: row for row in result.lengths}
     assert list(parts) == ["shorter", "about as long", "longer"]
     assert sum(row.n for row in parts.values()) == 300
-    # 5 % of the sum at most: about a tenth of uniform pairs. x has a bonus of 150 tokens.
+    # 5% of the sum at most: about a tenth of uniform pairs. x has a bonus of 150 tokens.
     assert 15 < parts["about as long"].n < 60 and parts["longer"].win_rate == 1.0
     assert set(style.coefficients) == {"token_len", "header_count", "list_count", "bold_count"}
     with pytest.raises(

@@ -42,6 +42,17 @@ def every_block(text: str) -> tuple[pages.Block, ...]:
     )
 
 
+def test_an_option_is_not_broken_at_its_hyphens() -> None:
+    page = pages.render(
+        pages.Page("t", (pages.Code("salsa ppo --kl-coef 0.1 x--y -o sft-a/ <b>"),))
+    )
+    assert (
+        '<pre>salsa ppo <span class="whole">--kl-coef</span> 0.1 x--y '
+        '<span class="whole">-o</span> sft-a/ &lt;b&gt;</pre>'
+    ) in page
+    assert ".whole { white-space: nowrap; }" in page
+
+
 def test_the_structure_of_a_page() -> None:
     tree = render(
         pages.Heading("Curves"),

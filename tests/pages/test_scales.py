@@ -61,6 +61,8 @@ def test_an_axis_reaches_the_ends_it_was_given() -> None:
         ((-3.0, 17.0), (-5.0, 20.0)),  # 20 / 5 = 4: steps of 5
         ((0.0, 1.0), (0.0, 1.0)),
         ((101.0, 104.0), (101.0, 104.0)),
+        ((-7e-9, 8.0), (0.0, 8.0)),  # a rounding error adds no step
+        ((-0.01, 8.0), (-2.0, 8.0)),
     ],
 )
 def test_ends_move_out_to_round_numbers(
@@ -88,6 +90,7 @@ def test_an_end_that_the_axis_fixes_stays() -> None:
         (Axis(unit="percent"), (0.5, 0.51), ["50.0%", "50.2%", "50.4%", "50.6%", "50.8%", "51.0%"]),
         (Axis(kind="log"), (0.01, 100.0), ["0.01", "0.1", "1", "10", "100"]),
         (Axis(kind="log"), (1.0, 10.0), ["1", "2", "5", "10"]),
+        (Axis(kind="log"), (1.0, 4.0), ["1", "2", "3", "4"]),
         (Axis(kind="log"), (1e-6, 1e-4), ["1×10⁻⁶", "1×10⁻⁵", "1×10⁻⁴"]),  # noqa: RUF001
     ],
 )

@@ -21,6 +21,8 @@ class Tree(HTMLParser):
         self.attributes += attrs
         if tag != "meta":
             self._open.append(tag)
+        if tag == "pre":
+            self.text.setdefault("pre", []).append("")
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
@@ -30,5 +32,7 @@ class Tree(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self._open:
+        if "pre" in self._open:  # with the spans in it
+            self.text.setdefault("pre", [""])[-1] += data
+        elif self._open:
             self.text.setdefault(self._open[-1], []).append(data)

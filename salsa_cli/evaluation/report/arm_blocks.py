@@ -11,7 +11,7 @@ from salsa_cli.pages.charts import Estimate, IntervalChart
 from salsa_cli.pages.scales import Axis
 
 _MOST, _MOST_ROWS = 6, 12
-_NOTE = "95 % intervals over runs and prompts"
+_NOTE = "95% intervals over runs and prompts"
 
 
 def blocks(arms: ArmResults) -> list[pages.Block]:
@@ -60,10 +60,14 @@ def folded(summary: str, table: pages.DataTable) -> list[pages.Block]:
 def figures(result: EvalResult) -> pages.KeyFigures:
     """The first two differences between arms, or the arms' scores, and the number of prompts."""
     rows = [
-        pages.KeyFigure(f"{row.measure}: {row.a} and {row.b}", *row.amounts())
+        pages.KeyFigure(
+            f"{row.measure} by {short_name(row.judge)}: {row.a} and {row.b}", *row.amounts()
+        )
         for row in result.arms.pairs[:2]
     ] or [
-        pages.KeyFigure(f"score of {row.arm}", *arm_tables.arm_cells(row)[2:4])
+        pages.KeyFigure(
+            f"score of {row.arm} by {short_name(row.judge)}", *arm_tables.arm_cells(row)[2:4]
+        )
         for row in result.arms.rows[:2]
     ]
     return pages.KeyFigures([*rows, pages.KeyFigure("prompts", f"{result.prompts:,}")])

@@ -32,7 +32,7 @@ def blocks(result: EvalResult) -> list[pages.Block]:
             )
             for gap in result.against_best_of
         ]
-        columns = ("model", "compared with", "judge", "difference", "95 % interval")
+        columns = ("model", "compared with", "judge", "difference", "95% interval")
         found.append(pages.DataTable(columns, rows, names=3))
     return found
 
@@ -58,7 +58,11 @@ def _chart(result: EvalResult, judge: str) -> LineChart:
         if score.judge == judge and score.model not in sampled
     ][:_MOST_RULES]
     title = f"By {short_name(judge)}"
-    return LineChart(title, Axis("n", kind="log", unit="count"), Axis("mean score"), lines, rules)
+    axis = Axis("n", kind="log", unit="count")
+    return LineChart(title, axis, Axis("mean score"), lines, rules, note=_BANDS)
+
+
+_BANDS = "Bands are 95% intervals over the prompts."
 
 
 _MOST_RULES = 4

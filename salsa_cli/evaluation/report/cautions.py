@@ -24,11 +24,11 @@ def blocks(result: EvalResult) -> list[pages.Block]:
             )
             for row in open_pairs
         ]
-        columns = ("a", "b", "judge", "a wins", "would show at 80 % power")
+        columns = ("a", "b", "judge", "a wins", "would show at 80% power")
         found.append(
             pages.Callout(
                 "No significant difference:",
-                f"{len(rows)} of {len(others)} pairs (95 % interval, and exact sign test corrected "
+                f"{len(rows)} of {len(others)} pairs (95% interval, and exact sign test corrected "
                 "for all pairs of a judge).",
             )
         )
@@ -40,7 +40,7 @@ def blocks(result: EvalResult) -> list[pages.Block]:
         )
     found += _failures(result)
     gaps = () if result.of_arms else result.rating_gaps
-    found += [pages.Callout("Note:", text) for text in (*gaps, *result.remarks)]
+    found += [pages.Callout("Note:", text, "note") for text in (*gaps, *result.remarks)]
     return found
 
 

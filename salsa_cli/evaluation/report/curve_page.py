@@ -87,7 +87,7 @@ def build(result: CurveResult, logs: Mapping[str, Sequence[RunLog]]) -> pages.Pa
 _BANDS = (
     "A line is the mean over the runs of an arm, at the updates that all of them have; its band "
     "goes from the lowest run to the highest. A single run has a band only on held-out prompts: "
-    "the 95 % interval of its mean over them."
+    "the 95% interval of its mean over them."
 )
 _LAST = "Means over the last five updates of every run, and over the runs"
 
@@ -136,7 +136,7 @@ def _reward_against_kl(result: CurveResult) -> ScatterChart:
         for arm in result.arms
     ]
     axes = Axis("KL to the reference, nats per answer"), Axis("reward")
-    note = "Each point is an update, the mean over the runs; the last one is labelled."
+    note = "Each point is an update, the mean over the runs."
     return ScatterChart("Reward against KL", *axes, points, note=note)
 
 

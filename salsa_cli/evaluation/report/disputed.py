@@ -88,7 +88,7 @@ def blocks(verdicts: Sequence[Verdict], answers: Answers, prompts: Prompts) -> l
     ]
     return [
         pages.Heading("Answers side by side"),
-        pages.Prose("Each line says who a judge found better: a is the model that is named first."),
+        pages.Prose("Each line says which answer each judge prefers."),
         pages.Choices("Answers", choices, [_dispute(readable[n], answers, prompts) for n in shown]),
     ]
 
@@ -148,11 +148,11 @@ def _dispute(dispute: Dispute, answers: Answers, prompts: Prompts) -> pages.Bloc
 
 
 def _by_judge(dispute: Dispute) -> dict[str, list[str]]:
-    """The verdicts of each judge in one word: a, b, tie, or a score."""
+    """The verdicts of each judge in one word: the preferred model, tie, or a score."""
     said: dict[str, list[str]] = {}
     for verdict in dispute.verdicts:
         outcome = verdict.outcome
-        word = "no verdict" if outcome is None else _side(outcome)
+        word = "no verdict" if outcome is None else _preferred(verdict, outcome)
         if verdict.b is None and verdict.score_a is not None:
             word = f"{verdict.score_a:g}"
         said.setdefault(short_name(verdict.judge), []).append(word)
@@ -171,8 +171,8 @@ def _word(verdict: Verdict) -> str:
     return f"{verdict.a if verdict.outcome > 0.5 else verdict.b} wins{strongly}"
 
 
-def _side(outcome: float) -> str:
-    return "tie" if outcome == 0.5 else "a" if outcome > 0.5 else "b"
+def _preferred(verdict: Verdict, outcome: float) -> str:
+    return "tie" if outcome == 0.5 else str(verdict.a if outcome > 0.5 else verdict.b)
 
 
 def _order(verdict: Verdict) -> str:

@@ -27,13 +27,14 @@ def blocks(result: EvalResult) -> list[pages.Block]:
         )
         for row in found.rows
     ]
-    columns = ("a", "b", "judge", "measure", "a - b", "95 % interval", "runs", "p (Holm)")
+    columns = ("a", "b", "judge", "measure", "a - b", "95% interval", "runs", "p (Holm)")
     return [
         pages.Heading("Score against KL"),
         pages.Prose(
             "Each curve is the mean over the runs of an arm, linear between their snapshots; the "
             "band goes from the lowest run to the highest. KL is exact over the vocabulary, at "
-            "temperature 1, summed over an answer."
+            "temperature 1, summed over an answer. Dashed lines are where the arms are compared at "
+            "equal KL."
         ),
         pages.Grid([_chart(result, judge, anchor) for judge, anchor in keys]),
         *arm_blocks.told(found.sentences),

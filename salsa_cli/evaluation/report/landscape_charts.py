@@ -47,7 +47,8 @@ def blocks(result: EvalResult) -> list[pages.Block]:
         title = f"Soups on the line, by {short_name(judge)}"
         names = [Path(name).name for name in on_line[0].models]
         axis = Axis(f"share of {names[1]} (0 is {names[0]})")
-        charts.append(LineChart(title, axis, Axis("mean score"), [line]))
+        note = "The band is the 95% interval of the mean over the prompts."
+        charts.append(LineChart(title, axis, Axis("mean score"), [line], note=note))
     charts += [
         _triangle(judge, [row for row in result.plane if row.judge == judge])
         for judge in dict.fromkeys(row.judge for row in result.plane)
@@ -87,7 +88,7 @@ def _table(rows: Sequence[SoupRow]) -> pages.DataTable:
         )
         for row in sorted(rows, key=lambda row: (judges.index(row.judge), -row.score))
     ]
-    columns = ("judge", *names, "mean score", "95 % interval", *_GAINS)
+    columns = ("judge", *names, "mean score", "95% interval", *_GAINS)
     return pages.DataTable(columns, table, caption=_CAPTION)
 
 

@@ -89,7 +89,7 @@ def _rating_chart(judge: str, rows: Sequence[RatingRow]) -> IntervalChart:
 
 def _note(rows: int) -> str:
     left_out = f"the best {MOST_IN_CHART} of {rows}; " if rows > MOST_IN_CHART else ""
-    return f"{left_out}95 % intervals by bootstrap over the prompts"
+    return f"{left_out}95% intervals by bootstrap over the prompts"
 
 
 def _table(result: EvalResult) -> pages.DataTable:
@@ -112,7 +112,7 @@ def _table(result: EvalResult) -> pages.DataTable:
             )
             for model in models
         ]
-    columns = ("model", "judge", "mean score", "95 % interval", "rating", "95 % interval", "n")
+    columns = ("model", "judge", "mean score", "95% interval", "rating", "95% interval", "n")
     order = [0, 1, 2, 3, 5, 6, 4]  # n comes last
     rows = [tuple(row[place] for place in order) for row in found]
     return pages.DataTable(columns, rows, names=2)

@@ -46,8 +46,12 @@ def page(result: ProbeResult) -> pages.Page:
                         figure(result.barrier),
                         f"at alpha {result.barrier_alpha:g}, standard error {result.error_text}",
                     ),
-                    pages.KeyFigure("KL(A||soup) a token", figure(result.middle.kl_a), "alpha 0.5"),
-                    pages.KeyFigure("KL(B||soup) a token", figure(result.middle.kl_b), "alpha 0.5"),
+                    pages.KeyFigure(
+                        "KL(A||soup), nats per token", figure(result.middle.kl_a), "alpha 0.5"
+                    ),
+                    pages.KeyFigure(
+                        "KL(B||soup), nats per token", figure(result.middle.kl_b), "alpha 0.5"
+                    ),
                 )
             ),
             pages.Grid((_likelihood(result.line), _divergence(result.line))),

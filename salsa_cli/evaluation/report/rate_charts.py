@@ -10,8 +10,7 @@ from salsa_cli.pages.charts import Estimate, IntervalChart
 from salsa_cli.pages.scales import Axis
 
 NOTE = (
-    "95 % intervals by bootstrap over the prompts; an interval that contains 50 % is not "
-    "significant"
+    "95% intervals by bootstrap over the prompts; an interval that contains 50% is not significant"
 )
 
 MOST_IN_CHART = 40
@@ -62,7 +61,7 @@ def table(rows: Sequence[PairRow]) -> pages.DataTable:
         )
         for row in ranked(rows)
     ]
-    columns = ("a", "b", "judge", "a wins", "95 % interval", "w / t / l")
+    columns = ("a", "b", "judge", "a wins", "95% interval", "w / t / l")
     return pages.DataTable((*columns, "failed", "p", "p (Holm)"), cells, names=3)
 
 

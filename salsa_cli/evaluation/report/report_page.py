@@ -72,8 +72,8 @@ def build(
     overview = many_models.overview(result) if many else []
     of_models = [
         *(many_models.rates(result, baseline) if many else [*_rates(result), *_scores(result)]),
-        *_parts("By category", result.categories),
-        *_parts("By length", result.lengths),
+        *_parts("By category", result.categories, ""),
+        *_parts("By length", result.lengths, _OF_LENGTHS),
         *_controlled(result),
         *_orders(result),
     ]
@@ -143,7 +143,7 @@ def _rates(result: EvalResult) -> list[pages.Block]:
             for row in result.ratings
         ]
         caption = "All pairs together: a Bradley-Terry fit, in each bootstrap draw"
-        names = ("model", "judge", "log-odds", "win rate", "95 % interval")
+        names = ("model", "judge", "log-odds", "win rate", "95% interval")
         blocks.append(pages.DataTable(names, ratings, names=2, caption=caption))
     return blocks
 
@@ -157,15 +157,18 @@ def _scores(result: EvalResult) -> list[pages.Block]:
             (r for r in result.scores if r.judge == judge and r.n), key=lambda r: -r.score
         )
         estimates = [Estimate(r.model, r.score, r.low, r.high) for r in rows]
-        charts.append(IntervalChart(short_name(judge), Axis("mean score"), estimates))
+        charts.append(
+            IntervalChart(short_name(judge), Axis("mean score"), estimates, note=_OF_SCORES)
+        )
     most = max(len(row.turns) for row in result.scores)
+    most = most if most > 1 else 0  # a single turn has the score itself
     table = [
         (
             row.model,
             short_name(row.judge),
             f"{row.score:.3f}" if row.n else "none",
             f"{row.low:.3f} to {row.high:.3f}" if row.n else "",
-            *(f"{turn:.3f}" for turn in row.turns),
+            *(f"{turn:.3f}" for turn in row.turns[:most]),
             *("" for _ in range(most - len(row.turns))),
             str(row.n),
             str(row.invalid),
@@ -173,7 +176,7 @@ def _scores(result: EvalResult) -> list[pages.Block]:
         for row in result.scores
     ]
     turns = [f"turn {number}" for number in range(1, most + 1)]
-    columns = ("model", "judge", "score", "95 % interval", *turns, "n", "failed")
+    columns = ("model", "judge", "score", "95% interval", *turns, "n", "failed")
     return [
         pages.Heading("Scores"),
         pages.Grid(charts),
@@ -181,7 +184,11 @@ def _scores(result: EvalResult) -> list[pages.Block]:
     ]
 
 
-def _parts(title: str, rows: Sequence[PairRow]) -> list[pages.Block]:
+_OF_SCORES = "95% intervals over the prompts"
+_OF_LENGTHS = "prompts by the length of the first model's answer compared with that of the second"
+
+
+def _parts(title: str, rows: Sequence[PairRow], note: str) -> list[pages.Block]:
     if not rows:
         return []
     table = [
@@ -196,10 +203,10 @@ def _parts(title: str, rows: Sequence[PairRow]) -> list[pages.Block]:
         )
         for row in rows
     ]
-    columns = ("a", "b", "judge", "part", "a wins", "95 % interval", "n")
+    columns = ("a", "b", "judge", "part", "a wins", "95% interval", "n")
     blocks: list[pages.Block] = [pages.Heading(title)]
     if len(rows) <= rate_charts.MOST_IN_CHART:
-        blocks += rate_charts.charts(title, rows, "")
+        blocks += rate_charts.charts("Win rates", rows, note)
     blocks.append(pages.Details("The numbers", [pages.DataTable(columns, table, names=4)]))
     return blocks
 
@@ -207,7 +214,7 @@ def _parts(title: str, rows: Sequence[PairRow]) -> list[pages.Block]:
 def _controlled(result: EvalResult) -> list[pages.Block]:
     rows = [row for one in result.controlled for row in one.rows]
     left_out: list[pages.Block] = [
-        pages.Callout("No rate:", one.separated)
+        pages.Callout("No rate:", one.separated, "note")
         for one in result.controlled
         if one.separated is not None
     ]
@@ -224,7 +231,7 @@ def _controlled(result: EvalResult) -> list[pages.Block]:
         )
         for row in rows
     ]
-    columns = ("model", "against", "judge", "at equal", "wins", "95 % interval")
+    columns = ("model", "against", "judge", "at equal", "wins", "95% interval")
     return [
         pages.Heading("At equal length and style"),
         pages.Prose(
@@ -270,7 +277,7 @@ def _judge_agreement(result: EvalResult) -> list[pages.Block]:
         columns = (
             "judge",
             "agrees with the label",
-            "95 % interval",
+            "95% interval",
             "same in both orders",
             "failed",
         )

@@ -30,7 +30,7 @@ SCORE, WIN_RATE = "score", "win rate"
 class ArmRow:
     """The mean score of an arm by one judge, over `runs` runs and `n` prompts.
 
-    `low` and `high` are the 95 % t-interval over runs and prompts (over the prompts alone for a
+    `low` and `high` are the 95% t-interval over runs and prompts (over the prompts alone for a
     single run), `bootstrap_low` and `bootstrap_high` the two-level bootstrap. `spread` is the
     standard deviation of the runs' means.
     """
@@ -56,7 +56,7 @@ class ArmPairRow:
     The interval of a win rate is cut at 0 and 1.
     `p_value` is that of the t-test, `p_holm` the same for all pairs of arms by the judge and
     measure together. `runs_needed` is the number of runs an arm that would show a difference of
-    this size with 80 % power; None if so few prompts could not.
+    this size with 80% power; None if so few prompts could not.
     """
 
     a: str
@@ -342,7 +342,7 @@ def _needed(row: ArmPairRow) -> str:
             "It would be significant on its own, but not after the correction for all pairs (Holm)."
         )
     return (
-        f"Showing a difference of this size would need about {row.runs_needed} runs per arm (80 % "
+        f"Showing a difference of this size would need about {row.runs_needed} runs per arm (80% "
         "power)."
     )
 

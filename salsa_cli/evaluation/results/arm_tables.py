@@ -5,8 +5,8 @@ from salsa_cli.evaluation.verdicts.verdict import short_name
 from salsa_cli.formatting import figure
 from salsa_cli.runs.events import Table
 
-PAIR_COLUMNS = ("a", "b", "judge", "measure", "a - b", "95 % interval", "runs", "p (Holm)")
-ARM_COLUMNS = ("arm", "judge", "score", "95 % interval", "spread of runs", "runs", "prompts")
+PAIR_COLUMNS = ("a", "b", "judge", "measure", "a - b", "95% interval", "runs", "p (Holm)")
+ARM_COLUMNS = ("arm", "judge", "score", "95% interval", "spread of runs", "runs", "prompts")
 
 
 def table(arms: ArmResults) -> Table:

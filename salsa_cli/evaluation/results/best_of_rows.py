@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 class BestOfRow:
     """The mean score by `judge` of the best of `n` answers of a model, chosen by `chosen_by`.
 
-    Estimated without bias from `samples` answers to each of `prompts` prompts, with a 95 %
+    Estimated without bias from `samples` answers to each of `prompts` prompts, with a 95%
     bootstrap interval over prompts. `kl` bounds the KL to the model itself from above, in nats per
     answer.
     """
@@ -39,7 +39,7 @@ class BestOfRow:
 class AgainstBestOf:
     """How much more one answer of `model` scores than the best of `n` of `sampled`.
 
-    The mean difference over the same prompts, with a 95 % bootstrap interval over them.
+    The mean difference over the same prompts, with a 95% bootstrap interval over them.
     """
 
     model: str

@@ -21,7 +21,7 @@ class Curve:
 
     `mean` is over the runs of the arm, at the updates that all of them have. `low` and `high` are
     the lowest and the highest run; for a single run that logs a standard error (held-out figures),
-    the ends of the 95 % interval; else None.
+    the ends of the 95% interval; else None.
     """
 
     figure: str

@@ -319,7 +319,7 @@ def _undecided(row: PairRow) -> str:
     if not row.detectable:
         return f"{none}: all {row.n} prompts have the same result."
     return (
-        f"{none} ({row.win_rate:.1%}, {row.n} prompts). With 80 % power, this many prompts show a "
+        f"{none} ({row.win_rate:.1%}, {row.n} prompts). With 80% power, this many prompts show a "
         f"difference of {100 * row.detectable:.1f} points or more."
     )
 

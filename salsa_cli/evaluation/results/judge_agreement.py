@@ -24,7 +24,7 @@ Item = tuple[str, str, str, int]
 
 @dataclass(frozen=True)
 class AgreementRow:
-    """Agreement of some judges on the same `n` items, with 95 % intervals over questions.
+    """Agreement of some judges on the same `n` items, with 95% intervals over questions.
 
     `raw` is the share of items on which two judges say the same, `kappa` Cohen's; both None for
     more than two judges. `alpha` is Krippendorff's: of who wins for comparisons (win, tie, loss),

@@ -26,7 +26,7 @@ FEATURES: Mapping[Control, tuple[str, ...]] = {
     "style": ("token_len", "header_count", "list_count", "bold_count"),
 }
 
-# Lengths a and b count as alike within this share of a + b: 5 % is 95 tokens to 105.
+# Lengths a and b count as alike within this share of a + b: 5% is 95 tokens to 105.
 ALIKE = 0.05
 
 # Log-odds that a fit may drift as its prior is weakened; see `bradley_terry.ControlledFit`.
@@ -72,7 +72,7 @@ Answers = Mapping[str, Mapping[str, StoredAnswer]]
 class ControlledRow:
     """The win rate of a model over the baseline at equal length, or at equal style.
 
-    `low` and `high` are of a 95 % bootstrap over questions, each draw one step from the fit.
+    `low` and `high` are of a 95% bootstrap over questions, each draw one step from the fit.
     """
 
     model: str

@@ -12,7 +12,7 @@ from salsa_cli.runs.events import Table
 def pairs(rows: Sequence[PairRow]) -> Table:
     """Win rates, the best first if all models are compared with one."""
     return Table(
-        ("a", "b", "judge", "a wins", "95 % interval", "wins", "ties", "losses"),
+        ("a", "b", "judge", "a wins", "95% interval", "wins", "ties", "losses"),
         [
             (
                 row.a,
@@ -33,7 +33,7 @@ def pairs(rows: Sequence[PairRow]) -> Table:
 def scores(rows: Sequence[ScoreRow]) -> Table:
     """Mean scores."""
     return Table(
-        ("model", "judge", "score", "95 % interval", "n"),
+        ("model", "judge", "score", "95% interval", "n"),
         [
             (
                 row.model,
@@ -67,7 +67,7 @@ def titled(
         yield (
             "Win rates at equal style",
             Table(
-                ("model", "against", "judge", "at equal", "wins", "95 % interval"),
+                ("model", "against", "judge", "at equal", "wins", "95% interval"),
                 [
                     (
                         row.model,
@@ -104,7 +104,7 @@ def interval(row: PairRow) -> str:
 
 def _ratings(rows: Sequence[RatingRow]) -> Table:
     return Table(
-        ("model", "judge", "log-odds", "win rate", "95 % interval"),
+        ("model", "judge", "log-odds", "win rate", "95% interval"),
         [
             (
                 row.model,

@@ -40,10 +40,10 @@ class PairRow:
 
     A model compared with itself is even; it shows the position bias (`first_position`).
 
-    `low` and `high` bound it by a 95 % bootstrap over questions (Wilson's interval where all
+    `low` and `high` bound it by a 95% bootstrap over questions (Wilson's interval where all
     questions have the same score, or there is a single one). `p_value` is that of the exact
     sign test, `p_holm` the same for all pairs of the judge together. `detectable` is the smallest
-    distance from one half that so many questions would find with 80 % power. `consistency` is the
+    distance from one half that so many questions would find with 80% power. `consistency` is the
     share of comparisons with the same outcome in both orders, `first_position` the win rate of the
     answer shown first; both None where no comparison was judged in both orders. `invalid` counts
     comparisons with an invalid game; `worst` and `best` bound the rate over all labels that these
@@ -91,7 +91,7 @@ class PairRow:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """The mean score of one model by one judge, with a 95 % bootstrap interval over questions.
+    """The mean score of one model by one judge, with a 95% bootstrap interval over questions.
 
     The mean is over all `n` valid scores with equal weight, as in FastChat; `turns` are the means
     of each turn, in order. `reasons` counts the invalid scores by reason, the most frequent first.
@@ -113,7 +113,7 @@ class RatingRow:
     """The strength of one model among three or more, by a joint Bradley-Terry fit.
 
     `strength` is in log-odds, 0 on the average of the models. `win_rate` is what it implies over
-    the baseline, or over the mean opponent where there is no baseline; its 95 % interval is of the
+    the baseline, or over the mean opponent where there is no baseline; its 95% interval is of the
     same fit in each bootstrap draw over questions.
     """
 

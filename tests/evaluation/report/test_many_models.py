@@ -92,7 +92,7 @@ def test_the_best_come_first_and_long_tables_are_folded() -> None:
     assert outline(blocks(result(41)))[3] == "[The numbers: table of 41]"
     _, _, _, table, *_ = blocks(result(7))
     assert isinstance(table, pages.DataTable)
-    assert table.columns[-2:] == ("95 % interval", "n")
+    assert table.columns[-2:] == ("95% interval", "n")
     assert table.rows[0] == (
         *("m6", "rm:rm", "6.000", "5.500 to 6.500"),
         *("6.1%", "0.0% to 100.0%", "10"),

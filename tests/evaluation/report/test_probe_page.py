@@ -5,6 +5,7 @@ from pathlib import Path
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.evaluation.probe_result import LayerGroup, LinePoint, ProbeResult, StoredDistance
 from salsa_cli.evaluation.report import probe_page
+from tests.support.html_tree import Tree
 
 
 def test_the_page_says_what_was_found(tmp_path: Path) -> None:
@@ -18,5 +19,8 @@ def test_the_page_says_what_was_found(tmp_path: Path) -> None:
     text = (tmp_path / probe_page.FILE).read_text()
     assert "Not connected:" in text and "A staircase." in text
     assert "x&lt;y" in text and "x<y" not in text
-    assert "salsa soup a b --probe p.jsonl -o out" in text and 'href="./probe.json"' in text
+    assert (
+        Tree(text).text["pre"][0] == "salsa soup a b --probe p.jsonl -o out"
+        and 'href="./probe.json"' in text
+    )
     assert "1,234" in text and "0.7500" in text and "cosine of changes" in text

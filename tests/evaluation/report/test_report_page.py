@@ -14,6 +14,7 @@ from salsa_cli.evaluation.results.style_control import AnswerStyle, StoredAnswer
 from salsa_cli.evaluation.results.win_rates import ScoreRow
 from salsa_cli.evaluation.verdicts.verdict import Verdict
 from tests.support import tiny
+from tests.support.html_tree import Tree
 from tests.support.verdict_rows import SINGLE, pairs
 from tests.support.verdict_rows import count_files as run
 
@@ -39,7 +40,8 @@ def test_the_sections(tmp_path: Path) -> None:
         *("Who wins", "By category", "Both orders", "Judges against one another"),
         "How it was made",
     ]
-    assert "salsa eval --judgments " in text and 'href="./results.json"' in text
+    assert Tree(text).text["pre"][0].startswith("salsa eval --judgments ")
+    assert 'href="./results.json"' in text
     assert 'href="./answers' not in text  # none are there
     assert "No significant difference:" in text and "Bradley-Terry" in text
     assert "http" not in text.replace("http-equiv", "") and "<script" not in text
@@ -128,7 +130,7 @@ def test_answers_stand_side_by_side(tmp_path: Path) -> None:
     }
     prompts = disputed.asked([Question("q", (Message("user", "First?"),), ("And then?",))])
     text = page(result, *verdicts, answers=answers, prompts=prompts)
-    assert "question q, turn 2, x vs. y. gpt: a, no verdict" in text
+    assert "question q, turn 2, x vs. y. gpt: x, no verdict" in text
     for part in ("And then?", "two of x", "two of y", "The first &lt;b&gt;.", "x wins clearly"):
         assert part in text, part
     assert text.index("gpt, x shown first") < text.index("gpt, y shown first")

@@ -128,6 +128,6 @@ def test_the_command_line(world: World, tmp_path: Path) -> None:
     assert again.stdout.startswith("**Mean scores**\n\n| model | judge |")
     passed = commands.run(*common, "--fail-under", "0", "--resume", "--markdown")
     assert passed.returncode == 0 and "**failed**" not in passed.stdout
-    assert "| a | b | judge | a wins | 95 % interval |" in passed.stdout
+    assert "| a | b | judge | a wins | 95% interval |" in passed.stdout
     both = commands.run(*common, "--json", "--markdown")
     assert both.returncode == 2 and "use one of them" in both.stderr
