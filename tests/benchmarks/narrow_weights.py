@@ -5,9 +5,15 @@
     python -m tests.benchmarks.narrow_weights quickstart --seeds 2 --updates 4
 
 Trains each way once a seed on the quickstart's world, then evaluates all runs with `salsa eval` on
-prompts that none has seen. Prints one JSON object, and tables to stderr: the held-out reward and
-the KL to the reference of each way, with the standard error over seeds, and the differences from
-float32 in pairs of the same seed.
+400 prompts that none has seen. Prints one JSON object, and tables to stderr: the held-out reward
+and the KL to the reference of each way, with the standard error over seeds, and the differences
+from float32 in pairs of the same seed.
+
+A run amplifies any difference: one token sampled differently changes all that follows. So two runs
+of the same seed differ by about as much as runs of two seeds, and a difference of one standard
+error is expected of identical methods one time in three. The way `float32-perturbed` measures
+this: it is float32 from a start whose weights differ from the others' by at most one unit in the
+last place of float32.
 
 The second table is about steps that are too small for bfloat16: AdamW at a learning rate of 1e-6 on
 weights of standard deviation 0.02, 100 steps whose gradients have a mean of their own for each
@@ -17,47 +23,60 @@ weights take, as a share of it, with its standard error.
 
 import argparse
 import json
+import multiprocessing
 import os
-import subprocess
+import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
+from salsa_cli import cli
+from salsa_cli.maths.student_t import quantile
 from salsa_cli.models.optimizers import ChunkedAdamW
 from tests.benchmarks import measure
 
 HERE = Path(__file__).parent
 RATE, STEPS, SHAPE = 1e-6, 100, (512, 512)
-BATCH, LENGTH, PROMPTS = 32, 48, 100
+BATCH, LENGTH = 32, 48
 
+FIRST = "float32"
+PERTURBED = "float32-perturbed"
 WAYS: dict[str, list[str]] = {
-    "float32": [],
+    FIRST: [],
+    PERTURBED: [],
+    "float32-8bit": ["--optimiser", "adamw-8bit"],
     "bfloat16": ["--weights", "bfloat16"],
     "bfloat16-8bit": ["--weights", "bfloat16", "--optimiser", "adamw-8bit"],
 }
-"""The first is what the others are compared with."""
+
+FORKS = multiprocessing.get_context("forkserver")
+"""Importing everything takes as long as training such a small model, so it is done once."""
+
+Found = Mapping[str, Mapping[str, float]]
+"""Reward and KL of one seed, by way."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("world", type=Path, help="folder that examples/quickstart.sh wrote")
-    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=24)
     parser.add_argument("--updates", type=int, default=10)
+    parser.add_argument("--work", type=Path, help="folder whose finished seeds are not run again")
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    FORKS.set_forkserver_preload(["tests.support.preloaded"])
     with tempfile.TemporaryDirectory() as root:
-        machine = measure.machine(Path(root))
-        for seed in range(given.seeds):
-            for way in WAYS:
-                train(way, given.world, seed, given.updates, Path(root) / f"{way}-{seed}")
-            say(f"seed {seed}: trained")
-        runs = {way: [Path(root) / f"{way}-{seed}" for seed in range(given.seeds)] for way in WAYS}
-        found = evaluate(runs, given.world, Path(root) / "results")
+        work = given.work or Path(root)
+        machine = measure.machine(work)
+        found = [
+            seed_results(given.world, work, seed, given.updates) for seed in range(given.seeds)
+        ]
     result = {
         "machine": machine,
         "salsa": measure.commit(HERE),
@@ -71,53 +90,106 @@ def main() -> None:
     print(json.dumps(result, indent=1))
 
 
-def train(way: str, world: Path, seed: int, updates: int, output: Path) -> None:
+def seed_results(world: Path, work: Path, seed: int, updates: int) -> Found:
+    """What the ways reach with one seed: read, if the folder has it, or else trained."""
+    file = work / f"seed-{seed}.json"
+    if not file.exists():
+        runs = {way: work / f"{way}-{seed}" for way in WAYS}
+        for way, output in runs.items():
+            train(way, world, work, seed, updates, output)
+        found = evaluate(runs, world, seed, work / f"results-{seed}")
+        file.write_text(json.dumps(found))
+        for output in runs.values():
+            shutil.rmtree(output)
+        say(f"seed {seed}: {found}")
+    read: Found = json.loads(file.read_text())
+    return read
+
+
+def train(way: str, world: Path, work: Path, seed: int, updates: int, output: Path) -> None:
     """One run of the quickstart's settings, shortened."""
-    command = [
-        *(sys.executable, "-m", "salsa_cli", "ppo", "-q", "--device", "cpu", "-o", output),
-        *("--policy", world / "sft-a", "--ref", world / "ref", "--reward", world / "rm"),
+    policy = perturbed(world / "sft-a", work, seed) if way == PERTURBED else world / "sft-a"
+    salsa(
+        *("ppo", "-q", "--device", "cpu", "-o", output, "--force"),
+        *("--policy", policy, "--ref", world / "ref", "--reward", world / "rm"),
         *("--prompts", world / "world" / "prompts.jsonl", "--updates", updates, "--seed", seed),
         *("--batch-size", BATCH, "--response-length", LENGTH, "--epochs", 2, "--lambda", 1),
         *("--learning-rate", 5e-4, "--critic-learning-rate", 1e-3, "--schedule", "constant"),
         *("--anchor-every", 0, "--save-every", updates, *WAYS[way]),
-    ]
-    subprocess.run([str(word) for word in command], check=True)
+    )
+
+
+def perturbed(folder: Path, work: Path, seed: int) -> Path:
+    """A copy of a model whose float32 weights are moved by -1, 0 or 1 unit in the last place."""
+    copy = work / f"start-{seed}"
+    shutil.copytree(folder, copy, dirs_exist_ok=True)
+    generator = torch.Generator().manual_seed(seed)
+    moved = {}
+    for name, weight in load_file(folder / "model.safetensors").items():
+        units = torch.randint(-1, 2, weight.shape, generator=generator, dtype=torch.int32)
+        moved[name] = (weight.view(torch.int32) + units).view(torch.float32)
+    save_file(moved, copy / "model.safetensors", metadata={"format": "pt"})
+    return copy
 
 
 def evaluate(
-    runs: dict[str, list[Path]], world: Path, output: Path
-) -> dict[str, dict[str, list[float]]]:
-    """Mean reward and KL of the answers to held-out prompts, by way, in the order of the seeds."""
-    arms = [f"{way}={','.join(map(str, folders))}" for way, folders in runs.items()]
-    command = [
-        *(sys.executable, "-m", "salsa_cli", "eval", *arms, "-q", "--json", "-o", output),
-        *("--prompts", world / "world" / "heldout.jsonl", "--max-prompts", PROMPTS),
+    runs: Mapping[str, Path], world: Path, seed: int, output: Path
+) -> dict[str, dict[str, float]]:
+    """Mean reward and KL of the answers to held-out prompts, by way."""
+    salsa(
+        *("eval", *(f"{way}={folder}" for way, folder in runs.items())),
+        *("-q", "-o", output, "--force", "--seed", seed, "--response-length", LENGTH),
+        *("--prompts", world / "world" / "heldout.jsonl"),
         *("--judge", f"rm:{world / 'rm'}", "--anchors", world / "ref"),
-        *("--response-length", LENGTH),
-    ]
-    done = subprocess.run([str(w) for w in command], check=True, capture_output=True, text=True)
-    told = json.loads(done.stdout)
+    )
+    told = json.loads((output / "results.json").read_text())
     reward = {row["model"]: row["score"] for row in told["scores"]}
     kl = {row["model"]: row["kl"] for row in told["kl"]}
-    names = {way: [f"{way}/{run.name}" for run in folders] for way, folders in runs.items()}
-    return {
-        way: {"reward": [reward[one] for one in named], "kl": [kl[one] for one in named]}
-        for way, named in names.items()
-    }
+    return {way: {"reward": reward[way], "kl": kl[way]} for way in runs}
 
 
-def summary(found: dict[str, dict[str, list[float]]], way: str) -> dict[str, Any]:
-    """Mean and standard error over seeds, and of the differences from the first way."""
-    first = found[next(iter(WAYS))]
+def salsa(*words: Any) -> None:
+    """One command, in a process of its own."""
+    process = FORKS.Process(target=_command, args=([str(word) for word in words],))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"salsa {words[0]} ended with {process.exitcode}")
+
+
+def _command(words: list[str]) -> None:
+    sys.argv = ["salsa", *words]
+    cli.main()
+
+
+def summary(found: Sequence[Found], way: str) -> dict[str, Any]:
+    """Mean and standard error over seeds; and of the differences from float32."""
     told: dict[str, Any] = {}
-    for name, values in found[way].items():
+    for name in ("reward", "kl"):
+        values = [one[way][name] for one in found]
         told[name] = spread(values)
         told[f"{name} by seed"] = [round(value, 3) for value in values]
-        if way != next(iter(WAYS)):
-            told[f"{name}, difference"] = spread(
-                [one - other for one, other in zip(values, first[name], strict=True)]
-            )
+        if way != FIRST:
+            first = [one[FIRST][name] for one in found]
+            told[f"{name}, difference"] = difference(values, first)
     return told
+
+
+def difference(values: Sequence[float], others: Sequence[float]) -> dict[str, float]:
+    """Of two samples in pairs: mean, standard error, and half of the 95 % interval by Student's t.
+
+    The unpaired standard error is what it would be if the pairs had nothing in common.
+    """
+    count = len(values)
+    average, error = spread([one - other for one, other in zip(values, others, strict=True)])
+    apart = (spread(values)[1] ** 2 + spread(others)[1] ** 2) ** 0.5
+    within = quantile(0.975, count - 1) * error if count > 1 else float("nan")
+    return {
+        "mean": average,
+        "standard error": error,
+        "unpaired standard error": round(apart, 4),
+        "within, at 95 %": round(within, 4),
+    }
 
 
 def spread(values: Sequence[float]) -> list[float]:
@@ -173,10 +245,12 @@ def _share(moved: torch.Tensor, way: torch.Tensor) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> None:
     """Both tables, to stderr."""
-    say("| weights | held-out reward | KL | reward less float32's | KL less float32's |")
+    say("| weights | held-out reward | KL | reward minus float32's | KL minus float32's |")
     for way, found in result["ways"].items():
-        names = ("reward", "kl", "reward, difference", "kl, difference")
-        cells = ["{:.3f} ± {:.3f}".format(*found[name]) if name in found else "" for name in names]
+        cells = ["{:.3f} ± {:.3f}".format(*found[name]) for name in ("reward", "kl")]
+        for name in ("reward, difference", "kl, difference"):
+            apart = found.get(name, {})
+            cells.append("{mean:.3f} ± {standard error:.3f}".format(**apart) if apart else "")
         say(f"| {way} | {' | '.join(cells)} |")
     say("| small steps | weights that moved | movement of float32's |")
     for way, found in result["small steps"].items():
