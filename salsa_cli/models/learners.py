@@ -90,7 +90,7 @@ class Learner:
         self._parameters = [one for one in self.network.parameters() if one.requires_grad]
         storage = storage or MomentStorage()
         self._optimiser = _optimizer(self._parameters, rate, storage)
-        self._sums = GradientSums(self._parameters, storage.seed)
+        self._sums = GradientSums(self._parameters, storage.seed, self._steps)
 
     def step(self, share: float) -> float:
         """Apply the accumulated gradients at `share` of the peak rate; returns their norm.
@@ -115,6 +115,10 @@ class Learner:
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
         return norm
+
+    def _steps(self) -> int:
+        # PyTorch's own optimizer has float32 weights alone, whose gradients are not rounded.
+        return self._optimiser.steps if isinstance(self._optimiser, ChunkedAdamW) else 0
 
     def _norm(self, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
         """The norm of all gradients together."""

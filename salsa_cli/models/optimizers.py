@@ -7,7 +7,7 @@ moments of small tensors in bfloat16, where a second moment cannot fall: a thous
 than half a last place.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -82,6 +82,11 @@ class ChunkedAdamW:
         self._seed = seed
         self._offload = offload
         self._moments = [self._zeros(parameter, bits) for parameter in self._parameters]
+
+    @property
+    def steps(self) -> int:
+        """Steps made so far, including those before a restart."""
+        return max((moments.step for moments in self._moments), default=0)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -191,14 +196,22 @@ class GradientSums:
     """Sums of bfloat16 gradients over several backward passes, in bfloat16.
 
     Added to a sum and rounded to the nearest, a gradient of less than 2^-9 of it would be lost.
-    Here each addition is made in float32 and rounded stochastically, so that the sum is right in
-    the mean. A parameter's gradient of a pass is added as soon as it is there, and freed: beside
-    the sums, there is never more than the gradients of the layer that is at work.
+    Here each addition is made in float32 and rounded stochastically, so the expected value of the
+    sum is exact. Each optimizer step draws other bits; with the same ones, the sum of a weight
+    would be rounded the same way in every step. The gradient of a pass is added as soon as it is
+    computed, and freed: in addition to the sums, only the gradients of one layer are held.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], seed: int) -> None:
+    def __init__(self, parameters: Sequence[Tensor], seed: int, steps: Callable[[], int]) -> None:
+        """Add up from now on.
+
+        Args:
+            parameters: those in bfloat16 count; gradients of others are left to PyTorch.
+            steps: the number of optimizer steps made so far, including those before a restart.
+        """
         self._parameters = list(parameters)
         self._seed = seed
+        self._steps = steps
         self._sums: dict[int, Tensor] = {}
         self._passes = [0] * len(self._parameters)
         for place, parameter in enumerate(self._parameters):
@@ -230,7 +243,7 @@ class GradientSums:
         return add
 
     def _add(self, held: Tensor, gradient: Tensor, place: int, start: int) -> None:
-        seed = stable_seed(self._seed, "gradient", self._passes[place], place)
+        seed = stable_seed(self._seed, "gradient", self._steps(), self._passes[place], place)
         for one, other in zip(_flat_parts(held), _flat_parts(gradient), strict=True):
             bits = quantization.random_bits(seed, start, len(one), one.device)
             one.copy_(quantization.round_stochastically(one.float() + other.float(), bits))

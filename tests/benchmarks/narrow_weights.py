@@ -9,11 +9,11 @@ Trains each way once a seed on the quickstart's world, then evaluates all runs w
 and the KL to the reference of each way, with the standard error over seeds, and the differences
 from float32 in pairs of the same seed.
 
-A run amplifies any difference: one token sampled differently changes all that follows. So a way that
-changes nothing but roundings gives other results with every seed, and a difference of at most one
-standard error is what two equal methods show two times in three. The way `float32-rounded-start`
-measures this: float32 from a start that is rounded to bfloat16 once. (One unit in the last place of
-float32 is too little for it: 10 updates sample the same tokens.)
+A run amplifies any difference: one token sampled differently changes all that follows. So two ways
+that differ in nothing but rounding give different results with every seed, and even without any
+effect their means differ by more than one standard error one time in three. To measure this, the
+way `float32-rounded-start` is float32 from a start that is rounded to bfloat16 once. (One unit in
+the last place of float32 is too little: the 10 updates then sample the same tokens.)
 
 The second table is about steps that are too small for bfloat16: AdamW at a learning rate of 1e-6 on
 weights of standard deviation 0.02, 100 steps whose gradients have a mean of their own for each

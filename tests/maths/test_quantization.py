@@ -66,6 +66,33 @@ def test_rounding_gives_a_neighbour_and_the_value_in_the_mean() -> None:
     assert (wide.mean(0) - exact).abs().div(exact.abs()).max() < 1e-12
 
 
+def test_rounding_is_unbiased_at_every_exponent() -> None:
+    """From the subnormals to the largest numbers, and across each power of two.
+
+    With L the low half of a float32's bits, exactly the L largest of the 2^16 draws go up, so the
+    mean is down + L / 2^16 * (up - down), which is the value wherever both neighbours are finite.
+    """
+    tops = np.arange(0, 0x7F7F, dtype=np.uint32)  # the largest has no finite neighbour above
+    tops = tops[(tops & 0x7F == 0) | (tops & 0x7F == 0x7F) | (tops & 0x7F == 0x2A)]
+    lows = np.array([1, 2, 0x7FFF, 0x8000, 0xFFFF], dtype=np.uint32)
+    for sign in (np.uint32(0), np.uint32(1 << 31)):
+        bits_of = (sign | tops[:, None] << np.uint32(16) | lows).ravel()
+        kept = (sign | tops[:, None] << np.uint32(16)).repeat(len(lows), 1).ravel()
+        values = torch.from_numpy(bits_of.view(np.float32))
+        low = torch.from_numpy(np.tile(lows, len(tops)).astype(np.int32))
+        down, up = (one.view(np.float32) for one in (kept, kept + np.uint32(0x10000)))
+        for draw, expected in ((0xFFFF - low, down), (0x10000 - low, up)):
+            found = q.round_stochastically(values, draw)
+            assert torch.equal(found.view(torch.int16), _bits_of(expected))
+        near, far = down.astype(np.float64), up.astype(np.float64)
+        mean = near + low.numpy() / 2**16 * (far - near)
+        assert (mean == values.double().numpy()).all()
+
+
+def _bits_of(numbers: np.ndarray) -> Tensor:
+    return torch.from_numpy((numbers.view(np.uint32) >> 16).astype(np.uint16).view(np.int16))
+
+
 def test_what_bfloat16_has_stays() -> None:
     values = torch.tensor([0.0, -0.0, 1.0, -2.5, 2.0**-120, 3.0e38]).bfloat16().float()
     ones = torch.full((6,), -1, dtype=torch.int32)

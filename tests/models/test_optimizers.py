@@ -191,6 +191,29 @@ def test_a_state_that_went_through_a_file_goes_on_to_the_same_bits(
     assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
 
 
+def test_parameters_and_steps_draw_bits_of_their_own() -> None:
+    """Two equal parameters, or one in two equal steps, are rounded independently.
+
+    A step of RATE up from 1 is .128 of a place (2^-7), so that a weight moves with probability
+    .128, and .128^2 + .872^2 = .777 of the pairs agree.
+    """
+    start = torch.ones(4096).bfloat16()
+    one, other = (start.clone().requires_grad_() for _ in range(2))
+    made = ChunkedAdamW([one, other], RATE, bits=32, seed=3)
+    moves = []
+    for _ in range(2):
+        with torch.no_grad():
+            for parameter in (one, other):
+                parameter.copy_(start)
+                parameter.grad = -torch.ones_like(start)
+        made.step()
+        moves += [(parameter.detach() != start) for parameter in (one, other)]
+    for a, b in ((0, 1), (0, 2), (1, 3)):
+        agree = float((moves[a] == moves[b]).double().mean())
+        # A standard error of sqrt(.777 * .223 / 4096) = .0065.
+        assert agree == pytest.approx(0.777, abs=5 * 0.0065)
+
+
 def test_small_gradients_of_many_passes_are_not_lost() -> None:
     """A gradient of 1, then 200 of 1/1000: together 1.2. Rounded to the nearest, 1 stays 1."""
     parameter = torch.zeros(1000, dtype=torch.bfloat16).requires_grad_()
@@ -199,7 +222,7 @@ def test_small_gradients_of_many_passes_are_not_lost() -> None:
         (parameter * size).sum().backward()
     assert parameter.grad is not None and parameter.grad.float().max() == 1
     parameter.grad = None
-    sums = GradientSums([parameter], seed=4)
+    sums = GradientSums([parameter], seed=4, steps=lambda: 0)
     for size in passes:
         (parameter * size).sum().backward()
         assert parameter.grad is None
@@ -211,9 +234,34 @@ def test_small_gradients_of_many_passes_are_not_lost() -> None:
     assert parameter.grad is not None
 
 
+def test_each_step_rounds_a_sum_with_other_bits() -> None:
+    """1 + 1/1000 goes up by a place, 2^-7, with probability .128, or stays.
+
+    The mean over 64 steps strays from the exact sum by 2^-7 * sqrt(.128 * .872 / 64) = 3.3e-4. If
+    all steps drew the same bits, it would stray by 2.6e-3, as a single step does.
+    """
+    parameter = torch.zeros(1000, dtype=torch.bfloat16).requires_grad_()
+    made = ChunkedAdamW([parameter], RATE, bits=32, seed=4)
+    sums = GradientSums([parameter], seed=4, steps=lambda: made.steps)
+    found = []
+    for _ in range(64):
+        for size in (1.0, 0.001):
+            (parameter * size).sum().backward()
+        sums.collect()
+        assert parameter.grad is not None
+        found.append(parameter.grad.double())
+        made.step()
+        made.zero_grad()
+    share = 128 * float(torch.tensor(0.001).bfloat16())
+    expected = 2**-7 * (share * (1 - share) / 64) ** 0.5
+    error = (torch.stack(found).mean(0) - (1 + share / 128)).square().mean().sqrt()
+    # The root mean square of 1,000 errors strays by 2 %, or a little more: they are skewed.
+    assert float(error) == pytest.approx(expected, rel=0.15)
+
+
 def test_dropped_sums_are_forgotten_and_wide_gradients_are_pytorchs_own() -> None:
     narrow, wide = torch.zeros(4).bfloat16().requires_grad_(), torch.zeros(4).requires_grad_()
-    sums = GradientSums([narrow, wide], seed=4)
+    sums = GradientSums([narrow, wide], seed=4, steps=lambda: 0)
     for _ in range(2):
         (narrow.sum() + wide.sum()).backward()
     assert narrow.grad is None and wide.grad is not None
