@@ -345,7 +345,8 @@ class Pipeline:
         named += [f"{name}={self.folder / name}" for name in models]
         extra: list[object] = []
         if best_of:
-            extra += ["--best-of", self.study.plan.best_of]
+            best = self.study.plan.best_of
+            extra += ["--best-of", best, "--samples-per-prompt", best]
             extra += [word for name in best_of for word in ("--best-of-models", name)]
         self.study.run(
             salsa(

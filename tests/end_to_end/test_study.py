@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,6 +28,8 @@ def script(name: str) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
+    if str(STUDY) not in sys.path:
+        sys.path.insert(0, str(STUDY))  # scripts import their neighbours
     spec.loader.exec_module(module)
     return module
 
@@ -109,28 +112,27 @@ class TestAnalysis:
     """Figures by hand."""
 
     def point(self, gold: float, kl: float = 0.0) -> Any:
-        return script("analysis").Point((gold - 1, gold, gold + 1), gold, 0.0, kl, 0.0, 9.0, 1.0)
+        return script("pipelines").Point((gold - 1, gold, gold + 1), gold, 0.0, kl, 0.0, 9.0, 1.0)
 
     def unit(self, **golds: tuple[float, float]) -> Any:
         """One whose arms have beta .1 at 4 nats and .01 at 8, with these gold rewards."""
-        analysis = script("analysis")
         arms = {}
         for arm, (near, far) in golds.items():
             arms[arm, 0.1], arms[arm, 0.01] = self.point(near, 4.0), self.point(far, 8.0)
         tuning = {key: -key[1] for key in arms}
         models = {"a": self.point(1.0), "b": self.point(1.0), "soup": self.point(1.5, 2.0)}
         admission = [{"barrier": 0.0}]
-        return analysis.Unit(1, admission, models, arms, tuning, {})
+        return script("pipelines").Unit(1, admission, models, arms, tuning, {})
 
     def test_an_interval_is_students(self) -> None:
-        interval = script("analysis").Interval.of([1.0, 2.0, 3.0])
+        interval = script("tables").Interval.of([1.0, 2.0, 3.0])
         # 2 +- 4.302653 / sqrt(3)
         assert interval.mean == 2.0
         assert interval.half == pytest.approx(4.302653 / 3**0.5, rel=1e-6)
         assert interval.p == pytest.approx(0.0742, abs=1e-4)  # t = 3.4641, 2 df
         # P(T <= (2 - 3) / (1 / sqrt 3)) = P(T <= -1.7321) with 2 df
         assert interval.within(3.0) == pytest.approx(0.1127, abs=1e-4)
-        assert script("analysis").Interval.of([1.0]).half is None
+        assert script("tables").Interval.of([1.0]).half is None
 
     def test_gold_at_a_kl_is_along_the_start_and_the_runs(self) -> None:
         unit = self.unit(ppo=(2.0, 3.0))
@@ -140,10 +142,10 @@ class TestAnalysis:
         assert self.unit(**{"start-soup": (2.0, 3.0)}).at_kl("start-soup", 1.0) is None
 
     def test_pipelines_that_do_not_reach_a_kl_are_left_out_of_it(self) -> None:
-        analysis = script("analysis")
+        tables = script("tables")
         found = [self.unit(ppo=(2.0, 3.0), salsa=(2.5, 3.0))] * 3
-        assert analysis.at_equal_kl(found, "salsa", 10.0) is None
-        interval = analysis.at_equal_kl(found, "salsa", 4.0)
+        assert tables.at_equal_kl(found, "salsa", 10.0) is None
+        interval = tables.at_equal_kl(found, "salsa", 4.0)
         assert (interval.mean, interval.n) == (pytest.approx(0.5), 3)
 
     def test_beta_is_tuned_on_the_proxy_and_the_oracle_on_gold(self) -> None:
@@ -152,16 +154,53 @@ class TestAnalysis:
         assert unit.best("ppo") == 0.1
 
     def test_a_win_rate_counts_ties_half(self) -> None:
-        analysis = script("analysis")
+        tables = script("tables")
         one, other = self.point(1.0), replace(self.point(1.0), gold=(0.0, 0.0, 3.0))
-        assert analysis.win_rate(one, other) == pytest.approx((0.5 + 1 + 0) / 3)
+        assert tables.win_rate(one, other) == pytest.approx((0.5 + 1 + 0) / 3)
 
     def test_all_tables_of_an_unfinished_study(self) -> None:
-        analysis = script("analysis")
-        found = [self.unit(ppo=(2.0, 3.0), salsa=(2.5, 3.1))]
-        said = "\n".join(analysis.tables({"holds": found}))
-        assert "Condition: holds (1 pipelines)" in said
+        tables = script("tables")
+        found = [self.unit(**{"ppo": (2.0, 3.0), "salsa": (2.5, 3.1), "start-soup": (2.0, 2.0)})]
+        said = "\n".join(table.markdown() for table in tables.tables({"holds": found}))
+        assert "### Hypotheses" in said and "(holds, 1 pipelines)" in said
         assert "| holds | 5 | +0.400 (n = 1) | - |" in said
+
+    def three(self, gain: float) -> list[Any]:
+        """Pipelines in which SALSA gains this much at either beta, give or take .01."""
+        return [
+            self.unit(
+                **{
+                    "ppo": (2.0, 3.0),
+                    "salsa": (2.0 + gain + error, 3.0 + gain + error),
+                    "start-soup": (2.0 - gain + error, 3.0 - gain + error),
+                }
+            )
+            for error in (-0.01, 0.0, 0.01)
+        ]
+
+    def test_hypotheses_are_judged_by_the_rules_of_the_plan(self) -> None:
+        tables = script("tables")
+
+        def verdicts(holds: float, fails: float) -> dict[str, str]:
+            study = {"holds": self.three(holds), "fails": self.three(fails)}
+            return {row[0]: row[3] for row in tables.hypotheses(study).rows}
+
+        # The KLs of both arms are equal in these units: H5 is open.
+        gains = {"H1": "supported", "H2": "refuted", "H3": "refuted", "H4": "refuted"}
+        assert verdicts(0.5, 0.5) == gains | {"H5": "undecided"}
+        # .02 is within the margin of .1 standard deviations of gold, which is .1 here.
+        same = {"H1": "undecided", "H2": "supported", "H3": "undecided", "H4": "supported"}
+        assert verdicts(0.0, 0.0) == same | {"H5": "undecided"}
+        losses = {"H1": "refuted", "H2": "undecided", "H3": "supported", "H4": "refuted"}
+        assert verdicts(-0.5, -0.5) == losses | {"H5": "undecided"}
+
+    def test_the_page_has_the_charts_and_all_tables(self) -> None:
+        study = {"holds": self.three(0.5), "fails": self.three(0.0)}
+        page = script("report").page(study)
+        for table in script("tables").tables(study):
+            assert escape(table.title) in page
+        for words in ("Gold against KL to A", "SALSA (reference soup)", "95 % t-intervals"):
+            assert words in page
 
 
 @pytest.mark.slow

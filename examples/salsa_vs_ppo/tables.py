@@ -1,0 +1,326 @@
+"""The tables of PLAN.md, from finished pipelines.
+
+The unit is a pipeline; intervals are 95 % t-intervals over pipelines, of paired differences where
+two arms are compared. Interpolation at equal KL and the t quantile are those of `salsa eval`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from pipelines import ARMS, Point, Unit
+
+from salsa_cli.maths import student_t
+from salsa_cli.maths.significance import holm
+
+EQUAL_KL = (2.0, 5.0, 10.0)  # nats per answer, to A
+MARGIN = 0.1  # of equivalence, in standard deviations of gold over answers of A
+CONDITIONS = {
+    "holds": "the soup is better than both SFT models before RL",
+    "fails": "the soup is no better than they are",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text; the first column names them."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+    def markdown(self) -> str:
+        rows = [self.head, ["---"] * len(self.head), *self.rows]
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        return "\n".join(
+            [f"### {self.title}\n", *([f"{self.note}\n"] if self.note else []), *lines, ""]
+        )
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over pipelines with its 95 % t-interval; one pipeline has none."""
+
+    mean: float
+    half: float | None
+    n: int
+    p: float | None = None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Interval":
+        """Of at least one value; p is two-sided against 0."""
+        n, centre = len(values), mean(values)
+        if n < 2:
+            return cls(centre, None, n)
+        error = stdev(values) / n**0.5
+        if error == 0:
+            return cls(centre, 0.0, n, float(centre == 0))
+        p = 2 * student_t.cumulative(-abs(centre) / error, n - 1)
+        return cls(centre, student_t.quantile(0.975, n - 1) * error, n, p)
+
+    @property
+    def low(self) -> float:
+        return self.mean - (self.half or 0.0)
+
+    @property
+    def high(self) -> float:
+        return self.mean + (self.half or 0.0)
+
+    def within(self, margin: float) -> float | None:
+        """p of two one-sided tests that the mean lies within +-margin (Schuirmann 1987)."""
+        if not self.half or self.n < 2:
+            return None
+        error = self.half / student_t.quantile(0.975, self.n - 1)
+        worst = max(self.mean - margin, -margin - self.mean) / error
+        return student_t.cumulative(worst, self.n - 1)
+
+    def __str__(self) -> str:
+        if self.half is None:
+            return f"{self.mean:+.3f} (n = {self.n})"
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}] (n = {self.n})"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the primary measure: SALSA - PPO in gold at a KL to A."""
+
+    condition: str
+    kl: float
+    difference: Interval
+    margin: float  # of equivalence, in gold
+    p_holm: float | None
+
+
+def tables(study: dict[str, list[Unit]]) -> Iterator[Table]:
+    """All tables: what the study is about first, then each condition in detail."""
+    yield primary(study)
+    yield hypotheses(study)
+    for name, found in study.items():
+        yield from details(name, found)
+
+
+def details(name: str, found: list[Unit]) -> Iterator[Table]:
+    """All tables of one condition."""
+    where = f"{name}, {len(found)} pipelines"
+    yield precondition(found, where)
+    yield equal_beta(found, where)
+    yield chosen_beta(found, where)
+    yield others(found, where)
+    yield sampling(found, where)
+    yield by_beta(found, where)
+
+
+def cells(study: dict[str, list[Unit]]) -> list[Cell]:
+    """The primary measure in each condition at each KL, with Holm over those with an interval."""
+    found = [
+        (name, kl, interval, MARGIN * spread(units))
+        for name, units in study.items()
+        for kl in EQUAL_KL
+        if (interval := at_equal_kl(units, "salsa", kl))
+    ]
+    adjusted = iter(holm([one.p for _, _, one, _ in found if one.p is not None]))
+    return [
+        Cell(name, kl, one, margin, None if one.p is None else next(adjusted))
+        for name, kl, one, margin in found
+    ]
+
+
+def primary(study: dict[str, list[Unit]]) -> Table:
+    rows = []
+    for cell in cells(study):
+        within = cell.difference.within(cell.margin)
+        p, equal = ("-" if one is None else f"{one:.3f}" for one in (cell.p_holm, within))
+        rows.append(
+            [cell.condition, f"{cell.kl:g}", str(cell.difference), p, f"{cell.margin:.3f}", equal]
+        )
+    head = ["condition", "KL to A", "gold [95 %]", "p (Holm)", "margin", "p (equivalence)"]
+    return Table("Primary: SALSA - PPO in gold at equal KL to A", head, rows)
+
+
+def hypotheses(study: dict[str, list[Unit]]) -> Table:
+    """H1 to H5 by the rules of PLAN.md, as far as the finished pipelines decide them."""
+    holds, fails = (study.get(name, []) for name in CONDITIONS)
+    rows: list[Sequence[str]] = []
+    if holds:
+        strong = max(holds[0].betas("salsa"))
+        gold = differences(holds, strong, "mean")
+        rows.append(
+            ["H1", f"SALSA - PPO in gold at beta {strong:g}, holds", str(gold), above(gold)]
+        )
+    equal = cells(study)
+    ahead = [one for one in equal if one.p_holm is not None and one.p_holm < 0.05]
+    ahead = [one for one in ahead if one.difference.mean > 0]
+    alike = [one for one in equal if (p := one.difference.within(one.margin)) and p < 0.05]
+    said = f"{len(ahead)} of {len(equal)} cells above 0, {len(alike)} equivalent"
+    verdict = "refuted" if ahead else "supported" if len(alike) == len(equal) else "undecided"
+    rows.append(["H2", "not above PPO at equal KL", said, verdict])
+    if holds:
+        start = tuned_difference(holds, "start-soup")
+        rows.append(["H3", "start at the soup - PPO, beta tuned, holds", str(start), above(start)])
+    if fails:
+        arms = [arm for arm in ARMS[1:] if any(unit.has(arm) for unit in fails)]
+        found = {arm: tuned_difference(fails, arm) for arm in arms}
+        better = [arm for arm, one in found.items() if one.half is not None and one.low > 0]
+        said = f"above PPO: {', '.join(better) or 'none'} of {len(arms)} arms"
+        rows.append(
+            [
+                "H4",
+                "no arm above PPO, beta tuned, fails",
+                said,
+                "refuted" if better else "supported",
+            ]
+        )
+    kls = [
+        differences(units, beta, "kl")
+        for units in (holds, fails)
+        if units
+        for beta in units[0].betas("salsa")
+    ]
+    larger = sum(one.half is not None and one.low > 0 for one in kls)
+    smaller = sum(one.half is not None and one.high < 0 for one in kls)
+    said = f"larger in {larger} of {len(kls)} cells, smaller in {smaller}"
+    verdict = "supported" if larger == len(kls) else "refuted" if smaller else "undecided"
+    rows.append(["H5", "KL to A larger under SALSA at equal beta", said, verdict])
+    return Table("Hypotheses", ["", "figure", "found", "verdict"], rows)
+
+
+def above(interval: Interval) -> str:
+    """Whether the interval lies above 0."""
+    if interval.half is None:
+        return "undecided"
+    return "supported" if interval.low > 0 else "refuted" if interval.high < 0 else "undecided"
+
+
+def precondition(found: list[Unit], where: str) -> Table:
+    """Gold of the SFT models and their soup on test prompts, which did not decide admission."""
+    gains: dict[str, Callable[[Unit], float]] = {
+        "gold of A": lambda unit: unit.models["a"].mean,
+        "gold of B": lambda unit: unit.models["b"].mean,
+        "gold of the soup": lambda unit: unit.models["soup"].mean,
+        "soup - better of A and B": lambda unit: (
+            unit.models["soup"].mean - max(unit.models["a"].mean, unit.models["b"].mean)
+        ),
+        "the same without fluency": lambda unit: (
+            unit.models["soup"].plain - max(unit.models["a"].plain, unit.models["b"].plain)
+        ),
+        "KL(A to soup), nats per answer": lambda unit: unit.models["a"].kl_to_soup,
+        "barrier, nats per token": lambda unit: float(unit.admission[-1]["barrier"]),
+        "SFT pairs tried": lambda unit: float(len(unit.admission)),
+    }
+    rows = [[name, over(found, figure)] for name, figure in gains.items()]
+    return Table(
+        f"Before RL: is the soup better than both models? ({where})",
+        ["figure", "mean [95 %]"],
+        rows,
+    )
+
+
+def by_beta(found: list[Unit], where: str) -> Table:
+    head = ["arm", "beta", "n", "gold", "plain", "proxy"]
+    head += ["KL to A", "KL to soup", "tokens", "finished"]
+    keys = sorted({key for unit in found for key in unit.arms}, key=order)
+    rows = []
+    for arm, beta in keys:
+        points = [unit.arms[arm, beta] for unit in found if (arm, beta) in unit.arms]
+        means = [
+            mean(getattr(point, name) for point in points)
+            for name in ("mean", "plain", "proxy", "kl", "kl_to_soup", "length", "finished")
+        ]
+        rows.append([arm, f"{beta:g}", str(len(points)), *(f"{value:.3f}" for value in means)])
+    return Table(f"Every arm at every beta, means over pipelines ({where})", head, rows)
+
+
+def equal_beta(found: list[Unit], where: str) -> Table:
+    """H1 and H5."""
+    rows = []
+    for beta in sorted({beta for unit in found for beta in unit.betas("salsa")}):
+        measures = ("mean", "plain", "proxy", "kl", "length")
+        rows.append([f"{beta:g}", *(str(differences(found, beta, name)) for name in measures)])
+    head = ["beta", "gold", "gold without fluency", "proxy", "KL to A", "tokens"]
+    return Table(f"SALSA - PPO at equal beta ({where})", head, rows)
+
+
+def differences(found: list[Unit], beta: float, measure: str) -> Interval:
+    """SALSA - PPO in a measure of `Point` at this beta."""
+    pairs = [(unit.arms["salsa", beta], unit.arms["ppo", beta]) for unit in found]
+    return Interval.of([getattr(one, measure) - getattr(other, measure) for one, other in pairs])
+
+
+def chosen_beta(found: list[Unit], where: str) -> Table:
+    """H2: each arm at the beta that its held-out proxy chooses; and at the best, by gold."""
+    choices: dict[str, Callable[[Unit, str], float]] = {
+        "highest proxy on tuning prompts": Unit.tuned,
+        "highest gold on test prompts (an oracle)": Unit.best,
+    }
+    rows = []
+    for name, choose in choices.items():
+        pairs = [
+            tuple(unit.arms[arm, choose(unit, arm)] for arm in ("salsa", "ppo")) for unit in found
+        ]
+        gold = Interval.of([one.mean - other.mean for one, other in pairs])
+        wins = Interval.of([100 * win_rate(one, other) - 50 for one, other in pairs])
+        rows.append([name, str(gold), str(wins)])
+    head = ["beta chosen", "gold", "win rate by gold, points above 50 %"]
+    return Table(f"SALSA - PPO with beta chosen for each arm ({where})", head, rows)
+
+
+def others(found: list[Unit], where: str) -> Table:
+    """Every arm against PPO: at equal KL, and at the beta that the proxy chooses."""
+    rows = []
+    for arm in ARMS[1:]:
+        having = [unit for unit in found if unit.has(arm)]
+        if not having:
+            continue
+        at = [at_equal_kl(having, arm, kl) for kl in EQUAL_KL]
+        reached = (str(one) if one else "not reached" for one in at)
+        rows.append([arm, str(tuned_difference(having, arm)), *reached])
+    head = ["arm", "beta tuned", *(f"at {kl:g} nats" for kl in EQUAL_KL)]
+    return Table(f"Arms - PPO in gold ({where})", head, rows)
+
+
+def tuned_difference(found: list[Unit], arm: str) -> Interval:
+    """Arm - PPO in gold, each at the beta that its proxy chooses, where the arm has run."""
+    return Interval.of(
+        [
+            unit.arms[arm, unit.tuned(arm)].mean - unit.arms["ppo", unit.tuned("ppo")].mean
+            for unit in found
+            if unit.has(arm)
+        ]
+    )
+
+
+def sampling(found: list[Unit], where: str) -> Table:
+    rows = []
+    for model in ("a", "soup"):
+        pairs = [unit.best_of[model] for unit in found if model in unit.best_of]
+        if pairs:
+            rows.append([model, str(pairs[0][0]), str(Interval.of([gold for _, gold in pairs]))])
+    head = ["model", "n", "gold"]
+    return Table(f"Best of n without RL; the proxy chooses ({where})", head, rows)
+
+
+def at_equal_kl(found: list[Unit], arm: str, kl: float) -> Interval | None:
+    """The paired difference to PPO over the pipelines where both arms reach this KL."""
+    pairs = [(unit.at_kl(arm, kl), unit.at_kl("ppo", kl)) for unit in found]
+    reached = [one - other for one, other in pairs if one is not None and other is not None]
+    return Interval.of(reached) if reached else None
+
+
+def win_rate(one: Point, other: Point) -> float:
+    """(wins + ties / 2) / n by gold, as the paper counts."""
+    pairs = zip(one.gold, other.gold, strict=True)
+    return mean((a > b) + (a == b) / 2 for a, b in pairs)
+
+
+def spread(found: list[Unit]) -> float:
+    """Standard deviation of gold over answers of A, mean over pipelines."""
+    return mean(stdev(unit.models["a"].gold) for unit in found)
+
+
+def over(found: list[Unit], figure: Callable[[Unit], float]) -> str:
+    return str(Interval.of([figure(unit) for unit in found]))
+
+
+def order(key: tuple[str, float]) -> tuple[int, float]:
+    return ARMS.index(key[0]), key[1]
