@@ -162,7 +162,7 @@ ROW = ArmPairRow("salsa", "ppo", "rm:rm/", SCORE, 0.1234, 0.05, 0.2, 4, 4, 200, 
             replace(ROW, low=-0.05, p_holm=0.3, runs_needed=11, paired=False),
             "By rm:rm, no significant difference in score between salsa and ppo: +0.123 (-0.050 "
             "to +0.200; 4 runs each, 200 prompts). Showing a difference of this size would need "
-            "about 11 runs per arm (80 % power).",
+            "about 11 runs per arm (80% power).",
         ),
         (
             replace(ROW, low=-0.05, p_holm=0.3, runs_needed=None),
