@@ -392,19 +392,22 @@ def _saving(plan: PPOPlan, config: PPOConfig, machine: Machine) -> MemoryUse:
     """The copy of the policy in the type in which it is saved; new adapters, merged in float32.
 
     It is made in the CPU's memory. But a plain model beside a sharded one is brought to float32
-    where it is.
+    where it is. On a CPU, what the C library's allocator keeps of the last update's activations
+    (see `_learning_alone`) is still in memory.
     """
     role = plan.roles(config)[0]
     stored = shapes.stored_dtype(plan.policy).itemsize
+    left = _learning(plan, config, machine).activations if machine.is_host else 0
     if role.backbone is not None:
-        merged = role.backbone.resolve() == role.folder.resolve()
-        return MemoryUse(4 * weight_sharing.whole(role.folder) if merged and machine.is_host else 0)
+        merged = role.backbone.resolve() == role.folder.resolve() and machine.is_host
+        copied = 4 * weight_sharing.whole(role.folder) if merged else 0
+        return MemoryUse(copied, activations=left)
     held = trained_width(config)
     if machine.spread > 1:
         held = machine.frozen if stored == machine.frozen else 4
     raised = (held - machine.frozen) * role.own if machine.spread > 1 else 0
     converted = stored * role.own if machine.is_host and stored != held else 0
-    return MemoryUse(raised + converted)
+    return MemoryUse(raised + converted, activations=left)
 
 
 def _logits(plan: PPOPlan, config: PPOConfig, machine: Machine, rows: int) -> int:
