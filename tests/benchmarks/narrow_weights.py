@@ -15,7 +15,11 @@ effect their means differ by more than one standard error one time in three. To 
 way `float32-rounded-start` is float32 from a start that is rounded to bfloat16 once. (One unit in
 the last place of float32 is too little: the 10 updates then sample the same tokens.)
 
-The second table is about steps that are too small for bfloat16: AdamW at a learning rate of 1e-6 on
+The second table tells how much of a difference the rounding of weights makes without feedback: the
+updates of one float32 run are made again on bfloat16 weights, each step rounded stochastically. It
+has the distance between the two ends, as a share of the way, and the exact KL between them.
+
+The third table is about steps that are too small for bfloat16: AdamW at a learning rate of 1e-6 on
 weights of standard deviation 0.02, 100 steps whose gradients have a mean of their own for each
 weight. It has the share of the weights that moved, and the mean movement along the way that float32
 weights take, as a share of it, with its standard error.
@@ -29,6 +33,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -37,13 +42,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from salsa_cli import cli
+from salsa_cli.data import stable_seed
+from salsa_cli.maths import quantization
 from salsa_cli.maths.student_t import quantile
 from salsa_cli.models.optimizers import ChunkedAdamW
 from tests.benchmarks import measure
 
 HERE = Path(__file__).parent
 RATE, STEPS, SHAPE = 1e-6, 100, (512, 512)
-BATCH, LENGTH = 32, 48
+BATCH, LENGTH, EPOCHS = 32, 48, 2
+
+WEIGHTS = "model.safetensors"
 
 FIRST = "float32"
 ROUNDED = "float32-rounded-start"
@@ -76,6 +85,7 @@ def main() -> None:
         found = [
             seed_results(given.world, work, seed, given.updates) for seed in range(given.seeds)
         ]
+        alone = rounding_alone(given.world, work, given.updates)
     result = {
         "machine": machine,
         "salsa": measure.commit(HERE),
@@ -83,6 +93,7 @@ def main() -> None:
         "seeds": given.seeds,
         "updates": given.updates,
         "ways": {way: summary(found, way) for way in WAYS},
+        "rounding alone": alone,
         "small steps": small_steps(),
     }
     show(result)
@@ -105,16 +116,18 @@ def seed_results(world: Path, work: Path, seed: int, updates: int) -> Found:
     return read
 
 
-def train(way: str, world: Path, work: Path, seed: int, updates: int, output: Path) -> None:
+def train(
+    way: str, world: Path, work: Path, seed: int, updates: int, output: Path, *more: Any
+) -> None:
     """One run of the quickstart's settings, shortened."""
     policy = rounded(world / "sft-a", work) if way == ROUNDED else world / "sft-a"
     salsa(
         *("ppo", "-q", "--device", "cpu", "-o", output, "--force"),
         *("--policy", policy, "--ref", world / "ref", "--reward", world / "rm"),
         *("--prompts", world / "world" / "prompts.jsonl", "--updates", updates, "--seed", seed),
-        *("--batch-size", BATCH, "--response-length", LENGTH, "--epochs", 2, "--lambda", 1),
+        *("--batch-size", BATCH, "--response-length", LENGTH, "--epochs", EPOCHS, "--lambda", 1),
         *("--learning-rate", 5e-4, "--critic-learning-rate", 1e-3, "--schedule", "constant"),
-        *("--anchor-every", 0, "--save-every", updates, *WAYS[way]),
+        *("--anchor-every", 0, "--save-every", updates, *WAYS[way], *more),
     )
 
 
@@ -123,9 +136,9 @@ def rounded(folder: Path, work: Path) -> Path:
     copy = work / "rounded-start"
     if not copy.exists():
         shutil.copytree(folder, copy)
-        weights = load_file(folder / "model.safetensors")
+        weights = load_file(folder / WEIGHTS)
         weights = {name: weight.bfloat16().float() for name, weight in weights.items()}
-        save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+        save_file(weights, copy / WEIGHTS, metadata={"format": "pt"})
     return copy
 
 
@@ -160,7 +173,11 @@ def _command(words: list[str]) -> None:
 
 
 def summary(found: Sequence[Found], way: str) -> dict[str, Any]:
-    """Mean and standard error over seeds; and of the differences from float32."""
+    """Mean and standard error over seeds; and of the differences from float32.
+
+    All differences from the same runs share their chance. Those from the mean of both float32 ways
+    have less of it.
+    """
     told: dict[str, Any] = {}
     for name in ("reward", "kl"):
         values = [one[way][name] for one in found]
@@ -169,6 +186,9 @@ def summary(found: Sequence[Found], way: str) -> dict[str, Any]:
         if way != FIRST:
             first = [one[FIRST][name] for one in found]
             told[f"{name}, difference"] = difference(values, first)
+        if way not in (FIRST, ROUNDED):
+            both = [(one[FIRST][name] + one[ROUNDED][name]) / 2 for one in found]
+            told[f"{name}, difference from both"] = difference(values, both)
     return told
 
 
@@ -193,6 +213,53 @@ def spread(values: Sequence[float]) -> list[float]:
     """Mean and standard error."""
     error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
     return [round(mean(values), 4), round(error, 4)]
+
+
+def rounding_alone(world: Path, work: Path, updates: int) -> dict[str, float]:
+    """The way of a float32 run, made again on bfloat16 weights with the steps rounded."""
+    run = work / "way"
+    train(FIRST, world, work, 0, updates, run, "--snapshot-every", 1)
+    start, *ends = [world / "sft-a", *sorted((run / "snapshots").iterdir())]
+    way = [load_file(place / WEIGHTS) for place in (start, *ends)]
+    again = {name: _walked([one[name] for one in way], name) for name in way[0]}
+    walked = work / "walked"
+    shutil.copytree(ends[-1], walked, dirs_exist_ok=True)
+    save_file(again, walked / WEIGHTS, metadata={"format": "pt"})
+    output = work / "results-walked"
+    salsa(
+        *(
+            "eval",
+            f"{FIRST}={ends[-1]}",
+            "-q",
+            "-o",
+            output,
+            "--force",
+            "--response-length",
+            LENGTH,
+        ),
+        *("--prompts", world / "world" / "heldout.jsonl", "--judge", f"rm:{world / 'rm'}"),
+        *("--anchors", walked),
+    )
+    (kl,) = json.loads((output / "results.json").read_text())["kl"]
+    first, last = way[0], way[-1]
+    apart = sum(float((again[name] - last[name]).square().sum()) for name in first) ** 0.5
+    moved = sum(float((last[name] - first[name]).square().sum()) for name in first) ** 0.5
+    return {
+        "distance": round(apart / moved, 4),
+        **{n: round(kl[n], 5) for n in ("kl", "low", "high")},
+    }
+
+
+def _walked(way: Sequence[torch.Tensor], name: str) -> torch.Tensor:
+    """A weight that takes the same updates, each in `EPOCHS` equal steps."""
+    weight = way[0].bfloat16().float()
+    for update, (one, other) in enumerate(pairwise(way)):
+        for step in range(EPOCHS):
+            seed = stable_seed(0, "walk", name, update, step)
+            bits = quantization.random_bits(seed, 0, weight.numel(), weight.device)
+            moved = weight + (other - one) / EPOCHS
+            weight = quantization.round_stochastically(moved, bits.view_as(weight)).float()
+    return weight
 
 
 def small_steps() -> dict[str, dict[str, Any]]:
@@ -241,7 +308,7 @@ def _share(moved: torch.Tensor, way: torch.Tensor) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Both tables, to stderr."""
+    """The tables, to stderr."""
     say("| weights | held-out reward | KL | reward minus float32's | KL minus float32's |")
     for way, found in result["ways"].items():
         cells = ["{:.3f} ± {:.3f}".format(*found[name]) for name in ("reward", "kl")]
@@ -249,6 +316,10 @@ def show(result: dict[str, Any]) -> None:
             apart = found.get(name, {})
             cells.append("{mean:.3f} ± {standard error:.3f}".format(**apart) if apart else "")
         say(f"| {way} | {' | '.join(cells)} |")
+    say("| rounding alone | distance | KL from float32 |")
+    say(
+        "| | {distance:.1%} | {kl:.4f} [{low:.4f}, {high:.4f}] |".format(**result["rounding alone"])
+    )
     say("| small steps | weights that moved | movement of float32's |")
     for way, found in result["small steps"].items():
         share, error = found["movement"], found["standard error"]
