@@ -19,7 +19,7 @@ from salsa_cli.config.ppo import KL_HORIZON, PPOConfig
 from salsa_cli.config.record import record
 from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.errors import during
-from salsa_cli.formatting import amount, duration, figure
+from salsa_cli.formatting import amount, counted, duration, figure
 from salsa_cli.generation import selection
 from salsa_cli.generation.rollouts import Rollout
 from salsa_cli.generation.vllm import Server
@@ -127,17 +127,17 @@ class PPOResult:
         """The first and the last update, side by side."""
         pairs = {"reward": (self.reward_first, self.reward_last)}
         at = "" if self.temperature == 1 else f" at temperature {self.temperature:g}"
-        pairs[f"KL to the reference{at}"] = (_nats(self.kl_first), _nats(self.kl_last))
+        pairs[f"KL to the reference, nats{at}"] = (_nats(self.kl_first), _nats(self.kl_last))
         for name, first in self.kl_anchors_first.items():
-            pairs[f"KL to {name}{at}"] = (_nats(first), _nats(self.kl_anchors_last[name]))
+            pairs[f"KL to {name}, nats{at}"] = (_nats(first), _nats(self.kl_anchors_last[name]))
         for name, first in self.kl_at_temperature_1_first.items():
             who = "the reference" if name == "reference" else name
             last = self.kl_at_temperature_1_last[name]
-            pairs[f"KL to {who} at temperature 1"] = (_nats(first), _nats(last))
+            pairs[f"KL to {who}, nats at temperature 1"] = (_nats(first), _nats(last))
         rows = [(name, figure(first), figure(last)) for name, (first, last) in pairs.items()]
         rows += self._held_out()
         table = Table(("", "first update", "last update"), rows)
-        text = f"{self.output}: {self.updates} updates in {duration(self.seconds)}"
+        text = f"{self.output}: {counted(self.updates, 'update')} in {duration(self.seconds)}"
         if self.best:
             value, error = self.best["value"], self.best["standard_error"]
             text += (

@@ -1,5 +1,6 @@
 """The settings of `salsa eval`, and which of them contradict each other."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -371,6 +372,13 @@ class EvalConfig(ModelConfig):
             panel="Statistics",
         ),
     ] = 10_000
+
+    @classmethod
+    def idle(cls, values: Mapping[str, object]) -> tuple[frozenset[str], str]:
+        """Judges where stored verdicts are counted."""
+        if not values.get("judgments"):
+            return frozenset(), ""
+        return frozenset({"models", "judge"}), "with --judgments"
 
     def __post_init__(self) -> None:
         super().__post_init__()

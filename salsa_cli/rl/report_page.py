@@ -142,9 +142,10 @@ def _subtitle(history: History) -> str:
     answers = sum(round(m.tokens / m.length) for m in history if m.length > 0)
     seconds = sum(sum(m.time.values()) for m in history)
     tokens = sum(m.tokens for m in history)
+    plural = "" if len(history) == 1 else "s"
     return (
-        f"{len(history):,} updates, {answers:,} answers, {tokens:,} tokens in {duration(seconds)} "
-        f"of computing: {tokens / seconds if seconds else 0:,.0f} tokens/s"
+        f"{len(history):,} update{plural}, {answers:,} answers, {tokens:,} tokens in "
+        f"{duration(seconds)} of computing: {tokens / seconds if seconds else 0:,.0f} tokens/s"
         f"{_stated(history)}"
     )
 

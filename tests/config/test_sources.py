@@ -45,7 +45,7 @@ def test_each_source_overrides_those_after_it(tmp_path: Path) -> None:
     assert record(config)["lambda"] == 0.9
 
 
-def test_what_an_advantage_does_not_use_is_ignored_in_files_and_refused_as_a_flag(
+def test_what_has_no_effect_is_ignored_in_files_and_refused_as_a_flag(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "salsa.toml").write_text("[ppo]\ncritic_learning_rate = 1e-3\nlambda = 1\n")
@@ -61,6 +61,14 @@ def test_what_an_advantage_does_not_use_is_ignored_in_files_and_refused_as_a_fla
         "SALSA_PPO_CRITIC_WARMUP: critic_warmup is ignored",
     ]
     assert config.ignored[0].endswith("it has no effect with --advantage rloo")
+    (tmp_path / "salsa.toml").write_text("[eval]\njudge = ['rm:rm/']\nprompts = 'p.jsonl'\n")
+    counting = ("--judgments", "j.jsonl", "-o", "out")
+    config = configure(tmp_path, "eval", *counting)
+    assert (config.judge, config.prompts) == ((), "p.jsonl")
+    assert config.ignored[0].endswith("judge is ignored, because it has no effect with --judgments")
+    with pytest.raises(UsageError, match="--judge would have no effect"):
+        configure(tmp_path, "eval", *counting, "--judge", "rm:rm/")
+    (tmp_path / "salsa.toml").unlink()
     with pytest.raises(UsageError, match="--lambda is not used by --advantage rloo"):
         configure(tmp_path, "ppo", *PPO, "--advantage", "rloo", "--lambda", "1")
 

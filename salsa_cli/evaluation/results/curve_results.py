@@ -12,7 +12,7 @@ from salsa_cli.runs.events import Table
 LAST = 5
 """Updates whose mean stands for the end of a run."""
 
-COLUMNS = ("arm", "runs", "updates", "reward", "lowest to highest run", "KL", "length")
+COLUMNS = ("arm", "runs", "updates", "reward", "lowest to highest run", "KL, nats", "length")
 
 
 @dataclass(frozen=True)
