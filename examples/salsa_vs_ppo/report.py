@@ -93,7 +93,10 @@ def frontier(found: list[Unit], arms: Sequence[str], title: str, bands: bool = T
         lines.append(
             line(arm, [mean(p.kl for p in points) for points in each], each, "mean", bands)
         )
-    note = "Each curve goes from the start of training through the four coefficients."
+    note = (
+        "Each curve goes from the start of training through the four coefficients. Dashed lines "
+        "are the KLs at which the arms are compared."
+    )
     if bands:
         note += " The band is the 95 % interval of gold over pipelines."
     x = Axis("KL to A, nats per answer")
@@ -147,4 +150,6 @@ def estimate(label: str, interval: Interval, condition: str) -> Estimate:
 def shown(table: Table) -> list[pages.Block]:
     """A table as blocks of the page."""
     notes = [pages.Prose(table.note)] if table.note else []
-    return [pages.DataTable(table.head, table.rows, caption=table.title), *notes]
+    of_words = all(row[-1].isalpha() for row in table.rows)
+    names = len(table.head) if of_words else 1
+    return [pages.DataTable(table.head, table.rows, names, table.title), *notes]
