@@ -31,6 +31,7 @@ from salsa_cli.evaluation.results.eval_result import AnswerRow, KLRow, SoupRow
 from salsa_cli.evaluation.results.style_control import StoredAnswer
 from salsa_cli.evaluation.results.win_rates import Resampling
 from salsa_cli.evaluation.verdicts.verdict import Verdict, to_row
+from salsa_cli.formatting import counted
 from salsa_cli.maths import statistics
 from salsa_cli.records import read_json, to_json, write_json
 from salsa_cli.runs import checkpoints, run_folder
@@ -339,9 +340,9 @@ def _kept(folder: Path) -> str | None:
     samples = _lines(folder / best_of.FILE)
     if not (made or judged or soups or samples):
         return None
-    kept = f"{made:,} answers and {judged:,} judgements"
-    kept += f", and the rewards of {soups:,} soups" if soups else ""
-    return f"{kept}, and {samples:,} samples for best of N" if samples else kept
+    kept = f"{counted(made, 'answer')} and {counted(judged, 'judgement')}"
+    kept += f", and the rewards of {counted(soups, 'soup')}" if soups else ""
+    return f"{kept}, and {counted(samples, 'sample')} for best of N" if samples else kept
 
 
 def _lines(path: Path) -> int:

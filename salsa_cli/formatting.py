@@ -22,8 +22,17 @@ def amount(count: float, unit: str) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """A number with its noun: 1 pair, 700 pairs."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    """A number with its noun: 1 pair, 1,700 pairs, 2 losses."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count:,} {noun}{'es' if noun.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
+
+
+def verb(count: int, plural: str) -> str:
+    """A verb that agrees with a number: 1 pair is, 2 pairs are; 1 leaves, 2 leave."""
+    if count != 1:
+        return plural
+    return {"are": "is", "have": "has"}.get(plural, f"{plural}s")
 
 
 def figure(value: float) -> str:

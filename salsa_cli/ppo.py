@@ -142,7 +142,8 @@ class PPOResult:
             value, error = self.best["value"], self.best["standard_error"]
             text += (
                 f"\nbest by held-out {self.best['by']}: update {self.best['update']} "
-                f"({figure(value)} +- {figure(error)}), in {Path(self.output) / best.FOLDER}"
+                f"({figure(value)}, standard error {figure(error)}), in "
+                f"{Path(self.output) / best.FOLDER}"
             )
         return text, table
 
@@ -154,7 +155,7 @@ class PPOResult:
             f"{figure(one['reward']['mean'])} +- {figure(one['reward']['standard_error'])}"
             for one in (self.heldout_first, self.heldout_last)
         )
-        return [("held-out reward, before and after", first, last)]
+        return [("held-out reward, before and after (+- standard error)", first, last)]
 
 
 def run(config: PPOConfig, report: Report) -> Result:
@@ -228,9 +229,7 @@ def _begin(
         preflight.checked_inputs(plan, config)  # a refusal leaves the finished run where it is
         place = run_folder.partial_folder(config.output)
         report(
-            Note(
-                f"{config.output} is named {place} until all {config.updates} updates are finished"
-            )
+            Note(f"{config.output} is named {place} until update {config.updates:,} is finished")
         )
         run_folder.reopen(config.output)
     return working_folder(
@@ -318,7 +317,8 @@ def choose_micro_batch(
     if fitting != config:
         report(
             Note(
-                f"{fitting.micro_batch_size} answers per forward pass (--micro-batch-size): a "
+                f"{counted(fitting.micro_batch_size or 0, 'answer')} per forward pass "
+                "(--micro-batch-size): a "
                 f"minibatch of {config.minibatch_size} would not fit in "
                 f"{amount(runtime.memory, 'B')}"
             )
@@ -406,7 +406,7 @@ def evaluate_start(
         times = held_out.count(run.config)
         report(
             Note(
-                f"evaluation on {found.metrics.prompts} held-out prompts took "
+                f"evaluation on {counted(found.metrics.prompts, 'held-out prompt')} took "
                 f"{duration(found.seconds)}: about {duration(times * found.seconds)} for all "
                 f"{times} evaluations of this run"
             )

@@ -21,7 +21,7 @@ from salsa_cli.config.command_line import command_line
 from salsa_cli.config.comparison import result_settings
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.errors import SalsaError, StorageError, UsageError, one_line
-from salsa_cli.formatting import amount, duration, plain
+from salsa_cli.formatting import amount, counted, duration, plain, verb
 from salsa_cli.records import JSON, read_json, write_text
 from salsa_cli.runs import run_folder
 from salsa_cli.runs.events import Advanced, DryRun, Note, Report, Result, Table, Warned, Working
@@ -67,7 +67,8 @@ class SoupResult:
             f"{weight:.4g} {model}" for weight, model in zip(self.weights, self.models, strict=True)
         )
         return (
-            f"{self.output} = {recipe}\n{self.tensors} tensors, {self.parameters:,} parameters, "
+            f"{self.output} = {recipe}\n{counted(self.tensors, 'tensor')}, {self.parameters:,} "
+            "parameters, "
             f"{amount(self.bytes, 'B')} in {duration(self.seconds)}"
         ), None
 
@@ -110,7 +111,7 @@ def run(config: SoupConfig, report: Report) -> Result:
     earlier = journal.read(draft, identity, len(plan.streamed)) if config.resume else []
     count = len(plan.folders)
     named = f"averaging {count} models" if count > 1 else "merging one adapter"
-    report(Note(f"{named} into {len(plan.tensors)} tensors"))
+    report(Note(f"{named} into {counted(len(plan.tensors), 'tensor')}"))
     left_out = tuple(name for one in plan.companions for name in one.left_out)
     if left_out:
         report(Note(f"not copied from {plan.template}: {', '.join(map(one_line, left_out))}"))
@@ -308,7 +309,12 @@ def keep_finished(
         kept.append(entry)
         report(Advanced("checking finished blocks", len(kept), len(earlier), "blocks"))
     if earlier:
-        report(Note(f"{len(kept)} of {len(writer.blocks)} blocks are already finished"))
+        report(
+            Note(
+                f"{len(kept)} of {counted(len(writer.blocks), 'block')} {verb(len(kept), 'are')} "
+                "already finished"
+            )
+        )
     if len(kept) < len(earlier):
         report(
             Warned(

@@ -36,6 +36,16 @@ def test_amounts(count: float, unit: str, shown: str) -> None:
     assert formatting.amount(count, unit) == shown
 
 
+@pytest.mark.parametrize(("plural", "one"), [("are", "is"), ("have", "has"), ("leave", "leaves")])
+def test_verbs_agree_with_a_number(plural: str, one: str) -> None:
+    assert [formatting.verb(n, plural) for n in (0, 1, 2)] == [plural, one, plural]
+
+
+def test_long_counts_and_sibilants() -> None:
+    assert formatting.counted(1700, "pair") == "1,700 pairs"
+    assert [formatting.counted(n, "loss") for n in (1, 2)] == ["1 loss", "2 losses"]
+
+
 def test_counts_of_things() -> None:
     assert [formatting.counted(n, "pair") for n in (0, 1, 700)] == [
         "0 pairs",

@@ -7,6 +7,7 @@ are left as their publishers wrote them.
 
 import ast
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,26 @@ def test_wrapped_and_split_texts_are_read_whole() -> None:
     source = 'x = (\n    "the run is handed "\n    f"over to {y}"\n)  # it lies\n# in a\n'
     assert stilted(unwrapped(source)) == ["handed over", "lies in"]
     assert stilted("Nothing\n    is proven; it is told apart.") == ["Nothing is proven"]
+
+
+COUNTED = "prompt update answer judgement call text pair block tensor verdict comparison".split()
+MANY = {"cautions.py", "frontier_blocks.py", "many_models.py"}  # shown only where there are many
+
+
+def test_a_number_and_its_noun_agree() -> None:
+    """`within 1 updates`: `formatting.counted` writes a number with its noun."""
+    plural = re.compile(rf"^ (?:[a-z-]+ )?({'|'.join(COUNTED)})s\b")
+    found = [
+        (path.name, node.lineno, after.value[:40])
+        for path in sorted((ROOT / "salsa_cli").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.JoinedStr) and path.name not in MANY
+        for number, after in pairwise(node.values)
+        if isinstance(after, ast.Constant) and plural.match(after.value)
+        if isinstance(number, ast.FormattedValue)
+        if ast.unparse(number.value).startswith("len(") or number.format_spec is not None
+    ]
+    assert found == []
 
 
 # Names that are filled in later, by `format` or by rich; a user's own template; subscripts.

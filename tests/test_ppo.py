@@ -357,7 +357,7 @@ def test_prompts_that_do_not_fit_are_left_out_with_a_warning(world: World, tmp_p
     )
     assert plan.prompts == ("the cat",)
     assert warnings == [
-        "1 of 2 prompts are dropped: longer than 58 tokens, the context minus --response-length"
+        "1 of 2 prompts is dropped: longer than 58 tokens, the context minus --response-length"
     ]
     with pytest.raises(SalsaError, match=r"no prompt of .* fits: .* a context of 64 tokens"):
         preflight.prepare(replace(config, response_length=63), silent)

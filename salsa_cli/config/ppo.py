@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from salsa_cli.config.base import Setting, TrainingConfig, declared
 from salsa_cli.errors import UsageError
+from salsa_cli.formatting import counted
 
 EMA_RATE = 0.01
 SYNC_EVERY = 64
@@ -808,8 +809,8 @@ class PPOConfig(TrainingConfig):
             yield "--recompute-layers has no effect without --gradient-checkpointing"
         if self.critic_warmup >= self.updates:
             yield (
-                f"--critic-warmup {self.critic_warmup} leaves none of the {self.updates} updates "
-                "for the policy; expected fewer"
+                f"--critic-warmup {self.critic_warmup} leaves no update for the policy: the "
+                f"run has {self.updates:,}; expected fewer"
             )
 
     def _lambdas(self) -> Iterator[str]:
@@ -818,7 +819,7 @@ class PPOConfig(TrainingConfig):
         if self.adaptive_lambda is not None and self.adaptive_lambda * self.response_length <= 1:
             yield (
                 f"--adaptive-lambda {self.adaptive_lambda:g} gives lambda 0 to all answers of "
-                f"at most {self.response_length} tokens; expected more than "
+                f"at most {counted(self.response_length, 'token')}; expected more than "
                 f"{1 / self.response_length:.3g}, which is 1 / --response-length"
             )
         if self.clip_high is not None and self.clip_high < self.clip:
@@ -948,7 +949,8 @@ class PPOConfig(TrainingConfig):
     def _snapshots(self) -> Iterator[str]:
         if self.snapshot_every is not None and self.snapshot_every > self.updates:
             yield (
-                f"--snapshot-every {self.snapshot_every} writes none in {self.updates} updates; "
+                f"--snapshot-every {self.snapshot_every} writes none in "
+                f"{counted(self.updates, 'update')}; "
                 "expected a smaller number"
             )
 

@@ -21,6 +21,7 @@ from salsa_cli.evaluation.landscape import Ingredients
 from salsa_cli.evaluation.probe_result import LinePoint, ProbeResult, barrier
 from salsa_cli.evaluation.probe_texts import LONGEST, ProbeText
 from salsa_cli.evaluation.report import probe_page
+from salsa_cli.formatting import counted
 from salsa_cli.maths import categorical, kl
 from salsa_cli.models import loading, shapes
 from salsa_cli.models.backbones import Placement
@@ -58,7 +59,7 @@ def run(config: SoupConfig, report: Report) -> Result:
     ingredients = landscape.load(plan.folders, runtime)
     found = probe_texts.read(source, ingredients.model.tokenizer, _longest(plan.folders))
     texts = found.texts
-    report(Note(f"measuring {len(texts)} texts at {len(ALPHAS)} points of the line"))
+    report(Note(f"measuring {counted(len(texts), 'text')} at {len(ALPHAS)} points of the line"))
     base = None if config.base is None else folders.resolve(config.base)
     first, second = plan.ingredients
     groups, stored = weight_distances.distances(

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from salsa_cli.formatting import figure, plain
+from salsa_cli.formatting import counted, figure, plain
 from salsa_cli.runs.events import Table
 
 Word = Literal["too-close", "good", "not-connected"]
@@ -139,7 +139,8 @@ class ProbeResult:
     def _too_little(self) -> str:
         if self.texts < FEWEST_TEXTS:
             return (
-                f"{_texts(self.texts)}, too few for a standard error; use at least {FEWEST_TEXTS}, "
+                f"{counted(self.texts, 'text')}, too few for a standard error; use at least "
+                f"{FEWEST_TEXTS}, "
                 "better 100 or more"
             )
         return (
@@ -171,7 +172,9 @@ class ProbeResult:
             (self.texts_left_out, "dropped: no token to measure within {} tokens"),
         )
         return "; ".join(
-            f"{_texts(count)} {what.format(self.longest)}" for count, what in counts if count
+            f"{counted(count, 'text')} {what.format(self.longest)}"
+            for count, what in counts
+            if count
         )
 
     def staircase(self) -> str | None:
@@ -210,7 +213,8 @@ class ProbeResult:
         ]
         lines = [
             ", ".join(names),
-            f"{_texts(self.texts)}, {self.tokens:,} tokens; barrier {figure(self.barrier)} nats "
+            f"{counted(self.texts, 'text')}, {self.tokens:,} tokens; barrier "
+            f"{figure(self.barrier)} nats "
             f"per token at alpha {self.barrier_alpha:g} (standard error {self.error_text})",
             *([cut] if (cut := self.shortened()) else []),
             "weights by group of layers:",
@@ -220,10 +224,6 @@ class ProbeResult:
             f"({self.cutoff()})",
         ]
         return "\n".join(lines), Table(COLUMNS, line_rows(self.line))
-
-
-def _texts(count: int) -> str:
-    return "1 text" if count == 1 else f"{count:,} texts"
 
 
 COLUMNS = ("alpha", "NLL", "KL(A||soup)", "KL(B||soup)", "A, per answer", "B, per answer")

@@ -17,6 +17,7 @@ from salsa_cli.evaluation.results.eval_result import EvalResult
 from salsa_cli.evaluation.results.style_control import Answers, StoredAnswer
 from salsa_cli.evaluation.verdicts import formats, oddities
 from salsa_cli.evaluation.verdicts.formats import Stored
+from salsa_cli.formatting import counted
 from salsa_cli.records import JSON, write_json
 from salsa_cli.runs import run_folder
 from salsa_cli.runs.events import DryRun, Note, Report, Result, Warned
@@ -162,7 +163,7 @@ def _contents(files: Sequence[Stored]) -> list[str]:
         known, verdicts = counts.get(one.format, (0, 0))
         counts[one.format] = (known + 1, verdicts + len(one.verdicts))
     return [
-        f"{name}: {verdicts:,} verdicts in {known} {'file' if known == 1 else 'files'}"
+        f"{name}: {counted(verdicts, 'verdict')} in {counted(known, 'file')}"
         for name, (known, verdicts) in counts.items()
     ]
 

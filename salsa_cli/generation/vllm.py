@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from salsa_cli.errors import SalsaError, one_line
+from salsa_cli.formatting import counted
 from salsa_cli.generation import vllm_http, vllm_model
 from salsa_cli.generation.vllm_http import Refusal, exchange, first_line, who
 from salsa_cli.generation.vllm_model import ServedModel
@@ -258,7 +259,8 @@ def _choices(url: str, raw: bytes, sampling: Sampling) -> list[dict[str, Any]]:
     expected = list(range(sampling.samples))
     if len(found) != sampling.samples or by_index.keys() != set(expected):
         raise SalsaError(
-            f"{who(url)} sent {len(found)} answers to a prompt instead of {sampling.samples}: "
+            f"{who(url)} sent {counted(len(found), 'answer')} to a prompt instead of "
+            f"{sampling.samples}: "
             f"{first_line(raw)}"
         )
     return [by_index[place] for place in expected]
@@ -285,7 +287,8 @@ def _read(url: str, choice: Mapping[str, Any], sampling: Sampling) -> tuple[list
     if not isinstance(found, list) or len(found) != len(ids):
         count = len(found) if isinstance(found, list) else "no"
         raise SalsaError(
-            f"{who(url)} sent {count} log-probabilities for {len(ids)} tokens; expected one per "
+            f"{who(url)} sent {count} log-probabilities for {counted(len(ids), 'token')}; "
+            "expected one per "
             "token"
         )
     if not all(_is_logprob(one) for one in found):
@@ -300,7 +303,8 @@ def _read(url: str, choice: Mapping[str, Any], sampling: Sampling) -> tuple[list
     if len(ids) < sampling.length and ids[-1] not in sampling.ends:
         reason = one_line(str(choice.get("finish_reason")))
         raise SalsaError(
-            f"{who(url)} stopped an answer after {len(ids)} tokens without an end token of the "
+            f"{who(url)} stopped an answer after {counted(len(ids), 'token')} without an end "
+            "token of the "
             f"policy (finish_reason {reason}); start it with --generation-config vllm"
         )
     return ids, [float(one) for one in found]

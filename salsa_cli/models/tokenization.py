@@ -13,6 +13,7 @@ import torch
 
 from salsa_cli.data import Prompt, prompt_json
 from salsa_cli.errors import SalsaError, during, one_line
+from salsa_cli.formatting import counted, verb
 
 _LONGEST_BEGINNING = 4
 """More tokens than any tokenizer puts before a text (GLM: two)."""
@@ -158,8 +159,9 @@ def template_warning(name: object, tokenizer: Tokenizer, prompts: Sequence[Promp
             f"pass conversations in a JSON Lines or Parquet file, {messages}"
         )
     return (
-        f"{name} has a chat template, and {len(plain)} of {len(prompts)} prompts are plain text, "
-        f"to which it is not applied. The model sees the first one as {read!r:.200}. {advice}"
+        f"{name} has a chat template, and {len(plain)} of {counted(len(prompts), 'prompt')} "
+        f"{verb(len(plain), 'are')} plain text, to which it is not applied. The model sees the "
+        f"first one as {read!r:.200}. {advice}"
     )
 
 

@@ -41,6 +41,9 @@ from salsa_cli.pages import charts, hover, marks, styles, svg
 from salsa_cli.pages.charts import Chart
 from salsa_cli.pages.marks import escaped
 
+_OPTION = re.compile(r"(?<![\w-])--[a-z]+(-[a-z]+)*")
+"""The name of an option of the command line."""
+
 
 @dataclass(frozen=True)
 class Heading:
@@ -222,9 +225,9 @@ def _block(block: Block) -> str:
         case Heading(text, level):
             return f"<h{level}>{escaped(text)}</h{level}>"
         case Prose(text):
-            return "\n".join(f"<p>{escaped(part)}</p>" for part in text.split("\n\n") if part)
+            return "\n".join(f"<p>{_text(part)}</p>" for part in text.split("\n\n") if part)
         case Callout(title, text, kind):
-            body = f"<strong>{escaped(title)}</strong> {escaped(text)}"
+            body = f"<strong>{escaped(title)}</strong> {_text(text)}"
             return f'<p class="callout is-{kind}">{body}</p>'
         case KeyFigures(figures):
             return f'<dl class="figures">{"".join(map(_key_figure, figures))}</dl>'
@@ -253,6 +256,11 @@ def _block(block: Block) -> str:
 def _options_whole(code: str) -> str:
     """Options of a command line, which browsers would otherwise break at their hyphens."""
     return re.sub(r"(?<!\S)--?[a-z][a-z-]*(?!\S)", r'<span class="whole">\g<0></span>', code)
+
+
+def _text(text: str) -> str:
+    """Running text, whose names of options are not broken at their hyphens."""
+    return _OPTION.sub(r'<span class="whole">\g<0></span>', escaped(text))
 
 
 def _in_grid(block: Block) -> str:

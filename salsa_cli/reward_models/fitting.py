@@ -14,6 +14,7 @@ from salsa_cli.config.train_rm import TrainRMConfig
 from salsa_cli.data import stable_seed
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
+from salsa_cli.formatting import counted, verb
 from salsa_cli.maths import preference
 from salsa_cli.models import forward, learners
 from salsa_cli.models.learners import Learner
@@ -321,7 +322,8 @@ def _check_finite(
     rows = [pair.row for pair, fine in zip(batch, finite, strict=True) if not fine]
     if step is None:
         raise SalsaError(
-            f"the scores of {len(rows)} pairs are NaN or infinite (rows {_first_rows(rows)}): the "
+            f"the scores of {counted(len(rows), 'pair')} {verb(len(rows), 'are')} NaN or "
+            f"infinite (rows {_first_rows(rows)}): the "
             "training diverged. Try a lower --learning-rate"
         )
     where = (

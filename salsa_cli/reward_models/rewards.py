@@ -19,6 +19,7 @@ from salsa_cli import data
 from salsa_cli.data import Prompt
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError
+from salsa_cli.formatting import counted
 from salsa_cli.maths import ensembles, statistics
 from salsa_cli.models import backbones, input_limits, loading
 from salsa_cli.models.backbones import BackboneSource, Placement
@@ -58,7 +59,8 @@ class FunctionScorer:
             raise SalsaError(f"{self.name} failed: {type(error).__name__}: {error}") from error
         if len(values) != len(answers):
             raise SalsaError(
-                f"{self.name} returned {len(values)} scores for {len(answers)} answers"
+                f"{self.name} returned {counted(len(values), 'score')} for "
+                f"{counted(len(answers), 'answer')}"
             )
         scores = torch.tensor(values, dtype=torch.float32)
         if not bool(scores.isfinite().all()):

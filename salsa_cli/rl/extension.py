@@ -12,6 +12,7 @@ from typing import Any
 from salsa_cli.config.comparison import differences
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.errors import SalsaError
+from salsa_cli.formatting import counted
 from salsa_cli.models import learners
 from salsa_cli.records import JSON, read_json
 from salsa_cli.runs import checkpoints, run_folder
@@ -78,7 +79,8 @@ def with_more_updates(before: Mapping[str, JSON], config: PPOConfig) -> dict[str
             else f"--warmup {config.warmup:g} is a share of the updates"
         )
         raise SalsaError(
-            f"a run of {made} updates cannot be extended to --updates {config.updates}: its "
+            f"a run of {counted(made, 'update')} cannot be extended to --updates "
+            f"{config.updates}: its "
             f"learning rates depend on the number of updates ({cause}); expected a run with "
             "--schedule constant and no --warmup. To train its policy further, start a new run "
             "with --policy"

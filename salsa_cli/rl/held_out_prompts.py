@@ -8,6 +8,7 @@ from salsa_cli import data
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.data import Prompt
 from salsa_cli.errors import SalsaError
+from salsa_cli.formatting import counted, verb
 from salsa_cli.models import loading, shapes
 from salsa_cli.models.tokenization import row_ids
 
@@ -44,13 +45,15 @@ class HeldOutPrompts:
         found = []
         if self.trained_rows:
             found.append(
-                f"{len(self.trained_rows)} of {total} prompts of --eval-prompts are also in "
-                f"--prompts and are not used for evaluation: {_listed(self.trained_rows)}"
+                f"{len(self.trained_rows)} of {counted(total, 'prompt')} of --eval-prompts "
+                f"{verb(len(self.trained_rows), 'are')} also in --prompts, so not used for "
+                f"evaluation: {_listed(self.trained_rows)}"
             )
         if self.long_rows:
             found.append(
-                f"{len(self.long_rows)} of {total} prompts of --eval-prompts leave no room for an "
-                f"answer of --response-length and are dropped: {_listed(self.long_rows)}"
+                f"{len(self.long_rows)} of {counted(total, 'prompt')} of --eval-prompts "
+                f"{verb(len(self.long_rows), 'leave')} no room for an answer of --response-length "
+                f"and {verb(len(self.long_rows), 'are')} dropped: {_listed(self.long_rows)}"
             )
         return found
 
@@ -82,7 +85,7 @@ def choose(
     rows = [row for row, one in enumerate(ids) if len(one) <= room and one not in seen]
     if not rows and not long_rows:
         raise SalsaError(
-            f"all {len(given)} prompts of --eval-prompts {source} are also in --prompts "
+            f"all prompts of --eval-prompts {source} ({len(given):,}) are also in --prompts "
             f"{config.prompts}; expected prompts that the policy is not trained on"
         )
     if not rows:

@@ -12,6 +12,7 @@ from itertools import pairwise
 from math import sqrt
 from statistics import fmean
 
+from salsa_cli.formatting import counted
 from salsa_cli.rl.held_out_metrics import HeldOutFigure, HeldOutMetrics
 from salsa_cli.rl.metrics import UpdateMetrics
 
@@ -229,7 +230,7 @@ def kl_jump(history: History) -> str | None:
         return None
     return (
         f"the KL to the reference rose from {before:.1f} to {now:.1f} nats per answer within "
-        f"{len(recent) - 1} updates: the updates are too large. Lower --learning-rate "
+        f"{counted(len(recent) - 1, 'update')}: the policy changes too fast. Lower --learning-rate "
         f"({recent[-1].learning_rate:g} now) or --epochs, and check samples.jsonl"
     )
 

@@ -15,6 +15,7 @@ from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.data import Prompt
 from salsa_cli.devices.runtime import Runtime
 from salsa_cli.errors import SalsaError, UsageError, during
+from salsa_cli.formatting import counted, verb
 from salsa_cli.models import input_limits, loading, lora, parts, shapes
 from salsa_cli.models.tokenization import row_ids, template_warning
 from salsa_cli.records import JSON
@@ -181,7 +182,7 @@ def check_held_out(plan: PPOPlan, runtime: Runtime) -> None:
     """
     if plan.held_out is not None and len(plan.held_out.prompts) < runtime.processes:
         raise UsageError(
-            f"{len(plan.held_out.prompts)} held-out prompts cannot be divided among "
+            f"{counted(len(plan.held_out.prompts), 'held-out prompt')} cannot be divided among "
             f"{runtime.processes} processes; expected at least one per process in --eval-prompts"
         )
 
@@ -480,12 +481,13 @@ def _explain(plan: PPOPlan, rows: Sequence[Prompt], config: PPOConfig, report: R
                     "Set the same eos_token_id in both generation_config.json files"
                 )
             )
-    if len(plan.prompts) < len(rows):
+    if dropped := len(rows) - len(plan.prompts):
         room = (shapes.context_length(plan.policy) or 0) - config.response_length
         report(
             Warned(
-                f"{len(rows) - len(plan.prompts)} of {len(rows)} prompts are dropped: longer than "
-                f"{room} tokens, the context minus --response-length"
+                f"{dropped} of {counted(len(rows), 'prompt')} {verb(dropped, 'are')} dropped: "
+                "longer "
+                f"than {room} tokens, the context minus --response-length"
             )
         )
     for text in plan.held_out.left_out() if plan.held_out is not None else ():

@@ -15,7 +15,7 @@ from typing import Any
 from salsa_cli import pages
 from salsa_cli.config.command_line import resume_line
 from salsa_cli.config.ppo import PPOConfig
-from salsa_cli.formatting import duration
+from salsa_cli.formatting import counted, duration
 from salsa_cli.pages.charts import Histogram, Line, LineChart, Points, Rule, Sample, ScatterChart
 from salsa_cli.pages.scales import Axis, Unit, number
 from salsa_cli.records import write_text
@@ -98,7 +98,8 @@ def write(folder: Path, config: PPOConfig) -> None:
 
 def _unfinished(history: History, config: PPOConfig) -> list[pages.Block]:
     """How far the run was, for a reader of the page who finds it killed."""
-    text = f"Written after {len(history):,} of {config.updates:,} updates, while the run went on."
+    updates = counted(config.updates, "update")
+    text = f"Written after {len(history):,} of {updates}, while the run went on."
     return [
         pages.Callout("This run is not finished.", text, "note"),
         pages.Details(
@@ -142,9 +143,8 @@ def _subtitle(history: History) -> str:
     answers = sum(round(m.tokens / m.length) for m in history if m.length > 0)
     seconds = sum(sum(m.time.values()) for m in history)
     tokens = sum(m.tokens for m in history)
-    plural = "" if len(history) == 1 else "s"
     return (
-        f"{len(history):,} update{plural}, {answers:,} answers, {tokens:,} tokens in "
+        f"{counted(len(history), 'update')}, {counted(answers, 'answer')}, {tokens:,} tokens in "
         f"{duration(seconds)} of computing: {tokens / seconds if seconds else 0:,.0f} tokens/s"
         f"{_stated(history)}"
     )
@@ -152,7 +152,7 @@ def _subtitle(history: History) -> str:
 
 def _figures(history: History) -> pages.KeyFigures:
     last = history[-_LAST:]
-    over = f"mean of the last {len(last)} updates; " if len(last) > 1 else ""
+    over = f"mean of the last {counted(len(last), 'update')}; " if len(last) > 1 else ""
 
     def figure(name: str, of: Figure, unit: Unit = "number") -> pages.KeyFigure:
         start = f"{over}{number(of(history[0]), unit)} at the start"
@@ -346,7 +346,7 @@ def _held_out(
         ),
     ]
     note = (
-        f"{first.prompts} prompts that are not trained on, with the same seeds each time; each "
+        f"{counted(first.prompts, 'prompt')} not trained on, with the same seeds each time; each "
         "point is the policy after that many updates. Bands are 95% intervals of the means."
     )
     return [

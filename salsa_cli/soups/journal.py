@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from salsa_cli.errors import SalsaError, StorageError, os_errors
+from salsa_cli.formatting import counted
 from salsa_cli.records import JSON, to_json, write_text
 
 NAME = "journal.jsonl"
@@ -39,7 +40,7 @@ def progress(folder: Path) -> str | None:
     identity, entries = _parse(path.read_bytes())
     if identity is None or not entries:
         return None
-    return "1 finished block" if len(entries) == 1 else f"{len(entries)} finished blocks"
+    return counted(len(entries), "finished block")
 
 
 def read(folder: Path, identity: Mapping[str, JSON], inputs: int) -> list[Entry]:

@@ -16,6 +16,7 @@ from typing import Self
 import numpy as np
 
 from salsa_cli.errors import SalsaError
+from salsa_cli.formatting import counted
 from salsa_cli.records import write_text
 from salsa_cli.weights.disk import ALIGNMENT, Bytes, OutputFile, Way, aligned, round_up
 from salsa_cli.weights.layout import BITS, METADATA, NewTensor, encode_header
@@ -203,7 +204,7 @@ class ShardWriter:
 
     def _finish(self) -> None:
         if self._missing:
-            raise ValueError(f"{len(self._missing)} blocks were never written")
+            raise ValueError(f"{counted(len(self._missing), 'block')} never written")
         for file in self._files:
             file.finish()
         if len(self._shards) > 1:

@@ -112,7 +112,7 @@ def test_too_many_stored_failures_are_refused_if_that_is_asked_for(tmp_path: Pat
     with pytest.raises(SalsaError) as caught:
         run(tmp_path, rows, max_invalid=0.05)
     assert str(caught.value) == (
-        "gpt-4: 1 of 18 judgements of x against y are invalid (once: the judge's text contains no "
+        "gpt-4: 1 of 18 judgements of x against y is invalid (once: the judge's text contains no "
         "verdict); the win rate is between 72.2% and 77.8%\n"
         "That is more than --max-invalid 0.05. Increase it to count the others"
     )
@@ -195,7 +195,7 @@ def test_single_grading(tmp_path: Path) -> None:
     (row,) = result.scores
     assert (row.model, row.score, row.turns, row.n, row.invalid) == ("x", 6.5, (6.0, 7.0), 4, 1)
     text, table = result.summary()
-    assert "1 of 5 answers of x have no valid score" in text and table is not None
+    assert "1 of 5 answers of x has no valid score" in text and table is not None
     assert result.pairs == ()
 
 

@@ -245,7 +245,7 @@ def test_prompts_that_the_policy_leaves_out_do_not_count(world: World, tmp_path:
         dry_run=True,
     )
     ppo.run(run, told.append)
-    assert any("1 of 3 prompts are dropped" in getattr(one, "text", "") for one in told)
+    assert any("1 of 3 prompts is dropped" in getattr(one, "text", "") for one in told)
     with pytest.raises(SalsaError, match="first in row 2; the longest has 9 tokens"):
         input_limits.check_prompts(
             folder, loading.load_tokenizer(folder), [row["prompt"] for row in rows], "p", 8

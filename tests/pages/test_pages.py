@@ -171,3 +171,11 @@ def test_only_drawings_of_another_size_are_hidden() -> None:
     whole = pages.render(pages.Page("t", every_block("x")))
     body = whole.split("</style>")[1]
     assert body.count("<table") == 1 and not re.search(r'class="size-\w+"><table', body)
+
+
+def test_the_name_of_an_option_is_not_broken_at_its_hyphens() -> None:
+    text = "Lower --learning-rate; 5-10 a--b <--kl-coef>"
+    html = pages.render(pages.Page("t", [pages.Callout("c", text), pages.Prose(text)]))
+    whole = '<span class="whole">--learning-rate</span>'
+    assert html.count(whole) == 2 and html.count('<span class="whole">--kl-coef</span>') == 2
+    assert html.count('class="whole"') == 4

@@ -318,7 +318,9 @@ def test_the_time_is_told(evaluated: PPOConfig) -> None:
     text, table = ppo.PPOResult(
         **json.loads((evaluated.output / "salsa.json").read_text())["result"]
     ).summary()
-    assert table is not None and table.rows[-1][0] == "held-out reward, before and after"
+    assert table is not None and table.rows[-1][0] == (
+        "held-out reward, before and after (+- standard error)"
+    )
     assert "best by held-out reward: update" in text and "policy/best" in text
 
 

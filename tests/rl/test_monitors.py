@@ -55,6 +55,7 @@ def test_a_kl_that_jumps_within_a_short_history() -> None:
     jumping = history(4, kl=[0.0, 85.0, 186.0, 228.0])
     assert named(jumping)["kl-jump"] == 2
     (text,) = [alarm.text for alarm in monitors.alarms(jumping) if alarm.name == "kl-jump"]
+    assert "within 1 update: the policy changes too fast" in text
     assert "from 0.0 to 85.0 nats" in text and "--learning-rate" in text
     # A policy that starts far from its reference, or drifts a nat an update, does not jump.
     assert "kl-jump" not in named(history(14, kl=85.0))

@@ -172,7 +172,7 @@ def test_prompts_at_the_limit_stay_and_longer_ones_go(world: World, tmp_path: Pa
     warned: list[str] = []
     config = configure(world, tmp_path / "policy", prompts=str(prompts), updates=1)
     ppo.run(config, lambda event: warned.append(event.text) if isinstance(event, Warned) else None)
-    assert warned[0].startswith("1 of 3 prompts are dropped: longer than 58 tokens")
+    assert warned[0].startswith("1 of 3 prompts is dropped: longer than 58 tokens")
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_prompts_at_the_limit_stay_and_longer_ones_go(world: World, tmp_path: Pa
         ({"no_eos": "replace"}, "--no-eos replace needs --no-eos-value"),
         ({"offload": ("ref,critic",)}, "--offload critic: expected one of ref, reward, watch"),
         ({"offload": ("ref,watch",)}, "--offload watch has no effect without --watch-reward"),
-        ({"critic_warmup": 3}, "leaves none of the 3 updates"),
+        ({"critic_warmup": 3}, "leaves no update for the policy: the run has 3"),
     ],
 )
 def test_settings_that_do_not_go_together(

@@ -18,6 +18,7 @@ from typing import Any, TypeGuard
 from salsa_cli.errors import SalsaError, one_line
 from salsa_cli.evaluation.judges.writing import Completion, JudgeSampling, Request
 from salsa_cli.evaluation.verdicts.verdict import NO_ANSWER
+from salsa_cli.formatting import counted
 
 KEY = "OPENAI_API_KEY"
 DEFAULT_URL = "https://api.openai.com/v1"
@@ -170,7 +171,8 @@ class ApiWriter:
         left = None if self._budget.most is None else self._budget.most - self._budget.made
         if left is not None and calls > left:
             raise SalsaError(
-                f"{self.name} needs {calls:,} calls, and --max-calls {self._budget.most} leaves "
+                f"{self.name} needs {counted(calls, 'call')}, and --max-calls "
+                f"{self._budget.most} leaves "
                 f"{left:,}; use at least {self._budget.made + calls}, plus some for retries"
             )
 

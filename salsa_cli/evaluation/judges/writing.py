@@ -21,7 +21,7 @@ from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.evaluation.verdicts import labels
 from salsa_cli.evaluation.verdicts.labels import Label
 from salsa_cli.evaluation.verdicts.verdict import CUT, Order, Verdict
-from salsa_cli.formatting import amount
+from salsa_cli.formatting import amount, counted
 from salsa_cli.records import to_json
 from salsa_cli.runs.events import Advanced, Note, Report
 
@@ -147,7 +147,8 @@ class Forecast:
 
     def __str__(self) -> str:
         text = (
-            f"{self.judge}: {self.calls:,} calls to make, {self.stored:,} judgements stored; "
+            f"{self.judge}: {counted(self.calls, 'call')} to make, "
+            f"{counted(self.stored, 'judgement')} stored; "
             f"about {amount(self.tokens_in, 'tokens')} tokens in, "
             f"at most {amount(self.tokens_out, 'tokens')} out"
         )
@@ -281,7 +282,9 @@ def _ask(
             judgements[request.key] = judgement
         report(Advanced(f"judging by {writer.name}", len(judgements), len(requests), "judgements"))
     if again:
-        report(Note(f"{writer.name}: retrying {len(again)} judgements without a verdict"))
+        report(
+            Note(f"{writer.name}: retrying {counted(len(again), 'judgement')} without a verdict")
+        )
     for completion in writer.write(again, sampling):
         judgements[completion.request.key] = _accept(completion, sampling, grading, writer, store)
         report(Advanced(f"judging by {writer.name}", len(judgements), len(requests), "judgements"))

@@ -16,6 +16,7 @@ from salsa_cli.data import Source
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation.questions.benchmarks import Question
 from salsa_cli.evaluation.verdicts.verdict import is_whole
+from salsa_cli.formatting import counted
 from salsa_cli.records import parse_object, read_bytes, to_json, write_text
 
 _NAMED = 5
@@ -224,7 +225,7 @@ def _check_complete(where: str, questions: Sequence[Question], found: Replies) -
     missing = [question.id for question in questions if question.id not in found]
     if missing:
         raise SalsaError(
-            f"{where} has no answers to {len(missing)} of {len(questions)} prompts: "
+            f"{where} has no answers to {len(missing)} of {counted(len(questions), 'prompt')}: "
             f"{_listed(missing)}; add them, or remove these prompts"
         )
     short = [q.id for q in questions if len(found[q.id]) < q.turns]

@@ -4,6 +4,7 @@ from salsa_cli import pages
 from salsa_cli.evaluation.results import invalid_verdicts
 from salsa_cli.evaluation.results.eval_result import EvalResult
 from salsa_cli.evaluation.verdicts.verdict import short_name
+from salsa_cli.formatting import counted, verb
 
 _MOST_CALLOUTS = 3
 
@@ -28,7 +29,8 @@ def blocks(result: EvalResult) -> list[pages.Block]:
         found.append(
             pages.Callout(
                 "No significant difference:",
-                f"{len(rows)} of {len(others)} pairs (95% interval, and exact sign test corrected "
+                f"{len(rows)} of {counted(len(others), 'pair')} (95% interval, and exact sign "
+                "test corrected "
                 "for all pairs of a judge).",
             )
         )
@@ -50,15 +52,16 @@ def _failures(result: EvalResult) -> list[pages.Block]:
     scores = [row for row in result.scores if row.invalid]
     if len(pairs) + len(scores) <= _MOST_CALLOUTS:
         texts = [
-            f"{row.invalid} of {row.n + row.invalid} comparisons of {row.a} and {row.b} by "
-            f"{short_name(row.judge)} have no valid verdict "
+            f"{row.invalid} of {counted(row.n + row.invalid, 'comparison')} of {row.a} and {row.b} "
+            f"by {short_name(row.judge)} {verb(row.invalid, 'have')} no valid verdict "
             f"({invalid_verdicts.counted(row.reasons)}). "
             f"Depending on their outcome, {row.a} would win {row.worst:.1%} to {row.best:.1%}."
             for row in pairs
         ]
         texts += [
-            f"{score.invalid} of {score.n + score.invalid} answers of {score.model} have no valid "
-            f"score by {short_name(score.judge)} ({invalid_verdicts.counted(score.reasons)})."
+            f"{score.invalid} of {counted(score.n + score.invalid, 'answer')} of {score.model} "
+            f"{verb(score.invalid, 'have')} no valid score by {short_name(score.judge)} "
+            f"({invalid_verdicts.counted(score.reasons)})."
             for score in scores
         ]
         return [pages.Callout("Failures:", text) for text in texts]

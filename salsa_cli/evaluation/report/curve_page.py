@@ -8,6 +8,7 @@ from salsa_cli import pages
 from salsa_cli.config.eval import EvalConfig
 from salsa_cli.evaluation.results.curve_results import Curve, CurveResult
 from salsa_cli.evaluation.run_logs import Figure, RunLog
+from salsa_cli.formatting import counted
 from salsa_cli.pages.charts import Line, LineChart, Points, ScatterChart
 from salsa_cli.pages.scales import Axis
 from salsa_cli.records import to_json, write_text
@@ -80,7 +81,8 @@ def build(result: CurveResult, logs: Mapping[str, Sequence[RunLog]]) -> pages.Pa
     return pages.Page(
         f"salsa eval: {Path(result.output).name}",
         blocks,
-        subtitle=f"Curves of {runs} runs in {len(result.arms)} arms, as they were logged",
+        subtitle=f"Curves of {counted(runs, 'run')} in {counted(len(result.arms), 'arm')}, as "
+        "they were logged",
     )
 
 

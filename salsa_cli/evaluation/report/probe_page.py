@@ -6,7 +6,7 @@ from typing import Literal
 from salsa_cli import pages
 from salsa_cli.config.soup import SoupConfig
 from salsa_cli.evaluation.probe_result import COLUMNS, LinePoint, ProbeResult, line_rows
-from salsa_cli.formatting import figure
+from salsa_cli.formatting import counted, figure
 from salsa_cli.pages.charts import Line, LineChart
 from salsa_cli.pages.scales import Axis
 from salsa_cli.records import write_text
@@ -60,7 +60,7 @@ def page(result: ProbeResult) -> pages.Page:
             ),
             _groups(result),
         ),
-        subtitle=f"A = {a}, B = {b}; {result.texts:,} texts, {result.tokens:,} tokens",
+        subtitle=f"A = {a}, B = {b}; {counted(result.texts, 'text')}, {result.tokens:,} tokens",
     )
 
 

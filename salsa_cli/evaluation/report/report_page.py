@@ -22,6 +22,7 @@ from salsa_cli.evaluation.results.style_control import Answers
 from salsa_cli.evaluation.results.tables import interval, share
 from salsa_cli.evaluation.results.win_rates import PairRow
 from salsa_cli.evaluation.verdicts.verdict import Verdict, short_name
+from salsa_cli.formatting import counted
 from salsa_cli.pages.charts import Estimate, IntervalChart
 from salsa_cli.pages.scales import Axis
 from salsa_cli.records import write_text
@@ -97,7 +98,7 @@ def build(
 def _subtitle(result: EvalResult) -> str:
     names = [*(row.judge for row in result.pairs), *(row.judge for row in result.scores)]
     judges = dict.fromkeys(map(short_name, names))
-    return f"{result.prompts:,} prompts, judged by {', '.join(judges) or 'no judge'}"
+    return f"{counted(result.prompts, 'prompt')}, judged by {', '.join(judges) or 'no judge'}"
 
 
 def _figures(result: EvalResult) -> pages.KeyFigures:

@@ -14,7 +14,7 @@ from salsa_cli.evaluation.results import comparisons, win_rates
 from salsa_cli.evaluation.results.comparisons import Rules
 from salsa_cli.evaluation.results.win_rates import LEVEL, Resampling
 from salsa_cli.evaluation.verdicts.verdict import Verdict, short_name
-from salsa_cli.formatting import figure
+from salsa_cli.formatting import counted, figure
 from salsa_cli.maths import crossed_effects, significance
 from salsa_cli.maths.crossed_effects import Spread
 from salsa_cli.maths.statistics import Interval
@@ -90,7 +90,7 @@ class ArmPairRow:
             return f"{self.runs_a} runs each, paired by seed"
         if self.runs_a == self.runs_b:
             return f"{self.runs_a} runs each"
-        return f"{self.runs_a} and {self.runs_b} runs"
+        return f"{self.runs_a} and {counted(self.runs_b, 'run')}"
 
     def amounts(self) -> tuple[str, str]:
         """Estimate and interval as text: a win rate as such, other differences with their sign."""
@@ -319,7 +319,7 @@ def remarks(compared: Sequence[Arm]) -> tuple[str, ...]:
 def sentence(row: ArmPairRow) -> str:
     """What a difference shows."""
     amount, between = row.amounts()
-    facts = f"{amount} ({between}; {row.runs}, {row.n} prompts)"
+    facts = f"{amount} ({between}; {row.runs}, {counted(row.n, 'prompt')})"
     judge = short_name(row.judge)
     if row.decided:
         ahead, behind = (row.a, row.b) if row.difference > 0 else (row.b, row.a)
@@ -342,7 +342,8 @@ def _needed(row: ArmPairRow) -> str:
             "It would be significant on its own, but not after the correction for all pairs (Holm)."
         )
     return (
-        f"Showing a difference of this size would need about {row.runs_needed} runs per arm (80% "
+        f"Showing a difference of this size would need about {counted(row.runs_needed, 'run')} "
+        "per arm (80% "
         "power)."
     )
 

@@ -20,7 +20,7 @@ from salsa_cli.evaluation.results.pooling import HANDFUL
 from salsa_cli.evaluation.results.style_control import NOT_ALPACA_EVAL, Controlled, ControlledRow
 from salsa_cli.evaluation.results.win_rates import PairRow, RatingRow, ScoreRow
 from salsa_cli.evaluation.verdicts.verdict import short_name
-from salsa_cli.formatting import counted, duration, figure
+from salsa_cli.formatting import counted, duration, figure, verb
 from salsa_cli.records import JSON, read_json
 from salsa_cli.runs import run_folder
 from salsa_cli.runs.events import Note, Report, Table
@@ -164,7 +164,9 @@ class EvalResult:
         lines += [_distance(row) for row in self.kl if not of_arms]
         lines += _peaks("line", self.line) + _peaks("plane", self.plane)
         lines += best_of_rows.sentences(self.best_of, self.against_best_of)
-        lines.append(f"{self.output}: {self.prompts} prompts in {duration(self.seconds)}")
+        lines.append(
+            f"{self.output}: {counted(self.prompts, 'prompt')} in {duration(self.seconds)}"
+        )
         if of_arms:
             return "\n".join(lines), arm_tables.table(self.arms)
         return "\n".join(lines), (
@@ -180,7 +182,7 @@ class EvalResult:
         """What single models show: scores, undecided pairs and ratings."""
         lines = [line for row in self.answers if (line := self._describe(row))]
         others = [row for row in self.pairs if not row.of_itself]
-        lines += _few([_undecided(row) for row in others if row.n and not row.decided])
+        lines += _few([undecided(row) for row in others if row.n and not row.decided])
         lines += _few(_ratings(self.ratings))
         lines += _few(self.rating_gaps)
         lines += _few([_controlled(one) for one in self.controlled if one.rows])
@@ -305,21 +307,34 @@ def judges(row: AgreementRow) -> str:
     return ", ".join(map(short_name, row.judges))
 
 
-def _undecided(row: PairRow) -> str:
+DECIDED = 6
+"""Wins and losses from which on an exact sign test can be significant: 2 * 0.5 ** 6 < 0.05."""
+
+
+def undecided(row: PairRow) -> str:
+    """Why a comparison shows no difference: too few prompts, too many ties, or an even result."""
     none = f"By {short_name(row.judge)}, no significant difference between {row.a} and {row.b}"
     if row.n == 1:
         return f"{none}: there is only one prompt."
     if not row.low <= 0.5 <= row.high:
-        losses = "1 loss" if row.losses == 1 else f"{row.losses} losses"
-        wins = "1 win" if row.wins == 1 else f"{row.wins} wins"
         return (
-            f"{none}: {wins} and {losses} on {row.n} prompts give p = {row.p_holm:.3f} (exact "
+            f"{none}: {counted(row.wins, 'win')} and {counted(row.losses, 'loss')} on {row.n} "
+            f"prompts give p = {row.p_holm:.3f} (exact "
             "sign test, corrected for all pairs of the judge)."
         )
     if not row.detectable:
         return f"{none}: all {row.n} prompts have the same result."
+    told = row.wins + row.losses
+    if told < DECIDED:
+        return (
+            f"{none}: {counted(row.ties, 'tie')} on {row.n} prompts, {counted(row.wins, 'win')} "
+            "and "
+            f"{counted(row.losses, 'loss')}. The exact sign test counts wins and losses only, and "
+            f"needs {DECIDED} of them to show anything."
+        )
+    many = "this many prompts and ties" if row.ties > row.n / 2 else "this many prompts"
     return (
-        f"{none} ({row.win_rate:.1%}, {row.n} prompts). With 80% power, this many prompts show a "
+        f"{none} ({row.win_rate:.1%}, {row.n} prompts). With 80% power, {many} show a "
         f"difference of {100 * row.detectable:.1f} points or more."
     )
 
@@ -336,20 +351,18 @@ def _even(row: PairRow) -> str:
 def _failures(row: PairRow) -> str:
     assert row.worst is not None and row.best is not None
     return (
-        f"By {short_name(row.judge)}, {_comparisons(row.invalid)} of {row.a} and {row.b} without "
+        f"By {short_name(row.judge)}, {counted(row.invalid, 'comparison')} of {row.a} and "
+        f"{row.b} without "
         f"a valid verdict ({invalid_verdicts.counted(row.reasons)}); depending on their outcome, "
         f"{row.a} would win {row.worst:.1%} to {row.best:.1%}."
     )
 
 
-def _comparisons(count: int) -> str:
-    return "1 comparison" if count == 1 else f"{count:,} comparisons"
-
-
 def _no_scores(row: ScoreRow) -> str:
     return (
-        f"By {short_name(row.judge)}, {row.invalid} of {row.n + row.invalid} answers of "
-        f"{row.model} have no valid score ({invalid_verdicts.counted(row.reasons)})."
+        f"By {short_name(row.judge)}, {row.invalid} of "
+        f"{counted(row.n + row.invalid, 'answer')} of {row.model} "
+        f"{verb(row.invalid, 'have')} no valid score ({invalid_verdicts.counted(row.reasons)})."
     )
 
 
@@ -386,7 +399,7 @@ def _accuracy(row: AccuracyRow) -> str:
     return (
         f"{short_name(row.judge)} agrees with the labels on {row.accuracy:.1%} of its verdicts "
         f"({row.low:.1%} to {row.high:.1%}), and with itself in both orders on {row.alike} of "
-        f"{row.n} questions."
+        f"{counted(row.n, 'question')}."
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from salsa_cli import formatting
 from salsa_cli.errors import SalsaError
 from salsa_cli.evaluation.results.win_rates import PairRow, ScoreRow
 from salsa_cli.evaluation.verdicts.verdict import CUT, NO_ANSWER
@@ -43,8 +44,10 @@ def counted(reasons: Mapping[str, int]) -> str:
 def _pair(row: PairRow) -> str:
     assert row.worst is not None and row.best is not None
     return (
-        f"{row.judge}: {_failed(row.reasons)} of {row.judgements} judgements of {row.a} against "
-        f"{row.b} are invalid ({counted(row.reasons)}); the win rate is between "
+        f"{row.judge}: {_failed(row.reasons)} of "
+        f"{formatting.counted(row.judgements, 'judgement')} of {row.a} against {row.b} "
+        f"{formatting.verb(_failed(row.reasons), 'are')} invalid ({counted(row.reasons)}); the "
+        "win rate is between "
         f"{row.worst:.1%} and {row.best:.1%}"
     )
 
@@ -56,8 +59,10 @@ def _grades(row: ScoreRow) -> str:
         for grade in (_LOWEST_GRADE, _HIGHEST_GRADE)
     )
     return (
-        f"{row.judge}: {row.invalid} of {row.n + row.invalid} judgements of {row.model} are "
-        f"invalid ({counted(row.reasons)}); the mean grade is between {low:.2f} and {high:.2f}"
+        f"{row.judge}: {row.invalid} of "
+        f"{formatting.counted(row.n + row.invalid, 'judgement')} of {row.model} "
+        f"{formatting.verb(row.invalid, 'are')} invalid ({counted(row.reasons)}); the mean grade "
+        f"is between {low:.2f} and {high:.2f}"
     )
 
 

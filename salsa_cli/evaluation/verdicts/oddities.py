@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from salsa_cli.evaluation.verdicts import arena_hard
 from salsa_cli.evaluation.verdicts.formats import Stored
 from salsa_cli.evaluation.verdicts.verdict import Verdict
+from salsa_cli.formatting import counted, verb
 
 Place = tuple[str, int]
 """A file, and a row of it, from 0."""
@@ -53,7 +54,7 @@ def _repetitions(files: Sequence[Stored]) -> list[str]:
     if not repeated:
         return []
     place, earlier = repeated[0]
-    count = "1 verdict has" if len(repeated) == 1 else f"{len(repeated):,} verdicts have"
+    count = f"{counted(len(repeated), 'verdict')} {verb(len(repeated), 'have')}"
     return [
         f"{_at(place)}: the same question, models, order and judge as {_at(earlier)}. {count} an "
         f"earlier one, {copies:,} of them an exact copy; all are counted"
@@ -77,4 +78,4 @@ def _at(place: Place) -> str:
 
 
 def _games(count: int) -> str:
-    return "1 game" if count == 1 else f"{count:,} games"
+    return counted(count, "game")

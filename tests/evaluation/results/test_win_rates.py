@@ -5,7 +5,7 @@ from math import exp, isnan, log, sqrt
 
 import pytest
 
-from salsa_cli.evaluation.results import win_rates
+from salsa_cli.evaluation.results import eval_result, win_rates
 from salsa_cli.evaluation.results.comparisons import Rules
 from salsa_cli.evaluation.results.win_rates import PairRow, Resampling
 from salsa_cli.evaluation.verdicts.formats import Convention, Stored
@@ -188,3 +188,20 @@ def test_ratings_recover_the_odds_of_a_consistent_tournament() -> None:
 
 def test_no_ratings_where_all_pairs_share_a_model() -> None:
     assert strengths({("x", "y"): (3, 1), ("z", "y"): (1, 3)}) == {}
+
+
+def test_ties_that_leave_too_little_for_a_test_are_named() -> None:
+    """Two wins and no loss give p = 0.5 however many ties there are: no power of 80 %."""
+
+    def sentence(won: int, tied: int) -> str:
+        games = [both_orders(str(n), float(n < won) or 0.5, 0.5) for n in range(won + tied)]
+        verdicts = [one for game in games for one in game]
+        (row,) = rows([*verdicts, *both_orders("lost", 0, 0)])
+        return eval_result.undecided(row)
+
+    assert sentence(1, 17).endswith(
+        "17 ties on 19 prompts, 1 win and 1 loss. The exact sign test counts wins and losses only, "
+        "and needs 6 of them to show anything."
+    )
+    assert "this many prompts and ties show a difference of" in sentence(5, 17)
+    assert "this many prompts show a difference of" in sentence(5, 2)
