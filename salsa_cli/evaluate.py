@@ -35,7 +35,7 @@ from salsa_cli.formatting import counted
 from salsa_cli.maths import statistics
 from salsa_cli.records import read_json, to_json, write_json
 from salsa_cli.runs import checkpoints, run_folder
-from salsa_cli.runs.events import DryRun, Note, Report, Result, Working
+from salsa_cli.runs.events import DryRun, Note, Report, Result, Warned, Working
 from salsa_cli.runs.unfinished import working_folder
 
 LINE_POINTS, PLANE_POINTS = 11, 5
@@ -60,6 +60,8 @@ def run(config: EvalConfig, report: Report) -> Result:
     plan = planning.prepare(config)
     run_folder.check_output(config.output, config.force, plan.read)
     gate.check([arm.name for arm in plan.arms], [judge.scores for judge in plan.judges], config)
+    for text in planning.warnings(plan, config):
+        report(Warned(text))
     if config.dry_run:
         return DryRun(dry_run.facts(plan, config))
     with working_folder("eval", config, report, resume=config.resume, kept=_kept) as folder:
@@ -114,7 +116,7 @@ def run(config: EvalConfig, report: Report) -> Result:
             frontier=frontier.of(
                 plan.arms, arm_results.scores_by_judge([*gradings, *verdicts]), kls, config
             ),
-            remarks=(*counted.remarks, *_wording(plan)),
+            remarks=(*counted.remarks, *_wording(plan), *planning.warnings(plan, config)),
             seconds=time.monotonic() - began,
         )
         for name, given in plan.given.items():

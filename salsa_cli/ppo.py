@@ -437,6 +437,8 @@ def save_policy(inputs: Mapping[str, JSON], actors: Actors, run: Run, result: PP
     """Save the policy as an ordinary model folder, with the record of how it was made."""
     plan, config, folder = run.plan, run.config, run.folder
     more: dict[str, Any] = {"result": dict(result.record())}
+    if plan.held_out is not None:
+        more["held_out_prompts"] = plan.held_out.counts()
     if taken := snapshots.updates(folder):
         more["snapshots"] = taken
     if actors.reward.scales:
@@ -551,6 +553,7 @@ def _held_out_facts(plan: PPOPlan, config: PPOConfig) -> dict[str, int]:
     prompts, times = len(plan.held_out.prompts), held_out.count(config)
     return {
         "held-out prompts": prompts,
+        "prompts in --eval-prompts": plan.held_out.given,
         "held-out prompts that overlap": len(plan.held_out.trained_rows),
         "held-out evaluations": times,
         "held-out answers": prompts * times,

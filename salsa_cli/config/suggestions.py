@@ -1,26 +1,45 @@
 """What somebody meant who mistyped a name."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-_MEANT = {
-    "lr": "learning-rate",
-    "bs": "batch-size",
-    "steps": "updates",
-    "beta": "kl-coef",
-    "kl": "kl-coef",
-    "dataset": "data",
-    "out": "output",
-    "model": "policy",
-    "max-new-tokens": "response-length",
-    "max-tokens": "response-length",
-    "gae-lambda": "lambda",
-    "cliprange": "clip",
-    "rank": "lora-rank",
-    "num-train-epochs": "epochs",
-    "gpus": "processes",
+_PEERS: Mapping[str, str] = {
+    "anchors": "anchor",
+    "batch-size": "bs rollout-batch-size train-batch-size per-device-train-batch-size",
+    "clip": "cliprange eps-clip clip-range clip-ratio epsilon",
+    "data": "dataset dataset-name train-data train-file preferences pairs",
+    "epochs": "num-epochs num-train-epochs num-ppo-epochs ppo-epochs max-epochs",
+    "eval-data": "val validation held-out heldout eval-dataset",
+    "eval-every": "eval-steps",
+    "eval-prompts": "val validation held-out heldout eval-dataset eval-data",
+    "kl-coef": "beta kl init-kl-coef kl-loss-coef",
+    "judge": "judge-model grader",
+    "lambda": "gae-lambda lam lambd",
+    "learning-rate": "lr actor-learning-rate",
+    "lora-rank": "rank lora-r lora",
+    "max-length": "max-len max-seq-length",
+    "micro-batch-size": "gradient-accumulation-steps micro-train-batch-size mbs",
+    "minibatches": "num-mini-batches mini-batch-size ppo-mini-batch-size",
+    "no-eos-value": "missing-eos-penalty",
+    "output": "out output-dir save-path output-path",
+    "policy": "start init model sft actor pretrain init-model base-model sft-model-path"
+    " model-name-or-path",
+    "processes": "gpus num-processes nproc nproc-per-node world-size",
+    "prompts": "data dataset dataset-name prompt-data questions",
+    "ref": "reference ref-model ref-policy base anchor",
+    "response-length": "max-new-tokens max-tokens generate-max-len max-completion-length"
+    " max-response-length",
+    "resume": "resume-from-checkpoint continue",
+    "reward": "rm reward-model reward-model-path reward-funcs",
+    "samples-per-prompt": "num-generations n-samples-per-prompt rollout-n group-size",
+    "save-every": "save-steps save-interval checkpoint-every",
+    "schedule": "lr-scheduler-type lr-scheduler scheduler",
+    "temperature": "temp",
+    "track": "report-to wandb logger",
+    "updates": "steps max-steps iterations iters num-updates total-episodes num-episodes",
+    "warmup": "warmup-ratio warmup-steps",
 }
-"""Names that other programs have for our options."""
+"""Names that other programs have for our options, by the option; one name may mean several."""
 
 
 def suggest(name: str, known: Iterable[str]) -> list[str]:
@@ -31,8 +50,9 @@ def suggest(name: str, known: Iterable[str]) -> list[str]:
     """
     plain = {_plain(one): one for one in known}
     asked = _plain(name)
-    if _MEANT.get(asked) in plain:
-        return [plain[_MEANT[asked]]]
+    meant = [plain[one] for one in _PEERS if one in plain and asked in _PEERS[one].split()]
+    if meant and asked not in plain:
+        return meant[:3]
     found = [one for key, one in plain.items() if _initials(key) == asked]
     found += [plain[key] for key in _alike(asked, plain)]
     if not found and len(asked) > 2:

@@ -13,6 +13,7 @@ from salsa_cli.config import run_names
 from salsa_cli.config.run_names import ALL, BEST, RunName
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.evaluation import names
+from salsa_cli.formatting import counted, verb
 from salsa_cli.records import JSON, read_json
 
 SNAPSHOTS, BEST_FOLDER, RECORD = "snapshots", "best", "salsa.json"
@@ -153,6 +154,26 @@ def setting(source: str, *path: str) -> JSON:
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
     return value
+
+
+def trained_with_other_lengths(arms: Sequence[Arm], length: int) -> list[str]:
+    """Warnings about runs whose answers in training had another limit than the answers here.
+
+    Args:
+        length: the limit of the answers here, in tokens.
+    """
+    limits: dict[int, list[str]] = {}
+    for run in (run for arm in arms for run in arm.runs):
+        known = setting(run.source, "settings", "response_length") if run.source else None
+        if isinstance(known, int) and known != length:
+            limits.setdefault(known, []).append(run.name)
+    return [
+        f"{', '.join(named)} {verb(len(named), 'have')} been trained with --response-length "
+        f"{known}, and here an answer may have {counted(length, 'token')}, "
+        f"{'fewer' if length < known else 'more'} than in training: rewards and finished answers "
+        f"differ from those of the run. --response-length {known} answers as in training"
+        for known, named in sorted(limits.items())
+    ]
 
 
 def _arm(name: str, sources: Sequence[str], runs: Sequence[RunName]) -> Arm:

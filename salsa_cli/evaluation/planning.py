@@ -136,6 +136,16 @@ def _check_prompts(plan: EvalPlan, config: EvalConfig) -> None:
             rewards.check_prompts(judge.source, asked, str(config.prompts), longest)
 
 
+def warnings(plan: EvalPlan, config: EvalConfig) -> list[str]:
+    """What is probably unintended: answers that are longer or shorter than in training."""
+    return arms.trained_with_other_lengths(plan.arms, _answer_limit(plan, config))
+
+
+def _answer_limit(plan: EvalPlan, config: EvalConfig) -> int:
+    """The most tokens that an answer may have."""
+    return config.response_length or max(one.length for one in plan.questions)
+
+
 def inputs(plan: EvalPlan, config: EvalConfig) -> dict[str, JSON]:
     """The inputs with their digests, for salsa.json."""
     assert config.prompts is not None

@@ -24,6 +24,7 @@ class HeldOutPrompts:
         copies: for each prompt, the number of equal ones before it in the file.
         trained_rows: rows that are left out because --prompts has them too, counted from 1.
         long_rows: rows that are left out because they leave no room for an answer.
+        given: number of rows in the file, of which only the first may be used.
     """
 
     prompts: tuple[Prompt, ...]
@@ -31,6 +32,7 @@ class HeldOutPrompts:
     copies: tuple[int, ...]
     trained_rows: tuple[int, ...] = ()
     long_rows: tuple[int, ...] = ()
+    given: int = 0
 
     def seeds(self, seed: int) -> list[int]:
         """The seed of each answer, the same in every evaluation and in `salsa eval`."""
@@ -39,9 +41,24 @@ class HeldOutPrompts:
             for prompt, copy in zip(self.prompts, self.copies, strict=True)
         ]
 
+    @property
+    def total(self) -> int:
+        """The number of rows that were looked at, the first of those given."""
+        return len(self.prompts) + len(self.trained_rows) + len(self.long_rows)
+
+    def counts(self) -> dict[str, int]:
+        """How many rows the file has and what became of them, for the record of a run."""
+        return {
+            "in_file": self.given,
+            "not_read": self.given - self.total,
+            "also_in_prompts": len(self.trained_rows),
+            "too_long": len(self.long_rows),
+            "used": len(self.prompts),
+        }
+
     def left_out(self) -> list[str]:
         """What is left out and why, in words."""
-        total = len(self.prompts) + len(self.trained_rows) + len(self.long_rows)
+        total = self.total
         found = []
         if self.trained_rows:
             found.append(
@@ -58,22 +75,17 @@ class HeldOutPrompts:
         return found
 
 
-def read(config: PPOConfig) -> list[Prompt]:
-    """The first prompts of `--eval-prompts`, as many as `--max-eval-prompts` says."""
-    assert config.eval_prompts is not None
-    return data.prompts(data.read(config.eval_prompts))[: config.held_out_size]
-
-
 def choose(
     policy: Path, trained: Sequence[Prompt], given: Sequence[Prompt], config: PPOConfig
 ) -> HeldOutPrompts:
-    """The prompts of `given` that can be used.
+    """The prompts of `given` that can be used, among the first `--max-eval-prompts`.
 
     Two prompts are the same if the policy reads the same tokens.
 
     Raises:
         SalsaError: none can.
     """
+    in_file, given = len(given), given[: config.held_out_size]
     tokenizer = loading.load_tokenizer(policy)
     source = str(config.eval_prompts)
     ids = [tuple(one) for one in row_ids(tokenizer, given, source)]
@@ -100,6 +112,7 @@ def choose(
         tuple(copies[row] for row in rows),
         tuple(row + 1 for row in trained_rows),
         tuple(row + 1 for row in long_rows),
+        in_file,
     )
 
 

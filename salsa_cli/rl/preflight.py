@@ -81,7 +81,9 @@ def prepare(config: PPOConfig, report: Report) -> PPOPlan:
     watched = [reasons.attempt(partial(_reward, name)) for name in config.watch_reward]
     rows = reasons.attempt(lambda: data.prompts(data.read(config.prompts)))
     eval_rows = (
-        reasons.attempt(lambda: held_out_prompts.read(config)) if config.eval_prompts else None
+        reasons.attempt(lambda: data.prompts(data.read(str(config.eval_prompts))))
+        if config.eval_prompts
+        else None
     )
     if policy is not None:
         reasons.add(_unfit(policy, held))
@@ -111,7 +113,7 @@ def prepare(config: PPOConfig, report: Report) -> PPOPlan:
     fitting = reasons.attempt(lambda: _fitting(policy, rows, config)) if policy and rows else None
     held_out = None
     if policy is not None and rows is not None and eval_rows is not None:
-        given = (eval_rows, str(config.eval_prompts))
+        given = (eval_rows[: config.held_out_size], str(config.eval_prompts))
         reasons.add(_unreadable(policy, None, held, scorers, *given, config))
         held_out = reasons.attempt(lambda: held_out_prompts.choose(policy, rows, eval_rows, config))
     reasons.refuse()
@@ -490,8 +492,16 @@ def _explain(plan: PPOPlan, rows: Sequence[Prompt], config: PPOConfig, report: R
                 f"than {room} tokens, the context minus --response-length"
             )
         )
-    for text in plan.held_out.left_out() if plan.held_out is not None else ():
-        report(Warned(text))
+    if (held := plan.held_out) is not None:
+        if held.total < held.given:
+            report(
+                Note(
+                    f"the first {held.total:,} of {held.given:,} prompts of --eval-prompts are "
+                    "read (--max-eval-prompts)"
+                )
+            )
+        for text in held.left_out():
+            report(Warned(text))
     if not config.normalize_reward and (raw := rewards.unscaled(plan.rewards)):
         named = ", ".join(map(str, raw))
         text = f"no mean and standard deviation of scores in {named}: raw scores are used"

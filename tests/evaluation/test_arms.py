@@ -138,3 +138,18 @@ def test_the_snapshot_at_the_end_is_the_end() -> None:
     assert [point.source for point in arm.points] == ["s1/snapshots/000010", "s1"]
     (arm,) = arms.parse(["s1@20"])
     assert [point.source for point in arm.points] == ["s1/snapshots/000020"]
+
+
+@pytest.mark.usefixtures("here")
+def test_runs_with_another_limit_of_answers_in_training_are_named() -> None:
+    for name, length in (("s1", 64), ("s2", 64), ("p1", 256), ("p2", 128)):
+        path = Path(name) / "salsa.json"
+        record = json.loads(path.read_text())
+        record["settings"]["response_length"] = length
+        path.write_text(json.dumps(record))
+    given = (*arms.parse(["salsa=s1,s2", "ppo=p1,p2", "org/model", "plain"]), arms.of_answers("x"))
+    more, fewer = arms.trained_with_other_lengths(given, 128)
+    assert more.startswith("salsa/s1, salsa/s2 have been trained with --response-length 64, and")
+    assert "128 tokens, more than in training" in more and "--response-length 64 answers" in more
+    assert fewer.startswith("ppo/p1 has been trained with --response-length 256, and here")
+    assert "128 tokens, fewer than in training" in fewer

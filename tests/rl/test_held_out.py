@@ -16,9 +16,10 @@ from salsa_cli.config.eval import EvalConfig
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.errors import SalsaError, UsageError
 from salsa_cli.records import read_json, read_rows
+from salsa_cli.rl import preflight
 from salsa_cli.rl.held_out_metrics import HeldOutFigure, HeldOutMetrics
 from salsa_cli.rl.metrics import UpdateMetrics
-from salsa_cli.runs.events import Event, Report, Warned, silent
+from salsa_cli.runs.events import Event, Note, Report, Warned, silent
 from tests.support import tiny
 from tests.support.adapters import AdapterWorld
 from tests.support.ppo_runs import configure, configure_adapted, run, stopping_at
@@ -188,7 +189,9 @@ def test_the_last_is_of_the_final_policy_and_the_first_of_the_start(
 ) -> None:
     found = held_out(evaluated.output)
     assert found[0]["kl"]["start"]["mean"] == 0 < found[0]["kl"]["reference"]["mean"]
-    assert found[5]["kl"]["start"]["mean"] > 0
+    record = json.loads((evaluated.output / "salsa.json").read_text())
+    assert record["held_out_prompts"]["used"] == 11
+    made = record["result"]
     made = json.loads((evaluated.output / "salsa.json").read_text())["result"]
     assert made["heldout_first"] == found[0] and made["heldout_last"] == found[5]
 
@@ -278,16 +281,36 @@ def test_prompts_that_are_trained_on_are_left_out_and_named(
     assert dry["held_out_prompts"] == 2
     assert dry["held_out_prompts_that_overlap"] == 2
     assert dry["held_out_evaluations"] == 2 and dry["held_out_answers"] == 4
+    assert dry["prompts_in_eval_prompts"] == 4
+    assert not any("--max-eval-prompts" in str(one) for one in events)
     (text,) = (one.text for one in events if isinstance(one, Warned) and "--eval-pro" in one.text)
     assert "2 of 4 prompts of --eval-prompts are also in --prompts" in text and "rows 2, 4" in text
     with pytest.raises(
         SalsaError,
         match=(
-            r"all 12 prompts of --eval-prompts .* are also in "
+            r"all prompts of --eval-prompts .* \(12\) are also in "
             r"--prompts"
         ),
     ):
         ppo.run(replace(config, eval_prompts=str(world.prompts)), silent)
+
+
+def test_prompts_beyond_the_maximum_are_named_and_recorded(world: World, tmp_path: Path) -> None:
+    trained = [json.loads(line)["prompt"] for line in world.prompts.read_text().splitlines()]
+    texts = ["cat ? ?", trained[0], "cat " * 60, "dog ? ?", "dog ? ? ?"]
+    path = tiny.write_rows(tmp_path / "five.jsonl", [{"prompt": text} for text in texts])
+    config = configure(
+        world, tmp_path / "policy", eval_prompts=str(path), max_eval_prompts=4, dry_run=True
+    )
+    events: list[Event] = []
+    dry = ppo.run(config, events.append).record()
+    assert dry["held_out_prompts"] == 2 and dry["prompts_in_eval_prompts"] == 5
+    note = "the first 4 of 5 prompts of --eval-prompts are read (--max-eval-prompts)"
+    assert Note(note) in events
+    held = preflight.prepare(config, silent).held_out
+    assert held is not None and held.counts() == {
+        "in_file": 5, "not_read": 1, "also_in_prompts": 1, "too_long": 1, "used": 2,
+    }  # fmt: skip
 
 
 def test_prompts_without_room_are_left_out(world: World, tmp_path: Path) -> None:
@@ -296,7 +319,7 @@ def test_prompts_without_room_are_left_out(world: World, tmp_path: Path) -> None
     config = configure(world, tmp_path / "policy", eval_prompts=str(path), dry_run=True)
     events: list[Event] = []
     assert ppo.run(config, events.append).record()["held_out_prompts"] == 1
-    assert any("1 of 2 prompts of --eval-prompts leave no room" in str(one) for one in events)
+    assert any("1 of 2 prompts of --eval-prompts leaves no room" in str(one) for one in events)
     with pytest.raises(SalsaError, match="no prompt of --eval-prompts"):
         only = tiny.write_rows(tmp_path / "only.jsonl", rows[1:])
         ppo.run(replace(config, eval_prompts=str(only)), silent)

@@ -243,5 +243,5 @@ def test_the_evaluations_on_held_out_prompts_are_drawn(tmp_path: Path) -> None:
     assert [(rule.value, rule.label) for rule in reward.rules] == [(4, "best by reward")]
     assert [one.name for one in charts["KL, held out"].lines] == ["to the start"]
     assert {"Watched rewards, held out", "Length, held out"} <= set(charts)
-    assert "64 prompts that are not trained on" in pages.render(found)
+    assert "64 prompts not trained on" in pages.render(found)
     assert "held out" not in pages.render(page(history(4)))

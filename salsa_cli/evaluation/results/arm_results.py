@@ -343,8 +343,7 @@ def _needed(row: ArmPairRow) -> str:
         )
     return (
         f"Showing a difference of this size would need about {counted(row.runs_needed, 'run')} "
-        "per arm (80% "
-        "power)."
+        "per arm (80% power)."
     )
 
 
