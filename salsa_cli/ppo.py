@@ -553,7 +553,7 @@ def _held_out_facts(plan: PPOPlan, config: PPOConfig) -> dict[str, int]:
     prompts, times = len(plan.held_out.prompts), held_out.count(config)
     return {
         "held-out prompts": prompts,
-        "prompts in --eval-prompts": plan.held_out.given,
+        "held-out prompts in the file": plan.held_out.given,
         "held-out prompts that overlap": len(plan.held_out.trained_rows),
         "held-out evaluations": times,
         "held-out answers": prompts * times,

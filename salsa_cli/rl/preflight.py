@@ -496,8 +496,8 @@ def _explain(plan: PPOPlan, rows: Sequence[Prompt], config: PPOConfig, report: R
         if held.total < held.given:
             report(
                 Note(
-                    f"the first {held.total:,} of {held.given:,} prompts of --eval-prompts are "
-                    "read (--max-eval-prompts)"
+                    f"the first {held.total:,} of {counted(held.given, 'prompt')} of "
+                    f"--eval-prompts {verb(held.total, 'are')} read (--max-eval-prompts)"
                 )
             )
         for text in held.left_out():

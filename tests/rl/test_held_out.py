@@ -281,7 +281,7 @@ def test_prompts_that_are_trained_on_are_left_out_and_named(
     assert dry["held_out_prompts"] == 2
     assert dry["held_out_prompts_that_overlap"] == 2
     assert dry["held_out_evaluations"] == 2 and dry["held_out_answers"] == 4
-    assert dry["prompts_in_eval_prompts"] == 4
+    assert dry["held_out_prompts_in_the_file"] == 4
     assert not any("--max-eval-prompts" in str(one) for one in events)
     (text,) = (one.text for one in events if isinstance(one, Warned) and "--eval-pro" in one.text)
     assert "2 of 4 prompts of --eval-prompts are also in --prompts" in text and "rows 2, 4" in text
@@ -304,7 +304,7 @@ def test_prompts_beyond_the_maximum_are_named_and_recorded(world: World, tmp_pat
     )
     events: list[Event] = []
     dry = ppo.run(config, events.append).record()
-    assert dry["held_out_prompts"] == 2 and dry["prompts_in_eval_prompts"] == 5
+    assert dry["held_out_prompts"] == 2 and dry["held_out_prompts_in_the_file"] == 5
     note = "the first 4 of 5 prompts of --eval-prompts are read (--max-eval-prompts)"
     assert Note(note) in events
     held = preflight.prepare(config, silent).held_out
