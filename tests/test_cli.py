@@ -458,7 +458,7 @@ def test_an_interrupted_eval_keeps_its_answers(world: World, tmp_path: Path) -> 
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert re.search(r"keeps \d+ answers and 0 judgements; continue it with --resume", stderr)
+    assert re.search(r"keeps \d+ answers? and 0 judgements; continue it with --resume", stderr)
     assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
 
 

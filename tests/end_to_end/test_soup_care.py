@@ -102,9 +102,7 @@ def test_an_interrupted_soup_is_continued_to_the_same_bytes(
     notes: list[Event] = []
     soup.run(configure(output, *pair, resume=True, verify=True), notes.append)
     assert contents(output) == undisturbed
-    (told,) = [
-        e.text for e in notes if isinstance(e, Note) and "blocks are already finished" in e.text
-    ]
+    (told,) = [e.text for e in notes if isinstance(e, Note) and "already finished" in e.text]
     assert after <= int(told.split()[0]) <= after + soup.THREADS
     soup.run(configure(output, *pair, resume=True), silent)  # it is complete: nothing to do
 
@@ -124,9 +122,7 @@ def test_what_reached_the_disk_otherwise_is_made_again(
     notes: list[Event] = []
     soup.run(configure(output, *pair, resume=True), notes.append)
     assert contents(output) == undisturbed
-    (told,) = [
-        e.text for e in notes if isinstance(e, Note) and "blocks are already finished" in e.text
-    ]
+    (told,) = [e.text for e in notes if isinstance(e, Note) and "already finished" in e.text]
     assert 50 < int(told.split()[0]) < 150
     assert any(isinstance(e, Warned) and "are computed again" in e.text for e in notes)
 

@@ -1,6 +1,7 @@
 """The folder of an unfinished run, and what it tells of its end."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def test_a_stopped_run_tells_why_and_how_to_go_on_until_it_is_finished(tmp_path:
     line = f"salsa ppo --ref ref/ --reward rm/ --prompts p.jsonl -o {output} --processes 2 --resume"
     stop = stops.read(partial)
     assert stop is not None and stop.resume == line
-    page = (partial / "report.html").read_text()
+    page = re.sub("<[^>]*>", "", (partial / "report.html").read_text())
     assert page.index("This run is not finished") < page.index("SIGHUP") < page.index(line)
     assert page.index(line) < page.index("How it was made")
     with pytest.raises(SalsaError, match=r"an unfinished run \(20.* UTC: stopped by SIGHUP, .*\);"):
