@@ -40,6 +40,7 @@ def check(config: PPOConfig, record: str) -> None:
     made = _finished(config.output / record)
     assert made is not None
     output = config.output
+    run_folder.check_alone(output)
     before = with_moved_inputs(made["settings"], made.get("inputs", {}), config)
     if differing := differences({**before, "updates": config.updates}, config):
         raise SalsaError(

@@ -56,7 +56,7 @@ def _stopped(stop: stops.Stop | None) -> list[pages.Block]:
         return []
     text = f"{stop.reason} ({stop.time}). This folder keeps {stop.kept}. {stop.first}".rstrip()
     return [
-        pages.Callout("This run is not finished.", text),
+        pages.Callout("This run is not finished:", text),
         pages.Prose("To go on:"),
         pages.Code(stop.resume),
     ]

@@ -235,7 +235,8 @@ def finished(name: str, config: Config) -> dict[str, Any] | None:
     """The result that a complete run recorded in the file `name` of its output; None if none did.
 
     Raises:
-        SalsaError: that run had other settings that change the result; names them.
+        SalsaError: that run had other settings that change the result; names them. Or a later run
+            was stopped that will replace it.
     """
     output = config.output
     path = output / name
@@ -244,6 +245,7 @@ def finished(name: str, config: Config) -> dict[str, Any] | None:
     made = json.loads(path.read_text(encoding="utf-8"))
     if "result" not in made:
         return None
+    check_alone(output)
     before = with_moved_inputs(made["settings"], made.get("inputs", {}), config)
     if differing := differences(before, config):
         raise SalsaError(
@@ -251,6 +253,20 @@ def finished(name: str, config: Config) -> dict[str, Any] | None:
             "Choose another -o, or replace it with --force"
         )
     return dict(made["result"])
+
+
+def check_alone(output: Path) -> None:
+    """Refuse a complete result with an unfinished run next to it, which --force has begun.
+
+    Raises:
+        SalsaError: `--resume` could mean either.
+    """
+    folder = partial_folder(output)
+    if (stop := stops.read_killed(folder)) is not None:
+        raise SalsaError(
+            f"{output} is complete, and {folder} contains an unfinished run that will replace it "
+            f"({stop.headline}). Continue that one with --resume --force, or delete {folder}"
+        )
 
 
 def keep_rows(path: Path, rows: int) -> None:

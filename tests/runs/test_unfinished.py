@@ -9,7 +9,7 @@ import pytest
 
 from salsa_cli.config.ppo import PPOConfig
 from salsa_cli.errors import Halted, SalsaError
-from salsa_cli.runs import stops
+from salsa_cli.runs import run_folder, stops
 from salsa_cli.runs.events import Event, Note
 from salsa_cli.runs.signals import HungUp
 from salsa_cli.runs.unfinished import working_folder
@@ -86,6 +86,9 @@ def test_a_result_that_the_run_will_replace_stays_to_be_replaced(tmp_path: Path)
         work(configure(output, force=True), KeyboardInterrupt())
     stop = stops.read(tmp_path / "out.partial")
     assert stop is not None and stop.resume.endswith("--force --resume")
+    (output / "salsa.json").write_text('{"settings": {}, "result": {}}')
+    with pytest.raises(SalsaError, match=r"is complete, and .*Continue that one with --resume --f"):
+        run_folder.finished("salsa.json", configure(output, resume=True))
 
 
 def test_a_run_with_nothing_worth_keeping_leaves_nothing(tmp_path: Path) -> None:
