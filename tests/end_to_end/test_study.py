@@ -23,13 +23,17 @@ from tests.support.worlds import World
 STUDY = Path(__file__).parents[2] / "examples" / "salsa_vs_ppo"
 
 
+@pytest.fixture(autouse=True)
+def neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripts import one another, as they do when one is started."""
+    monkeypatch.syspath_prepend(STUDY)
+
+
 def script(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"study_{name}", STUDY / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
-    if str(STUDY) not in sys.path:
-        sys.path.insert(0, str(STUDY))  # scripts import their neighbours
     spec.loader.exec_module(module)
     return module
 
