@@ -39,6 +39,8 @@ def working_folder(
     ) as folder:
         if (before := stops.read_killed(folder)) is not None:
             report(Note(f"continuing a run that ended early, {before.headline}"))
+        if write_page is None:  # a result of this command may have no report
+            (folder / PAGE).unlink(missing_ok=True)
         stops.begin(folder, resume_line(command, config, {}))
         try:
             yield folder

@@ -59,7 +59,7 @@ def test_a_stopped_run_tells_why_and_how_to_go_on_until_it_is_finished(tmp_path:
     (note,) = work(configure(output, resume=True), None)
     assert isinstance(note, Note)
     assert note.text.startswith("continuing a run that ended early, 20") and "SIGHUP" in note.text
-    assert not (output / stops.FILE).exists()
+    assert [path.name for path in output.iterdir()] == ["answers"]
 
 
 def test_the_command_goes_on_without_the_setting_that_stopped_the_run(tmp_path: Path) -> None:
