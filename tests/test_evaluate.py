@@ -174,7 +174,7 @@ def test_functions_that_fail(world: World, tmp_path: Path) -> None:
         "def huge(p, a):\n    return [1e300] * len(a)\n"
     )
     for name, words in (
-        ("short", "returned 1 scores for"),
+        ("short", "returned 1 score for"),
         ("nan", "not a finite float32 number"),
         ("crash", "failed: ZeroDivisionError"),
         ("huge", "returned a score that is not a finite float32 number"),

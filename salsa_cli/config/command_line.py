@@ -29,7 +29,7 @@ def resume_line(command: str, config: Config, changes: Mapping[str, object]) -> 
     were given although they are the defaults, and `--force` if the run will replace a result.
     """
     dropped = {"resume", "dry_run"} if config.output.exists() else {"resume", "dry_run", "force"}
-    changed = replace(config, **dict[str, Any](changes))
+    changed = replace(config, **dict[str, Any](changes)) if changes else config
     fields = [
         one
         for one in declared(type(config))

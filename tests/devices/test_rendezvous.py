@@ -143,4 +143,4 @@ def test_a_process_that_waits_for_the_others_ends_at_sigterm(world: World, tmp_p
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == 143
-    assert stderr.splitlines()[-1] == "error: terminated"
+    assert stderr.splitlines()[-1] == "error: stopped by SIGTERM"

@@ -167,7 +167,7 @@ def test_a_function_that_fails_is_named(tmp_path: Path, body: str, words: str) -
         ),
         ("return [None, 1.0]", "returned list of None, float; expected a list with one number"),
         ("return (float(x) for x in ['1', 'one'])", "failed: ValueError: could not convert"),
-        ("return [1.0]", "returned 1 scores for 2 answers"),
+        ("return [1.0]", "returned 1 score for 2 answers"),
         ("a.clear(); return []", "returned 0 scores for 2 answers"),
         ("raise SystemExit(3)", "failed: SystemExit: 3"),
         ("raise GeneratorExit", "failed: GeneratorExit"),

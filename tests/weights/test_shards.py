@@ -138,7 +138,7 @@ class TestWriter:
     def test_an_incomplete_model_has_no_index(self, tmp_path: Path) -> None:
         shards = plan_shards([NewTensor(name, "U8", (2,)) for name in "ab"], 2)
         with (
-            pytest.raises(ValueError, match="1 blocks were never written"),
+            pytest.raises(ValueError, match="1 block never written"),
             ShardWriter(tmp_path, shards, ALIGNMENT) as writer,
         ):
             writer.write(writer.blocks[1], aligned(2))
