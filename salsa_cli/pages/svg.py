@@ -258,8 +258,13 @@ def _interval_rows(chart: IntervalChart, size: Size) -> str:
 
 
 def _figures(row: Estimate, axis: Axis) -> str:
-    low, high = (scales.number(value, axis.unit) for value in (row.low, row.high))
-    return f"{scales.number(row.estimate, axis.unit)}  [{low}, {high}]"
+    # A difference of equal means can be a rounding error of float64 next to 0.
+    least = 1e-12 * max(abs(row.low), abs(row.high))
+    estimate, low, high = (
+        scales.number(0.0 if abs(value) < least else value, axis.unit)
+        for value in (row.estimate, row.low, row.high)
+    )
+    return f"{estimate}  [{low}, {high}]"
 
 
 def _reliability_chart(chart: ReliabilityChart, size: Size) -> str:

@@ -171,6 +171,13 @@ def interval_chart(count: int, label: str = "m") -> IntervalChart:
     return IntervalChart("t", Axis("score"), rows, reference=0.2)
 
 
+def test_a_rounding_error_next_to_zero_is_told_as_zero() -> None:
+    row = Estimate("m", -7e-17, -0.25, 0.25)
+    drawn = svg.draw(IntervalChart("t", Axis("difference"), (row,)), svg.FULL)
+    assert "0  [\N{MINUS SIGN}0.250, 0.250]" in drawn
+    assert "\N{MULTIPLICATION SIGN}10" not in drawn
+
+
 def test_many_intervals_take_a_line_each_where_there_is_room() -> None:
     def heights(chart: IntervalChart) -> list[float]:
         return [
