@@ -161,16 +161,11 @@ def hypotheses(study: dict[str, list[Unit]]) -> Table:
     if fails:
         arms = [arm for arm in ARMS[1:] if any(unit.has(arm) for unit in fails)]
         found = {arm: tuned_difference(fails, arm) for arm in arms}
-        better = [arm for arm, one in found.items() if one.half is not None and one.low > 0]
+        better = [arm for arm, one in found.items() if above(one) == "supported"]
+        known = all(one.half is not None for one in found.values())
         said = f"above PPO: {', '.join(better) or 'none'} of {len(arms)} arms"
-        rows.append(
-            [
-                "H4",
-                "no arm above PPO, beta tuned, fails",
-                said,
-                "refuted" if better else "supported",
-            ]
-        )
+        verdict = "refuted" if better else "not refuted" if known else "undecided"
+        rows.append(["H4", "no arm above PPO, beta tuned, fails", said, verdict])
     kls = [
         differences(units, beta, "kl")
         for units in (holds, fails)

@@ -193,7 +193,7 @@ class TestAnalysis:
         gains = {"H1": "supported", "H2": "refuted", "H3": "refuted", "H4": "refuted"}
         assert verdicts(0.5, 0.5) == gains | {"H5": "undecided"}
         # .02 is within the margin of .1 standard deviations of gold, which is .1 here.
-        same = {"H1": "undecided", "H2": "supported", "H3": "undecided", "H4": "supported"}
+        same = {"H1": "undecided", "H2": "supported", "H3": "undecided", "H4": "not refuted"}
         assert verdicts(0.0, 0.0) == same | {"H5": "undecided"}
         losses = {"H1": "refuted", "H2": "undecided", "H3": "supported", "H4": "refuted"}
         assert verdicts(-0.5, -0.5) == losses | {"H5": "undecided"}
