@@ -118,7 +118,7 @@ def first_update(config: PPOConfig) -> tuple[Rollout, Targets]:
 @pytest.mark.parametrize("reference", REFERENCES)
 @pytest.mark.parametrize(
     "way",
-    [way if way in ("gae", "rloo") else pytest.param(way, marks=pytest.mark.slow) for way in WAYS],
+    [way if way == "rloo" else pytest.param(way, marks=pytest.mark.slow) for way in WAYS],
 )
 def test_every_cell(
     way: str, reference: str, place: str, world: World, adapted: AdapterWorld, tmp_path: Path

@@ -57,7 +57,10 @@ def test_both_models_are_narrow_and_frozen_ones_are_as_before(
     assert seen == [{torch.bfloat16}, {torch.bfloat16}, {torch.float32}]
 
 
-@pytest.mark.parametrize("changes", [{}, {"ref": ("A",), "ref_update": "ema"}])
+EMA = {"ref": ("A",), "ref_update": "ema"}
+
+
+@pytest.mark.parametrize("changes", [{}, pytest.param(EMA, marks=pytest.mark.slow)])
 def test_a_run_that_was_killed_goes_on_to_the_same_bits(
     world: World, tmp_path: Path, changes: dict[str, Any]
 ) -> None:

@@ -105,6 +105,7 @@ def test_two_processes_train_the_reward_model_of_one(folder: Path, name: str) ->
             assert other == {**row, **{k: close(row[k]) for k in ("chosen", "rejected")}}
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_with_two_to_the_same_bits_and_with_one_to_the_same_figures(
     folder: Path,
 ) -> None:

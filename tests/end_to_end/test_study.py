@@ -101,6 +101,7 @@ def test_fluency_is_the_mean_log_probability_of_the_answer(
     assert gold.fluency(["the"], [""]) == [-20.0]
 
 
+@pytest.mark.slow
 def test_the_perturbed_model_is_as_far_away_as_the_soup(world: World, tmp_path: Path) -> None:
     prompts = tiny.write_rows(tmp_path / "p.jsonl", [{"prompt": "the cat"}, {"prompt": "dog"}])
     words = [sys.executable, STUDY / "perturb.py", world.a, world.b, "--prompts", prompts]
