@@ -36,6 +36,25 @@ done | xargs -P "$jobs" -L 1 bash -c 'train "$@"' train
 
 arms=()
 for coefficient in $coefficients; do
-    arms+=("salsa-$coefficient=sweep/salsa-$coefficient/*@all" "ppo-$coefficient=sweep/ppo-$coefficient/*@all")
+    arms+=("salsa-$coefficient=sweep/salsa-$coefficient/*" "ppo-$coefficient=sweep/ppo-$coefficient/*")
 done
-salsa eval "${arms[@]}" --anchors sft-a/ --max-prompts 100 --resume -o sweep/results
+gold=python:$root/examples/gold.py:score
+
+# Each method gets the coefficient that is best for it, by gold on prompts that decide nothing else.
+salsa eval "${arms[@]}" --prompts world/tune.jsonl --judge "$gold" --quiet --resume -o sweep/tune
+read -r salsa ppo < <(python - <<'END'
+import json
+
+rows = json.load(open("sweep/tune/results.json"))["arms"]["rows"]
+chosen = []
+for method in "salsa-", "ppo-":
+    own = [row for row in rows if row["arm"].startswith(method)]
+    best = max(own, key=lambda row: row["score"])
+    chosen.append(best["arm"].removeprefix(method))
+print(*chosen)
+END
+)
+echo "chosen on world/tune.jsonl: --kl-coef $salsa for salsa, $ppo for ppo"
+
+salsa eval "${arms[@]/%/@all}" --anchors sft-a/ --max-prompts 100 --quiet --resume -o sweep/results
+salsa eval "salsa=sweep/salsa-$salsa/*" "ppo=sweep/ppo-$ppo/*" --judge "$gold" --resume -o sweep/chosen

@@ -8,6 +8,7 @@ writes into the folder:
     sft.jsonl       finished stories as {"prompt", "completion"}, for examples/sft.py
     prompts.jsonl   {"prompt"} rows to train on, for examples/preferences.py and `salsa ppo`
     heldout.jsonl   {"prompt", "completion"} rows that nothing was trained on, for `salsa eval`
+    tune.jsonl      more of them, to choose settings on
 
 No prompt is in two of the files, nor in the text of the base model. Needs no network.
 """
@@ -43,6 +44,7 @@ def main() -> None:
     write(args.out / "sft.jsonl", itertools.islice(fresh, args.sft))
     write(args.out / "prompts.jsonl", itertools.islice(fresh, args.prompts), completion=False)
     write(args.out / "heldout.jsonl", itertools.islice(fresh, args.heldout))
+    write(args.out / "tune.jsonl", itertools.islice(fresh, args.tune))
 
     tokenizer = train_tokenizer((story.text for story in pretraining[:5000]), args.vocabulary)
     model = new_model(tokenizer, args.hidden, args.layers)
@@ -164,6 +166,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--sft", type=int, default=1200, help="rows of sft.jsonl")
     parser.add_argument("--prompts", type=int, default=2000, help="rows of prompts.jsonl")
     parser.add_argument("--heldout", type=int, default=400, help="rows of heldout.jsonl")
+    parser.add_argument("--tune", type=int, default=400, help="rows of tune.jsonl")
     parser.add_argument("--vocabulary", type=int, default=800, help="tokens of the tokenizer")
     parser.add_argument("--hidden", type=int, default=96, help="width of the model")
     parser.add_argument("--layers", type=int, default=2, help="layers of the model")
