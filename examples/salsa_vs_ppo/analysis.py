@@ -3,6 +3,7 @@
     python analysis.py study/                      Markdown on stdout
     python analysis.py study/ --json results.json  the figures of every pipeline, too
     python analysis.py study/ --html report.html   a page with charts and the same tables, too
+    python analysis.py results.json                the same tables from these figures
 
 Works on a study that is not finished: each figure says from how many pipelines it is.
 """
@@ -13,13 +14,14 @@ import sys
 from pathlib import Path
 
 import report
-from pipelines import figures, read_study
+from claims import claims
+from pipelines import read_study, to_record
 from tables import tables
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("study", type=Path)
+    parser.add_argument("study", type=Path, help="a study's folder, or a file of its figures")
     parser.add_argument("--json", type=Path, help="file for the figures of every pipeline")
     parser.add_argument("--html", type=Path, help="file for a page with charts and all tables")
     given = parser.parse_args()
@@ -27,11 +29,11 @@ def main() -> None:
     if not study:
         sys.exit(f"error: no finished pipeline in {given.study}")
     if given.json:
-        record = {name: [figures(unit) for unit in found] for name, found in study.items()}
+        record = {name: [to_record(unit) for unit in found] for name, found in study.items()}
         given.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     if given.html:
         given.html.write_text(report.page(study), encoding="utf-8")
-    print("\n".join(table.markdown() for table in tables(study)))
+    print("\n".join(table.markdown() for table in [claims(study), *tables(study)]))
 
 
 if __name__ == "__main__":

@@ -1,34 +1,36 @@
-"""Read what the finished pipelines of a study left: one `Unit` for each."""
+"""Read what the finished pipelines of a study left, or a record of it: one `Unit` for each."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 
 from salsa_cli.maths import frontier
 
+RIVALS = ("ppo", "ref-b")
 ARMS = ("ppo", "salsa", "ref-b", "two-kls", "union", "start-soup", "ema", "perturbed")
+
+
+Key = tuple[str, float]
+"""An arm and its KL coefficient."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A model of a pipeline on the test prompts; gold is one value a prompt."""
+    """A model of a pipeline on the test prompts: means over its answers."""
 
-    gold: tuple[float, ...]
+    gold: float
+    spread: float  # standard deviation of gold over the answers
     plain: float
     proxy: float
     kl: float  # to A
     kl_to_soup: float
     length: float
     finished: float
-
-    @property
-    def mean(self) -> float:
-        return mean(self.gold)
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,11 @@ class Unit:
     seed: int
     admission: list[dict[str, Any]]
     models: dict[str, Point]
-    arms: dict[tuple[str, float], Point]
-    tuning: dict[tuple[str, float], float]  # the proxy on the tuning prompts, by arm and beta
+    arms: dict[Key, Point]
+    tuning: dict[Key, float]  # the proxy on the tuning prompts
+    wins: dict[Key, dict[Key, float]]  # win rate by gold over each run of the RIVALS
     best_of: dict[str, tuple[int, float]]  # n and gold of the best of n
+    line: dict[str, dict[float, float]] = field(default_factory=dict)  # by judge and alpha
 
     def betas(self, arm: str) -> list[float]:
         return sorted(beta for name, beta in self.arms if name == arm)
@@ -54,7 +58,7 @@ class Unit:
     def at_kl(self, arm: str, kl: float) -> float | None:
         """Gold of the arm at this KL to A, along its start and its runs; None out of its reach."""
         points = [self.start(arm), *(self.arms[arm, beta] for beta in self.betas(arm))]
-        table = np.array([(point.kl, point.mean) for point in points])
+        table = np.array([(point.kl, point.gold) for point in points])
         found = frontier.score_at(table[:, :1], table[:, 1:], kl)
         return None if found is None else float(found[0])
 
@@ -64,14 +68,21 @@ class Unit:
 
     def best(self, arm: str) -> float:
         """The beta with the highest gold on the test prompts, which nobody knows in real work."""
-        return max(self.betas(arm), key=lambda beta: self.arms[arm, beta].mean)
+        return max(self.betas(arm), key=lambda beta: self.arms[arm, beta].gold)
 
 
-def read_study(root: Path) -> dict[str, list[Unit]]:
-    """The finished pipelines of each condition, in the order of their seeds."""
+def read_study(source: Path) -> dict[str, list[Unit]]:
+    """The finished pipelines of each condition, in the order of their seeds.
+
+    Args:
+        source: the folder of a study, or the file that `analysis.py --json` wrote.
+    """
+    if source.is_file():
+        record = json.loads(source.read_text(encoding="utf-8"))
+        return {name: [from_record(unit) for unit in found] for name, found in record.items()}
     study = {
         folder.name: list(units(folder))
-        for folder in sorted(root.iterdir())
+        for folder in sorted(source.iterdir())
         if any(folder.glob("seed-*"))
     }
     return {name: found for name, found in study.items() if found}
@@ -85,16 +96,20 @@ def units(folder: Path) -> Iterator[Unit]:
 
 
 def read(place: Path) -> Unit:
+    """The pipeline in a folder; values are rounded as in a record, so that both are equal."""
     points: dict[str, Point] = {}
+    golds: dict[str, list[float]] = {}
     best_of = {}
     for part in ("results-primary", "results-secondary"):
         if not (place / part).exists():
             continue
-        points |= points_of(place / part)
         results = json.loads((place / part / "results.json").read_text())
-        for row in results.get("best_of", []):
+        said = golds_of(place / part)
+        golds |= said
+        points |= points_of(results, said)
+        for row in results["best_of"]:
             if judge(row["judge"]) == "score":
-                best_of[row["model"]] = (row["n"], row["score"])
+                best_of[row["model"]] = (row["n"], short(row["score"]))
     arms = {name: name.rpartition("-") for name in points if name.rpartition("-")[0] in ARMS}
     keys = {name: (arm, float(beta)) for name, (arm, _, beta) in arms.items()}
     return Unit(
@@ -103,34 +118,56 @@ def read(place: Path) -> Unit:
         models={name: point for name, point in points.items() if name not in keys},
         arms={keys[name]: points[name] for name in keys},
         tuning={key: tuning(place / "runs" / name) for name, key in keys.items()},
+        wins={
+            key: {
+                keys[other]: short(win_rate(golds[name], golds[other]))
+                for other in keys
+                if keys[other][0] in RIVALS and keys[other][0] != key[0]
+            }
+            for name, key in keys.items()
+        },
         best_of=best_of,
+        line=line_of(place / "line") if (place / "line").exists() else {},
     )
 
 
-def points_of(results: Path) -> dict[str, Point]:
-    """The models of one `salsa eval`, by name."""
-    found = json.loads((results / "results.json").read_text())
-    golds: dict[str, dict[str, float]] = {}
+def golds_of(results: Path) -> dict[str, list[float]]:
+    """Gold of the answers of each model, in the order of the questions."""
+    found: dict[str, dict[int, float]] = {}
     for line in (results / "judgments.jsonl").open(encoding="utf-8"):
         row = json.loads(line)
         if judge(row["judge"]) == "score":
             for side in "ab":
-                golds.setdefault(row[side], {})[row["question"]] = row[f"score_{side}"]
-    scores = {(row["model"], judge(row["judge"])): row["score"] for row in found["scores"]}
-    kls = {(row["model"], row["anchor"]): row["kl"] for row in found["kl"]}
-    anchors = {anchor.rpartition("/")[2]: anchor for _, anchor in kls}
+                found.setdefault(row[side], {})[int(row["question"])] = row[f"score_{side}"]
+    return {model: [said[key] for key in sorted(said)] for model, said in found.items()}
+
+
+def points_of(results: Mapping[str, Any], golds: Mapping[str, list[float]]) -> dict[str, Point]:
+    """The models of one `salsa eval`, by name."""
+    scores = {(row["model"], judge(row["judge"])): row["score"] for row in results["scores"]}
+    kls = {(row["model"], row["anchor"].rpartition("/")[2]): row["kl"] for row in results["kl"]}
     return {
-        row["model"]: Point(
-            gold=tuple(golds[row["model"]][key] for key in sorted(golds[row["model"]], key=int)),
-            plain=scores[row["model"], "plain"],
-            proxy=scores[row["model"], "rm"],
-            kl=kls[row["model"], anchors["a"]],
-            kl_to_soup=kls[row["model"], anchors["soup"]],
-            length=row["length"],
-            finished=row["finished"],
+        name: Point(
+            gold=short(mean(golds[name])),
+            spread=short(stdev(golds[name])),
+            plain=short(scores[name, "plain"]),
+            proxy=short(scores[name, "rm"]),
+            kl=short(kls[name, "a"]),
+            kl_to_soup=short(kls[name, "soup"]),
+            length=short(row["length"]),
+            finished=short(row["finished"]),
         )
-        for row in found["answers"]
+        for row in results["answers"]
+        if (name := row["model"])
     }
+
+
+def line_of(folder: Path) -> dict[str, dict[float, float]]:
+    """The score of the soups between A and B, by judge and alpha, from `salsa eval --line`."""
+    found: dict[str, dict[float, float]] = {}
+    for row in json.loads((folder / "results.json").read_text())["line"]:
+        found.setdefault(judge(row["judge"]), {})[row["weights"][1]] = short(row["score"])
+    return found
 
 
 def judge(name: str) -> str:
@@ -142,30 +179,48 @@ def tuning(run: Path) -> float:
     """The held-out reward at the end of a run, in the run's own units."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").open(encoding="utf-8")]
     last: float = [row["heldout"] for row in rows if "heldout" in row][-1]["reward"]["mean"]
-    return last
+    return short(last)
 
 
-def figures(unit: Unit) -> dict[str, Any]:
-    """What is kept of a pipeline: means over the test prompts."""
+def win_rate(one: Sequence[float], other: Sequence[float]) -> float:
+    """(wins + ties / 2) / n, as the paper counts."""
+    return mean((a > b) + (a == b) / 2 for a, b in zip(one, other, strict=True))
 
-    def short(point: Point) -> dict[str, float]:
-        return {
-            "gold": point.mean,
-            "plain": point.plain,
-            "proxy": point.proxy,
-            "kl": point.kl,
-            "kl_to_soup": point.kl_to_soup,
-            "length": point.length,
-            "finished": point.finished,
-        }
 
-    return {
-        "seed": unit.seed,
-        "admission": unit.admission,
-        "models": {name: short(point) for name, point in unit.models.items()},
-        "arms": {
-            f"{arm}-{beta:g}": short(point) | {"tuning": unit.tuning[arm, beta]}
-            for (arm, beta), point in unit.arms.items()
-        },
-        "best_of": unit.best_of,
+def short(value: float) -> float:
+    return round(value, 6)
+
+
+def to_record(unit: Unit) -> dict[str, Any]:
+    """What is kept of a pipeline, for JSON."""
+
+    def named(found: Mapping[Key, Any]) -> dict[str, Any]:
+        return {f"{arm}-{beta:g}": value for (arm, beta), value in found.items()}
+
+    return asdict(unit) | {
+        "arms": named({key: asdict(point) for key, point in unit.arms.items()}),
+        "tuning": named(unit.tuning),
+        "wins": named({key: named(over) for key, over in unit.wins.items()}),
     }
+
+
+def from_record(record: Mapping[str, Any]) -> Unit:
+    """The pipeline of a record."""
+
+    def keyed(found: Mapping[str, Any]) -> dict[Key, Any]:
+        parts = {name: name.rpartition("-") for name in found}
+        return {(parts[name][0], float(parts[name][2])): found[name] for name in found}
+
+    return Unit(
+        seed=record["seed"],
+        admission=record["admission"],
+        models={name: Point(**point) for name, point in record["models"].items()},
+        arms={key: Point(**point) for key, point in keyed(record["arms"]).items()},
+        tuning=keyed(record["tuning"]),
+        wins={key: keyed(over) for key, over in keyed(record["wins"]).items()},
+        best_of={model: (n, gold) for model, (n, gold) in record["best_of"].items()},
+        line={
+            name: {float(alpha): score for alpha, score in along.items()}
+            for name, along in record["line"].items()
+        },
+    )

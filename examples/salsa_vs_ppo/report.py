@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from statistics import mean
 
+from claims import claims
 from pipelines import ARMS, Point, Unit
 from tables import (
     CONDITIONS,
@@ -10,11 +11,11 @@ from tables import (
     Interval,
     Table,
     cells,
+    chosen_difference,
     details,
     differences,
     hypotheses,
     primary,
-    tuned_difference,
 )
 
 from salsa_cli import pages
@@ -52,6 +53,7 @@ def page(study: dict[str, list[Unit]]) -> str:
         ),
         differences_chart(study),
         *shown(hypotheses(study)),
+        *shown(claims(study)),
     ]
     for name, found in study.items():
         blocks += condition(name, found)
@@ -91,7 +93,7 @@ def frontier(found: list[Unit], arms: Sequence[str], title: str, bands: bool = T
         each += [[unit.arms[arm, beta] for unit in having] for beta in having[0].betas(arm)]
         each.sort(key=lambda points: mean(point.kl for point in points))
         lines.append(
-            line(arm, [mean(p.kl for p in points) for points in each], each, "mean", bands)
+            line(arm, [mean(p.kl for p in points) for points in each], each, "gold", bands)
         )
     note = (
         "Each curve goes from the start of training through the four coefficients. Dashed lines "
@@ -109,6 +111,7 @@ def by_beta(found: list[Unit], measure: str, title: str, y: Axis) -> LineChart:
     lines = [
         line(arm, betas, [[unit.arms[arm, beta] for unit in found] for beta in betas], measure)
         for arm in PRIMARY
+        if found[0].has(arm)
     ]
     return LineChart(title, Axis("KL coefficient (beta)", kind="log"), y, lines)
 
@@ -133,10 +136,10 @@ def differences_chart(study: dict[str, list[Unit]]) -> IntervalChart:
             if cell.condition == name
         ]
         rows += [
-            estimate(f"at beta {beta:g}", differences(found, beta, "mean"), name)
+            estimate(f"at beta {beta:g}", differences(found, beta, "gold"), name)
             for beta in found[0].betas("salsa")
         ]
-        rows.append(estimate("beta tuned", tuned_difference(found, "salsa"), name))
+        rows.append(estimate("beta tuned", chosen_difference(found, "salsa"), name))
     title = "SALSA - PPO in gold, 95 % intervals over pipelines (not adjusted)"
     return IntervalChart(title, Axis("difference in gold"), rows, reference=0.0)
 

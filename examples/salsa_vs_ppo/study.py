@@ -102,6 +102,7 @@ class Plan:
     secondary_seeds: int = 6
     coefficients: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
     pairs: int = 1500
+    arms: tuple[Arm, ...] = PRIMARY
     updates: int = 8
     batch_size: int = 64
     best_of: int = 16
@@ -253,18 +254,19 @@ class Pipeline:
         return self.study.root / "world"
 
     def primary(self) -> None:
-        """The SFT pair, the reward model, arms 1, 2 and 6, and their evaluation."""
+        """The SFT pair, the reward model, the first arms of the plan, and their evaluation."""
         if self.admit():
             for command in self.models():
                 self.study.run(command)
-            self.arms(PRIMARY, "primary", ("a", "b", "soup"), best_of=("a", "soup"))
+            self.arms(self.study.plan.arms, "primary", ("a", "b", "soup"), best_of=("a", "soup"))
 
     def secondary(self) -> None:
-        """The other arms and their evaluation; the primary ones are done."""
+        """The other arms, their evaluation, and the line from A to B; the first arms are done."""
         if self.admit():
             for command in self.other_references():
                 self.study.run(command)
             self.arms(SECONDARY, "secondary", ("union", "perturbed"))
+            self.study.run(self.line())
 
     def admit(self) -> bool:
         """Make SFT pairs until one meets the rule of PLAN.md; keep it as a, b and soup."""
@@ -365,6 +367,15 @@ class Pipeline:
             )
         )
 
+    def line(self) -> Command:
+        """The rewards of soups between A and B, before any RL."""
+        return salsa(
+            *("line", self.folder / "line", "eval", "--line", self.folder / "a", self.folder / "b"),
+            *("--points", 5, "--prompts", self.data / "test.jsonl", "--response-length", LENGTH),
+            *("--judge", f"rm:{self.folder / 'rm'}", "--judge", GOLD, "--seed", self.seed),
+            "--resume",
+        )
+
     def output_of(self, arm: Arm, beta: float) -> Path:
         return self.folder / "runs" / f"{arm.name}-{beta:g}"
 
@@ -427,11 +438,24 @@ def commands_of(plan: Plan) -> Counter[str]:
     once = Counter(soup=1, probe=1, admission=1, pairs=1, eval=1) + Counter({"train-rm": 1})
     found = Counter({kind: primary * count for kind, count in once.items()})
     found["sft"] = 2 * primary + secondary
-    found["perturb"] = secondary
+    found["perturb"] = found["line"] = secondary
     found["eval"] += secondary
-    arms = primary * len(PRIMARY) + secondary * len(SECONDARY)
+    arms = primary * len(plan.arms) + secondary * len(SECONDARY)
     found["ppo"] = arms * len(plan.coefficients)
     return found
+
+
+def plan_of(given: argparse.Namespace) -> Plan:
+    """The plan, or the smaller one that is asked for."""
+    plan = QUICK if given.quick else Plan()
+    if given.scale:
+        plan = replace(plan, seeds=3, secondary_seeds=0)
+        plan = replace(plan, conditions=plan.conditions[:1], arms=PRIMARY[:2])
+    if given.seeds:
+        plan = replace(
+            plan, seeds=given.seeds, secondary_seeds=min(given.seeds, plan.secondary_seeds)
+        )
+    return plan
 
 
 def main() -> None:
@@ -446,15 +470,9 @@ def main() -> None:
     size.add_argument("--quick", action="store_true")
     size.add_argument("--scale", action="store_true")
     given = parser.parse_args()
-    plan = QUICK if given.quick else Plan()
-    if given.scale:
-        plan = replace(plan, seeds=3, secondary_seeds=0, conditions=plan.conditions[:1])
-    if given.seeds:
-        plan = replace(
-            plan, seeds=given.seeds, secondary_seeds=min(given.seeds, plan.secondary_seeds)
-        )
     root = given.output.resolve()
     base = str(Path(given.base).resolve()) if Path(given.base).exists() else given.base
+    plan = plan_of(given)
     study = Study(root, base, plan, given.jobs, commands_of(plan))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     pipelines = [

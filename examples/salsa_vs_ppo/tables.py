@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from pipelines import ARMS, Point, Unit
+from pipelines import ARMS, Unit
 
 from salsa_cli.maths import student_t
 from salsa_cli.maths.significance import holm
@@ -144,7 +144,7 @@ def hypotheses(study: dict[str, list[Unit]]) -> Table:
     rows: list[Sequence[str]] = []
     if holds:
         strong = max(holds[0].betas("salsa"))
-        gold = differences(holds, strong, "mean")
+        gold = differences(holds, strong, "gold")
         rows.append(
             ["H1", f"SALSA - PPO in gold at beta {strong:g}, holds", str(gold), above(gold)]
         )
@@ -155,15 +155,19 @@ def hypotheses(study: dict[str, list[Unit]]) -> Table:
     said = f"{len(ahead)} of {len(equal)} cells above 0, {len(alike)} equivalent"
     verdict = "refuted" if ahead else "supported" if len(alike) == len(equal) else "undecided"
     rows.append(["H2", "not above PPO at equal KL", said, verdict])
-    if holds:
-        start = tuned_difference(holds, "start-soup")
+    if any(unit.has("start-soup") for unit in holds):
+        start = chosen_difference(holds, "start-soup")
         rows.append(["H3", "start at the soup - PPO, beta tuned, holds", str(start), above(start)])
     if fails:
         arms = [arm for arm in ARMS[1:] if any(unit.has(arm) for unit in fails)]
-        found = {arm: tuned_difference(fails, arm) for arm in arms}
+        found = {arm: chosen_difference(fails, arm) for arm in arms}
         better = [arm for arm, one in found.items() if above(one) == "supported"]
         known = all(one.half is not None for one in found.values())
+        adjusted = holm([1.0 if one.p is None else one.p for one in found.values()])
+        still = [arm for arm, p in zip(arms, adjusted, strict=True) if arm in better and p < 0.05]
         said = f"above PPO: {', '.join(better) or 'none'} of {len(arms)} arms"
+        if better:
+            said += f" (after Holm over the arms: {', '.join(still) or 'none'})"
         verdict = "refuted" if better else "not refuted" if known else "undecided"
         rows.append(["H4", "no arm above PPO, beta tuned, fails", said, verdict])
     kls = [
@@ -190,11 +194,11 @@ def above(interval: Interval) -> str:
 def precondition(found: list[Unit], where: str) -> Table:
     """Gold of the SFT models and their soup on test prompts, which did not decide admission."""
     gains: dict[str, Callable[[Unit], float]] = {
-        "gold of A": lambda unit: unit.models["a"].mean,
-        "gold of B": lambda unit: unit.models["b"].mean,
-        "gold of the soup": lambda unit: unit.models["soup"].mean,
+        "gold of A": lambda unit: unit.models["a"].gold,
+        "gold of B": lambda unit: unit.models["b"].gold,
+        "gold of the soup": lambda unit: unit.models["soup"].gold,
         "soup - better of A and B": lambda unit: (
-            unit.models["soup"].mean - max(unit.models["a"].mean, unit.models["b"].mean)
+            unit.models["soup"].gold - max(unit.models["a"].gold, unit.models["b"].gold)
         ),
         "the same without fluency": lambda unit: (
             unit.models["soup"].plain - max(unit.models["a"].plain, unit.models["b"].plain)
@@ -220,7 +224,7 @@ def by_beta(found: list[Unit], where: str) -> Table:
         points = [unit.arms[arm, beta] for unit in found if (arm, beta) in unit.arms]
         means = [
             mean(getattr(point, name) for point in points)
-            for name in ("mean", "plain", "proxy", "kl", "kl_to_soup", "length", "finished")
+            for name in ("gold", "plain", "proxy", "kl", "kl_to_soup", "length", "finished")
         ]
         rows.append([arm, f"{beta:g}", str(len(points)), *(f"{value:.3f}" for value in means)])
     return Table(f"Every arm at every beta, means over pipelines ({where})", head, rows)
@@ -230,7 +234,7 @@ def equal_beta(found: list[Unit], where: str) -> Table:
     """H1 and H5."""
     rows = []
     for beta in sorted({beta for unit in found for beta in unit.betas("salsa")}):
-        measures = ("mean", "plain", "proxy", "kl", "length")
+        measures = ("gold", "plain", "proxy", "kl", "length")
         rows.append([f"{beta:g}", *(str(differences(found, beta, name)) for name in measures)])
     head = ["beta", "gold", "gold without fluency", "proxy", "KL to A", "tokens"]
     return Table(f"SALSA - PPO at equal beta ({where})", head, rows)
@@ -250,13 +254,11 @@ def chosen_beta(found: list[Unit], where: str) -> Table:
     }
     rows = []
     for name, choose in choices.items():
-        pairs = [
-            tuple(unit.arms[arm, choose(unit, arm)] for arm in ("salsa", "ppo")) for unit in found
-        ]
-        gold = Interval.of([one.mean - other.mean for one, other in pairs])
-        wins = Interval.of([100 * win_rate(one, other) - 50 for one, other in pairs])
-        rows.append([name, str(gold), str(wins)])
-    head = ["beta chosen", "gold", "win rate by gold, points above 50 %"]
+        gold = chosen_difference(found, "salsa", choose)
+        wins = chosen_win_rate(found, "salsa", "ppo", choose)
+        betas = (", ".join(f"{choose(unit, arm):g}" for unit in found) for arm in ("salsa", "ppo"))
+        rows.append([name, str(gold), percent(wins), *betas])
+    head = ["beta chosen", "gold", "win rate by gold", "betas of SALSA", "betas of PPO"]
     return Table(f"SALSA - PPO with beta chosen for each arm ({where})", head, rows)
 
 
@@ -269,20 +271,44 @@ def others(found: list[Unit], where: str) -> Table:
             continue
         at = [at_equal_kl(having, arm, kl) for kl in EQUAL_KL]
         reached = (str(one) if one else "not reached" for one in at)
-        rows.append([arm, str(tuned_difference(having, arm)), *reached])
-    head = ["arm", "beta tuned", *(f"at {kl:g} nats" for kl in EQUAL_KL)]
+        wins = percent(chosen_win_rate(having, arm, "ppo"))
+        rows.append([arm, str(chosen_difference(having, arm)), wins, *reached])
+    head = ["arm", "beta tuned", "win rate, beta tuned", *(f"at {kl:g} nats" for kl in EQUAL_KL)]
     return Table(f"Arms - PPO in gold ({where})", head, rows)
 
 
-def tuned_difference(found: list[Unit], arm: str) -> Interval:
-    """Arm - PPO in gold, each at the beta that its proxy chooses, where the arm has run."""
+def chosen_difference(
+    found: list[Unit], arm: str, choose: Callable[[Unit, str], float] = Unit.tuned
+) -> Interval:
+    """Arm - PPO in gold, each at the beta chosen for it, where the arm has run."""
     return Interval.of(
         [
-            unit.arms[arm, unit.tuned(arm)].mean - unit.arms["ppo", unit.tuned("ppo")].mean
+            unit.arms[arm, choose(unit, arm)].gold - unit.arms["ppo", choose(unit, "ppo")].gold
             for unit in found
             if unit.has(arm)
         ]
     )
+
+
+def chosen_win_rate(
+    found: list[Unit], arm: str, rival: str, choose: Callable[[Unit, str], float] = Unit.tuned
+) -> Interval:
+    """The win rate by gold above one half, each arm at the beta chosen for it."""
+    return Interval.of(
+        [
+            unit.wins[arm, choose(unit, arm)][rival, choose(unit, rival)] - 0.5
+            for unit in found
+            if unit.has(arm) and unit.has(rival)
+        ]
+    )
+
+
+def percent(above_half: Interval) -> str:
+    """A win rate that is stored as its distance from one half."""
+    centre, low, high = (50 + 100 * x for x in (above_half.mean, above_half.low, above_half.high))
+    if above_half.half is None:
+        return f"{centre:.1f}% (n = {above_half.n})"
+    return f"{centre:.1f}% [{low:.1f}, {high:.1f}] (n = {above_half.n})"
 
 
 def sampling(found: list[Unit], where: str) -> Table:
@@ -302,15 +328,9 @@ def at_equal_kl(found: list[Unit], arm: str, kl: float) -> Interval | None:
     return Interval.of(reached) if reached else None
 
 
-def win_rate(one: Point, other: Point) -> float:
-    """(wins + ties / 2) / n by gold, as the paper counts."""
-    pairs = zip(one.gold, other.gold, strict=True)
-    return mean((a > b) + (a == b) / 2 for a, b in pairs)
-
-
 def spread(found: list[Unit]) -> float:
     """Standard deviation of gold over answers of A, mean over pipelines."""
-    return mean(stdev(unit.models["a"].gold) for unit in found)
+    return mean(unit.models["a"].spread for unit in found)
 
 
 def over(found: list[Unit], figure: Callable[[Unit], float]) -> str:

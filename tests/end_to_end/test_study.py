@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from argparse import Namespace
 from html import escape
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +36,14 @@ def script(name: str) -> ModuleType:
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_scale_plan_is_of_two_arms_where_the_precondition_holds() -> None:
+    study = script("study")
+    plan = study.plan_of(Namespace(quick=False, scale=True, seeds=None))
+    assert [arm.name for arm in plan.arms] == ["ppo", "salsa"]
+    assert [one.name for one in plan.conditions] == ["holds"]
+    assert study.commands_of(plan)["ppo"] == 3 * 2 * 4
 
 
 def test_windows_of_a_story_share_no_sentence() -> None:
@@ -117,7 +125,7 @@ class TestAnalysis:
     """Figures by hand."""
 
     def point(self, gold: float, kl: float = 0.0) -> Any:
-        return script("pipelines").Point((gold - 1, gold, gold + 1), gold, 0.0, kl, 0.0, 9.0, 1.0)
+        return script("pipelines").Point(gold, 1.0, gold, 0.0, kl, 0.0, 9.0, 1.0)
 
     def unit(self, **golds: tuple[float, float]) -> Any:
         """One whose arms have beta .1 at 4 nats and .01 at 8, with these gold rewards."""
@@ -126,8 +134,14 @@ class TestAnalysis:
             arms[arm, 0.1], arms[arm, 0.01] = self.point(near, 4.0), self.point(far, 8.0)
         tuning = {key: -key[1] for key in arms}
         models = {"a": self.point(1.0), "b": self.point(1.0), "soup": self.point(1.5, 2.0)}
-        admission = [{"barrier": 0.0}]
-        return script("pipelines").Unit(1, admission, models, arms, tuning, {})
+        admission = [{"barrier": 0.0, "gold": {"a": 1.0, "b": 1.0, "soup": 1.5}}]
+        rivals = [key for key in arms if key[0] in ("ppo", "ref-b")]
+        wins = {
+            key: {other: 0.5 + 0.1 * (arms[key].gold > arms[other].gold) for other in rivals}
+            for key in arms
+        }
+        line = {name: {0.0: 1.0, 0.5: 1.5, 1.0: 1.0} for name in ("score", "rm")}
+        return script("pipelines").Unit(1, admission, models, arms, tuning, wins, {}, line)
 
     def test_an_interval_is_students(self) -> None:
         interval = script("tables").Interval.of([1.0, 2.0, 3.0])
@@ -159,9 +173,50 @@ class TestAnalysis:
         assert unit.best("ppo") == 0.1
 
     def test_a_win_rate_counts_ties_half(self) -> None:
-        tables = script("tables")
-        one, other = self.point(1.0), replace(self.point(1.0), gold=(0.0, 0.0, 3.0))
-        assert tables.win_rate(one, other) == pytest.approx((0.5 + 1 + 0) / 3)
+        found = script("pipelines").win_rate([0.0, 0.0, 3.0], [0.0, 1.0, 2.0])
+        assert found == pytest.approx((0.5 + 0 + 1) / 3)
+
+    def test_the_claims_of_the_paper_are_judged_by_their_intervals(self) -> None:
+        claims = script("claims")
+
+        def verdicts(gain: float) -> dict[str, str]:
+            found = claims.claims({"holds": self.three(gain)})
+            return {row[1].partition(",")[0]: row[4] for row in found.rows}
+
+        # Win rates are .6 or .5 by hand-made rules: no pipeline differs from another.
+        assert verdicts(0.5)["win rate by gold"] == "reproduced"
+        assert verdicts(-0.5)["win rate by gold"] == "undecided"
+        assert verdicts(0.5)["alpha = 0.5 - the better end; the mean peaks at alpha = 0.5"] == (
+            "reproduced"
+        )
+        assert verdicts(0.5)["all soups here are of two models"] == "not decidable here"
+
+        interval = script("tables").Interval
+        assert claims.lower(interval(-1.0, 0.5, 3)) == "reproduced"
+        assert claims.lower(interval(1.0, 0.5, 3)) == "not reproduced"
+        assert claims.lower(interval(-1.0, 1.5, 3)) == "undecided"
+        # No higher than PPO: shown below the margin, refuted above 0, open between.
+        assert claims.no_higher(interval(-0.1, 0.15, 3), margin=0.1) == "reproduced"
+        assert claims.no_higher(interval(0.5, 0.2, 3), margin=0.1) == "not reproduced"
+        assert claims.no_higher(interval(0.0, 0.2, 3), margin=0.1) == "undecided"
+
+    def test_a_record_gives_the_same_tables(self, tmp_path: Path) -> None:
+        pipelines, tables = script("pipelines"), script("tables")
+        study = {"holds": self.three(0.5), "fails": self.three(0.0)}
+        record = {
+            name: [pipelines.to_record(unit) for unit in found] for name, found in study.items()
+        }
+        file = tmp_path / "results.json"
+        file.write_text(json.dumps(record))
+        again = pipelines.read_study(file)
+        said = [[table.markdown() for table in tables.tables(each)] for each in (study, again)]
+        assert said[0] == said[1]
+
+    def test_a_study_of_two_arms_has_all_that_they_decide(self) -> None:
+        found = [self.unit(ppo=(2.0, 3.0), salsa=(2.5, 3.1))] * 2
+        said = script("tables").hypotheses({"holds": found})
+        assert [row[0] for row in said.rows] == ["H1", "H2", "H5"]
+        assert "SALSA (reference soup)" in script("report").page({"holds": found})
 
     def test_all_tables_of_an_unfinished_study(self) -> None:
         tables = script("tables")

@@ -1,0 +1,195 @@
+"""The claims of the SALSA paper, one by one, beside what the pipelines say.
+
+A claim is reproduced if the 95 % interval lies on its side, not reproduced if it lies on the
+other side, and undecided otherwise. That something is no better than PPO is reproduced if the
+interval ends below a tenth of the standard deviation of gold, the margin of PLAN.md.
+"""
+
+from collections.abc import Callable, Iterator
+from statistics import mean
+
+from pipelines import Point, Unit
+from tables import (
+    MARGIN,
+    Interval,
+    Table,
+    chosen_difference,
+    chosen_win_rate,
+    percent,
+    spread,
+)
+
+Row = tuple[str, str, str, str, str, str]
+HEAD = ("claim", "figure", "condition", "mean [95 %]", "verdict", "command")
+NOT_HERE = "not decidable here"
+
+
+def claims(study: dict[str, list[Unit]]) -> Table:
+    """One row a claim and condition, with the command behind its figure."""
+    rows = [row for claim in CLAIMS for name, found in study.items() for row in claim(found, name)]
+    rows += [
+        (
+            "more SFT models in the soup win more often",
+            "all soups here are of two models",
+            "-",
+            "-",
+            NOT_HERE,
+            "`salsa soup a/ b/ c/`",
+        ),
+        (
+            "robustness outside the training distribution improves",
+            "all prompts here are from the same stories",
+            "-",
+            "-",
+            NOT_HERE,
+            "`salsa eval --prompts other.jsonl`",
+        ),
+    ]
+    return Table("The claims of the paper", HEAD, rows)
+
+
+def wins_over_ppo(found: list[Unit], condition: str) -> Iterator[Row]:
+    wins = chosen_win_rate(found, "salsa", "ppo")
+    yield (
+        "SALSA beats PPO (50.7 to 57.2 %)",
+        "win rate by gold, beta tuned for each",
+        condition,
+        percent(wins),
+        higher(wins),
+        "`salsa ppo --ref soup/`, `salsa ppo --ref a/`",
+    )
+
+
+def loses_with_b(found: list[Unit], condition: str) -> Iterator[Row]:
+    having = [unit for unit in found if unit.has("ref-b")]
+    if not having:
+        return
+    wins = chosen_win_rate(having, "ref-b", "ppo")
+    yield (
+        "alpha = 1 loses to PPO (43.1 %)",
+        "win rate of reference B",
+        condition,
+        percent(wins),
+        lower(wins),
+        "`salsa ppo --ref b/`",
+    )
+    wins = chosen_win_rate(having, "salsa", "ref-b")
+    yield (
+        "alpha = 0.5 is better than alpha = 1",
+        "win rate of SALSA over reference B",
+        condition,
+        percent(wins),
+        higher(wins),
+        "`salsa ppo --ref b/`",
+    )
+
+
+def two_kls(found: list[Unit], condition: str) -> Iterator[Row]:
+    having = [unit for unit in found if unit.has("two-kls")]
+    if not having:
+        return
+    gold = chosen_difference(having, "two-kls")
+    yield (
+        "two KLs do not beat PPO",
+        "mean of the KLs to A and B - PPO in gold",
+        condition,
+        str(gold),
+        no_higher(gold, MARGIN * spread(having)),
+        "`salsa ppo --ref a/ --ref b/ --penalty mean-kl`",
+    )
+
+
+def soup_before_rl(found: list[Unit], condition: str) -> Iterator[Row]:
+    golds = [unit.admission[0]["gold"] for unit in found]
+    gain = Interval.of([each["soup"] - max(each["a"], each["b"]) for each in golds])
+    yield (
+        "before RL the soup is better than both models",
+        "gold of the soup - the better of A and B, first pair of each pipeline",
+        condition,
+        str(gain),
+        higher(gain),
+        "`salsa eval a/ b/ soup/`",
+    )
+    having = [unit for unit in found if unit.line]
+    if not having:
+        return
+    for judge, what in (("score", "gold"), ("rm", "reward")):
+        lines = [unit.line[judge] for unit in having]
+        bend = Interval.of([line[0.5] - max(line[0.0], line[1.0]) for line in lines])
+        along = {alpha: mean(line[alpha] for line in lines) for alpha in sorted(lines[0])}
+        top = max(along, key=along.__getitem__)
+        yield (
+            f"the {what} along the line from A to B peaks near the middle",
+            f"alpha = 0.5 - the better end; the mean peaks at alpha = {top:g}",
+            condition,
+            str(bend),
+            higher(bend),
+            "`salsa eval --line a/ b/`",
+        )
+
+
+def larger_kl(found: list[Unit], condition: str) -> Iterator[Row]:
+    kl = Interval.of(
+        [
+            mean(
+                unit.arms["salsa", beta].kl - unit.arms["ppo", beta].kl
+                for beta in unit.betas("ppo")
+            )
+            for unit in found
+        ]
+    )
+    yield (
+        "the policy moves further from A",
+        "KL to A, SALSA - PPO, nats per answer, mean over betas",
+        condition,
+        str(kl),
+        higher(kl),
+        "`salsa eval --anchors a/`",
+    )
+
+
+def short_answers(found: list[Unit], condition: str) -> Iterator[Row]:
+    strong = max(found[0].betas("salsa"))
+    length = mean(unit.arms["salsa", strong].length for unit in found)
+    others: dict[str, Callable[[Unit], Point]] = {
+        "A": lambda unit: unit.models["a"],
+        "PPO": lambda unit: unit.arms["ppo", strong],
+    }
+    for name, other in others.items():
+        shorter = Interval.of(
+            [unit.arms["salsa", strong].length - other(unit).length for unit in found]
+        )
+        yield (
+            "a high beta shortens answers, to nothing",
+            f"tokens of SALSA at beta {strong:g} ({length:.1f}) - {name}",
+            condition,
+            str(shorter),
+            lower(shorter),
+            f"`salsa ppo --ref soup/ --kl-coef {strong:g}`",
+        )
+
+
+CLAIMS = (wins_over_ppo, loses_with_b, two_kls, soup_before_rl, larger_kl, short_answers)
+
+
+def higher(interval: Interval) -> str:
+    """The verdict on a claim that a figure is above 0."""
+    if interval.half is None:
+        return "undecided"
+    if interval.low > 0:
+        return "reproduced"
+    return "not reproduced" if interval.high < 0 else "undecided"
+
+
+def lower(interval: Interval) -> str:
+    """The verdict on a claim that a figure is below 0."""
+    return higher(Interval(-interval.mean, interval.half, interval.n))
+
+
+def no_higher(interval: Interval, margin: float) -> str:
+    """The verdict on a claim that a figure is not above 0."""
+    if interval.half is None:
+        return "undecided"
+    if interval.high < margin:
+        return "reproduced"
+    return "not reproduced" if interval.low > 0 else "undecided"
