@@ -357,9 +357,12 @@ def update_policy(
     with clock.measure("anchors"):
         anchors = _anchors(update, rollout, actors, run)
         kl_sums = experience.kl_sums(rollout)
+        reference_end = None
         if update == 0:
+            with on_device(actors, "ref"):
+                reference_end = experience.reference_end(answered.sampled, actors, run)
             spread = float(scored.trained.std(unbiased=False))
-            watchdog.check_start(float(kl_sums.mean()), anchors.reference_end, spread)
+            watchdog.check_start(float(kl_sums.mean()), reference_end, spread)
     with clock.measure("learning"), learning_mode(actors, config):
         learned = learning.learn(update, rollout, targets, coef, actors, run)
     if run.runtime.main:
@@ -367,7 +370,17 @@ def update_policy(
     prompt = report_page.prompt_text(data.prompt_json(answered.prompts[0]))
     watchdog.report_sample(prompt, answered.answers[0].text)
     return summarize_update(
-        update, coef, scored, rollout, penalty, targets, anchors, learned, clock.seconds, config
+        update,
+        coef,
+        scored,
+        rollout,
+        penalty,
+        targets,
+        anchors,
+        reference_end,
+        learned,
+        clock.seconds,
+        config,
     )
 
 

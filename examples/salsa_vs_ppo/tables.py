@@ -271,23 +271,28 @@ def others(found: list[Unit], where: str) -> Table:
             continue
         at = [at_equal_kl(having, arm, kl) for kl in EQUAL_KL]
         reached = (str(one) if one else "not reached" for one in at)
+        tuned = chosen_difference(having, arm)
+        plain = chosen_difference(having, arm, measure="plain")
         wins = percent(chosen_win_rate(having, arm, "ppo"))
-        rows.append([arm, str(chosen_difference(having, arm)), wins, *reached])
-    head = ["arm", "beta tuned", "win rate, beta tuned", *(f"at {kl:g} nats" for kl in EQUAL_KL)]
+        rows.append([arm, str(tuned), str(plain), wins, *reached])
+    head = ["arm", "beta tuned", "without fluency, beta tuned", "win rate, beta tuned"]
+    head += [f"at {kl:g} nats" for kl in EQUAL_KL]
     return Table(f"Arms - PPO in gold ({where})", head, rows)
 
 
 def chosen_difference(
-    found: list[Unit], arm: str, choose: Callable[[Unit, str], float] = Unit.tuned
+    found: list[Unit],
+    arm: str,
+    choose: Callable[[Unit, str], float] = Unit.tuned,
+    measure: str = "gold",
 ) -> Interval:
-    """Arm - PPO in gold, each at the beta chosen for it, where the arm has run."""
-    return Interval.of(
-        [
-            unit.arms[arm, choose(unit, arm)].gold - unit.arms["ppo", choose(unit, "ppo")].gold
-            for unit in found
-            if unit.has(arm)
-        ]
-    )
+    """Arm - PPO in a measure of `Point`, each at the beta chosen for it, where the arm has run."""
+    points = [
+        (unit.arms[arm, choose(unit, arm)], unit.arms["ppo", choose(unit, "ppo")])
+        for unit in found
+        if unit.has(arm)
+    ]
+    return Interval.of([getattr(one, measure) - getattr(other, measure) for one, other in points])
 
 
 def chosen_win_rate(

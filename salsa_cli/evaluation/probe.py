@@ -18,7 +18,7 @@ from salsa_cli.devices.runtime import Runtime, start_runtime
 from salsa_cli.errors import UsageError, one_line
 from salsa_cli.evaluation import landscape, probe_texts, weight_distances
 from salsa_cli.evaluation.landscape import Ingredients
-from salsa_cli.evaluation.probe_result import LinePoint, ProbeResult, barrier
+from salsa_cli.evaluation.probe_result import LinePoint, ProbeResult, barrier, gain_over_best
 from salsa_cli.evaluation.probe_texts import LONGEST, ProbeText
 from salsa_cli.evaluation.report import probe_page
 from salsa_cli.formatting import counted
@@ -68,6 +68,8 @@ def run(config: SoupConfig, report: Report) -> Result:
     lengths = [text.count for text in texts]
     from_a, from_b = _measure(ingredients, texts, runtime, report)
     highest, alpha, error = barrier(ALPHAS, [from_a[one].nll for one in ALPHAS], lengths)
+    ends = (from_a[0.0].nll, from_a[1.0].nll)
+    gain, gain_error = gain_over_best(ends, from_a[0.5].nll, lengths)
     result = ProbeResult(
         models=(config.models[0], config.models[1]),
         texts=len(texts),
@@ -79,6 +81,8 @@ def run(config: SoupConfig, report: Report) -> Result:
         groups=groups,
         stored=stored,
         seconds=time.monotonic() - began,
+        gain=gain,
+        gain_error=gain_error,
         output=str(config.output) if writes else None,
         texts_cut=found.cut,
         texts_left_out=found.left_out,

@@ -21,6 +21,12 @@ BARRIER = 0.05
 Fine-tuned models of the same base have none or a negative one (Frankle et al. 2020, Wortsman et
 al. 2022); it must be twice its standard error as well.
 """
+BETTER = 0.05
+"""Nats per token by which a soup's loss is lower than both models' before it counts as better.
+
+Pairs in examples/salsa_vs_ppo: .16 to .19 where the soup had the higher reward before RL, .005
+where it had not.
+"""
 FEWEST_TEXTS = 5
 """Texts from which a standard error over texts is worth a verdict."""
 FEW_UNITS = 4
@@ -79,6 +85,8 @@ class ProbeResult:
     barrier: float
     barrier_alpha: float
     barrier_error: float | None
+    gain: float
+    gain_error: float | None
     groups: tuple[LayerGroup, ...]
     stored: StoredDistance
     seconds: float
@@ -133,8 +141,25 @@ class ProbeResult:
                     f"good: no barrier ({figure(self.barrier)} nats per token), and a soup at "
                     "alpha "
                     f"0.5 that differs from both (KL {figure(middle.kl_a)} from A, "
-                    f"{figure(middle.kl_b)} from B per token)"
+                    f"{figure(middle.kl_b)} from B per token). {self._use()}"
                 )
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the soup predicts the texts better than both models, beyond chance."""
+        return self.gain > BETTER and self.gain > 2 * (self.gain_error or 0.0)
+
+    def _use(self) -> str:
+        """What a gain in held-out loss, or none, means for training (examples/salsa_vs_ppo)."""
+        if self.is_better:
+            return (
+                f"Its loss is {figure(self.gain)} nats per token lower than that of the better "
+                "model. To keep this, start PPO at the soup (salsa ppo --ref SOUP --policy SOUP)"
+            )
+        return (
+            "Its loss is not much lower than that of the better model "
+            f"({figure(self.gain)} nats per token): expect about the same from it as from plain PPO"
+        )
 
     def _too_little(self) -> str:
         if self.texts < FEWEST_TEXTS:
@@ -152,7 +177,7 @@ class ProbeResult:
     @property
     def error_text(self) -> str:
         """The standard error of the barrier, for people."""
-        return "unknown" if self.barrier_error is None else figure(self.barrier_error)
+        return _error_text(self.barrier_error)
 
     def cutoff(self) -> str:
         """What the verdict is decided by."""
@@ -216,6 +241,8 @@ class ProbeResult:
             f"{counted(self.texts, 'text')}, {self.tokens:,} tokens; barrier "
             f"{figure(self.barrier)} nats "
             f"per token at alpha {self.barrier_alpha:g} (standard error {self.error_text})",
+            f"loss of the better model - loss of the soup at alpha 0.5: {figure(self.gain)} nats "
+            f"per token (standard error {_error_text(self.gain_error)})",
             *([cut] if (cut := self.shortened()) else []),
             "weights by group of layers:",
             *groups,
@@ -224,6 +251,10 @@ class ProbeResult:
             f"({self.cutoff()})",
         ]
         return "\n".join(lines), Table(COLUMNS, line_rows(self.line))
+
+
+def _error_text(error: float | None) -> str:
+    return "unknown" if error is None else figure(error)
 
 
 COLUMNS = ("alpha", "NLL", "KL(A||soup)", "KL(B||soup)", "A, per answer", "B, per answer")
@@ -260,7 +291,6 @@ def barrier(
     Returns:
         The barrier, its alpha, and its standard error over texts (None for one text).
     """
-    tokens = sum(lengths)
     best: tuple[float, float, float | None] = (float("-inf"), 0.5, None)
     for alpha, sums in zip(alphas, nll, strict=True):
         if alpha in (0, 1):
@@ -269,10 +299,33 @@ def barrier(
             here - (1 - alpha) * first - alpha * last
             for here, first, last in zip(sums, nll[0], nll[-1], strict=True)
         ]
-        mean = sum(rises) / tokens
-        off = [rise - mean * length for rise, length in zip(rises, lengths, strict=True)]
-        count = len(off)
-        error = (sum(x * x for x in off) * count / max(1, count - 1)) ** 0.5 / tokens
+        mean, error = _per_token(rises, lengths)
         if mean > best[0]:
-            best = (mean, alpha, error if count > 1 else None)
+            best = (mean, alpha, error)
     return best
+
+
+def gain_over_best(
+    ends: Sequence[Sequence[float]], soup: Sequence[float], lengths: Sequence[int]
+) -> tuple[float, float | None]:
+    """How much lower a soup's loss per token is than that of the better of two models.
+
+    Args:
+        ends: of each model the summed negative log-likelihood of each text, in nats.
+        soup: the same of the soup.
+        lengths: tokens of each text.
+
+    Returns:
+        The difference in nats per token, and its standard error over texts (None for one text).
+    """
+    better = min(ends, key=sum)
+    return _per_token([a - b for a, b in zip(better, soup, strict=True)], lengths)
+
+
+def _per_token(sums: Sequence[float], lengths: Sequence[int]) -> tuple[float, float | None]:
+    """The mean per token of sums over texts, and its standard error (a ratio's; None for one)."""
+    tokens, count = sum(lengths), len(sums)
+    mean = sum(sums) / tokens
+    off = [one - mean * length for one, length in zip(sums, lengths, strict=True)]
+    error = (sum(x * x for x in off) * count / max(1, count - 1)) ** 0.5 / tokens
+    return mean, error if count > 1 else None

@@ -277,13 +277,24 @@ def anchor_kl(
 
 @torch.no_grad()
 def end_logprobs(
-    model: Module, sampled: Sampled, eos_ids: Sequence[int], *, temperature: float, runtime: Runtime
+    model: Module,
+    sampled: Sampled,
+    eos_ids: Sequence[int],
+    *,
+    temperature: float,
+    groups: Sequence[torch.Tensor],
+    runtime: Runtime,
 ) -> torch.Tensor:
     """Log-probabilities `[B]` under a model of ending the answer at once, by any end token."""
+
+    def ending(rows: torch.Tensor) -> torch.Tensor:
+        logits = forward.next_logits(model, sampled.prompts[rows])
+        logprobs = categorical.log_softmax(logits, temperature)
+        return torch.logsumexp(logprobs[:, list(eos_ids)], dim=-1)
+
     with runtime.autocast():
-        logits = forward.next_logits(model, sampled.prompts)
-    logprobs = categorical.log_softmax(logits, temperature)
-    return torch.logsumexp(logprobs[:, list(eos_ids)], dim=-1)
+        parts = [ending(rows) for rows in groups]
+    return _in_row_order(parts, groups, sampled, runtime)
 
 
 @torch.no_grad()
@@ -317,7 +328,7 @@ def _in_row_order(
     sampled: Sampled,
     runtime: Runtime,
 ) -> torch.Tensor:
-    """The results `[B, R]` of all groups and processes, in the order of the rows."""
+    """The results `[B, ...]` of all groups and processes, in the order of the rows."""
     return runtime.whole(torch.cat(list(parts)), torch.cat(list(groups)), len(sampled.finished))
 
 

@@ -250,12 +250,10 @@ class AnchorKLs:
         kls: of the policies at the sampling temperature, as k1 estimates it.
         untempered: of the policies at temperature 1, over the whole vocabulary at each token of the
             same answers; empty where that is the sampling temperature.
-        reference_end: mean log-probability of an empty answer under the first reference.
     """
 
     kls: Mapping[str, float] = field(default_factory=dict)
     untempered: Mapping[str, float] = field(default_factory=dict)
-    reference_end: float | None = None
 
 
 def measure_anchors(rollout: Rollout, actors: Actors, run: Run) -> AnchorKLs:
@@ -280,21 +278,19 @@ def measure_anchors(rollout: Rollout, actors: Actors, run: Run) -> AnchorKLs:
         if config.temperature != 1.0:
             nats = _untempered_kl(rollout, model.model, actors, run)
             untempered |= dict.fromkeys(aliases, nats)
-    return AnchorKLs(found, untempered, _reference_end(rollout.sampled, actors, run))
+    return AnchorKLs(found, untempered)
 
 
-def _reference_end(sampled: Sampled, actors: Actors, run: Run) -> float:
+def reference_end(sampled: Sampled, actors: Actors, run: Run) -> float:
     """Mean log-probability of an empty answer under the first reference."""
-    config, runtime = run.config, run.runtime
-    rows = runtime.part(torch.arange(config.batch_size))
-    mine = rollouts.end_logprobs(
+    ends = rollouts.end_logprobs(
         actors.references[0],
-        sampled[rows],
+        sampled,
         actors.policy.eos_ids,
-        temperature=config.temperature,
-        runtime=runtime,
+        temperature=run.config.temperature,
+        groups=batching.scoring_passes(sampled, run.config, run.runtime),
+        runtime=run.runtime,
     )
-    ends = runtime.whole(mine, rows, config.batch_size)
     return float(ends.mean())
 
 

@@ -23,7 +23,9 @@ known to about 5 %, its clip share to far less, so that three leave no room for 
 STOPPING_GAIN = 0.5
 """Standard deviations of the reward. A policy that picks the best of its own answers gains about
 one; half of it for saying nothing is learned first, since stopping is one decision at one place.
-Gains of 0.12 to 0.24 (7 nats to a soup, an end at 4.6 nats, beta 0.05 to 0.1) kept the length."""
+Gains of 0.12 to 0.24 (7 nats to a soup, an end at 4.6 nats, beta 0.05 to 0.1) kept the length. In
+examples/salsa_vs_ppo (15.6 nats, an end at 7.4) plain PPO ended at 30 to 36 tokens, and with the
+soup as reference a gain of 0.25 ended at 28, 0.8 at 17 and 2.5 at 9."""
 
 SHORTENED = 0.5
 """Share of the length at the start. Half is far outside sampling error, and the collapse that the

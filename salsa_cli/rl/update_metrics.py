@@ -24,6 +24,7 @@ def summarize_update(
     penalty: torch.Tensor,
     targets: Targets,
     anchors: AnchorKLs,
+    reference_end: float | None,
     learned: LearningMetrics,
     seconds: Mapping[str, float],
     config: PPOConfig,
@@ -38,6 +39,7 @@ def summarize_update(
         penalty: `[B, R]` the penalised divergence.
         targets: what the update trained on.
         anchors: KLs to the anchors.
+        reference_end: log-probability, under the reference, of an empty answer, if measured.
         learned: means over the optimizer steps.
         seconds: time by stage.
         config: the settings.
@@ -53,7 +55,7 @@ def summarize_update(
         watched=experience.means(config.watch_reward, scored.watched),
         kl=float(experience.kl_sums(rollout).mean()),
         kl_anchors=anchors.kls,
-        reference_end=anchors.reference_end,
+        reference_end=reference_end,
         penalty=float(penalty_sums.mean()),
         kl_coef=kl_coef,
         objective=float(adv.objective(rollout.scores, penalty_sums, kl_coef)),

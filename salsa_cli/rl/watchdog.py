@@ -57,7 +57,7 @@ class Watchdog:
                 f"{_continued({alarm.name for alarm in fatal})}"
             )
 
-    def check_start(self, kl: float, reference_end: float | None, spread: float) -> None:
+    def check_start(self, kl: float, reference_end: float, spread: float) -> None:
         """Warn before the first step if the penalty alone will shorten the answers.
 
         Args:
@@ -66,8 +66,6 @@ class Watchdog:
         Raises:
             SalsaError: it will, and `--stop-on` names that.
         """
-        if reference_end is None:
-            return
         found = stopping_gain(kl, reference_end, self._config.kl_coef, spread)
         if found is None:
             return

@@ -117,6 +117,7 @@ def test_a_pair_of_each_kind(
     ends = found.line[0].nll, found.line[-1].nll
     rises = [p.nll - (1 - p.alpha) * ends[0] - p.alpha * ends[1] for p in found.line[1:-1]]
     assert found.barrier == pytest.approx(max(rises), abs=1e-9)
+    assert found.gain == pytest.approx(min(ends) - found.middle.nll, abs=1e-9)
     (table,) = [found.summary()[1]]
     assert table is not None and len(table.rows) == 5
     assert found.sentence() in found.summary()[0]

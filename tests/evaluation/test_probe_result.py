@@ -1,5 +1,7 @@
 """Barriers and verdicts on hand-made numbers."""
 
+from dataclasses import replace
+
 import pytest
 
 from salsa_cli.evaluation.probe_result import (
@@ -7,6 +9,7 @@ from salsa_cli.evaluation.probe_result import (
     ProbeResult,
     StoredDistance,
     barrier,
+    gain_over_best,
 )
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -17,7 +20,7 @@ def result(
 ) -> ProbeResult:
     line = tuple(LinePoint(a, 1.0, middle_kl, middle_kl, 0.0, 0.0) for a in ALPHAS)
     stored = StoredDistance("F32", 0.0, 0.0, 0.0)
-    return ProbeResult(("a", "b"), texts, 10, line, height, 0.5, error, (), stored, 1.0)
+    return ProbeResult(("a", "b"), texts, 10, line, height, 0.5, error, 0.0, 0.0, (), stored, 1.0)
 
 
 def test_a_barrier_by_hand() -> None:
@@ -36,6 +39,31 @@ def test_a_barrier_by_hand() -> None:
 def test_a_line_that_sags_has_a_negative_barrier() -> None:
     nll = [(4.0,), (3.5,), (3.0,), (3.5,), (4.0,)]
     assert barrier(ALPHAS, nll, [2]) == (-0.25, 0.25, None)
+
+
+def test_the_gain_of_a_soup_by_hand() -> None:
+    """Texts of 1 and 3 tokens; the better model loses 2 and 6 nats, the soup 1 and 5."""
+    ends = [(9.0, 9.0), (2.0, 6.0)]
+    gain, error = gain_over_best(ends, (1.0, 5.0), [1, 3])
+    # 2 nats on 4 tokens: .5. The texts gain 1 and 1, .5 and -.5 off; sqrt(.5 * 2 / 1) / 4.
+    assert (gain, error) == (0.5, 0.25)
+    assert gain_over_best([(2.0,), (3.0,)], (2.5,), [2]) == (-0.25, None)
+
+
+@pytest.mark.parametrize(
+    ("gain", "error", "says"),
+    [
+        (0.17, 0.01, "start PPO at the soup (salsa ppo --ref SOUP --policy SOUP)"),
+        (0.17, 0.09, "about the same from it as from plain PPO"),
+        (0.005, 0.001, "about the same from it as from plain PPO"),
+        (-0.1, 0.01, "about the same from it as from plain PPO"),
+    ],
+)
+def test_a_good_pair_is_worth_as_much_as_its_soup_predicts(
+    gain: float, error: float, says: str
+) -> None:
+    found = replace(result(0.1, 0.0), gain=gain, gain_error=error)
+    assert found.verdict == "good" and says in found.sentence()
 
 
 @pytest.mark.parametrize(

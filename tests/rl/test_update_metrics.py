@@ -17,7 +17,7 @@ from salsa_cli.rl.update_metrics import summarize_update
 
 MASK = torch.tensor([[True, True, True], [True, False, False]])
 LEARNED = LearningMetrics(0.1, 0.2, 0.0, 0.5, 0.01, 0.0, 1.5, 2.5, 1e-5)
-ANCHORS = AnchorKLs({"start": 3.0}, {}, -7.0)
+ANCHORS = AnchorKLs({"start": 3.0}, {})
 
 
 def measured(
@@ -49,6 +49,7 @@ def measured(
         torch.tensor([[0.25, 0.5, 0.25], [2.0, 9.0, 9.0]]) * MASK,
         Targets(torch.zeros(2, 3), returns, torch.tensor(1.0)),
         ANCHORS,
+        -7.0,
         LEARNED,
         {"rollout": 1.0},
         config,

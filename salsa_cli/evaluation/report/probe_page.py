@@ -47,6 +47,11 @@ def page(result: ProbeResult) -> pages.Page:
                         f"at alpha {result.barrier_alpha:g}, standard error {result.error_text}",
                     ),
                     pages.KeyFigure(
+                        "loss, better model - soup, nats per token",
+                        figure(result.gain),
+                        "alpha 0.5; above 0: the soup predicts the texts better",
+                    ),
+                    pages.KeyFigure(
                         "KL(A||soup), nats per token", figure(result.middle.kl_a), "alpha 0.5"
                     ),
                     pages.KeyFigure(
