@@ -5,10 +5,10 @@ other side, and undecided otherwise. That something is no better than PPO is rep
 interval ends below a tenth of the standard deviation of gold, the margin of PLAN.md.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from statistics import mean
 
-from pipelines import Point, Unit
+from pipelines import Unit
 from tables import (
     MARGIN,
     Interval,
@@ -150,23 +150,17 @@ def larger_kl(found: list[Unit], condition: str) -> Iterator[Row]:
 
 def short_answers(found: list[Unit], condition: str) -> Iterator[Row]:
     strong = max(found[0].betas("salsa"))
-    length = mean(unit.arms["salsa", strong].length for unit in found)
-    others: dict[str, Callable[[Unit], Point]] = {
-        "A": lambda unit: unit.models["a"],
-        "PPO": lambda unit: unit.arms["ppo", strong],
-    }
-    for name, other in others.items():
-        shorter = Interval.of(
-            [unit.arms["salsa", strong].length - other(unit).length for unit in found]
-        )
-        yield (
-            "a high beta shortens answers, to nothing",
-            f"tokens of SALSA at beta {strong:g} ({length:.1f}) - {name}",
-            condition,
-            str(shorter),
-            lower(shorter),
-            f"`salsa ppo --ref soup/ --kl-coef {strong:g}`",
-        )
+    pairs = [(unit.arms["salsa", strong], unit.arms["ppo", strong]) for unit in found]
+    shorter = Interval.of([one.length - other.length for one, other in pairs])
+    length = mean(one.length for one, _ in pairs)
+    yield (
+        "with the soup as reference, a high beta shortens answers to nothing",
+        f"tokens at beta {strong:g}, SALSA ({length:.1f}) - PPO",
+        condition,
+        str(shorter),
+        lower(shorter),
+        f"`salsa ppo --ref soup/ --kl-coef {strong:g}`",
+    )
 
 
 CLAIMS = (wins_over_ppo, loses_with_b, two_kls, soup_before_rl, larger_kl, short_answers)

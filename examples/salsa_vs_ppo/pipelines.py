@@ -39,6 +39,7 @@ class Unit:
 
     seed: int
     admission: list[dict[str, Any]]
+    loss_gain: float  # held-out loss of the better SFT model - that of the soup, nats per token
     models: dict[str, Point]
     arms: dict[Key, Point]
     tuning: dict[Key, float]  # the proxy on the tuning prompts
@@ -110,11 +111,13 @@ def read(place: Path) -> Unit:
         for row in results["best_of"]:
             if judge(row["judge"]) == "score":
                 best_of[row["model"]] = (row["n"], short(row["score"]))
+    admission = json.loads((place / "admission.json").read_text())
     arms = {name: name.rpartition("-") for name in points if name.rpartition("-")[0] in ARMS}
     keys = {name: (arm, float(beta)) for name, (arm, _, beta) in arms.items()}
     return Unit(
         seed=int(place.name.removeprefix("seed-")),
-        admission=json.loads((place / "admission.json").read_text()),
+        admission=admission,
+        loss_gain=loss_gain(place / admission[-1]["pair"] / "probe"),
         models={name: point for name, point in points.items() if name not in keys},
         arms={keys[name]: points[name] for name in keys},
         tuning={key: tuning(place / "runs" / name) for name, key in keys.items()},
@@ -160,6 +163,15 @@ def points_of(results: Mapping[str, Any], golds: Mapping[str, list[float]]) -> d
         for row in results["answers"]
         if (name := row["model"])
     }
+
+
+def loss_gain(probe: Path) -> float:
+    """How much lower the soup's held-out loss is than that of the better model."""
+    loss = {
+        point["alpha"]: point["nll"]
+        for point in json.loads((probe / "probe.json").read_text())["line"]
+    }
+    return short(min(loss[0.0], loss[1.0]) - loss[0.5])
 
 
 def line_of(folder: Path) -> dict[str, dict[float, float]]:
@@ -214,6 +226,7 @@ def from_record(record: Mapping[str, Any]) -> Unit:
     return Unit(
         seed=record["seed"],
         admission=record["admission"],
+        loss_gain=record["loss_gain"],
         models={name: Point(**point) for name, point in record["models"].items()},
         arms={key: Point(**point) for key, point in keyed(record["arms"]).items()},
         tuning=keyed(record["tuning"]),

@@ -203,6 +203,7 @@ def precondition(found: list[Unit], where: str) -> Table:
         "the same without fluency": lambda unit: (
             unit.models["soup"].plain - max(unit.models["a"].plain, unit.models["b"].plain)
         ),
+        "loss of the better model - loss of the soup, nats per token": lambda unit: unit.loss_gain,
         "KL(A to soup), nats per answer": lambda unit: unit.models["a"].kl_to_soup,
         "barrier, nats per token": lambda unit: float(unit.admission[-1]["barrier"]),
         "SFT pairs tried": lambda unit: float(len(unit.admission)),

@@ -141,7 +141,7 @@ class TestAnalysis:
             for key in arms
         }
         line = {name: {0.0: 1.0, 0.5: 1.5, 1.0: 1.0} for name in ("score", "rm")}
-        return script("pipelines").Unit(1, admission, models, arms, tuning, wins, {}, line)
+        return script("pipelines").Unit(1, admission, 0.1, models, arms, tuning, wins, {}, line)
 
     def test_an_interval_is_students(self) -> None:
         interval = script("tables").Interval.of([1.0, 2.0, 3.0])
@@ -211,6 +211,14 @@ class TestAnalysis:
         again = pipelines.read_study(file)
         said = [[table.markdown() for table in tables.tables(each)] for each in (study, again)]
         assert said[0] == said[1]
+
+    def test_the_page_has_the_tables_of_the_committed_results(self) -> None:
+        study = script("pipelines").read_study(STUDY / "results.json")
+        found = [script("claims").claims(study), *script("tables").tables(study)]
+        printed = {line for table in found for line in table.markdown().splitlines()}
+        said = (STUDY / "README.md").read_text(encoding="utf-8").splitlines()
+        rows = [line for line in said if line.startswith("|") and "(n = " in line]
+        assert rows and set(rows) <= printed
 
     def test_a_study_of_two_arms_has_all_that_they_decide(self) -> None:
         found = [self.unit(ppo=(2.0, 3.0), salsa=(2.5, 3.1))] * 2
