@@ -1,6 +1,7 @@
 """The page of a study: charts of what the tables say, then all tables."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import mean
 
 from claims import claims
@@ -53,7 +54,7 @@ def page(study: dict[str, list[Unit]]) -> str:
         ),
         differences_chart(study),
         *shown(hypotheses(study)),
-        *shown(claims(study)),
+        *shown(without_commands(claims(study))),
     ]
     for name, found in study.items():
         blocks += condition(name, found)
@@ -150,9 +151,14 @@ def estimate(label: str, interval: Interval, condition: str) -> Estimate:
     )
 
 
+def without_commands(table: Table) -> Table:
+    """The claims without their last column, for which a page has no room."""
+    return replace(table, head=table.head[:-1], rows=[row[:-1] for row in table.rows])
+
+
 def shown(table: Table) -> list[pages.Block]:
     """A table as blocks of the page."""
     notes = [pages.Prose(table.note)] if table.note else []
-    of_words = all(row[-1].isalpha() for row in table.rows)
+    of_words = all(row[-1].replace(" ", "").isalpha() for row in table.rows)
     names = len(table.head) if of_words else 1
     return [pages.DataTable(table.head, table.rows, names, table.title), *notes]

@@ -1,5 +1,6 @@
 """The study in examples/salsa_vs_ppo: its parts, and the quick plan from end to end."""
 
+import fcntl
 import importlib.util
 import json
 import os
@@ -292,6 +293,8 @@ def test_the_quick_plan_survives_a_kill_and_gives_the_same_tables_twice(
         time.sleep(0.5)
     os.killpg(started.pid, signal.SIGKILL)
     started.wait()
+    with (first / ".lock").open() as held:  # killed commands hold it until they have ended
+        fcntl.flock(held, fcntl.LOCK_EX)
     for folder in (first, second):
         subprocess.run([*words, "-o", str(folder)], check=True)
     assert tables(first) == tables(second)
