@@ -358,7 +358,7 @@ def update_policy(
         anchors = _anchors(update, rollout, actors, run)
         kl_sums = experience.kl_sums(rollout)
         reference_end = None
-        if update == 0:
+        if update == 0 and config.penalty != "chi2":  # what ending at once costs is known in nats
             with on_device(actors, "ref"):
                 reference_end = experience.reference_end(answered.sampled, actors, run)
             spread = float(scored.trained.std(unbiased=False))

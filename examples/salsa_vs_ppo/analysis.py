@@ -30,7 +30,7 @@ def main() -> None:
         sys.exit(f"error: no finished pipeline in {given.study}")
     if given.json:
         record = {name: [to_record(unit) for unit in found] for name, found in study.items()}
-        given.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        given.json.write_text(json.dumps(record) + "\n", encoding="utf-8")
     if given.html:
         given.html.write_text(report.page(study), encoding="utf-8")
     print("\n".join(table.markdown() for table in [claims(study), *tables(study)]))

@@ -943,6 +943,8 @@ class PPOConfig(TrainingConfig):
             yield "--offload watch has no effect without --watch-reward"
         if "equal-groups" in self.stop_on and self.has_critic:
             yield "--stop-on equal-groups has no effect with --advantage gae"
+        if "cheap-stopping" in self.stop_on and self.penalty == "chi2":
+            yield "--stop-on cheap-stopping has no effect with --penalty chi2"
 
     def _snapshots(self) -> Iterator[str]:
         if self.snapshot_every is not None and self.snapshot_every > self.updates:

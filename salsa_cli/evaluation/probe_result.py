@@ -156,9 +156,10 @@ class ProbeResult:
                 f"Its loss is {figure(self.gain)} nats per token lower than that of the better "
                 "model. To keep this, start PPO at the soup (salsa ppo --ref SOUP --policy SOUP)"
             )
+        side = "lower" if self.gain >= 0 else "higher"
         return (
-            "Its loss is not much lower than that of the better model "
-            f"({figure(self.gain)} nats per token): expect about the same from it as from plain PPO"
+            f"Its loss is {figure(abs(self.gain))} nats per token {side} than that of the better "
+            "model: expect no more from it than from plain PPO"
         )
 
     def _too_little(self) -> str:

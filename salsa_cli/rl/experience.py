@@ -282,16 +282,20 @@ def measure_anchors(rollout: Rollout, actors: Actors, run: Run) -> AnchorKLs:
 
 
 def reference_end(sampled: Sampled, actors: Actors, run: Run) -> float:
-    """Mean log-probability of an empty answer under the first reference."""
-    ends = rollouts.end_logprobs(
-        actors.references[0],
-        sampled,
-        actors.policy.eos_ids,
-        temperature=run.config.temperature,
-        groups=batching.scoring_passes(sampled, run.config, run.runtime),
-        runtime=run.runtime,
-    )
-    return float(ends.mean())
+    """Mean log-probability of an empty answer under the reference; the mean of several."""
+    groups = batching.scoring_passes(sampled, run.config, run.runtime)
+    ends = [
+        rollouts.end_logprobs(
+            reference,
+            sampled,
+            actors.policy.eos_ids,
+            temperature=run.config.temperature,
+            groups=groups,
+            runtime=run.runtime,
+        )
+        for reference in actors.references
+    ]
+    return float(torch.stack(ends).mean())
 
 
 def means(names: Sequence[str], scores: torch.Tensor | None) -> Mapping[str, float]:

@@ -40,8 +40,8 @@ class UpdateMetrics:
         watched: rewards that are only looked at, by name.
         kl: k1 to the reference, whatever the penalty is; the mean of several references.
         kl_anchors: k1 to every anchor by name; empty in updates that do not measure it.
-        reference_end: log-probability, under the reference, of ending at once; in the first
-            update.
+        reference_end: log-probability, under the reference (the mean of several), of ending at
+            once; in the first update, if the penalty is a KL.
         penalty: the divergence that is penalised, before its coefficient.
         kl_coef: the coefficient in this update.
         objective: reward - kl_coef * penalty, what the run maximises.

@@ -116,6 +116,7 @@ def test_a_warning_in_the_last_update_stops_nothing(world: World, tmp_path: Path
         ({"stop_on": ("lenght",)}, "--stop-on lenght: expected one of cheap-stopping, length-co"),
         ({"track": ("mlflow",)}, "--track mlflow: expected one of tensorboard, wandb, trackio"),
         ({"stop_on": ("reward-hacking",)}, "no effect without --watch-reward"),
+        ({"stop_on": ("cheap-stopping",), "penalty": "chi2"}, "no effect with --penalty chi2"),
     ],
 )
 def test_names_that_nobody_knows(

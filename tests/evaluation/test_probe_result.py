@@ -54,9 +54,9 @@ def test_the_gain_of_a_soup_by_hand() -> None:
     ("gain", "error", "says"),
     [
         (0.17, 0.01, "start PPO at the soup (salsa ppo --ref SOUP --policy SOUP)"),
-        (0.17, 0.09, "about the same from it as from plain PPO"),
-        (0.005, 0.001, "about the same from it as from plain PPO"),
-        (-0.1, 0.01, "about the same from it as from plain PPO"),
+        (0.17, 0.09, "0.170 nats per token lower than that of the better model: expect no more"),
+        (0.005, 0.001, "lower than that of the better model: expect no more from it than from"),
+        (-0.1, 0.01, "0.100 nats per token higher than that of the better model: expect no more"),
     ],
 )
 def test_a_good_pair_is_worth_as_much_as_its_soup_predicts(

@@ -234,15 +234,34 @@ def test_the_kl_to_the_reference_agrees_with_a_sum_over_the_vocabulary(
     assert row["kl"] == pytest.approx(np.mean(exact), abs=4 * error)
 
 
-def test_the_references_wish_to_end_at_once_is_measured(world: World, tmp_path: Path) -> None:
-    row = rows_of(configure(world, tmp_path / "policy", updates=1, batch_size=12))[0]
-    mixed = AutoModelForCausalLM.from_pretrained(world.soup).eval()
+@pytest.mark.parametrize("several", [False, True])
+def test_the_references_wish_to_end_at_once_is_measured(
+    world: World, tmp_path: Path, several: bool
+) -> None:
+    folders = (world.soup, world.b) if several else (world.soup,)
+    penalty = "mean-kl" if several else "kl"
+    config = configure(
+        world,
+        tmp_path / "policy",
+        ref=tuple(map(str, folders)),
+        policy=str(world.a),
+        penalty=penalty,
+        updates=1,
+        batch_size=12,
+    )
     expected = []
-    for prompt in read_rows(world.prompts):
-        ids = torch.tensor([tiny.tokenizer().convert_tokens_to_ids(prompt["prompt"].split())])
-        with torch.no_grad():
-            expected.append(float(torch.log_softmax(mixed(ids).logits[0, -1], -1)[2]))
-    assert row["reference_end"] == pytest.approx(np.mean(expected), abs=1e-5)
+    for folder in folders:
+        model = AutoModelForCausalLM.from_pretrained(folder).eval()
+        for prompt in read_rows(world.prompts):
+            ids = torch.tensor([tiny.tokenizer().convert_tokens_to_ids(prompt["prompt"].split())])
+            with torch.no_grad():
+                expected.append(float(torch.log_softmax(model(ids).logits[0, -1], -1)[2]))
+    assert rows_of(config)[0]["reference_end"] == pytest.approx(np.mean(expected), abs=1e-5)
+
+
+def test_what_ending_at_once_costs_in_chi2_is_not_guessed(world: World, tmp_path: Path) -> None:
+    config = configure(world, tmp_path / "policy", updates=1, penalty="chi2")
+    assert rows_of(config)[0]["reference_end"] is None
 
 
 def test_an_ingredient_that_has_gone_is_said_and_left_out(world: World, tmp_path: Path) -> None:
