@@ -348,8 +348,12 @@ def update_policy(
     with clock.measure("scoring"):
         with on_device(actors, "reward", "watch"):
             scored = experience.score_answers(answered, actors, run)
-        with on_device(actors, "ref"), compiled_passes(config):
-            rollout = experience.compute_rollout(answered.sampled, scored.trained, actors, run)
+        with on_device(actors, "ref"):
+            with compiled_passes(config):
+                rollout = experience.compute_rollout(answered.sampled, scored.trained, actors, run)
+            # Of another divergence than a KL, what an empty answer costs is not known.
+            forewarned = update == 0 and config.penalty != "chi2"
+            end = experience.reference_end(answered.sampled, actors, run) if forewarned else None
         penalty = learning.compute_penalties(
             rollout.logprobs, rollout.ref_logprobs, rollout.mask, config
         )
@@ -357,12 +361,9 @@ def update_policy(
     with clock.measure("anchors"):
         anchors = _anchors(update, rollout, actors, run)
         kl_sums = experience.kl_sums(rollout)
-        reference_end = None
-        if update == 0 and config.penalty != "chi2":  # what ending at once costs is known in nats
-            with on_device(actors, "ref"):
-                reference_end = experience.reference_end(answered.sampled, actors, run)
-            spread = float(scored.trained.std(unbiased=False))
-            watchdog.check_start(float(kl_sums.mean()), reference_end, spread)
+    if end is not None:
+        spread = float(scored.trained.std(unbiased=False))
+        watchdog.check_start(float(kl_sums.mean()), end, spread)
     with clock.measure("learning"), learning_mode(actors, config):
         learned = learning.learn(update, rollout, targets, coef, actors, run)
     if run.runtime.main:
@@ -377,7 +378,7 @@ def update_policy(
         penalty,
         targets,
         anchors,
-        reference_end,
+        end,
         learned,
         clock.seconds,
         config,

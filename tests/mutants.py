@@ -462,8 +462,8 @@ MUTANTS = [
     Mutant(
         "passes before learning not compiled",
         "ppo.py",
-        'with on_device(actors, "ref"), compiled_passes(config):',
-        'with on_device(actors, "ref"):',
+        "            with compiled_passes(config):\n                rollout",
+        "            if True:\n                rollout",
     ),
     Mutant(
         "group: sign of the penalty in the return",
