@@ -15,6 +15,7 @@ seeds of their own. `analysis.py` reads what the finished pipelines left.
 
 import argparse
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -28,6 +29,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import mean
 
@@ -121,7 +123,7 @@ QUICK = Plan(
     batch_size=16,
     best_of=4,
 )
-LENGTH = 56  # tokens of an answer
+LENGTH = 112  # characters of an answer: 56 tokens of stories260k
 ADMISSION = 512  # prompts that decide whether a pair is admitted
 
 
@@ -169,6 +171,30 @@ class Study:
                 f"error: commands of a study are running in {root}; wait until they have ended"
             )
 
+    def begin(self, given: argparse.Namespace) -> None:
+        """Record what the study is of; a study that is resumed has to be of the same."""
+        now = settings(self.base, self.plan, given)
+        record = self.root / "study.json"
+        if not record.exists():
+            write(record, now)
+        then = json.loads(record.read_text(encoding="utf-8"))
+        changed = [
+            f"{name}: {then[name]} there, {now[name]} here"
+            for name in now
+            if then[name] != now[name]
+        ]
+        if changed:
+            sys.exit(
+                f"error: {self.root} is another study ({'; '.join(changed)}); choose another "
+                "folder with -o"
+            )
+
+    @cached_property
+    def length(self) -> int:
+        """Tokens of an answer, which world.py's count of characters per token decides."""
+        found = json.loads((self.root / "world" / "tokens.json").read_text(encoding="utf-8"))
+        return round(LENGTH / found["characters_per_token"])
+
     def run(self, command: Command) -> None:
         """Run a command unless its output is there.
 
@@ -203,6 +229,7 @@ class Study:
         """The exit status of a command whose output goes to the log."""
         environment = os.environ | {
             "STUDY_BASE": self.base,
+            "STUDY_WORLD": str(self.root / "world"),
             "OMP_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }
@@ -284,9 +311,7 @@ class Pipeline:
                 link = self.folder / name
                 link.unlink(missing_ok=True)
                 link.symlink_to(f"{tried[-1]['pair']}/{name}")
-            draft = chosen.with_suffix(".draft")
-            draft.write_text(json.dumps(tried, indent=1) + "\n", encoding="utf-8")
-            draft.rename(chosen)
+            write(chosen, tried)
         admitted: bool = json.loads(chosen.read_text(encoding="utf-8"))[-1]["admitted"]
         return admitted
 
@@ -300,7 +325,7 @@ class Pipeline:
         yield salsa(
             *("admission", place / "gold", "eval", *pair, place / "soup", "--resume"),
             *("--prompts", self.data / "prompts.jsonl", "--max-prompts", ADMISSION),
-            *("--response-length", LENGTH, "--judge", GOLD, "--judge", PLAIN),
+            *("--response-length", self.study.length, "--judge", GOLD, "--judge", PLAIN),
             *("--anchors", place / "soup"),
         )
 
@@ -316,7 +341,14 @@ class Pipeline:
         pairs = self.folder / "pairs.jsonl"
         words = [sys.executable, EXAMPLES / "preferences.py", self.folder / "a", "-o", pairs]
         words += ["--prompts", self.data / "prompts.jsonl", "--pairs", self.study.plan.pairs]
-        words += ["--max-tokens", LENGTH, "--seed", self.seed, "--gold", HERE / "study_gold.py"]
+        words += [
+            "--max-tokens",
+            self.study.length,
+            "--seed",
+            self.seed,
+            "--gold",
+            HERE / "study_gold.py",
+        ]
         yield Command("pairs", pairs, tuple(map(str, words)), atomic=False)
         yield salsa(
             *("train-rm", self.folder / "rm", "train-rm", self.folder / "a", "--data", pairs),
@@ -353,7 +385,7 @@ class Pipeline:
         self.study.run(
             salsa(
                 *("eval", self.folder / f"results-{part}", "eval", *named),
-                *("--prompts", self.data / "test.jsonl", "--response-length", LENGTH),
+                *("--prompts", self.data / "test.jsonl", "--response-length", self.study.length),
                 *("--judge", f"rm:{self.folder / 'rm'}", "--judge", GOLD, "--judge", PLAIN),
                 *("--anchors", self.folder / "a", "--anchors", self.folder / "soup"),
                 *(
@@ -371,7 +403,14 @@ class Pipeline:
         """The rewards of soups between A and B, before any RL."""
         return salsa(
             *("line", self.folder / "line", "eval", "--line", self.folder / "a", self.folder / "b"),
-            *("--points", 5, "--prompts", self.data / "test.jsonl", "--response-length", LENGTH),
+            *(
+                "--points",
+                5,
+                "--prompts",
+                self.data / "test.jsonl",
+                "--response-length",
+                self.study.length,
+            ),
             *("--judge", f"rm:{self.folder / 'rm'}", "--judge", GOLD, "--seed", self.seed),
             "--resume",
         )
@@ -394,7 +433,7 @@ class Pipeline:
             *("--reward", self.folder / "rm", "--prompts", self.data / "prompts.jsonl"),
             *("--kl-coef", beta, *arm.options, "--critic", "reward", "--resume"),
             *("--updates", plan.updates, "--batch-size", plan.batch_size),
-            *("--response-length", LENGTH, "--epochs", 2, "--seed", self.seed),
+            *("--response-length", self.study.length, "--epochs", 2, "--seed", self.seed),
             *("--learning-rate", 5e-4, "--critic-learning-rate", 1e-3, "--lambda", 1),
             *("--schedule", "constant", "--anchor-every", 0, "--save-every", plan.updates),
             *("--eval-prompts", self.data / "tune.jsonl", "--eval-every", plan.updates),
@@ -425,9 +464,29 @@ def judged(place: Path, condition: Condition) -> dict[str, object]:
     }
 
 
-def world(given: argparse.Namespace, root: Path) -> Command:
-    words = [sys.executable, HERE / "world.py", "--train", given.train, "--heldout", given.heldout]
-    words += ["-o", root / "world"]
+def write(path: Path, record: object) -> None:
+    """Write a record that is there whole or not at all."""
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    draft.rename(path)
+
+
+def settings(base: str, plan: Plan, given: argparse.Namespace) -> dict[str, object]:
+    """What the commands of a study depend on, as JSON reads it; more seeds only add commands."""
+    found: dict[str, object] = {"base": base}
+    for name in ("train", "heldout"):
+        with getattr(given, name).open("rb") as stories:
+            found[name] = f"sha256 {hashlib.file_digest(stories, 'sha256').hexdigest()[:16]}"
+    found["arms"] = [arm.name for arm in plan.arms]
+    found["coefficients"] = list(plan.coefficients)
+    return found | {
+        name: getattr(plan, name) for name in ("pairs", "updates", "batch_size", "best_of")
+    }
+
+
+def world(base: str, given: argparse.Namespace, root: Path) -> Command:
+    words = [sys.executable, HERE / "world.py", base, "--train", given.train]
+    words += ["--heldout", given.heldout, "-o", root / "world"]
     return Command("world", root / "world", tuple(map(str, words)), atomic=False)
 
 
@@ -458,11 +517,18 @@ def plan_of(given: argparse.Namespace) -> Plan:
     return plan
 
 
+def file(text: str) -> Path:
+    """The path of a file that is there."""
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"no such file: {text}")
+    return Path(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("base", help="folder or hub id of the base model")
-    parser.add_argument("--train", type=Path, required=True, help='stories, {"text"} rows')
-    parser.add_argument("--heldout", type=Path, required=True, help="stories held out")
+    parser.add_argument("--train", type=file, required=True, help='stories, {"text"} rows')
+    parser.add_argument("--heldout", type=file, required=True, help="stories held out")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--seeds", type=int, help="pipelines a condition, fewer than planned")
@@ -474,6 +540,7 @@ def main() -> None:
     base = str(Path(given.base).resolve()) if Path(given.base).exists() else given.base
     plan = plan_of(given)
     study = Study(root, base, plan, given.jobs, commands_of(plan))
+    study.begin(given)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     pipelines = [
         Pipeline(study, condition, seed)
@@ -481,7 +548,7 @@ def main() -> None:
         for condition in plan.conditions
     ]
     try:
-        study.run(world(given, root))
+        study.run(world(base, given, root))
     except Failed as error:
         sys.exit(f"error: {error}")
     failed = run_all(study, pipelines)

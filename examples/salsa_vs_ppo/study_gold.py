@@ -11,12 +11,14 @@ base, as a soup is.
     repetition    -0.2 for every pair of neighbouring words that was there before, down to -2
     the end       +0.5 where the last sentence is finished, -0.5 where it breaks off
     length        +0.03 a word up to 16, then -0.1 for every word over 20, down to -1
-    fluency       mean log-probability of a token under the frozen base model, plus 1.5 nats;
-                  at most 0, at least -2 (`score` only)
+    fluency       mean log-probability of two characters under the frozen base model, plus 1.5
+                  nats; at most 0, at least -2 (`score` only)
 
-The environment variable STUDY_BASE names the folder or the hub id of the base model.
+The environment variable STUDY_BASE names the folder or the hub id of the base model, STUDY_WORLD
+the folder that world.py wrote: it has the characters per token of the base.
 """
 
+import json
 import os
 import sys
 from functools import cache
@@ -29,7 +31,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from gold import SAD, diminishing, happy_sentences, repeated_pairs, words_of
 
-FLUENT, LEAST = -1.5, -2.0  # nats per token; fluency is what is missing to the first
+# Nats per two characters, which are a token of the small model; fluency is what is missing to the
+# first.
+FLUENT, LEAST = -1.5, -2.0
 BATCH = 128
 
 
@@ -60,8 +64,12 @@ def of_words(answer: str) -> float:
 
 @torch.inference_mode()
 def fluency(prompts: list[str], answers: list[str]) -> list[float]:
-    """Mean log-probability of each answer's tokens under the base model, plus 1.5, at most 0."""
+    """Mean log-probability of two characters of each answer under the base, plus 1.5, at most 0.
+
+    It is the mean over tokens, in units of 2 / (characters per token) of the base's tokenizer.
+    """
     model, tokenizer = base()
+    per_token = 2 / characters_per_token()
     found: list[float] = []
     for start in range(0, len(prompts), BATCH):
         part = slice(start, start + BATCH)
@@ -81,7 +89,7 @@ def fluency(prompts: list[str], answers: list[str]) -> list[float]:
         picked = logprobs.gather(-1, ids[:, 1:, None])[..., 0] * of_answer[:, 1:]
         counts = of_answer[:, 1:].sum(1)
         means = picked.sum(1) / counts.clamp(min=1)
-        missing = torch.where(counts > 0, means - FLUENT, torch.tensor(LEAST))
+        missing = torch.where(counts > 0, means * per_token - FLUENT, torch.tensor(LEAST))
         found += missing.clamp(min=LEAST, max=0.0).tolist()
     return found
 
@@ -92,3 +100,10 @@ def base() -> tuple[Any, Any]:
     place = os.environ["STUDY_BASE"]
     model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
     return model, AutoTokenizer.from_pretrained(place)
+
+
+@cache
+def characters_per_token() -> float:
+    """What world.py found for the base's tokenizer."""
+    found = json.loads((Path(os.environ["STUDY_WORLD"]) / "tokens.json").read_text())
+    return float(found["characters_per_token"])

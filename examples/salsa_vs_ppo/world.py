@@ -1,6 +1,6 @@
 """Cut stories into short prompts with completions: the data of the study.
 
-    python world.py --train train.jsonl --heldout heldout.jsonl -o world/
+    python world.py BASE --train train.jsonl --heldout heldout.jsonl -o world/
 
 Both files have one {"text"} a row. Writes into the folder:
 
@@ -9,6 +9,7 @@ Both files have one {"text"} a row. Writes into the folder:
     tune.jsonl     {"prompt"} rows of held-out stories, to tune the KL coefficient on
     probe.jsonl    the same with their completions, for `salsa soup --probe`
     test.jsonl     {"prompt"} rows of other held-out stories, for every comparison
+    tokens.json    {"characters_per_token"}: of the completions, by BASE's tokenizer, to a tenth
 
 A prompt is one or two sentences of a story, its completion the two or three that follow. No
 sentence is in two rows. Of every three windows of the training stories two are for SFT and one is
@@ -19,16 +20,21 @@ test.jsonl in turn.
 import argparse
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-PROMPT = range(25, 71)  # characters; about two characters are a token of the small model
+from transformers import AutoTokenizer
+
+PROMPT = range(25, 71)  # characters
 COMPLETION = range(50, 121)
 TUNE, TEST = 128, 256  # prompts
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("base", help="folder or hub id of the base model")
     parser.add_argument("--train", type=Path, required=True)
     parser.add_argument("--heldout", type=Path, required=True)
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -40,18 +46,37 @@ def main() -> None:
     test = [row for story in stories[1::2] for row in story][:TEST]
     sft = [row for place, row in enumerate(training) if place % 3 < 2]
     prompts = training[2::3]
+    for path, found in ((given.train, prompts), (given.heldout, tune), (given.heldout, test)):
+        if not found:
+            sys.exit(f"error: {path} has too few stories with sentences of 25 to 120 characters")
     write(given.output / "sft.jsonl", sft)
     write(given.output / "prompts.jsonl", [{"prompt": row["prompt"]} for row in prompts])
     write(given.output / "probe.jsonl", tune)
     write(given.output / "tune.jsonl", [{"prompt": row["prompt"]} for row in tune])
     write(given.output / "test.jsonl", [{"prompt": row["prompt"]} for row in test])
+    size = characters_per_token(AutoTokenizer.from_pretrained(given.base), sft)
+    (given.output / "tokens.json").write_text(json.dumps({"characters_per_token": size}) + "\n")
     print(f"{len(sft)} SFT rows; {len(prompts)}, {len(tune)} and {len(test)} prompts")
+    print(f"{size} characters per token")
+
+
+def characters_per_token(tokenizer: Any, rows: list[dict[str, str]]) -> float:
+    """The mean over the completions, to a tenth: no more is needed to choose a length."""
+    characters = tokens = 0
+    for row in rows:
+        characters += len(row["completion"])
+        head, whole = row["prompt"], row["prompt"] + row["completion"]
+        tokens += len(tokenizer(whole)["input_ids"]) - len(tokenizer(head)["input_ids"])
+    return round(characters / tokens, 1)
 
 
 def texts(path: Path) -> Iterator[str]:
     with path.open(encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)["text"].strip()
+        for number, line in enumerate(file, 1):
+            try:
+                yield json.loads(line)["text"].strip()
+            except (ValueError, TypeError, KeyError, AttributeError):
+                sys.exit(f'error: {path}:{number}: expected {{"text": "..."}}, found {line[:60]!r}')
 
 
 def windows(text: str) -> Iterator[dict[str, str]]:

@@ -57,6 +57,45 @@ def test_windows_of_a_story_share_no_sentence() -> None:
     assert rows[1]["completion"] == f" {sentences[4]} {sentences[5]}"
 
 
+def test_an_answer_has_as_many_tokens_as_its_characters_take(tmp_path: Path) -> None:
+    class Words:
+        def __call__(self, text: str) -> dict[str, list[str]]:
+            return {"input_ids": text.split()}
+
+    rows = [{"prompt": "the dog", "completion": " ran home"}, {"prompt": "a", "completion": " b"}]
+    assert script("world").characters_per_token(Words(), rows) == 3.7  # 11 / 3
+    study = script("study")
+    one = study.Study(tmp_path, "base", study.Plan(), 1, study.Counter())
+    (tmp_path / "world").mkdir()
+    (tmp_path / "world" / "tokens.json").write_text('{"characters_per_token": 2.0}')
+    assert one.length == 56
+
+
+def test_a_folder_with_another_study_is_refused(tmp_path: Path) -> None:
+    study = script("study")
+    data = tiny.write_rows(tmp_path / "stories.jsonl", [{"text": "Once."}])
+    other = tiny.write_rows(tmp_path / "other.jsonl", [{"text": "Twice."}])
+
+    def begin(base: str = "base", train: Path = data, **size: Any) -> None:
+        plan = study.plan_of(Namespace(**({"quick": False, "scale": False, "seeds": None} | size)))
+        one = study.Study(tmp_path / "study", base, plan, 1, study.Counter())
+        try:
+            one.begin(Namespace(train=train, heldout=data))
+        finally:
+            one.held.close()
+
+    begin()
+    begin(seeds=2)
+    for said, changed in (
+        ("base: base there, tiny here", {"base": "tiny"}),
+        ("train: sha256", {"train": other}),
+        ("updates: 8 there, 3 here", {"quick": True}),
+        (r"arms: \['ppo', 'salsa', 'start-soup'\] there", {"scale": True}),
+    ):
+        with pytest.raises(SystemExit, match=said):
+            begin(**changed)
+
+
 def test_a_pair_is_admitted_by_the_rule_of_the_plan() -> None:
     holds, fails = script("study").Plan().conditions
     assert holds.admits(barrier=-0.01, kl=7.7, gain=0.1)
@@ -91,10 +130,12 @@ def test_gold_without_fluency_is_that_of_its_table() -> None:
 
 
 @torch.no_grad()
-def test_fluency_is_the_mean_log_probability_of_the_answer(
-    world: World, monkeypatch: pytest.MonkeyPatch
+def test_fluency_is_the_mean_log_probability_of_two_characters(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STUDY_BASE", str(world.a))
+    (tmp_path / "tokens.json").write_text('{"characters_per_token": 4.0}')
+    monkeypatch.setenv("STUDY_WORLD", str(tmp_path))
     gold = script("study_gold")
     monkeypatch.setattr(gold, "FLUENT", 4.0)  # no trained model: all is far from fluent
     monkeypatch.setattr(gold, "LEAST", -20.0)
@@ -106,7 +147,7 @@ def test_fluency_is_the_mean_log_probability_of_the_answer(
         logprobs = model(torch.tensor([whole])).logits[0].log_softmax(-1)
         places = range(len(head), len(whole))
         expected = sum(float(logprobs[n - 1, whole[n]]) for n in places) / len(places)
-        assert found == pytest.approx(expected - 4.0, abs=1e-5)
+        assert found == pytest.approx(expected / 2 - 4.0, abs=1e-5)  # a token has 4 characters
     assert gold.fluency(["the"], [""]) == [-20.0]
 
 
