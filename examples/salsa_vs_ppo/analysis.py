@@ -15,7 +15,7 @@ from pathlib import Path
 
 import report
 from claims import claims
-from pipelines import read_study, to_record
+from pipelines import left_out, read_study, to_record
 from tables import tables
 
 
@@ -25,6 +25,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the figures of every pipeline")
     parser.add_argument("--html", type=Path, help="file for a page with charts and all tables")
     given = parser.parse_args()
+    if not given.study.exists():
+        sys.exit(f"error: there is no {given.study}")
+    for name in left_out(given.study):
+        print(f"note: {name} is left out: no pair of SFT models was admitted", file=sys.stderr)
     study = read_study(given.study)
     if not study:
         sys.exit(f"error: no finished pipeline in {given.study}")

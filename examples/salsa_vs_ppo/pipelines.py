@@ -89,6 +89,15 @@ def read_study(source: Path) -> dict[str, list[Unit]]:
     return {name: found for name, found in study.items() if found}
 
 
+def left_out(study: Path) -> list[str]:
+    """The pipelines in a study's folder that have no admitted pair of SFT models."""
+    return [
+        str(chosen.parent.relative_to(study))
+        for chosen in sorted(study.glob("*/seed-*/admission.json"))
+        if not json.loads(chosen.read_text())[-1]["admitted"]
+    ]
+
+
 def units(folder: Path) -> Iterator[Unit]:
     """The pipelines of a condition whose primary arms are evaluated."""
     for place in sorted(folder.glob("seed-*")):

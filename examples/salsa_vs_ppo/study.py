@@ -277,6 +277,10 @@ class Pipeline:
         return self.study.root / self.condition.name / f"seed-{self.seed:02}"
 
     @property
+    def name(self) -> str:
+        return f"{self.condition.name}, seed {self.seed}"
+
+    @property
     def data(self) -> Path:
         return self.study.root / "world"
 
@@ -307,6 +311,12 @@ class Pipeline:
                 tried.append(judged(place, self.condition))
                 if tried[-1]["admitted"]:
                     break
+                print(
+                    f"{self.name}: pair {candidate} is not admitted: {measured(tried[-1])}",
+                    flush=True,
+                )
+            else:
+                print(f"{self.name}: no pair is admitted; the pipeline is left out", flush=True)
             for name in ("a", "b", "soup"):
                 link = self.folder / name
                 link.unlink(missing_ok=True)
@@ -465,7 +475,7 @@ def judged(place: Path, condition: Condition) -> dict[str, object]:
 
 
 def write(path: Path, record: object) -> None:
-    """Write a record that is there whole or not at all."""
+    """Write a record in one step, so that a kill leaves no half of it."""
     draft = path.with_suffix(".draft")
     draft.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     draft.rename(path)
@@ -482,6 +492,14 @@ def settings(base: str, plan: Plan, given: argparse.Namespace) -> dict[str, obje
     return found | {
         name: getattr(plan, name) for name in ("pairs", "updates", "batch_size", "best_of")
     }
+
+
+def measured(pair: dict[str, object]) -> str:
+    """The measures of `judged` in words."""
+    return (
+        f"gain in gold {pair['gain']:+.3f}, barrier {pair['barrier']:+.3f} nats per token, "
+        f"KL(A to soup) {pair['kl']:.2f} nats per answer"
+    )
 
 
 def world(base: str, given: argparse.Namespace, root: Path) -> Command:
@@ -524,17 +542,24 @@ def file(text: str) -> Path:
     return Path(text)
 
 
+def count(text: str) -> int:
+    """An integer of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, found {text}")
+    return int(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("base", help="folder or hub id of the base model")
     parser.add_argument("--train", type=file, required=True, help='stories, {"text"} rows')
     parser.add_argument("--heldout", type=file, required=True, help="stories held out")
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--seeds", type=int, help="pipelines a condition, fewer than planned")
+    parser.add_argument("--jobs", type=count, default=os.cpu_count(), help="commands at a time")
+    parser.add_argument("--seeds", type=count, help="pipelines per condition")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true")
-    size.add_argument("--scale", action="store_true")
+    size.add_argument("--quick", action="store_true", help="2 pipelines per condition, short runs")
+    size.add_argument("--scale", action="store_true", help="PPO and SALSA alone, 3 pipelines")
     given = parser.parse_args()
     root = given.output.resolve()
     base = str(Path(given.base).resolve()) if Path(given.base).exists() else given.base
@@ -553,7 +578,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     failed = run_all(study, pipelines)
     for one, error in failed:
-        print(f"error: {one.condition.name}, seed {one.seed}: {error}", file=sys.stderr)
+        print(f"error: {one.name}: {error}", file=sys.stderr)
     print(f"python {HERE / 'analysis.py'} {root} prints the tables of what is done")
     sys.exit(bool(failed))
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from html import escape
 from pathlib import Path
 from types import ModuleType
@@ -45,6 +45,13 @@ def test_the_scale_plan_is_of_two_arms_where_the_precondition_holds() -> None:
     assert [arm.name for arm in plan.arms] == ["ppo", "salsa"]
     assert [one.name for one in plan.conditions] == ["holds"]
     assert study.commands_of(plan)["ppo"] == 3 * 2 * 4
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "2.5", "two"])
+def test_a_count_is_a_positive_integer(text: str) -> None:
+    assert script("study").count("12") == 12
+    with pytest.raises(ArgumentTypeError, match=f"at least 1, found {text}"):
+        script("study").count(text)
 
 
 def test_windows_of_a_story_share_no_sentence() -> None:
@@ -253,6 +260,14 @@ class TestAnalysis:
         again = pipelines.read_study(file)
         said = [[table.markdown() for table in tables.tables(each)] for each in (study, again)]
         assert said[0] == said[1]
+
+    def test_a_pipeline_without_an_admitted_pair_is_named(self, tmp_path: Path) -> None:
+        for seed, last in ((2, True), (3, False)):
+            place = tmp_path / "holds" / f"seed-0{seed}"
+            place.mkdir(parents=True)
+            tried = [{"admitted": False}, {"admitted": last}]
+            (place / "admission.json").write_text(json.dumps(tried))
+        assert script("pipelines").left_out(tmp_path) == ["holds/seed-03"]
 
     def test_the_page_has_the_tables_of_the_committed_results(self) -> None:
         study = script("pipelines").read_study(STUDY / "results.json")
