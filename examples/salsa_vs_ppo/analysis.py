@@ -29,7 +29,10 @@ def main() -> None:
         sys.exit(f"error: there is no {given.study}")
     for name in left_out(given.study):
         print(f"note: {name} is left out: no pair of SFT models was admitted", file=sys.stderr)
-    study = read_study(given.study)
+    try:
+        study = read_study(given.study)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        sys.exit(f"error: {given.study} is not a study's folder or its figures: {error!r}")
     if not study:
         sys.exit(f"error: no finished pipeline in {given.study}")
     if given.json:

@@ -172,22 +172,27 @@ class Study:
             )
 
     def begin(self, given: argparse.Namespace) -> None:
-        """Record what the study is of; a study that is resumed has to be of the same."""
+        """Make the prompts and record what the study is of, or check that it is still the same.
+
+        Raises:
+            Failed: the prompts could not be made.
+        """
         now = settings(self.base, self.plan, given)
         record = self.root / "study.json"
-        if not record.exists():
-            write(record, now)
-        then = json.loads(record.read_text(encoding="utf-8"))
-        changed = [
-            f"{name}: {then[name]} there, {now[name]} here"
-            for name in now
-            if then[name] != now[name]
-        ]
-        if changed:
-            sys.exit(
-                f"error: {self.root} is another study ({'; '.join(changed)}); choose another "
-                "folder with -o"
-            )
+        if record.exists():
+            then = json.loads(record.read_text(encoding="utf-8"))
+            changed = [
+                f"{name}: {then[name]} there, {now[name]} here"
+                for name in now
+                if then[name] != now[name]
+            ]
+            if changed:
+                sys.exit(
+                    f"error: {self.root} is another study ({'; '.join(changed)}); choose another "
+                    "folder with -o"
+                )
+        self.run(world(self.base, given, self.root))
+        write(record, now)
 
     @cached_property
     def length(self) -> int:
@@ -542,6 +547,15 @@ def file(text: str) -> Path:
     return Path(text)
 
 
+def model(text: str) -> str:
+    """The whole path of a model's folder, or a hub id."""
+    if Path(text).is_dir():
+        return str(Path(text).resolve())
+    if text.startswith((".", "/")) or text.count("/") > 1:
+        raise argparse.ArgumentTypeError(f"no such folder: {text}")
+    return text
+
+
 def count(text: str) -> int:
     """An integer of at least 1."""
     if not text.isdecimal() or int(text) < 1:
@@ -551,7 +565,7 @@ def count(text: str) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("base", help="folder or hub id of the base model")
+    parser.add_argument("base", type=model, help="folder or hub id of the base model")
     parser.add_argument("--train", type=file, required=True, help='stories, {"text"} rows')
     parser.add_argument("--heldout", type=file, required=True, help="stories held out")
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -562,10 +576,8 @@ def main() -> None:
     size.add_argument("--scale", action="store_true", help="PPO and SALSA alone, 3 pipelines")
     given = parser.parse_args()
     root = given.output.resolve()
-    base = str(Path(given.base).resolve()) if Path(given.base).exists() else given.base
     plan = plan_of(given)
-    study = Study(root, base, plan, given.jobs, commands_of(plan))
-    study.begin(given)
+    study = Study(root, given.base, plan, given.jobs, commands_of(plan))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     pipelines = [
         Pipeline(study, condition, seed)
@@ -573,7 +585,7 @@ def main() -> None:
         for condition in plan.conditions
     ]
     try:
-        study.run(world(base, given, root))
+        study.begin(given)
     except Failed as error:
         sys.exit(f"error: {error}")
     failed = run_all(study, pipelines)

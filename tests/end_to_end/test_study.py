@@ -86,6 +86,7 @@ def test_a_folder_with_another_study_is_refused(tmp_path: Path) -> None:
     def begin(base: str = "base", train: Path = data, **size: Any) -> None:
         plan = study.plan_of(Namespace(**({"quick": False, "scale": False, "seeds": None} | size)))
         one = study.Study(tmp_path / "study", base, plan, 1, study.Counter())
+        (tmp_path / "study" / "world").mkdir(exist_ok=True)  # it is not made here
         try:
             one.begin(Namespace(train=train, heldout=data))
         finally:
