@@ -1,7 +1,7 @@
 """Run the study "does SALSA beat PPO?" as PLAN.md lays it down, one shell command after another.
 
     python study.py BASE --train train.jsonl --heldout heldout.jsonl -o study/
-    python study.py BASE ... -o study/ --quick      2 seeds, 2 coefficients, 3 arms: some minutes
+    python study.py BASE ... -o study/ --quick      1 pipeline per condition, 3 arms: minutes
     python study.py BASE ... -o study/ --scale      arms 1 and 2 alone: for a larger base
 
 BASE is a folder or a hub id of a causal language model that writes stories. Every step is a
@@ -115,7 +115,7 @@ class Plan:
 
 
 QUICK = Plan(
-    seeds=2,
+    seeds=1,
     secondary_seeds=0,
     coefficients=(0.03, 0.3),
     pairs=400,
@@ -572,7 +572,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=count, default=os.cpu_count(), help="commands at a time")
     parser.add_argument("--seeds", type=count, help="pipelines per condition")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="2 pipelines per condition, short runs")
+    size.add_argument("--quick", action="store_true", help="1 pipeline per condition, short runs")
     size.add_argument("--scale", action="store_true", help="PPO and SALSA alone, 3 pipelines")
     given = parser.parse_args()
     root = given.output.resolve()
