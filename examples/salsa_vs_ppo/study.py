@@ -59,6 +59,10 @@ class Condition:
         connected = barrier <= 0.02 and 0.3 <= kl <= 20
         return connected and self.least_gain <= gain <= self.most_gain
 
+    def times(self, factor: float) -> "Condition":
+        """The same with another learning rate."""
+        return replace(self, learning_rate=float(f"{factor * self.learning_rate:.6g}"))
+
     def union(self) -> "Condition":
         """One model that sees what both models see, as often as they do."""
         if self.shares[0] == self.shares[1]:
@@ -321,7 +325,11 @@ class Pipeline:
                     flush=True,
                 )
             else:
-                print(f"{self.name}: no pair is admitted; the pipeline is left out", flush=True)
+                print(
+                    f"{self.name}: no pair is admitted; the pipeline is left out. If barrier or KL "
+                    "is large or the gain is below 0, lower --sft-learning-rate-factor.",
+                    flush=True,
+                )
             for name in ("a", "b", "soup"):
                 link = self.folder / name
                 link.unlink(missing_ok=True)
@@ -494,6 +502,7 @@ def settings(base: str, plan: Plan, given: argparse.Namespace) -> dict[str, obje
             found[name] = f"sha256 {hashlib.file_digest(stories, 'sha256').hexdigest()[:16]}"
     found["arms"] = [arm.name for arm in plan.arms]
     found["coefficients"] = list(plan.coefficients)
+    found["SFT learning rates"] = [one.learning_rate for one in plan.conditions]
     return found | {
         name: getattr(plan, name) for name in ("pairs", "updates", "batch_size", "best_of")
     }
@@ -531,13 +540,14 @@ def plan_of(given: argparse.Namespace) -> Plan:
     """The plan, or the smaller one that is asked for."""
     plan = QUICK if given.quick else Plan()
     if given.scale:
-        plan = replace(plan, seeds=3, secondary_seeds=0)
+        plan = replace(plan, seeds=3, secondary_seeds=0, best_of=QUICK.best_of)
         plan = replace(plan, conditions=plan.conditions[:1], arms=PRIMARY[:2])
     if given.seeds:
         plan = replace(
             plan, seeds=given.seeds, secondary_seeds=min(given.seeds, plan.secondary_seeds)
         )
-    return plan
+    factor = given.sft_learning_rate_factor
+    return replace(plan, conditions=tuple(one.times(factor) for one in plan.conditions))
 
 
 def file(text: str) -> Path:
@@ -563,6 +573,17 @@ def count(text: str) -> int:
     return int(text)
 
 
+def factor(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text}")
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("base", type=model, help="folder or hub id of the base model")
@@ -571,6 +592,14 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--jobs", type=count, default=os.cpu_count(), help="commands at a time")
     parser.add_argument("--seeds", type=count, help="pipelines per condition")
+    parser.add_argument(
+        "--sft-learning-rate-factor",
+        type=factor,
+        default=1.0,
+        metavar="FACTOR",
+        help="multiplies the SFT learning rates of the plan; choose less than 1 if the soups of a base "
+        "are worse than their SFT models (default: 1)",
+    )
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="1 pipeline per condition, short runs")
     size.add_argument("--scale", action="store_true", help="PPO and SALSA alone, 3 pipelines")

@@ -41,9 +41,11 @@ def script(name: str) -> ModuleType:
 
 def test_the_scale_plan_is_of_two_arms_where_the_precondition_holds() -> None:
     study = script("study")
-    plan = study.plan_of(Namespace(quick=False, scale=True, seeds=None))
+    given = {"quick": False, "scale": True, "seeds": None, "sft_learning_rate_factor": 0.1}
+    plan = study.plan_of(Namespace(**given))
     assert [arm.name for arm in plan.arms] == ["ppo", "salsa"]
     assert [one.name for one in plan.conditions] == ["holds"]
+    assert [one.learning_rate for one in plan.conditions] == [3e-4]
     assert study.commands_of(plan)["ppo"] == 3 * 2 * 4
 
 
@@ -84,7 +86,8 @@ def test_a_folder_with_another_study_is_refused(tmp_path: Path) -> None:
     other = tiny.write_rows(tmp_path / "other.jsonl", [{"text": "Twice."}])
 
     def begin(base: str = "base", train: Path = data, **size: Any) -> None:
-        plan = study.plan_of(Namespace(**({"quick": False, "scale": False, "seeds": None} | size)))
+        usual = {"quick": False, "scale": False, "seeds": None, "sft_learning_rate_factor": 1.0}
+        plan = study.plan_of(Namespace(**(usual | size)))
         one = study.Study(tmp_path / "study", base, plan, 1, study.Counter())
         (tmp_path / "study" / "world").mkdir(exist_ok=True)  # it is not made here
         try:
@@ -98,6 +101,7 @@ def test_a_folder_with_another_study_is_refused(tmp_path: Path) -> None:
         ("base: base there, tiny here", {"base": "tiny"}),
         ("train: sha256", {"train": other}),
         ("updates: 8 there, 3 here", {"quick": True}),
+        (r"SFT learning rates: \[0.003, 0.001\] there", {"sft_learning_rate_factor": 0.1}),
         (r"arms: \['ppo', 'salsa', 'start-soup'\] there", {"scale": True}),
     ):
         with pytest.raises(SystemExit, match=said):
