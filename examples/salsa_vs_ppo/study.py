@@ -597,8 +597,8 @@ def main() -> None:
         type=factor,
         default=1.0,
         metavar="FACTOR",
-        help="multiplies the SFT learning rates of the plan; choose less than 1 if the soups of a base "
-        "are worse than their SFT models (default: 1)",
+        help="multiplies the SFT learning rates of the plan; choose less than 1 if the soups of a "
+        "base are worse than their SFT models (default: 1)",
     )
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="1 pipeline per condition, short runs")
