@@ -27,19 +27,23 @@ def main() -> None:
     given = parser.parse_args()
     if not given.study.exists():
         sys.exit(f"error: there is no {given.study}")
-    for name in left_out(given.study):
-        print(f"note: {name} is left out: no pair of SFT models was admitted", file=sys.stderr)
     try:
+        without = left_out(given.study)
         study = read_study(given.study)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         sys.exit(f"error: {given.study} is not a study's folder or its figures: {error!r}")
+    for name in without:
+        print(f"note: {name} is left out: no pair of SFT models was admitted", file=sys.stderr)
     if not study:
         sys.exit(f"error: no finished pipeline in {given.study}")
-    if given.json:
-        record = {name: [to_record(unit) for unit in found] for name, found in study.items()}
-        given.json.write_text(json.dumps(record) + "\n", encoding="utf-8")
-    if given.html:
-        given.html.write_text(report.page(study), encoding="utf-8")
+    record = {name: [to_record(unit) for unit in found] for name, found in study.items()}
+    try:
+        if given.json:
+            given.json.write_text(json.dumps(record) + "\n", encoding="utf-8")
+        if given.html:
+            given.html.write_text(report.page(study), encoding="utf-8")
+    except OSError as error:
+        sys.exit(f"error: {error}")
     print("\n".join(table.markdown() for table in [claims(study), *tables(study)]))
 
 

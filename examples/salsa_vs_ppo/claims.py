@@ -24,8 +24,28 @@ HEAD = ("claim", "figure", "condition", "mean [95 %]", "verdict", "command")
 NOT_HERE = "not decidable here"
 
 
+def ppo(reference: str, output: str, beta: float | None = None) -> str:
+    """The command of an arm; beta is one of the four if it is not given."""
+    coefficient = "BETA" if beta is None else f"{beta:g}"
+    return (
+        f"`salsa ppo --ref {reference} --policy a/ --reward rm/ --prompts prompts.jsonl "
+        f"--kl-coef {coefficient} -o {output}`"
+    )
+
+
+def evaluate(models: str, prompts: str = "test.jsonl") -> str:
+    """The command that compares models by gold."""
+    return (
+        f"`salsa eval {models} --prompts {prompts} --judge python:study_gold.py:score -o results/`"
+    )
+
+
 def claims(study: dict[str, list[Unit]]) -> Table:
-    """One row a claim and condition, with the command behind its figure."""
+    """One row per claim and condition, with the command behind its figure.
+
+    The commands are those of study.py with short names: a/, b/ and soup/ are the SFT models of a
+    pipeline, rm/ its reward model, runs/ its policies.
+    """
     rows = [row for claim in CLAIMS for name, found in study.items() for row in claim(found, name)]
     rows += [
         (
@@ -34,7 +54,7 @@ def claims(study: dict[str, list[Unit]]) -> Table:
             "-",
             "-",
             NOT_HERE,
-            "`salsa soup a/ b/ c/`",
+            "`salsa soup a/ b/ c/ -o soup/`",
         ),
         (
             "robustness outside the training distribution improves",
@@ -42,7 +62,7 @@ def claims(study: dict[str, list[Unit]]) -> Table:
             "-",
             "-",
             NOT_HERE,
-            "`salsa eval --prompts other.jsonl`",
+            evaluate("salsa/ ppo/", "other.jsonl"),
         ),
     ]
     return Table("The claims of the paper", HEAD, rows)
@@ -56,7 +76,7 @@ def wins_over_ppo(found: list[Unit], condition: str) -> Iterator[Row]:
         condition,
         percent(wins),
         higher(wins),
-        "`salsa ppo --ref soup/`, `salsa ppo --ref a/`",
+        f"{ppo('soup/', 'salsa/')}, {ppo('a/', 'ppo/')}",
     )
 
 
@@ -71,7 +91,7 @@ def loses_with_b(found: list[Unit], condition: str) -> Iterator[Row]:
         condition,
         percent(wins),
         lower(wins),
-        "`salsa ppo --ref b/`",
+        ppo("b/", "ref-b/"),
     )
     wins = chosen_win_rate(having, "salsa", "ref-b")
     yield (
@@ -80,7 +100,7 @@ def loses_with_b(found: list[Unit], condition: str) -> Iterator[Row]:
         condition,
         percent(wins),
         higher(wins),
-        "`salsa ppo --ref b/`",
+        ppo("b/", "ref-b/"),
     )
 
 
@@ -95,7 +115,7 @@ def two_kls(found: list[Unit], condition: str) -> Iterator[Row]:
         condition,
         str(gold),
         no_higher(gold, MARGIN * spread(having)),
-        "`salsa ppo --ref a/ --ref b/ --penalty mean-kl`",
+        ppo("a/ --ref b/ --penalty mean-kl", "two-kls/"),
     )
 
 
@@ -108,7 +128,7 @@ def soup_before_rl(found: list[Unit], condition: str) -> Iterator[Row]:
         condition,
         str(gain),
         higher(gain),
-        "`salsa eval a/ b/ soup/`",
+        evaluate("a/ b/ soup/", "prompts.jsonl"),
     )
     having = [unit for unit in found if unit.line]
     if not having:
@@ -124,7 +144,7 @@ def soup_before_rl(found: list[Unit], condition: str) -> Iterator[Row]:
             condition,
             str(bend),
             higher(bend),
-            "`salsa eval --line a/ b/`",
+            evaluate("--line a/ b/ --points 5 --judge rm:rm/"),
         )
 
 
@@ -144,7 +164,7 @@ def larger_kl(found: list[Unit], condition: str) -> Iterator[Row]:
         condition,
         str(kl),
         higher(kl),
-        "`salsa eval --anchors a/`",
+        evaluate("salsa/ ppo/ --anchors a/"),
     )
 
 
@@ -154,12 +174,12 @@ def short_answers(found: list[Unit], condition: str) -> Iterator[Row]:
     shorter = Interval.of([one.length - other.length for one, other in pairs])
     length = mean(one.length for one, _ in pairs)
     yield (
-        "with the soup as reference, a high beta shortens answers to nothing",
+        "with the soup as reference, a high beta shortens answers",
         f"tokens at beta {strong:g}, SALSA ({length:.1f}) - PPO",
         condition,
         str(shorter),
         lower(shorter),
-        f"`salsa ppo --ref soup/ --kl-coef {strong:g}`",
+        ppo("soup/", "salsa/", strong),
     )
 
 

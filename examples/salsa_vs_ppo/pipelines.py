@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import permutations
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -39,6 +40,7 @@ class Unit:
 
     seed: int
     admission: list[dict[str, Any]]
+    accuracy: float  # of the reward model, on pairs held out from it
     loss_gain: float  # held-out loss of the better SFT model - that of the soup, nats per token
     models: dict[str, Point]
     arms: dict[Key, Point]
@@ -56,12 +58,34 @@ class Unit:
     def start(self, arm: str) -> Point:
         return self.models["soup" if arm == "start-soup" else "a"]
 
-    def at_kl(self, arm: str, kl: float) -> float | None:
-        """Gold of the arm at this KL to A, along its start and its runs; None out of its reach."""
-        points = [self.start(arm), *(self.arms[arm, beta] for beta in self.betas(arm))]
-        table = np.array([(point.kl, point.gold) for point in points])
+    def points(self, arm: str) -> list[Point]:
+        """The start of an arm and its runs."""
+        return [self.start(arm), *(self.arms[arm, beta] for beta in self.betas(arm))]
+
+    def at_kl(self, arm: str, kl: float, measure: str = "gold") -> float | None:
+        """A measure at this KL to A, along the arm's start and runs; None out of its reach."""
+        table = np.array([(one.kl, getattr(one, measure)) for one in self.points(arm)])
         found = frontier.score_at(table[:, :1], table[:, 1:], kl)
         return None if found is None else float(found[0])
+
+    def between_runs(self, arm: str, kl: float) -> bool:
+        """Whether a run of the arm is closer to A than this KL, and another further."""
+        reached = [self.arms[arm, beta].kl for beta in self.betas(arm)]
+        return min(reached) <= kl <= max(reached)
+
+    def within_kl(self, arm: str, kl: float, measure: str = "gold") -> float | None:
+        """The highest measure within this KL to A, by mixtures of two of the arm's points.
+
+        A mixture answers a prompt by one of the two policies, drawn by a coin. Its measure is the
+        mean of theirs, and its KL at most the mean of theirs (KL is convex), so that each point
+        on the line between two points is within reach. None if all points are further away.
+        """
+        points = [(one.kl, getattr(one, measure)) for one in self.points(arm)]
+        found = [value for far, value in points if far <= kl]
+        for (near, low), (far, high) in permutations(points, 2):
+            if near <= kl < far:
+                found.append(low + (kl - near) / (far - near) * (high - low))
+        return max(found, default=None)
 
     def tuned(self, arm: str) -> float:
         """The beta with the highest proxy on the tuning prompts."""
@@ -77,16 +101,41 @@ def read_study(source: Path) -> dict[str, list[Unit]]:
 
     Args:
         source: the folder of a study, or the file that `analysis.py --json` wrote.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it is neither.
     """
     if source.is_file():
-        record = json.loads(source.read_text(encoding="utf-8"))
-        return {name: [from_record(unit) for unit in found] for name, found in record.items()}
-    study = {
-        folder.name: list(units(folder))
-        for folder in sorted(source.iterdir())
-        if any(folder.glob("seed-*"))
-    }
-    return {name: found for name, found in study.items() if found}
+        record = json.loads(source.read_text(encoding="utf-8"), parse_constant=not_a_number)
+        study = {name: [from_record(unit) for unit in found] for name, found in record.items()}
+    else:
+        study = {
+            folder.name: list(units(folder))
+            for folder in sorted(source.iterdir())
+            if any(folder.glob("seed-*"))
+        }
+    study = {name: found for name, found in study.items() if found}
+    for name, found in study.items():
+        check(name, found)
+    return study
+
+
+def not_a_number(text: str) -> float:
+    raise ValueError(f"expected finite numbers, found {text}")
+
+
+def check(name: str, found: list[Unit]) -> None:
+    """ValueError for pipelines that are there twice or lack an arm of the comparison."""
+    seeds = [unit.seed for unit in found]
+    if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+        raise ValueError(f"{name}: seed {twice[0]} is there twice")
+    for unit in found:
+        for arm in ("ppo", "salsa"):
+            if unit.betas(arm) != found[0].betas("ppo") or not unit.has(arm):
+                raise ValueError(
+                    f"{name}: seed {unit.seed} has {arm} with beta {unit.betas(arm)}, and not "
+                    f"{found[0].betas('ppo')}"
+                )
 
 
 def left_out(study: Path) -> list[str]:
@@ -126,6 +175,7 @@ def read(place: Path) -> Unit:
     return Unit(
         seed=int(place.name.removeprefix("seed-")),
         admission=admission,
+        accuracy=accuracy(place / "rm"),
         loss_gain=loss_gain(place / admission[-1]["pair"] / "probe"),
         models={name: point for name, point in points.items() if name not in keys},
         arms={keys[name]: points[name] for name in keys},
@@ -172,6 +222,12 @@ def points_of(results: Mapping[str, Any], golds: Mapping[str, list[float]]) -> d
         for row in results["answers"]
         if (name := row["model"])
     }
+
+
+def accuracy(model: Path) -> float:
+    """The ranking accuracy of a reward model on held-out pairs, as `train-rm` measured it."""
+    found = json.loads((model / "evaluation.json").read_text())["evaluation"]
+    return short(found["accuracy"]["accuracy"])
 
 
 def loss_gain(probe: Path) -> float:
@@ -235,6 +291,7 @@ def from_record(record: Mapping[str, Any]) -> Unit:
     return Unit(
         seed=record["seed"],
         admission=record["admission"],
+        accuracy=record["accuracy"],
         loss_gain=record["loss_gain"],
         models={name: Point(**point) for name, point in record["models"].items()},
         arms={key: Point(**point) for key, point in keyed(record["arms"]).items()},

@@ -11,12 +11,15 @@ from tables import (
     EQUAL_KL,
     Interval,
     Table,
+    best_within,
     cells,
     chosen_difference,
     details,
     differences,
     hypotheses,
+    pipelines,
     primary,
+    within_kl,
 )
 
 from salsa_cli import pages
@@ -38,20 +41,24 @@ PRIMARY = ("ppo", "salsa", "start-soup")
 
 def page(study: dict[str, list[Unit]]) -> str:
     """The whole page, as HTML."""
-    counts = ", ".join(f"{len(found)} pipelines where it {name}" for name, found in study.items())
+    counts = ", ".join(
+        f"{len(found)} where the precondition {name}" for name, found in study.items()
+    )
     blocks: list[pages.Block] = [
         pages.Prose(
             "PPO with the KL penalty to A, the SFT model it starts from, compared with SALSA: the "
             "same with the soup of A and a second SFT model B as reference. Gold is a reward that "
             "no policy was trained on; the proxy is the reward model that all were trained on. "
-            f"The unit is a pipeline (SFT models, reward model, PPO): {counts}. Intervals and "
-            "bands are 95 % t-intervals over pipelines."
+            f"The unit is a pipeline (SFT models, reward model, PPO): {counts}. The precondition "
+            "is that the soup is better than both SFT models before RL. Intervals and bands are "
+            "95 % t-intervals over pipelines."
         ),
         *shown(primary(study)),
         pages.Prose(
             "The margin is a tenth of the standard deviation of gold over answers of A. A p "
             "(equivalence) below .05 says that the difference is smaller than the margin."
         ),
+        *shown(within_kl(study)),
         differences_chart(study),
         *shown(hypotheses(study)),
         *shown(without_commands(claims(study))),
@@ -72,10 +79,10 @@ def condition(name: str, found: list[Unit]) -> list[pages.Block]:
         by_beta(found, "proxy", "Proxy reward", Axis("mean score")),
     ]
     if with_others:
-        title = f"Gold against KL to A, all arms ({len(with_others)} pipelines)"
+        title = f"Gold against KL to A, all arms ({pipelines(len(with_others))})"
         charts.append(frontier(with_others, ARMS, title, bands=False))
     return [
-        pages.Heading(f"{name}: {meaning} ({len(found)} pipelines)"),
+        pages.Heading(f"{name}: {meaning} ({pipelines(len(found))})"),
         pages.Grid(charts),
         pages.Details(
             "All tables", [block for one in details(name, found) for block in shown(one)]
@@ -97,8 +104,9 @@ def frontier(found: list[Unit], arms: Sequence[str], title: str, bands: bool = T
             line(arm, [mean(p.kl for p in points) for points in each], each, "gold", bands)
         )
     note = (
-        "Each curve goes from the start of training through the four coefficients. Dashed lines "
-        "are the KLs at which the arms are compared."
+        "Each curve goes from the start of training through the coefficients, in order of KL: no "
+        "policy was trained between two points. Dashed lines are the KLs at which the arms are "
+        "compared."
     )
     if bands:
         note += " The band is the 95 % interval of gold over pipelines."
@@ -128,13 +136,18 @@ def line(
 
 
 def differences_chart(study: dict[str, list[Unit]]) -> IntervalChart:
-    """SALSA - PPO in gold: at equal KL, at equal beta, and with beta tuned."""
+    """SALSA - PPO in gold: at equal KL, within a KL, at equal beta, and with beta tuned."""
     rows = []
     for name, found in study.items():
         rows += [
             estimate(f"at {cell.kl:g} nats", cell.difference, name)
             for cell in cells(study)
             if cell.condition == name
+        ]
+        rows += [
+            estimate(f"up to {kl:g} nats", one, name)
+            for kl in EQUAL_KL
+            if (one := best_within(found, "salsa", kl))
         ]
         rows += [
             estimate(f"at beta {beta:g}", differences(found, beta, "gold"), name)

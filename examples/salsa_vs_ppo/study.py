@@ -19,6 +19,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -26,17 +27,19 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parent
 GOLD, PLAIN = (f"python:{HERE / 'study_gold.py'}:{name}" for name in ("score", "plain"))
 CANDIDATES = 3  # SFT pairs that a pipeline tries before it is given up
+PAIR = {"sft": 2, "soup": 1, "probe": 1, "admission": 1}  # commands of a pair
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,6 @@ class Condition:
         """Whether a pair is near enough to be averaged, far enough to matter, and of this kind."""
         connected = barrier <= 0.02 and 0.3 <= kl <= 20
         return connected and self.least_gain <= gain <= self.most_gain
-
-    def times(self, factor: float) -> "Condition":
-        """The same with another learning rate."""
-        return replace(self, learning_rate=float(f"{factor * self.learning_rate:.6g}"))
 
     def union(self) -> "Condition":
         """One model that sees what both models see, as often as they do."""
@@ -95,6 +94,11 @@ SECONDARY = (
 )
 
 
+def product(factor: float, learning_rate: float) -> float:
+    """Rounded, so that a tenth of 3e-3 reads as 0.0003."""
+    return float(f"{factor * learning_rate:.6g}")
+
+
 @dataclass(frozen=True)
 class Plan:
     """Everything that is chosen before the first run."""
@@ -112,6 +116,20 @@ class Plan:
     updates: int = 8
     batch_size: int = 64
     best_of: int = 16
+    learning_rate: float = 5e-4  # of PPO
+    critic_learning_rate: float = 1e-3
+
+    def times(self, factor: float) -> "Plan":
+        """The same with other learning rates of SFT and PPO."""
+        return replace(
+            self,
+            conditions=tuple(
+                replace(one, learning_rate=product(factor, one.learning_rate))
+                for one in self.conditions
+            ),
+            learning_rate=product(factor, self.learning_rate),
+            critic_learning_rate=product(factor, self.critic_learning_rate),
+        )
 
     @property
     def pipeline_seeds(self) -> range:
@@ -151,7 +169,7 @@ class Command:
 
 
 class Failed(Exception):
-    """A command ended with an error, or the study is being stopped."""
+    """A command ended with an error, which has been printed, or the study is being stopped."""
 
 
 class Study:
@@ -162,18 +180,22 @@ class Study:
         self.root, self.base, self.plan, self.jobs = root, base, plan, jobs
         self.left = left
         self.seconds: dict[str, list[float]] = {}
+        self.warnings: Counter[str] = Counter()
         self.lock = threading.Lock()
         self.running: set[subprocess.Popen[bytes]] = set()
         self.stopped = threading.Event()
         root.mkdir(parents=True, exist_ok=True)
         # Commands inherit it: those of a study that was killed hold it until they have ended.
-        self.held = (root / ".lock").open("w")
+        self.held = (root / ".lock").open("a+")
         try:
             fcntl.flock(self.held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self.held.seek(0)
             sys.exit(
-                f"error: commands of a study are running in {root}; wait until they have ended"
+                f"error: commands of a study are running in {root} (process ids "
+                f"{self.held.read().strip()}); wait until they have ended, or end them"
             )
+        self._note_running()
 
     def begin(self, given: argparse.Namespace) -> None:
         """Make the prompts and record what the study is of, or check that it is still the same.
@@ -199,10 +221,17 @@ class Study:
         write(record, now)
 
     @cached_property
+    def tokens(self) -> dict[str, Any]:
+        """What world.py found of the tokenizer."""
+        found: dict[str, Any] = json.loads(
+            (self.root / "world" / "tokens.json").read_text(encoding="utf-8")
+        )
+        return found
+
+    @property
     def length(self) -> int:
-        """Tokens of an answer, which world.py's count of characters per token decides."""
-        found = json.loads((self.root / "world" / "tokens.json").read_text(encoding="utf-8"))
-        return round(LENGTH / found["characters_per_token"])
+        """Tokens of an answer."""
+        return round(LENGTH / self.tokens["characters_per_token"])
 
     def run(self, command: Command) -> None:
         """Run a command unless its output is there.
@@ -211,7 +240,7 @@ class Study:
             Failed: the command failed, or the study is being stopped.
         """
         if self.stopped.is_set():
-            raise Failed("stopped")
+            raise Failed
         if command.output.exists():
             self._count(command, None)
             return
@@ -223,9 +252,19 @@ class Study:
         code = self._finish(command.words_of_draft, log)
         if code:
             tail = "\n".join(log.read_text(encoding="utf-8").splitlines()[-5:])
-            raise Failed(f"{command.output} ended with {code}, see {log}:\n{tail}")
+            if not self.stopped.is_set():
+                said = f"error: {command.output} ended with {code}, see {log}:\n{tail}"
+                print(said, file=sys.stderr, flush=True)
+            raise Failed
         command.draft.rename(command.output)
+        self._warn(command, log)
         self._count(command, time.monotonic() - began)
+
+    def expect(self, commands: Mapping[str, int], times: int) -> None:
+        """Count commands that are to be run as well, or not any more."""
+        with self.lock:
+            for kind, number in commands.items():
+                self.left[kind] += times * number
 
     def stop(self) -> None:
         """End all commands; those of salsa save their state."""
@@ -249,10 +288,32 @@ class Study:
             )
             with self.lock:
                 self.running.add(process)
+                self._note_running()
             code = process.wait()
             with self.lock:
                 self.running.discard(process)
+                self._note_running()
         return code
+
+    def _note_running(self) -> None:
+        """Write the process ids of this study and its commands into its lock."""
+        self.held.truncate(0)
+        ids = [os.getpid(), *sorted(process.pid for process in self.running)]
+        print(*ids, file=self.held, flush=True)
+
+    def _warn(self, command: Command, log: Path) -> None:
+        """Print the first warning of each kind, and count all."""
+        said = [
+            line.removeprefix("warning: ")
+            for line in log.read_text(encoding="utf-8").splitlines()
+            if line.startswith("warning: ")
+        ]
+        with self.lock:
+            for line in said:
+                kind = re.sub(r"\d+", "N", line.partition(":")[0])
+                self.warnings[kind] += 1
+                if self.warnings[kind] == 1:
+                    print(f"warning: {command.output.relative_to(self.root)}: {line}", flush=True)
 
     def _count(self, command: Command, seconds: float | None) -> None:
         with self.lock:
@@ -265,10 +326,11 @@ class Study:
                 max(count, 0) * mean(self.seconds.get(kind, [every]))
                 for kind, count in self.left.items()
             )
+            left = sum(max(count, 0) for count in self.left.values())
             print(
                 f"{time.strftime('%H:%M:%S')}  {command.output.relative_to(self.root)}  "
-                f"{seconds:.0f} s;  {sum(max(count, 0) for count in self.left.values())} commands "
-                f"left, about {forecast / self.jobs / 60:.0f} min",
+                f"{seconds:.0f} s;  {left} command{'s' * (left != 1)} left, "
+                f"about {forecast / self.jobs / 60:.0f} min",
                 flush=True,
             )
 
@@ -295,48 +357,58 @@ class Pipeline:
 
     def primary(self) -> None:
         """The SFT pair, the reward model, the first arms of the plan, and their evaluation."""
-        if self.admit():
+        if self.chosen.exists():
+            self.study.expect(PAIR, -1)
+        else:
+            self.admit()
+        if self.admitted():
             for command in self.models():
                 self.study.run(command)
             self.arms(self.study.plan.arms, "primary", ("a", "b", "soup"), best_of=("a", "soup"))
 
     def secondary(self) -> None:
         """The other arms, their evaluation, and the line from A to B; the first arms are done."""
-        if self.admit():
+        if self.admitted():
             for command in self.other_references():
                 self.study.run(command)
             self.arms(SECONDARY, "secondary", ("union", "perturbed"))
             self.study.run(self.line())
 
-    def admit(self) -> bool:
+    @property
+    def chosen(self) -> Path:
+        """The record of the pairs that were tried, the last of which counts."""
+        return self.folder / "admission.json"
+
+    def admitted(self) -> bool:
+        found: bool = json.loads(self.chosen.read_text(encoding="utf-8"))[-1]["admitted"]
+        return found
+
+    def admit(self) -> None:
         """Make SFT pairs until one meets the rule of PLAN.md; keep it as a, b and soup."""
-        chosen = self.folder / "admission.json"
-        if not chosen.exists():
-            tried: list[dict[str, object]] = []
-            for candidate in range(CANDIDATES):
-                place = self.folder / f"candidate-{candidate}"
-                for command in self.candidate(place, 100 * self.seed + 10 * candidate):
-                    self.study.run(command)
-                tried.append(judged(place, self.condition))
-                if tried[-1]["admitted"]:
-                    break
-                print(
-                    f"{self.name}: pair {candidate} is not admitted: {measured(tried[-1])}",
-                    flush=True,
-                )
-            else:
-                print(
-                    f"{self.name}: no pair is admitted; the pipeline is left out. If barrier or KL "
-                    "is large or the gain is below 0, lower --sft-learning-rate-factor.",
-                    flush=True,
-                )
-            for name in ("a", "b", "soup"):
-                link = self.folder / name
-                link.unlink(missing_ok=True)
-                link.symlink_to(f"{tried[-1]['pair']}/{name}")
-            write(chosen, tried)
-        admitted: bool = json.loads(chosen.read_text(encoding="utf-8"))[-1]["admitted"]
-        return admitted
+        tried: list[dict[str, object]] = []
+        for candidate in range(CANDIDATES):
+            if candidate:
+                self.study.expect(PAIR, 1)
+            place = self.folder / f"candidate-{candidate}"
+            for command in self.candidate(place, 100 * self.seed + 10 * candidate):
+                self.study.run(command)
+            tried.append(judged(place, self.condition))
+            if tried[-1]["admitted"]:
+                break
+            print(
+                f"{self.name}: pair {candidate} is not admitted: {measured(tried[-1])}", flush=True
+            )
+        else:
+            print(
+                f"{self.name}: no pair is admitted; the pipeline is left out. If barrier or KL "
+                "is large or the gain is below 0, lower --learning-rate-factor.",
+                flush=True,
+            )
+        for name in ("a", "b", "soup"):
+            link = self.folder / name
+            link.unlink(missing_ok=True)
+            link.symlink_to(f"{tried[-1]['pair']}/{name}")
+        write(self.chosen, tried)
 
     def candidate(self, place: Path, seed: int) -> Iterator[Command]:
         """Two SFT models, their soup, the barrier between them, and the gold of all three."""
@@ -376,6 +448,7 @@ class Pipeline:
         yield salsa(
             *("train-rm", self.folder / "rm", "train-rm", self.folder / "a", "--data", pairs),
             *("--epochs", 2, "--batch-size", 16, "--learning-rate", 1e-3, "--seed", self.seed),
+            *(("--pad-token", pad) if (pad := self.study.tokens["pad_token"]) else ()),
             "--resume",
         )
 
@@ -457,7 +530,8 @@ class Pipeline:
             *("--kl-coef", beta, *arm.options, "--critic", "reward", "--resume"),
             *("--updates", plan.updates, "--batch-size", plan.batch_size),
             *("--response-length", self.study.length, "--epochs", 2, "--seed", self.seed),
-            *("--learning-rate", 5e-4, "--critic-learning-rate", 1e-3, "--lambda", 1),
+            *("--learning-rate", plan.learning_rate, "--lambda", 1),
+            *("--critic-learning-rate", plan.critic_learning_rate),
             *("--schedule", "constant", "--anchor-every", 0, "--save-every", plan.updates),
             *("--eval-prompts", self.data / "tune.jsonl", "--eval-every", plan.updates),
         )
@@ -465,7 +539,7 @@ class Pipeline:
 
 def salsa(kind: str, output: Path, *words: object) -> Command:
     """A command of salsa."""
-    command = [sys.executable, "-m", "salsa_cli", *words, "-o", output, "--quiet"]
+    command = [sys.executable, "-m", "salsa_cli", *words, "-o", output]
     return Command(kind, output, tuple(map(str, command)))
 
 
@@ -503,9 +577,8 @@ def settings(base: str, plan: Plan, given: argparse.Namespace) -> dict[str, obje
     found["arms"] = [arm.name for arm in plan.arms]
     found["coefficients"] = list(plan.coefficients)
     found["SFT learning rates"] = [one.learning_rate for one in plan.conditions]
-    return found | {
-        name: getattr(plan, name) for name in ("pairs", "updates", "batch_size", "best_of")
-    }
+    names = ("pairs", "updates", "batch_size", "best_of", "learning_rate", "critic_learning_rate")
+    return found | {name: getattr(plan, name) for name in names}
 
 
 def measured(pair: dict[str, object]) -> str:
@@ -526,9 +599,9 @@ def commands_of(plan: Plan) -> Counter[str]:
     """How many commands of each kind the plan takes, with one SFT pair a pipeline."""
     primary = len(plan.conditions) * plan.seeds
     secondary = len(plan.conditions) * plan.secondary_seeds
-    once = Counter(soup=1, probe=1, admission=1, pairs=1, eval=1) + Counter({"train-rm": 1})
+    once = PAIR | {"pairs": 1, "train-rm": 1, "eval": 1}
     found = Counter({kind: primary * count for kind, count in once.items()})
-    found["sft"] = 2 * primary + secondary
+    found["sft"] += secondary
     found["perturb"] = found["line"] = secondary
     found["eval"] += secondary
     arms = primary * len(plan.arms) + secondary * len(SECONDARY)
@@ -546,8 +619,7 @@ def plan_of(given: argparse.Namespace) -> Plan:
         plan = replace(
             plan, seeds=given.seeds, secondary_seeds=min(given.seeds, plan.secondary_seeds)
         )
-    factor = given.sft_learning_rate_factor
-    return replace(plan, conditions=tuple(one.times(factor) for one in plan.conditions))
+    return plan.times(given.learning_rate_factor)
 
 
 def file(text: str) -> Path:
@@ -593,12 +665,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=count, default=os.cpu_count(), help="commands at a time")
     parser.add_argument("--seeds", type=count, help="pipelines per condition")
     parser.add_argument(
-        "--sft-learning-rate-factor",
+        "--learning-rate-factor",
         type=factor,
         default=1.0,
         metavar="FACTOR",
-        help="multiplies the SFT learning rates of the plan; choose less than 1 if the soups of a "
-        "base are worse than their SFT models (default: 1)",
+        help="multiplies the learning rates of SFT and PPO; choose less than 1 for a base whose "
+        "soups are worse than their SFT models, or whose runs warn of a kl-jump (default: 1)",
     )
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="1 pipeline per condition, short runs")
@@ -606,8 +678,12 @@ def main() -> None:
     given = parser.parse_args()
     root = given.output.resolve()
     plan = plan_of(given)
-    study = Study(root, given.base, plan, given.jobs, commands_of(plan))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        study = Study(root, given.base, plan, given.jobs, commands_of(plan))
+    except OSError as error:
+        sys.exit(f"error: {error}")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stopped)
     pipelines = [
         Pipeline(study, condition, seed)
         for seed in plan.pipeline_seeds
@@ -615,38 +691,49 @@ def main() -> None:
     ]
     try:
         study.begin(given)
-    except Failed as error:
-        sys.exit(f"error: {error}")
+    except Failed:
+        sys.exit(1)
     failed = run_all(study, pipelines)
-    for one, error in failed:
-        print(f"error: {one.name}: {error}", file=sys.stderr)
+    for kind, times in study.warnings.items():
+        print(f"warnings in study/logs: {times} x {kind}")
+    for one in failed:
+        print(
+            f"error: {one.name}: not finished; run the same command to try again", file=sys.stderr
+        )
     print(f"python {HERE / 'analysis.py'} {root} prints the tables of what is done")
     sys.exit(bool(failed))
 
 
-def run_all(study: Study, pipelines: Sequence[Pipeline]) -> list[tuple[Pipeline, Failed]]:
-    """Run the primary arms of all pipelines, then the others; returns what failed."""
+def stopped(number: int, _: object) -> None:
+    """End the study for a signal."""
+    print("stopping; run the same command to continue", file=sys.stderr, flush=True)
+    sys.exit(128 + number)
+
+
+def run_all(study: Study, pipelines: Sequence[Pipeline]) -> list[Pipeline]:
+    """Run the primary arms of all pipelines, then the others; returns those that failed."""
     with ThreadPoolExecutor(study.jobs) as pool:
         try:
-            failed = list(outcomes({one: pool.submit(one.primary) for one in pipelines}))
-            out = {one for one, _ in failed}
+            failed = failures({one: pool.submit(one.primary) for one in pipelines})
             with_others = study.plan.pipeline_seeds[: study.plan.secondary_seeds]
             rest = [one for one in pipelines if one.seed in with_others]
-            pending = {one: pool.submit(one.secondary) for one in rest if one not in out}
-            return failed + list(outcomes(pending))
+            pending = {one: pool.submit(one.secondary) for one in rest if one not in failed}
+            return failed + failures(pending)
         except BaseException:
             study.stop()
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def outcomes(pending: dict[Pipeline, Future[None]]) -> Iterator[tuple[Pipeline, Failed]]:
-    """Those that failed, when all are done."""
+def failures(pending: dict[Pipeline, Future[None]]) -> list[Pipeline]:
+    """Those that failed, when all are done; other errors are raised."""
+    found = []
     for one, done in pending.items():
         try:
             done.result()
-        except Failed as error:
-            yield one, error
+        except Failed:
+            found.append(one)
+    return found
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from gold import SAD, diminishing, happy_sentences, repeated_pairs, words_of
 
 # Nats per two characters, which are a token of the small model; fluency is what is missing to the

@@ -17,7 +17,7 @@ EQUAL_KL = (2.0, 5.0, 10.0)  # nats per answer, to A
 MARGIN = 0.1  # of equivalence, in standard deviations of gold over answers of A
 CONDITIONS = {
     "holds": "the soup is better than both SFT models before RL",
-    "fails": "the soup is no better than they are",
+    "fails": "the soup is no better than the SFT models",
 }
 
 
@@ -95,6 +95,7 @@ class Cell:
 def tables(study: dict[str, list[Unit]]) -> Iterator[Table]:
     """All tables: what the study is about first, then each condition in detail."""
     yield primary(study)
+    yield within_kl(study)
     yield hypotheses(study)
     for name, found in study.items():
         yield from details(name, found)
@@ -102,13 +103,19 @@ def tables(study: dict[str, list[Unit]]) -> Iterator[Table]:
 
 def details(name: str, found: list[Unit]) -> Iterator[Table]:
     """All tables of one condition."""
-    where = f"{name}, {len(found)} pipelines"
+    where = f"{name}, {pipelines(len(found))}"
     yield precondition(found, where)
     yield equal_beta(found, where)
     yield chosen_beta(found, where)
+    yield gain_of_rl(found, where)
     yield others(found, where)
+    yield others_at_kl(found, where)
     yield sampling(found, where)
     yield by_beta(found, where)
+
+
+def pipelines(count: int) -> str:
+    return f"{count} pipeline{'s' * (count != 1)}"
 
 
 def cells(study: dict[str, list[Unit]]) -> list[Cell]:
@@ -130,12 +137,56 @@ def primary(study: dict[str, list[Unit]]) -> Table:
     rows = []
     for cell in cells(study):
         within = cell.difference.within(cell.margin)
-        p, equal = ("-" if one is None else f"{one:.3f}" for one in (cell.p_holm, within))
+        found = study[cell.condition]
+        between = sum(
+            all(unit.between_runs(arm, cell.kl) for arm in ("salsa", "ppo")) for unit in found
+        )
         rows.append(
-            [cell.condition, f"{cell.kl:g}", str(cell.difference), p, f"{cell.margin:.3f}", equal]
+            [
+                *(cell.condition, f"{cell.kl:g}", str(cell.difference), probability(cell.p_holm)),
+                *(f"{cell.margin:.3f}", probability(within), f"{between} of {len(found)}"),
+            ]
         )
     head = ["condition", "KL to A", "gold [95 %]", "p (Holm)", "margin", "p (equivalence)"]
-    return Table("Primary: SALSA - PPO in gold at equal KL to A", head, rows)
+    return Table(
+        "Primary: SALSA - PPO in gold at equal KL to A",
+        [*head, "between runs"],
+        rows,
+        "Between runs: pipelines in which both arms have a run below this KL and one above it. In "
+        "the others, gold is read from the line between the start and the run closest to it.",
+    )
+
+
+def probability(p: float | None) -> str:
+    return "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def within_kl(study: dict[str, list[Unit]]) -> Table:
+    """What PLAN.md adds on 2026-11-29: no run is read where another of its arm is better."""
+    rows = []
+    for name, found in study.items():
+        for kl in EQUAL_KL:
+            gold, plain = (best_within(found, "salsa", kl, one) for one in ("gold", "plain"))
+            if gold and plain:
+                equal = gold.within(MARGIN * spread(found))
+                rows.append([name, f"{kl:g}", str(gold), probability(equal), str(plain)])
+    head = ["condition", "KL to A", "gold [95 %]", "p (equivalence)", "without fluency"]
+    return Table(
+        "Exploratory: SALSA - PPO within a KL to A",
+        head,
+        rows,
+        "The highest gold of an arm within this KL, by its start, its runs and mixtures of two of "
+        "them.",
+    )
+
+
+def best_within(found: list[Unit], arm: str, kl: float, measure: str = "gold") -> Interval | None:
+    """The paired difference to PPO over the pipelines in which both arms have a point so near."""
+    pairs = [
+        (unit.within_kl(arm, kl, measure), unit.within_kl("ppo", kl, measure)) for unit in found
+    ]
+    reached = [one - other for one, other in pairs if one is not None and other is not None]
+    return Interval.of(reached) if reached else None
 
 
 def hypotheses(study: dict[str, list[Unit]]) -> Table:
@@ -152,9 +203,18 @@ def hypotheses(study: dict[str, list[Unit]]) -> Table:
     ahead = [one for one in equal if one.p_holm is not None and one.p_holm < 0.05]
     ahead = [one for one in ahead if one.difference.mean > 0]
     alike = [one for one in equal if (p := one.difference.within(one.margin)) and p < 0.05]
-    said = f"{len(ahead)} of {len(equal)} cells above 0, {len(alike)} equivalent"
-    verdict = "refuted" if ahead else "supported" if len(alike) == len(equal) else "undecided"
-    rows.append(["H2", "not above PPO at equal KL", said, verdict])
+    tuned = {name: chosen_difference(found, "salsa") for name, found in study.items()}
+    better = [name for name, one in tuned.items() if above(one) == "supported"]
+    same = [
+        name
+        for name, one in tuned.items()
+        if (p := one.within(MARGIN * spread(study[name]))) and p < 0.05
+    ]
+    said = f"{len(ahead)} of {len(equal)} cells above 0, {len(alike)} equivalent; beta tuned: "
+    said += f"{len(better)} of {len(tuned)} above 0, {len(same)} equivalent"
+    shown = equal and len(alike) == len(equal) and len(same) == len(tuned)
+    verdict = "refuted" if ahead or better else "supported" if shown else "undecided"
+    rows.append(["H2", "not above PPO at equal KL, nor with beta tuned", said, verdict])
     if any(unit.has("start-soup") for unit in holds):
         start = chosen_difference(holds, "start-soup")
         rows.append(["H3", "start at the soup - PPO, beta tuned, holds", str(start), above(start)])
@@ -200,12 +260,16 @@ def precondition(found: list[Unit], where: str) -> Table:
         "soup - better of A and B": lambda unit: (
             unit.models["soup"].gold - max(unit.models["a"].gold, unit.models["b"].gold)
         ),
-        "the same without fluency": lambda unit: (
+        "soup - mean of A and B": lambda unit: (
+            unit.models["soup"].gold - (unit.models["a"].gold + unit.models["b"].gold) / 2
+        ),
+        "soup - better of A and B, without fluency": lambda unit: (
             unit.models["soup"].plain - max(unit.models["a"].plain, unit.models["b"].plain)
         ),
         "loss of the better model - loss of the soup, nats per token": lambda unit: unit.loss_gain,
         "KL(A to soup), nats per answer": lambda unit: unit.models["a"].kl_to_soup,
         "barrier, nats per token": lambda unit: float(unit.admission[-1]["barrier"]),
+        "accuracy of the reward model on held-out pairs": lambda unit: unit.accuracy,
         "SFT pairs tried": lambda unit: float(len(unit.admission)),
     }
     rows = [[name, over(found, figure)] for name, figure in gains.items()]
@@ -263,22 +327,52 @@ def chosen_beta(found: list[Unit], where: str) -> Table:
     return Table(f"SALSA - PPO with beta chosen for each arm ({where})", head, rows)
 
 
+def gain_of_rl(found: list[Unit], where: str) -> Table:
+    """How far each arm is above its own start: what PPO adds, and not where it begins."""
+    rows = [
+        [arm, str(Interval.of([gain(unit, arm) for unit in having]))]
+        for arm, having in [("ppo", found), *arms_of(found)]
+    ]
+    both = [unit for unit in found if unit.has("start-soup")]
+    if both:
+        difference = over(both, lambda unit: gain(unit, "start-soup") - gain(unit, "ppo"))
+        rows.append(["start-soup - ppo", difference])
+    return Table(f"Gain of an arm over its start, beta tuned ({where})", ["arm", "gold"], rows)
+
+
+def gain(unit: Unit, arm: str) -> float:
+    return unit.arms[arm, unit.tuned(arm)].gold - unit.start(arm).gold
+
+
 def others(found: list[Unit], where: str) -> Table:
-    """Every arm against PPO: at equal KL, and at the beta that the proxy chooses."""
+    """Every arm against PPO, each at the beta that the proxy chooses."""
     rows = []
+    for arm, having in arms_of(found):
+        tuned, plain = (chosen_difference(having, arm, measure=one) for one in ("gold", "plain"))
+        wins = percent(chosen_win_rate(having, arm, "ppo"))
+        rows.append([arm, str(tuned), str(plain), wins])
+    head = ["arm", "gold", "gold without fluency", "win rate by gold"]
+    return Table(f"Arms - PPO with beta tuned for each ({where})", head, rows)
+
+
+def others_at_kl(found: list[Unit], where: str) -> Table:
+    """Every arm against PPO at equal KL to A, and within a KL."""
+    rows = []
+    for arm, having in arms_of(found):
+        at = [at_equal_kl(having, arm, kl) for kl in EQUAL_KL]
+        within = [best_within(having, arm, kl) for kl in EQUAL_KL[1:]]
+        rows.append([arm, *(str(one) if one else "not reached" for one in (*within, *at))])
+    head = ["arm", *(f"within {kl:g} nats" for kl in EQUAL_KL[1:])]
+    head += [f"at {kl:g} nats" for kl in EQUAL_KL]
+    return Table(f"Arms - PPO in gold by KL to A ({where})", head, rows)
+
+
+def arms_of(found: list[Unit]) -> Iterator[tuple[str, list[Unit]]]:
+    """All arms but PPO, each with the pipelines in which it has run."""
     for arm in ARMS[1:]:
         having = [unit for unit in found if unit.has(arm)]
-        if not having:
-            continue
-        at = [at_equal_kl(having, arm, kl) for kl in EQUAL_KL]
-        reached = (str(one) if one else "not reached" for one in at)
-        tuned = chosen_difference(having, arm)
-        plain = chosen_difference(having, arm, measure="plain")
-        wins = percent(chosen_win_rate(having, arm, "ppo"))
-        rows.append([arm, str(tuned), str(plain), wins, *reached])
-    head = ["arm", "beta tuned", "without fluency, beta tuned", "win rate, beta tuned"]
-    head += [f"at {kl:g} nats" for kl in EQUAL_KL]
-    return Table(f"Arms - PPO in gold ({where})", head, rows)
+        if having:
+            yield arm, having
 
 
 def chosen_difference(

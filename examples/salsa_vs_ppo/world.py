@@ -9,7 +9,8 @@ Both files have one {"text"} a row. Writes into the folder:
     tune.jsonl     {"prompt"} rows of held-out stories, to tune the KL coefficient on
     probe.jsonl    the same with their completions, for `salsa soup --probe`
     test.jsonl     {"prompt"} rows of other held-out stories, for every comparison
-    tokens.json    {"characters_per_token"}: of the completions, by BASE's tokenizer, to a tenth
+    tokens.json    {"characters_per_token", "pad_token"}: of the completions, by BASE's tokenizer,
+                   to a tenth; and the pad token to name, where BASE pads with its end token
 
 A prompt is one or two sentences of a story, its completion the two or three that follow. No
 sentence is in two rows. Of every three windows of the training stories two are for SFT and one is
@@ -54,8 +55,10 @@ def main() -> None:
     write(given.output / "probe.jsonl", tune)
     write(given.output / "tune.jsonl", [{"prompt": row["prompt"]} for row in tune])
     write(given.output / "test.jsonl", [{"prompt": row["prompt"]} for row in test])
-    size = characters_per_token(AutoTokenizer.from_pretrained(given.base), sft)
-    (given.output / "tokens.json").write_text(json.dumps({"characters_per_token": size}) + "\n")
+    tokenizer = AutoTokenizer.from_pretrained(given.base)
+    size = characters_per_token(tokenizer, sft)
+    found = {"characters_per_token": size, "pad_token": pad_token(tokenizer)}
+    (given.output / "tokens.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
     print(f"{len(sft)} SFT rows; {len(prompts)}, {len(tune)} and {len(test)} prompts")
     print(f"{size} characters per token")
 
@@ -68,6 +71,14 @@ def characters_per_token(tokenizer: Any, rows: list[dict[str, str]]) -> float:
         head, whole = row["prompt"], row["prompt"] + row["completion"]
         tokens += len(tokenizer(whole)["input_ids"]) - len(tokenizer(head)["input_ids"])
     return round(characters / tokens, 1)
+
+
+def pad_token(tokenizer: Any) -> str | None:
+    """The unknown token if the pad token would end an answer; None if nothing is to be named."""
+    if tokenizer.pad_token not in (None, tokenizer.eos_token):
+        return None
+    unknown: str | None = tokenizer.unk_token
+    return None if unknown == tokenizer.eos_token else unknown
 
 
 def texts(path: Path) -> Iterator[str]:

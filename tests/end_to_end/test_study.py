@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from argparse import ArgumentTypeError, Namespace
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from types import ModuleType
@@ -41,11 +42,12 @@ def script(name: str) -> ModuleType:
 
 def test_the_scale_plan_is_of_two_arms_where_the_precondition_holds() -> None:
     study = script("study")
-    given = {"quick": False, "scale": True, "seeds": None, "sft_learning_rate_factor": 0.1}
+    given = {"quick": False, "scale": True, "seeds": None, "learning_rate_factor": 0.1}
     plan = study.plan_of(Namespace(**given))
     assert [arm.name for arm in plan.arms] == ["ppo", "salsa"]
     assert [one.name for one in plan.conditions] == ["holds"]
     assert [one.learning_rate for one in plan.conditions] == [3e-4]
+    assert (plan.learning_rate, plan.critic_learning_rate) == (5e-5, 1e-4)
     assert study.commands_of(plan)["ppo"] == 3 * 2 * 4
 
 
@@ -80,13 +82,75 @@ def test_an_answer_has_as_many_tokens_as_its_characters_take(tmp_path: Path) -> 
     assert one.length == 56
 
 
+@pytest.mark.parametrize(
+    ("pad", "unknown", "named"),
+    [
+        ("<pad>", "<unk>", None),
+        ("</s>", "<unk>", "<unk>"),
+        (None, "<unk>", "<unk>"),
+        ("</s>", "</s>", None),
+        (None, None, None),
+    ],
+)
+def test_a_base_that_pads_with_its_end_token_gets_another(
+    pad: str | None, unknown: str | None, named: str | None
+) -> None:
+    tokenizer = Namespace(pad_token=pad, eos_token="</s>", unk_token=unknown)
+    assert script("world").pad_token(tokenizer) == named
+
+
+class TestCommands:
+    """What the study makes of the commands that it runs."""
+
+    def command(self, study: ModuleType, output: Path, script: str) -> Any:
+        return study.Command("ppo", output, (sys.executable, "-c", script, str(output)), False)
+
+    def test_the_first_warning_of_a_kind_is_printed_and_all_are_counted(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        study = script("study")
+        one = study.Study(tmp_path, "base", study.Plan(), 1, study.Counter())
+        said = "print('warning: kl-jump: the KL rose to', {})\nprint('warning: {} of 9 rows')"
+        write = "\nopen(__import__('sys').argv[1], 'w')"
+        for number in (3, 4):
+            text = said.format(number, number) + write
+            one.run(self.command(study, tmp_path / f"run-{number}", text))
+        assert one.warnings == {"kl-jump": 2, "N of N rows": 2}
+        shown = capsys.readouterr().out
+        assert "warning: run-3: kl-jump: the KL rose to 3" in shown
+        assert "warning: run-3: 3 of 9 rows" in shown
+        assert "run-4: " not in shown
+
+    def test_a_command_that_fails_is_told_at_once_and_leaves_no_output(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        study = script("study")
+        one = study.Study(tmp_path, "base", study.Plan(), 1, study.Counter())
+        broken = "open(__import__('sys').argv[1], 'w'); raise SystemExit('error: no such token')"
+        with pytest.raises(study.Failed):
+            one.run(self.command(study, tmp_path / "run", broken))
+        said = capsys.readouterr().err
+        assert f"error: {tmp_path / 'run'} ended with 1, see {tmp_path}/logs/run.log" in said
+        assert "error: no such token" in said
+        assert not (tmp_path / "run").exists()
+
+    def test_a_second_study_in_the_folder_names_the_processes_of_the_first(
+        self, tmp_path: Path
+    ) -> None:
+        study = script("study")
+        one = study.Study(tmp_path, "base", study.Plan(), 1, study.Counter())
+        with pytest.raises(SystemExit, match=rf"process ids {os.getpid()}\)"):
+            study.Study(tmp_path, "base", study.Plan(), 1, study.Counter())
+        one.held.close()
+
+
 def test_a_folder_with_another_study_is_refused(tmp_path: Path) -> None:
     study = script("study")
     data = tiny.write_rows(tmp_path / "stories.jsonl", [{"text": "Once."}])
     other = tiny.write_rows(tmp_path / "other.jsonl", [{"text": "Twice."}])
 
     def begin(base: str = "base", train: Path = data, **size: Any) -> None:
-        usual = {"quick": False, "scale": False, "seeds": None, "sft_learning_rate_factor": 1.0}
+        usual = {"quick": False, "scale": False, "seeds": None, "learning_rate_factor": 1.0}
         plan = study.plan_of(Namespace(**(usual | size)))
         one = study.Study(tmp_path / "study", base, plan, 1, study.Counter())
         (tmp_path / "study" / "world").mkdir(exist_ok=True)  # it is not made here
@@ -101,7 +165,7 @@ def test_a_folder_with_another_study_is_refused(tmp_path: Path) -> None:
         ("base: base there, tiny here", {"base": "tiny"}),
         ("train: sha256", {"train": other}),
         ("updates: 8 there, 3 here", {"quick": True}),
-        (r"SFT learning rates: \[0.003, 0.001\] there", {"sft_learning_rate_factor": 0.1}),
+        (r"SFT learning rates: \[0.003, 0.001\] there", {"learning_rate_factor": 0.1}),
         (r"arms: \['ppo', 'salsa', 'start-soup'\] there", {"scale": True}),
     ):
         with pytest.raises(SystemExit, match=said):
@@ -181,7 +245,7 @@ class TestAnalysis:
     def point(self, gold: float, kl: float = 0.0) -> Any:
         return script("pipelines").Point(gold, 1.0, gold, 0.0, kl, 0.0, 9.0, 1.0)
 
-    def unit(self, **golds: tuple[float, float]) -> Any:
+    def unit(self, seed: int = 1, **golds: tuple[float, float]) -> Any:
         """One whose arms have beta .1 at 4 nats and .01 at 8, with these gold rewards."""
         arms = {}
         for arm, (near, far) in golds.items():
@@ -195,7 +259,9 @@ class TestAnalysis:
             for key in arms
         }
         line = {name: {0.0: 1.0, 0.5: 1.5, 1.0: 1.0} for name in ("score", "rm")}
-        return script("pipelines").Unit(1, admission, 0.1, models, arms, tuning, wins, {}, line)
+        return script("pipelines").Unit(
+            seed, admission, 0.6, 0.1, models, arms, tuning, wins, {}, line
+        )
 
     def test_an_interval_is_students(self) -> None:
         interval = script("tables").Interval.of([1.0, 2.0, 3.0])
@@ -213,6 +279,21 @@ class TestAnalysis:
         assert unit.at_kl("ppo", 5.0) == pytest.approx(2.25)
         assert unit.at_kl("ppo", 10.0) is None
         assert self.unit(**{"start-soup": (2.0, 3.0)}).at_kl("start-soup", 1.0) is None
+
+    def test_gold_within_a_kl_is_of_the_best_mixture(self) -> None:
+        # From 1 at 0 nats: a run of 0 at 4 nats is worse than a mixture of the start and 3 at 8.
+        unit = self.unit(ppo=(0.0, 3.0))
+        assert unit.at_kl("ppo", 4.0) == pytest.approx(0.0)
+        assert unit.within_kl("ppo", 4.0) == pytest.approx(2.0)
+        assert unit.within_kl("ppo", 20.0) == pytest.approx(3.0)
+        # Never below what is nearer.
+        assert self.unit(ppo=(2.0, -1.0)).within_kl("ppo", 6.0) == pytest.approx(2.0)
+        # The soup is at 2 nats.
+        assert self.unit(**{"start-soup": (2.0, 3.0)}).within_kl("start-soup", 1.0) is None
+
+    def test_a_kl_is_between_runs_or_below_all(self) -> None:
+        unit = self.unit(ppo=(2.0, 3.0))
+        assert [unit.between_runs("ppo", kl) for kl in (2.0, 5.0, 10.0)] == [False, True, False]
 
     def test_pipelines_that_do_not_reach_a_kl_are_left_out_of_it(self) -> None:
         tables = script("tables")
@@ -275,9 +356,11 @@ class TestAnalysis:
         assert script("pipelines").left_out(tmp_path) == ["holds/seed-03"]
 
     def test_the_page_has_the_tables_of_the_committed_results(self) -> None:
-        study = script("pipelines").read_study(STUDY / "results.json")
-        found = [script("claims").claims(study), *script("tables").tables(study)]
-        printed = {line for table in found for line in table.markdown().splitlines()}
+        printed = set()
+        for name in ("results.json", "scale.json"):
+            study = script("pipelines").read_study(STUDY / name)
+            found = [script("claims").claims(study), *script("tables").tables(study)]
+            printed |= {line for table in found for line in table.markdown().splitlines()}
         said = (STUDY / "README.md").read_text(encoding="utf-8").splitlines()
         rows = [line for line in said if line.startswith("|") and "(n = " in line]
         assert rows and set(rows) <= printed
@@ -288,24 +371,54 @@ class TestAnalysis:
         assert [row[0] for row in said.rows] == ["H1", "H2", "H5"]
         assert "SALSA (reference soup)" in script("report").page({"holds": found})
 
+    def test_a_comparison_of_nothing_supports_nothing(self) -> None:
+        found = [self.unit(ppo=(2.0, 3.0), salsa=(2.0, 3.0))] * 2
+        tables = script("tables")
+        rows = tables.hypotheses({"holds": [self.far(unit) for unit in found]}).rows
+        assert [row[3] for row in rows if row[0] == "H2"] == ["undecided"]
+
+    def far(self, unit: Any) -> Any:
+        """The same with its start out of reach of every KL."""
+        far = replace(unit.models["a"], kl=11.0)
+        arms = {key: replace(point, kl=12.0 + key[1]) for key, point in unit.arms.items()}
+        return replace(unit, models=unit.models | {"a": far}, arms=arms)
+
+    def test_records_that_are_no_study_are_refused(self, tmp_path: Path) -> None:
+        pipelines = script("pipelines")
+        one = pipelines.to_record(self.unit(ppo=(2.0, 3.0), salsa=(2.0, 3.0)))
+        alone = pipelines.to_record(self.unit(ppo=(2.0, 3.0)))
+        endless = json.dumps({"holds": [one]}).replace("0.6", "NaN")
+        for text, said in (
+            (json.dumps({"holds": [one, one]}), "holds: seed 1 is there twice"),
+            (json.dumps({"holds": [alone]}), "holds: seed 1 has salsa with beta"),
+            (endless, "expected finite numbers, found NaN"),
+        ):
+            file = tmp_path / "results.json"
+            file.write_text(text)
+            with pytest.raises(ValueError, match=said):
+                pipelines.read_study(file)
+        file.write_text('{"holds": []}')
+        assert pipelines.read_study(file) == {}
+
     def test_all_tables_of_an_unfinished_study(self) -> None:
         tables = script("tables")
         found = [self.unit(**{"ppo": (2.0, 3.0), "salsa": (2.5, 3.1), "start-soup": (2.0, 2.0)})]
         said = "\n".join(table.markdown() for table in tables.tables({"holds": found}))
-        assert "### Hypotheses" in said and "(holds, 1 pipelines)" in said
+        assert "### Hypotheses" in said and "(holds, 1 pipeline)" in said
         assert "| holds | 5 | +0.400 (n = 1) | - |" in said
 
     def three(self, gain: float) -> list[Any]:
         """Pipelines in which SALSA gains this much at either beta, give or take .01."""
         return [
             self.unit(
+                seed,
                 **{
                     "ppo": (2.0, 3.0),
                     "salsa": (2.0 + gain + error, 3.0 + gain + error),
                     "start-soup": (2.0 - gain + error, 3.0 - gain + error),
-                }
+                },
             )
-            for error in (-0.01, 0.0, 0.01)
+            for seed, error in enumerate((-0.01, 0.0, 0.01))
         ]
 
     def test_hypotheses_are_judged_by_the_rules_of_the_plan(self) -> None:
