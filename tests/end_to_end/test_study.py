@@ -372,9 +372,8 @@ class TestAnalysis:
         assert "SALSA (reference soup)" in script("report").page({"holds": found})
 
     def test_a_comparison_of_nothing_supports_nothing(self) -> None:
-        found = [self.unit(ppo=(2.0, 3.0), salsa=(2.0, 3.0))] * 2
         tables = script("tables")
-        rows = tables.hypotheses({"holds": [self.far(unit) for unit in found]}).rows
+        rows = tables.hypotheses({"holds": [self.far(unit) for unit in self.three(0.0)]}).rows
         assert [row[3] for row in rows if row[0] == "H2"] == ["undecided"]
 
     def far(self, unit: Any) -> Any:
