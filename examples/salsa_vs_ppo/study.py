@@ -14,325 +14,33 @@ seeds of their own. `analysis.py` reads what the finished pipelines left.
 """
 
 import argparse
-import fcntl
 import hashlib
 import json
 import math
 import os
-import re
-import shlex
 import signal
-import subprocess
 import sys
-import threading
-import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from statistics import mean
-from typing import Any
+
+from commands import Command, Failed, Study, salsa, write
+from plan import (
+    ADMISSION,
+    CANDIDATES,
+    PAIR,
+    SECONDARY,
+    Arm,
+    Condition,
+    Plan,
+    commands_of,
+    plan_of,
+)
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parent
 GOLD, PLAIN = (f"python:{HERE / 'study_gold.py'}:{name}" for name in ("score", "plain"))
-CANDIDATES = 3  # SFT pairs that a pipeline tries before it is given up
-PAIR = {"sft": 2, "soup": 1, "probe": 1, "admission": 1}  # commands of a pair
-
-
-@dataclass(frozen=True)
-class Condition:
-    """How the SFT models are made, and which pairs are admitted.
-
-    A pair is admitted if the gain of its soup in gold over the better of its models lies between
-    the two limits, on training prompts.
-    """
-
-    name: str
-    shares: tuple[str, str]
-    epochs: int
-    learning_rate: float
-    least_gain: float = -math.inf
-    most_gain: float = math.inf
-
-    def admits(self, barrier: float, kl: float, gain: float) -> bool:
-        """Whether a pair is near enough to be averaged, far enough to matter, and of this kind."""
-        connected = barrier <= 0.02 and 0.3 <= kl <= 20
-        return connected and self.least_gain <= gain <= self.most_gain
-
-    def union(self) -> "Condition":
-        """One model that sees what both models see, as often as they do."""
-        if self.shares[0] == self.shares[1]:
-            return replace(self, epochs=2 * self.epochs)
-        return replace(self, shares=("1/2", "1/2"))
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A start and a reference, by the names of a pipeline's folders, and further options."""
-
-    name: str
-    ref: tuple[str, ...]
-    policy: str = "a"
-    options: tuple[str, ...] = ()
-
-
-# Numbered as in PLAN.md.
-PRIMARY = (
-    Arm("ppo", ("a",)),
-    Arm("salsa", ("soup",)),
-    Arm("start-soup", ("soup",), policy="soup"),
-)
-SECONDARY = (
-    Arm("ref-b", ("b",)),
-    Arm("two-kls", ("a", "b"), options=("--penalty", "mean-kl")),
-    Arm("union", ("union",)),
-    Arm("ema", ("a",), options=("--ref-update", "ema", "--ref-rate", "0.05")),
-    Arm("perturbed", ("perturbed",)),
-)
-
-
-def product(factor: float, learning_rate: float) -> float:
-    """Rounded, so that a tenth of 3e-3 reads as 0.0003."""
-    return float(f"{factor * learning_rate:.6g}")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that is chosen before the first run."""
-
-    conditions: tuple[Condition, ...] = (
-        Condition("holds", ("1/4", "3/4"), epochs=6, learning_rate=3e-3, least_gain=0.1),
-        Condition("fails", ("1/1", "1/1"), epochs=2, learning_rate=1e-3, most_gain=0.1),
-    )
-    first_seed: int = 2  # 1 is the pilot that the number of updates comes from
-    seeds: int = 12
-    secondary_seeds: int = 6
-    coefficients: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
-    pairs: int = 1500
-    arms: tuple[Arm, ...] = PRIMARY
-    updates: int = 8
-    batch_size: int = 64
-    best_of: int = 16
-    learning_rate: float = 5e-4  # of PPO
-    critic_learning_rate: float = 1e-3
-
-    def times(self, factor: float) -> "Plan":
-        """The same with other learning rates of SFT and PPO."""
-        return replace(
-            self,
-            conditions=tuple(
-                replace(one, learning_rate=product(factor, one.learning_rate))
-                for one in self.conditions
-            ),
-            learning_rate=product(factor, self.learning_rate),
-            critic_learning_rate=product(factor, self.critic_learning_rate),
-        )
-
-    @property
-    def pipeline_seeds(self) -> range:
-        return range(self.first_seed, self.first_seed + self.seeds)
-
-
-QUICK = Plan(
-    seeds=1,
-    secondary_seeds=0,
-    coefficients=(0.03, 0.3),
-    pairs=400,
-    updates=3,
-    batch_size=16,
-    best_of=4,
-)
-LENGTH = 112  # characters of an answer: 56 tokens of stories260k
-ADMISSION = 512  # prompts that decide whether a pair is admitted
-
-
-@dataclass(frozen=True)
-class Command:
-    """One command and the file or folder that it leaves when it is complete."""
-
-    kind: str
-    output: Path
-    words: tuple[str, ...]
-    atomic: bool = True  # the output appears when it is complete
-
-    @property
-    def draft(self) -> Path:
-        """Where the command writes: a name of its own unless the output appears complete."""
-        return self.output if self.atomic else self.output.with_name(f"{self.output.name}.draft")
-
-    @property
-    def words_of_draft(self) -> list[str]:
-        return [str(self.draft) if word == str(self.output) else word for word in self.words]
-
-
-class Failed(Exception):
-    """A command ended with an error, which has been printed, or the study is being stopped."""
-
-
-class Study:
-    """The folder of a study: runs the commands, and says how far it is."""
-
-    def __init__(self, root: Path, base: str, plan: Plan, jobs: int, left: Counter[str]) -> None:
-        """`left` is the number of commands still to run, by kind."""
-        self.root, self.base, self.plan, self.jobs = root, base, plan, jobs
-        self.left = left
-        self.seconds: dict[str, list[float]] = {}
-        self.warnings: Counter[str] = Counter()
-        self.lock = threading.Lock()
-        self.running: set[subprocess.Popen[bytes]] = set()
-        self.stopped = threading.Event()
-        root.mkdir(parents=True, exist_ok=True)
-        # Commands inherit it: those of a study that was killed hold it until they have ended.
-        self.held = (root / ".lock").open("a+")
-        try:
-            fcntl.flock(self.held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.held.seek(0)
-            sys.exit(
-                f"error: commands of a study are running in {root} (process ids "
-                f"{self.held.read().strip()}); wait until they have ended, or end them"
-            )
-        self._note_running()
-
-    def begin(self, given: argparse.Namespace) -> None:
-        """Make the prompts and record what the study is of, or check that it is still the same.
-
-        Raises:
-            Failed: the prompts could not be made.
-        """
-        now = settings(self.base, self.plan, given)
-        record = self.root / "study.json"
-        if record.exists():
-            then = json.loads(record.read_text(encoding="utf-8"))
-            changed = [
-                f"{name}: {then[name]} there, {now[name]} here"
-                for name in now
-                if then[name] != now[name]
-            ]
-            if changed:
-                sys.exit(
-                    f"error: {self.root} is another study ({'; '.join(changed)}); choose another "
-                    "folder with -o"
-                )
-        self.run(world(self.base, given, self.root))
-        write(record, now)
-
-    @cached_property
-    def tokens(self) -> dict[str, Any]:
-        """What world.py found of the tokenizer."""
-        found: dict[str, Any] = json.loads(
-            (self.root / "world" / "tokens.json").read_text(encoding="utf-8")
-        )
-        return found
-
-    @property
-    def length(self) -> int:
-        """Tokens of an answer."""
-        return round(LENGTH / self.tokens["characters_per_token"])
-
-    def run(self, command: Command) -> None:
-        """Run a command unless its output is there.
-
-        Raises:
-            Failed: the command failed, or the study is being stopped.
-        """
-        if self.stopped.is_set():
-            raise Failed
-        if command.output.exists():
-            self._count(command, None)
-            return
-        command.output.parent.mkdir(parents=True, exist_ok=True)
-        name = str(command.output.relative_to(self.root)).replace("/", "--")
-        log = self.root / "logs" / f"{name}.log"
-        log.parent.mkdir(exist_ok=True)
-        began = time.monotonic()
-        code = self._finish(command.words_of_draft, log)
-        if code:
-            tail = "\n".join(log.read_text(encoding="utf-8").splitlines()[-5:])
-            if not self.stopped.is_set():
-                said = f"error: {command.output} ended with {code}, see {log}:\n{tail}"
-                print(said, file=sys.stderr, flush=True)
-            raise Failed
-        command.draft.rename(command.output)
-        self._warn(command, log)
-        self._count(command, time.monotonic() - began)
-
-    def expect(self, commands: Mapping[str, int], times: int) -> None:
-        """Count commands that are to be run as well, or not any more."""
-        with self.lock:
-            for kind, number in commands.items():
-                self.left[kind] += times * number
-
-    def stop(self) -> None:
-        """End all commands; those of salsa save their state."""
-        self.stopped.set()
-        with self.lock:
-            for process in self.running:
-                process.terminate()
-
-    def _finish(self, words: Sequence[str], log: Path) -> int:
-        """The exit status of a command whose output goes to the log."""
-        environment = os.environ | {
-            "STUDY_BASE": self.base,
-            "STUDY_WORLD": str(self.root / "world"),
-            "OMP_NUM_THREADS": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-        }
-        with log.open("w", encoding="utf-8") as file:
-            print("$", shlex.join(words), file=file, flush=True)
-            process = subprocess.Popen(
-                words, stdout=file, stderr=file, env=environment, pass_fds=[self.held.fileno()]
-            )
-            with self.lock:
-                self.running.add(process)
-                self._note_running()
-            code = process.wait()
-            with self.lock:
-                self.running.discard(process)
-                self._note_running()
-        return code
-
-    def _note_running(self) -> None:
-        """Write the process ids of this study and its commands into its lock."""
-        self.held.truncate(0)
-        ids = [os.getpid(), *sorted(process.pid for process in self.running)]
-        print(*ids, file=self.held, flush=True)
-
-    def _warn(self, command: Command, log: Path) -> None:
-        """Print the first warning of each kind, and count all."""
-        said = [
-            line.removeprefix("warning: ")
-            for line in log.read_text(encoding="utf-8").splitlines()
-            if line.startswith("warning: ")
-        ]
-        with self.lock:
-            for line in said:
-                kind = re.sub(r"\d+", "N", line.partition(":")[0])
-                self.warnings[kind] += 1
-                if self.warnings[kind] == 1:
-                    print(f"warning: {command.output.relative_to(self.root)}: {line}", flush=True)
-
-    def _count(self, command: Command, seconds: float | None) -> None:
-        with self.lock:
-            self.left[command.kind] -= 1
-            if seconds is None:
-                return
-            self.seconds.setdefault(command.kind, []).append(seconds)
-            every = mean(one for each in self.seconds.values() for one in each)
-            forecast = sum(
-                max(count, 0) * mean(self.seconds.get(kind, [every]))
-                for kind, count in self.left.items()
-            )
-            left = sum(max(count, 0) for count in self.left.values())
-            print(
-                f"{time.strftime('%H:%M:%S')}  {command.output.relative_to(self.root)}  "
-                f"{seconds:.0f} s;  {left} command{'s' * (left != 1)} left, "
-                f"about {forecast / self.jobs / 60:.0f} min",
-                flush=True,
-            )
 
 
 @dataclass(frozen=True)
@@ -537,12 +245,6 @@ class Pipeline:
         )
 
 
-def salsa(kind: str, output: Path, *words: object) -> Command:
-    """A command of salsa."""
-    command = [sys.executable, "-m", "salsa_cli", *words, "-o", output]
-    return Command(kind, output, tuple(map(str, command)))
-
-
 def judged(place: Path, condition: Condition) -> dict[str, object]:
     """What PLAN.md measures on an SFT pair, and whether the pair is admitted."""
     probe = json.loads((place / "probe" / "probe.json").read_text())
@@ -561,11 +263,28 @@ def judged(place: Path, condition: Condition) -> dict[str, object]:
     }
 
 
-def write(path: Path, record: object) -> None:
-    """Write a record in one step, so that a kill leaves no half of it."""
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    draft.rename(path)
+def begin(study: Study, given: argparse.Namespace) -> None:
+    """Make the prompts and record what the study is of, or check that it is still the same.
+
+    Raises:
+        Failed: the prompts could not be made.
+    """
+    now = settings(study.base, study.plan, given)
+    record = study.root / "study.json"
+    if record.exists():
+        then = json.loads(record.read_text(encoding="utf-8"))
+        changed = [
+            f"{name}: {then[name]} there, {now[name]} here"
+            for name in now
+            if then[name] != now[name]
+        ]
+        if changed:
+            sys.exit(
+                f"error: {study.root} is another study ({'; '.join(changed)}); choose another "
+                "folder with -o"
+            )
+    study.run(world(study.base, given, study.root))
+    write(record, now)
 
 
 def settings(base: str, plan: Plan, given: argparse.Namespace) -> dict[str, object]:
@@ -593,33 +312,6 @@ def world(base: str, given: argparse.Namespace, root: Path) -> Command:
     words = [sys.executable, HERE / "world.py", base, "--train", given.train]
     words += ["--heldout", given.heldout, "-o", root / "world"]
     return Command("world", root / "world", tuple(map(str, words)), atomic=False)
-
-
-def commands_of(plan: Plan) -> Counter[str]:
-    """How many commands of each kind the plan takes, with one SFT pair a pipeline."""
-    primary = len(plan.conditions) * plan.seeds
-    secondary = len(plan.conditions) * plan.secondary_seeds
-    once = PAIR | {"pairs": 1, "train-rm": 1, "eval": 1}
-    found = Counter({kind: primary * count for kind, count in once.items()})
-    found["sft"] += secondary
-    found["perturb"] = found["line"] = secondary
-    found["eval"] += secondary
-    arms = primary * len(plan.arms) + secondary * len(SECONDARY)
-    found["ppo"] = arms * len(plan.coefficients)
-    return found
-
-
-def plan_of(given: argparse.Namespace) -> Plan:
-    """The plan, or the smaller one that is asked for."""
-    plan = QUICK if given.quick else Plan()
-    if given.scale:
-        plan = replace(plan, seeds=3, secondary_seeds=0, best_of=QUICK.best_of)
-        plan = replace(plan, conditions=plan.conditions[:1], arms=PRIMARY[:2])
-    if given.seeds:
-        plan = replace(
-            plan, seeds=given.seeds, secondary_seeds=min(given.seeds, plan.secondary_seeds)
-        )
-    return plan.times(given.learning_rate_factor)
 
 
 def file(text: str) -> Path:
@@ -690,7 +382,7 @@ def main() -> None:
         for condition in plan.conditions
     ]
     try:
-        study.begin(given)
+        begin(study, given)
     except Failed:
         sys.exit(1)
     failed = run_all(study, pipelines)

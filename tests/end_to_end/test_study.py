@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from argparse import ArgumentTypeError, Namespace
+from collections import Counter
 from dataclasses import replace
+from functools import cache
 from html import escape
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +33,7 @@ def neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(STUDY)
 
 
+@cache
 def script(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"study_{name}", STUDY / f"{name}.py")
     assert spec is not None and spec.loader is not None
@@ -40,15 +43,20 @@ def script(name: str) -> ModuleType:
     return module
 
 
+def runner(folder: Path) -> Any:
+    """A study of the full plan in a folder, with nothing to run."""
+    return script("commands").Study(folder, "base", script("plan").Plan(), 1, Counter())
+
+
 def test_the_scale_plan_is_of_two_arms_where_the_precondition_holds() -> None:
-    study = script("study")
+    plans = script("plan")
     given = {"quick": False, "scale": True, "seeds": None, "learning_rate_factor": 0.1}
-    plan = study.plan_of(Namespace(**given))
+    plan = plans.plan_of(Namespace(**given))
     assert [arm.name for arm in plan.arms] == ["ppo", "salsa"]
     assert [one.name for one in plan.conditions] == ["holds"]
     assert [one.learning_rate for one in plan.conditions] == [3e-4]
     assert (plan.learning_rate, plan.critic_learning_rate) == (5e-5, 1e-4)
-    assert study.commands_of(plan)["ppo"] == 3 * 2 * 4
+    assert plans.commands_of(plan)["ppo"] == 3 * 2 * 4
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "2.5", "two"])
@@ -75,8 +83,7 @@ def test_an_answer_has_as_many_tokens_as_its_characters_take(tmp_path: Path) -> 
 
     rows = [{"prompt": "the dog", "completion": " ran home"}, {"prompt": "a", "completion": " b"}]
     assert script("world").characters_per_token(Words(), rows) == 3.7  # 11 / 3
-    study = script("study")
-    one = study.Study(tmp_path, "base", study.Plan(), 1, study.Counter())
+    one = runner(tmp_path)
     (tmp_path / "world").mkdir()
     (tmp_path / "world" / "tokens.json").write_text('{"characters_per_token": 2.0}')
     assert one.length == 56
@@ -102,19 +109,19 @@ def test_a_base_that_pads_with_its_end_token_gets_another(
 class TestCommands:
     """What the study makes of the commands that it runs."""
 
-    def command(self, study: ModuleType, output: Path, script: str) -> Any:
-        return study.Command("ppo", output, (sys.executable, "-c", script, str(output)), False)
+    def command(self, output: Path, code: str) -> Any:
+        words = (sys.executable, "-c", code, str(output))
+        return script("commands").Command("ppo", output, words, atomic=False)
 
     def test_the_first_warning_of_a_kind_is_printed_and_all_are_counted(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        study = script("study")
-        one = study.Study(tmp_path, "base", study.Plan(), 1, study.Counter())
+        one = runner(tmp_path)
         said = "print('warning: kl-jump: the KL rose to', {})\nprint('warning: {} of 9 rows')"
         write = "\nopen(__import__('sys').argv[1], 'w')"
         for number in (3, 4):
             text = said.format(number, number) + write
-            one.run(self.command(study, tmp_path / f"run-{number}", text))
+            one.run(self.command(tmp_path / f"run-{number}", text))
         assert one.warnings == {"kl-jump": 2, "N of N rows": 2}
         shown = capsys.readouterr().out
         assert "warning: run-3: kl-jump: the KL rose to 3" in shown
@@ -124,11 +131,10 @@ class TestCommands:
     def test_a_command_that_fails_is_told_at_once_and_leaves_no_output(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        study = script("study")
-        one = study.Study(tmp_path, "base", study.Plan(), 1, study.Counter())
+        one = runner(tmp_path)
         broken = "open(__import__('sys').argv[1], 'w'); raise SystemExit('error: no such token')"
-        with pytest.raises(study.Failed):
-            one.run(self.command(study, tmp_path / "run", broken))
+        with pytest.raises(script("commands").Failed):
+            one.run(self.command(tmp_path / "run", broken))
         said = capsys.readouterr().err
         assert f"error: {tmp_path / 'run'} ended with 1, see {tmp_path}/logs/run.log" in said
         assert "error: no such token" in said
@@ -137,10 +143,9 @@ class TestCommands:
     def test_a_second_study_in_the_folder_names_the_processes_of_the_first(
         self, tmp_path: Path
     ) -> None:
-        study = script("study")
-        one = study.Study(tmp_path, "base", study.Plan(), 1, study.Counter())
+        one = runner(tmp_path)
         with pytest.raises(SystemExit, match=rf"process ids {os.getpid()}\)"):
-            study.Study(tmp_path, "base", study.Plan(), 1, study.Counter())
+            runner(tmp_path)
         one.held.close()
 
 
@@ -151,11 +156,11 @@ def test_a_folder_with_another_study_is_refused(tmp_path: Path) -> None:
 
     def begin(base: str = "base", train: Path = data, **size: Any) -> None:
         usual = {"quick": False, "scale": False, "seeds": None, "learning_rate_factor": 1.0}
-        plan = study.plan_of(Namespace(**(usual | size)))
-        one = study.Study(tmp_path / "study", base, plan, 1, study.Counter())
+        plan = script("plan").plan_of(Namespace(**(usual | size)))
+        one = script("commands").Study(tmp_path / "study", base, plan, 1, Counter())
         (tmp_path / "study" / "world").mkdir(exist_ok=True)  # it is not made here
         try:
-            one.begin(Namespace(train=train, heldout=data))
+            study.begin(one, Namespace(train=train, heldout=data))
         finally:
             one.held.close()
 
@@ -173,7 +178,7 @@ def test_a_folder_with_another_study_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_pair_is_admitted_by_the_rule_of_the_plan() -> None:
-    holds, fails = script("study").Plan().conditions
+    holds, fails = script("plan").Plan().conditions
     assert holds.admits(barrier=-0.01, kl=7.7, gain=0.1)
     assert fails.admits(barrier=0.02, kl=0.3, gain=-0.2)
     assert not holds.admits(barrier=-0.01, kl=7.7, gain=0.09)
@@ -186,9 +191,9 @@ def test_a_pair_is_admitted_by_the_rule_of_the_plan() -> None:
 
 
 def test_the_plan_has_the_seeds_and_coefficients_that_it_promises() -> None:
-    study = script("study")
-    plan = study.Plan()
-    count = study.commands_of(plan)
+    plans = script("plan")
+    plan = plans.Plan()
+    count = plans.commands_of(plan)
     assert count["ppo"] == 2 * (12 * 3 + 6 * 5) * 4
     assert count["sft"] == 2 * (12 * 2 + 6)
     assert plan.coefficients == (0.01, 0.03, 0.1, 0.3)
