@@ -79,7 +79,7 @@ class Study:
     @property
     def length(self) -> int:
         """Tokens of an answer."""
-        return round(LENGTH / self.tokens["characters_per_token"])
+        return round(LENGTH / float(self.tokens["characters_per_token"]))
 
     def run(self, command: Command) -> None:
         """Run a command unless its output is there.

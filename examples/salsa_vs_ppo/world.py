@@ -57,8 +57,8 @@ def main() -> None:
     write(given.output / "test.jsonl", [{"prompt": row["prompt"]} for row in test])
     tokenizer = AutoTokenizer.from_pretrained(given.base)
     size = characters_per_token(tokenizer, sft)
-    found = {"characters_per_token": size, "pad_token": pad_token(tokenizer)}
-    (given.output / "tokens.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
+    measured = {"characters_per_token": size, "pad_token": pad_token(tokenizer)}
+    (given.output / "tokens.json").write_text(json.dumps(measured) + "\n", encoding="utf-8")
     print(f"{len(sft)} SFT rows; {len(prompts)}, {len(tune)} and {len(test)} prompts")
     print(f"{size} characters per token")
 
